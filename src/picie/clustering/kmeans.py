@@ -1,0 +1,190 @@
+"""K-means over points that do not fit into memory: a k-means++ start on a bounded sample, Lloyd, then running means.
+
+It knows nothing of images: points (n, D) go in; centroids, objective, imbalance and empty clusters come out. All work is done
+on the points' device, and random numbers are drawn from a seeded generator on the CPU, so devices agree.
+
+Shapes: n points, D feature dimension, K clusters.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+Metric = Literal["spherical", "euclidean"]
+_CHUNK = 2**16  # points assigned at a time: their K scores take 16 MB at K = 64
+
+
+def bias(centroids: Tensor) -> Tensor:
+    """(K,) offsets b with argmax <z, c> + b = argmin |z - c|^2; equal for all clusters where centroids have one norm."""
+    return -0.5 * centroids.square().sum(1)
+
+
+def assign(points: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
+    """The nearest centroid of each of `points` (n, D), by squared distance to `centroids` (K, D).
+
+    Returns:
+        (n,) int64 clusters and (n,) float32 squared distances.
+    """
+    offset = bias(centroids)
+    clusters, distances = [], []
+    for chunk in points.split(_CHUNK):
+        best, cluster = torch.addmm(offset, chunk, centroids.T).max(1)
+        clusters.append(cluster)
+        distances.append((chunk.square().sum(1) - 2 * best).clamp_(min=0))
+    if not clusters:
+        return points.new_zeros(0, dtype=torch.long), points.new_zeros(0)
+    return torch.cat(clusters), torch.cat(distances)
+
+
+def plus_plus(points: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """K of `points` (n, D) as a k-means++ start (Arthur and Vassilvitskii 2007): each is drawn by squared distance.
+
+    Returns:
+        (K, D) centroids.
+    """
+    n = len(points)
+    norms = points.square().sum(1)
+    chosen = torch.empty(k, points.shape[1], dtype=points.dtype, device=points.device)
+    chosen[0] = points[int(torch.rand((), generator=generator) * n)]
+    nearest = torch.full((n,), torch.inf, dtype=points.dtype, device=points.device)
+    for i in range(1, k):
+        latest = chosen[i - 1]
+        torch.minimum(nearest, (norms - 2 * (points @ latest) + latest.dot(latest)).clamp_(min=0), out=nearest)
+        cumulative = nearest.cumsum(0, dtype=torch.float64)
+        total = float(cumulative[-1])
+        target = float(torch.rand((), generator=generator, dtype=torch.float64))
+        # All points coincide with chosen ones: any point is as good.
+        index = int(torch.searchsorted(cumulative, target * total)) if total > 0 else int(target * n)
+        chosen[i] = points[min(index, n - 1)]
+    return chosen
+
+
+def lloyd(points: Tensor, centroids: Tensor, steps: int, metric: Metric, reseed: bool = True) -> tuple[Tensor, Tensor]:
+    """Lloyd's iterations on `points` (n, D) from `centroids` (K, D), until nothing moves or `steps` are done.
+
+    Empty clusters are moved to the points farthest from their centroids if `reseed`, else stay where they are.
+
+    Returns:
+        (K, D) centroids and (K,) float64 counts of the last assignment.
+    """
+    previous: Tensor | None = None
+    counts = torch.zeros(len(centroids), dtype=torch.float64, device=points.device)
+    for _ in range(steps):
+        clusters, distances = assign(points, centroids)
+        if previous is not None and torch.equal(clusters, previous):
+            break
+        sums, counts = cluster_sums(points, clusters, len(centroids))
+        centroids = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp(min=1), centroids.double())
+        centroids = _project(centroids, metric).to(points.dtype)
+        empty = (counts == 0).nonzero()[:, 0]
+        if reseed and len(empty) and len(points) > len(centroids):
+            centroids[empty] = points[distances.topk(len(empty)).indices]
+            previous = None
+        else:
+            previous = clusters
+    return centroids, counts
+
+
+def cluster_sums(points: Tensor, clusters: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """(K, D) float64 sums and (K,) float64 counts of `points` (n, D) by `clusters` (n,).
+
+    A sum is a product with the 0/1 membership matrix: deterministic on every device, where scattered additions are not.
+    """
+    sums = torch.zeros(k, points.shape[1], dtype=torch.float64, device=points.device)
+    for chunk, members in zip(points.split(_CHUNK), clusters.split(_CHUNK), strict=True):
+        membership = F.one_hot(members, k).to(chunk.dtype)
+        sums += (membership.T @ chunk).double()
+    return sums, torch.bincount(clusters, minlength=k).double()
+
+
+def _project(centroids: Tensor, metric: Metric) -> Tensor:
+    return F.normalize(centroids, dim=1) if metric == "spherical" else centroids
+
+
+class KMeans:
+    """Streaming k-means (paper, section 3.1; METHOD 2.1).
+
+    Feed `start` one sample, then `update` every later batch, then read `centroids`. A batch moves centroid k by
+    a running mean, c_k <- (1 - eta) c_k + eta mean_k with eta = n_k / count_k.
+
+    Args:
+        k: number of clusters.
+        metric: "spherical" keeps centroids at norm 1 (for points of norm 1 the nearest is then the most similar),
+            "euclidean" leaves them at the mean.
+        steps: most Lloyd iterations of the start.
+        reseed: move empty clusters to the points that are represented worst.
+        seed: of the k-means++ start.
+    """
+
+    def __init__(self, k: int, metric: Metric = "spherical", steps: int = 20, reseed: bool = True, seed: int = 0) -> None:
+        self.k, self.metric, self.steps, self.reseed, self.seed = k, metric, steps, reseed, seed
+        self.centroids = torch.empty(0)
+        self.counts = torch.empty(0)
+        self._means = torch.empty(0)  # float64 running means; `centroids` is their projection
+
+    def start(self, sample: Tensor, centroids: Tensor | None = None, weight: float = 1.0) -> None:
+        """Find the first centroids by Lloyd's iterations on `sample` (n, D).
+
+        Args:
+            sample: points, n >= K.
+            centroids: (K, D) to begin from; none: k-means++.
+            weight: points that each point of the sample stands for; it scales the counts of the running mean.
+
+        Raises:
+            ValueError: fewer points than clusters.
+        """
+        if len(sample) < self.k:
+            raise ValueError(f"{self.k} clusters cannot be made of {len(sample)} points")
+        if centroids is None:
+            generator = torch.Generator().manual_seed(self.seed)
+            centroids = _project(plus_plus(sample, self.k, generator), self.metric)
+        self.centroids, counts = lloyd(sample, centroids.to(sample), self.steps, self.metric, self.reseed)
+        self.counts = counts * weight
+        self._means = self.centroids.double()
+
+    def update(self, points: Tensor) -> None:
+        """Move the centroids by the running mean of one batch of `points` (n, D)."""
+        clusters, _ = assign(points, self.centroids)
+        sums, counts = cluster_sums(points, clusters, self.k)
+        self.counts += counts
+        hit = counts > 0
+        eta = (counts / self.counts.clamp(min=1))[hit, None]
+        self._means[hit] += eta * (sums[hit] / counts[hit, None] - self._means[hit])
+        self.centroids = _project(self._means, self.metric).to(points.dtype)
+
+
+class Tally:
+    """What an assignment of points came to, counted as they pass.
+
+    Args:
+        k: number of clusters.
+    """
+
+    def __init__(self, k: int) -> None:
+        self.counts = torch.zeros(k, dtype=torch.long)
+        self._distance = 0.0
+
+    def add(self, clusters: Tensor, distances: Tensor) -> None:
+        """Count `clusters` (n,) int64 and sum squared `distances` (n,), as `assign` gives them."""
+        self.counts += torch.bincount(clusters, minlength=len(self.counts)).cpu()
+        self._distance += float(distances.sum(dtype=torch.float64))
+
+    @property
+    def objective(self) -> float:
+        """Mean squared distance of a point to its centroid."""
+        return self._distance / max(int(self.counts.sum()), 1)
+
+    @property
+    def imbalance(self) -> float:
+        """K times the sum of squared shares: 1 for equal clusters, K if one holds all."""
+        shares = self.counts.double() / max(int(self.counts.sum()), 1)
+        return float(len(shares) * shares.square().sum())
+
+    @property
+    def empty(self) -> int:
+        """Number of clusters without a point."""
+        return int((self.counts == 0).sum())

@@ -1,0 +1,29 @@
+"""Datasets and how their images become batches."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from picie import registry
+from picie.config import DataConfig
+from picie.data.base import Dataset
+from picie.errors import InputError
+
+
+def open_dataset(config: DataConfig, split: str) -> Dataset:
+    """One split of the dataset that `config` names.
+
+    Raises:
+        InputError: an unknown dataset, a root that is missing or not asked for, or whatever the dataset says.
+    """
+    make: Any = registry.find(registry.DATASETS, config.name, "data.name")
+    takes_root = "root" in inspect.signature(make).parameters
+    if takes_root and config.root is None:
+        raise InputError(f"data.root: dataset {config.name!r} needs a folder; give data.root=FOLDER")
+    if not takes_root and config.root is not None:
+        raise InputError(f"data.root: dataset {config.name!r} takes no folder; leave out data.root={config.root}")
+    arguments = {"root": Path(config.root)} if config.root is not None else {}
+    dataset: Dataset = make(split=split, **arguments)
+    return dataset

@@ -1,0 +1,103 @@
+"""Any folder of images, and the labelled layout: images/{train,val}, labels/{train,val}, classes.toml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from picie.config import read_toml
+from picie.data.base import ClassMap
+from picie.data.images import find_images, image_size, open_image, open_label
+from picie.errors import InputError, nearest
+
+
+class Folder:
+    """Images below a folder.
+
+    A folder with an `images` folder and a `classes.toml` is labelled: `split` names the folder below `images`, and each label
+    is the PNG of the same path below `labels`. Any other folder is searched for images, and has one split, itself.
+
+    Args:
+        root: the folder.
+        split: name of the split, in a labelled folder.
+
+    Raises:
+        InputError: no such folder or split, no image file in it, or a classes.toml that cannot be used.
+    """
+
+    def __init__(self, root: str | Path, split: str = "train") -> None:
+        self.root = Path(root)
+        if not self.root.exists():
+            raise InputError(f"{root}: no such folder; give a folder of images or a name from `picie list datasets`")
+        if not self.root.is_dir():
+            raise InputError(f"{root}: is a file; give the folder that holds the images")
+        labelled = (self.root / "classes.toml").is_file() and (self.root / "images").is_dir()
+        self._images = self.root / "images" / split if labelled else self.root
+        self._labels = self.root / "labels" / split
+        has_labels = labelled and self._labels.is_dir()
+        self.classes = read_classes(self.root / "classes.toml") if has_labels else None
+        if not self._images.is_dir():
+            splits = [p.name for p in (self.root / "images").iterdir() if p.is_dir()]
+            raise InputError(f"{self.root / 'images'}: no split {split!r}; {nearest(split, splits)}")
+        self.paths = find_images(self._images)
+        if not self.paths:
+            raise InputError(f"{self._images}: no image file in it or below it (.jpg, .png, .tif, ...); give another folder")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, index: int) -> str:
+        """Path below the split's folder."""
+        return self.paths[index].relative_to(self._images).as_posix()
+
+    def image(self, index: int) -> Image.Image:
+        """The image, RGB. Raises `UnreadableImageError`."""
+        return open_image(self.paths[index])
+
+    def label(self, index: int) -> np.ndarray:
+        """(H, W) integers. Raises `InputError` for a label that is missing, of another size, or out of range."""
+        if self.classes is None:
+            raise InputError(f"{self.root}: has no labels; for scores it needs images/, labels/ and classes.toml")
+        path = (self._labels / self.name(index)).with_suffix(".png")
+        if not path.is_file():
+            raise InputError(f"{path}: no label for image {self.paths[index]}; add it or remove the image")
+        label = open_label(path)
+        size = image_size(self.paths[index])
+        if label.shape != size:
+            raise InputError(
+                f"{path}: label is {label.shape[1]}x{label.shape[0]} but its image {self.paths[index]} is {size[1]}x{size[0]}; "
+                "make them the same size"
+            )
+        check_label(label, self.classes, path)
+        return label
+
+
+def check_label(label: np.ndarray, classes: ClassMap, where: str | Path) -> None:
+    """Raises `InputError` if `label` (H, W) holds a value that is neither a class nor ignore."""
+    wrong = label[((label < 0) | (label >= len(classes))) & (label != classes.ignore)]
+    if wrong.size:
+        raise InputError(
+            f"{where}: label value {int(wrong[0])} is no class (0..{len(classes) - 1}) and not ignore ({classes.ignore}); "
+            "mend the label or classes.toml"
+        )
+
+
+def read_classes(path: Path) -> ClassMap:
+    """The `ClassMap` of a classes.toml with names, colors and (optional) ignore. Raises `InputError`."""
+    values = read_toml(path)
+    unknown = set(values) - {"names", "colors", "ignore"}
+    if unknown:
+        key = sorted(unknown)[0]
+        raise InputError(f"{path}: unknown key {key!r}; {nearest(key, ['names', 'colors', 'ignore'])}")
+    names, colors, ignore = values.get("names"), values.get("colors"), values.get("ignore", 255)
+    for key, value in (("names", names), ("colors", colors)):
+        if not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
+            raise InputError(f"{path}: {key} must be a list of strings")
+    if not isinstance(ignore, int) or isinstance(ignore, bool):
+        raise InputError(f"{path}: ignore must be an integer, not {ignore!r}")
+    try:
+        return ClassMap(tuple(names or ()), tuple(colors or ()), ignore)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error

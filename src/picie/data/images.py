@@ -1,0 +1,139 @@
+"""Reading pictures of any kind as 8-bit RGB, and index maps as they are."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from picie.errors import InputError, UnreadableImageError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"})
+_MARKERS = ("run.json", "predictions.json")  # a folder with one of these holds picie's output, not input
+_WRONG_CONTENT = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)  # what Pillow raises
+
+
+def find_images(root: Path) -> list[Path]:
+    """All image files below `root`, sorted by path; hidden files and folders and picie's own output are passed over."""
+    found = []
+    for name, folders, files in os.walk(root):
+        folder = Path(name)
+        if any(marker in files for marker in _MARKERS):
+            folders.clear()
+            continue
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        found += [folder / file for file in files if _is_image_name(file)]
+    return sorted(found)
+
+
+def _is_image_name(name: str) -> bool:
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+
+
+def open_image(path: Path) -> Image.Image:
+    """The picture at `path` as it is meant to be seen: RGB, 8 bits, upright (EXIF), transparency over white.
+
+    Greyscale of more than 8 bits is scaled by the power of two that its brightest value needs, so that 10- or 12-bit data
+    stored in 16 bits does not come out black. Of a sequence the first frame is taken.
+
+    Raises:
+        UnreadableImageError: the file cannot be opened or decoded, or has more pixels than Pillow deems safe.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return to_rgb(ImageOps.exif_transpose(image))
+    except _WRONG_CONTENT as error:
+        reason = "it has too many pixels" if isinstance(error, Image.DecompressionBombError) else _reason(error)
+        raise UnreadableImageError(f"{path}: cannot be read as an image ({reason}); replace or remove it") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "no known image format"
+    return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow image as 8-bit RGB."""
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
+    if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bits(values: np.ndarray) -> np.ndarray:
+    """(H, W) uint8 from integers of more bits (see `open_image`) or, over their own range, from floats."""
+    values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or not np.equal(values, np.floor(values)).all():
+        span = high - low
+        return ((values - low) * (255 / span if span > 0 else 0)).round().astype(np.uint8)
+    bits = max(8, math.ceil(math.log2(high + 1))) if high > 0 else 8
+    return (values * (255 / (2**bits - 1))).round().astype(np.uint8)
+
+
+def open_label(path: Path) -> np.ndarray:
+    """The index map at `path`, (H, W) integers: the stored values of a grey or palette PNG, not their colours.
+
+    Raises:
+        InputError: the file cannot be read, or it holds colours rather than indices.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode not in {"L", "P", "1", "I", "I;16", "I;16B"}:
+                raise InputError(f"{path}: holds colours (mode {image.mode}), not class indices; save it as an index PNG")
+            return np.asarray(image).astype(np.uint8) if image.mode == "1" else np.asarray(image)
+    except _WRONG_CONTENT as error:
+        raise InputError(f"{path}: cannot be read as a label map ({_reason(error)})") from error
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(H, W) of an image as seen upright, from its header alone. Raises `UnreadableImageError`."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5-8 exchange rows and columns
+    except _WRONG_CONTENT as error:
+        raise UnreadableImageError(f"{path}: cannot be read as an image ({_reason(error)})") from error
+    return (width, height) if turned else (height, width)
+
+
+def square_frame(image: Image.Image, side: int) -> np.ndarray:
+    """(3, side, side) uint8: the centre square of an RGB `image`, resized with antialiasing.
+
+    The same as resizing the short side to `side` and cropping the centre, without making the pixels that are cropped.
+    """
+    width, height = image.size
+    short = min(width, height)
+    left, top = (width - short) / 2, (height - short) / 2
+    box = (left, top, left + short, top + short)
+    frame = image.resize((side, side), Image.Resampling.BILINEAR, box=box)
+    return np.ascontiguousarray(np.asarray(frame).transpose(2, 0, 1))
+
+
+def square_label(label: np.ndarray, side: int) -> np.ndarray:
+    """(side, side): the centre square of a (H, W) label map, each cell from the pixel that its centre falls in."""
+    height, width = label.shape
+    short = min(height, width)
+    centres = (np.arange(side) + 0.5) * (short / side)
+    rows = np.floor((height - short) / 2 + centres).astype(int)
+    columns = np.floor((width - short) / 2 + centres).astype(int)
+    return label[np.ix_(rows.clip(0, height - 1), columns.clip(0, width - 1))]
+
+
+def whole_size(height: int, width: int, short: int, longest: int = 4096) -> tuple[int, int]:
+    """(H, W) with the short side at `short` and the shape kept, the long side bounded by `longest`.
+
+    The bound keeps strips (a scan line, a panorama) from asking for gigabytes; it is far above any usual picture.
+    """
+    scale = min(short / min(height, width), longest / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))

@@ -1,0 +1,150 @@
+"""From a dataset to batches of frames: decoded once, kept as bytes on disk, read ahead in threads.
+
+Every pass of every epoch starts from the same square frame of an image; only the draws differ. So each image is decoded and
+resized once, at the start of a run, and its frame kept in one nameless file in the run's folder, which is read with positioned
+reads: memory does not grow with the dataset, and the file is gone with the process, however that ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from picie.data.base import Dataset
+from picie.data.images import square_frame
+from picie.errors import InputError, UnreadableImageError
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def default_workers() -> int:
+    """Decoding threads: one less than the cores that this process may use, at most 16, at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(16, cores - 1))
+
+
+class Frames:
+    """The square frames of a dataset, by index.
+
+    Threads do the decoding: Pillow gives up the interpreter lock while it decodes and resizes, frames need no copying
+    between processes, and a fork beside a CUDA context or an OpenMP pool has no safe way to go.
+
+    Args:
+        dataset: the images.
+        side: side of a frame in pixels.
+        folder: where the frame file lives.
+        cache_gb: its largest size; a dataset that needs more is decoded again in every pass.
+        workers: decoding threads; None: by the cores.
+    """
+
+    def __init__(
+        self, dataset: Dataset, side: int, folder: Path, cache_gb: float = 8.0, workers: int | None = None
+    ) -> None:
+        self.dataset, self.side = dataset, side
+        self._pool = ThreadPoolExecutor(default_workers() if workers is None else max(1, workers), "picie-decode")
+        self._bytes = 3 * side * side
+        fits = self._bytes * len(dataset) <= cache_gb * 1e9
+        self._file = tempfile.TemporaryFile(dir=folder) if fits else None  # noqa: SIM115 - lives as long as self
+        self._filled = False
+        self.bad: dict[int, str] = {}
+
+    def scan(self, on_bad_image: str, advance: Callable[[int], None]) -> np.ndarray:
+        """Decode every image once, fill the frame file, and find what cannot be read.
+
+        Args:
+            on_bad_image: "skip" to warn and go on, "error" to stop at the first.
+            advance: called with the number of images just done.
+
+        Returns:
+            (N,) int64, indices of the images that can be read.
+
+        Raises:
+            InputError: an unreadable image and "error", or no image that can be read.
+        """
+
+        def fill(index: int) -> str | None:
+            try:
+                frame = self._decode(index)
+            except UnreadableImageError as error:
+                return str(error)
+            if self._file is not None:
+                os.pwrite(self._file.fileno(), frame.tobytes(), index * self._bytes)
+            return None
+
+        for index, problem in enumerate(_ahead(self._pool, fill, range(len(self.dataset)))):
+            if problem is not None:
+                if on_bad_image == "error":
+                    raise InputError(problem + ", or set data.on_bad_image=skip")
+                log.warning("skipped: %s", problem)
+                self.bad[index] = problem
+            advance(1)
+        self._filled = self._file is not None
+        good = np.array([i for i in range(len(self.dataset)) if i not in self.bad], dtype=np.int64)
+        if not len(good):
+            raise InputError(f"none of the {len(self.dataset)} image files can be read; the first: {self.bad[0]}")
+        return good
+
+    def batches(self, batches: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Yield (indices, frames (B, 3, side, side) uint8) for each array of indices, reading ahead of the consumer."""
+        if self._filled:  # a read of 0.3 MB from the page cache takes 0.05 ms: not worth a thread
+            for indices in batches:
+                yield indices, self._stack([self._read(int(i)) for i in indices])
+            return
+        flat = [int(i) for indices in batches for i in indices]
+        frames = _ahead(self._pool, self._decode, flat, ahead=2 * max((len(b) for b in batches), default=1))
+        for indices in batches:
+            yield indices, self._stack([next(frames) for _ in indices])
+
+    def _stack(self, frames: Sequence[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.stack(frames))
+
+    def _decode(self, index: int) -> np.ndarray:
+        return square_frame(self.dataset.image(index), self.side)
+
+    def _read(self, index: int) -> np.ndarray:
+        assert self._file is not None
+        data = os.pread(self._file.fileno(), self._bytes, index * self._bytes)
+        return np.frombuffer(data, dtype=np.uint8).reshape(3, self.side, self.side)
+
+    def close(self) -> None:
+        """Give back the threads and the frame file."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._file is not None:
+            self._file.close()
+
+
+def read_ahead(function: Callable[[int], T], items: Sequence[int], workers: int | None = None) -> Iterator[T]:
+    """Results of `function` in the order of `items`, computed in threads ahead of the consumer."""
+    with ThreadPoolExecutor(default_workers() if workers is None else max(1, workers), "picie-read") as pool:
+        yield from _ahead(pool, function, items)
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, function: Callable[[int], T], items: Sequence[int], ahead: int = 32
+) -> Iterator[T]:
+    """As `read_ahead`, in the threads of `pool`, at most `ahead` results computed before they are asked for."""
+    waiting = deque(pool.submit(function, item) for item in items[:ahead])
+    try:
+        for position in range(len(items)):
+            if position + ahead < len(items):
+                waiting.append(pool.submit(function, items[position + ahead]))
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def split_batches(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """`order` cut into consecutive batches; the last may be smaller."""
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]

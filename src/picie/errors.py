@@ -1,0 +1,53 @@
+"""The errors that picie raises on purpose.
+
+The command line turns each into one line on stderr: `InputError` ends with exit status 2 (the input was at fault and
+nothing was done), `TrainingError` with 1 (the run went wrong), `Stopped` with 128 + signal (someone asked it to stop).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PicieError(Exception):
+    """Base of every error that picie raises on purpose; its text is one line that says what, where and what to do."""
+
+
+class InputError(PicieError):
+    """The input (a path, a name, an option, a file's content) cannot be used."""
+
+
+class UnreadableImageError(InputError):
+    """One image cannot be decoded; the data pipeline may skip it (`data.on_bad_image`)."""
+
+
+class TrainingError(PicieError):
+    """A run cannot go on, e.g. the loss is not finite."""
+
+
+class Stopped(PicieError):  # noqa: N818 - not an error: the run was asked to stop, and did
+    """SIGINT or SIGTERM arrived; the step was finished and the run saved.
+
+    Attributes:
+        signum: the signal's number; the command line exits with 128 + signum.
+    """
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(message)
+        self.signum = signum
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """The tail of an error about an unknown name: the closest valid one, or all of them.
+
+    >>> nearest("brihgtness", ["brightness", "blur"])
+    "did you mean 'brightness'? (valid: blur, brightness)"
+    """
+    names = sorted(valid)
+    close = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.6)
+    listing = ", ".join(names) if len(names) <= 40 else ", ".join(names[:40]) + ", ..."
+    if close:
+        match = next(n for n in names if n.lower() == close[0])
+        return f"did you mean '{match}'? (valid: {listing})" if len(names) <= 12 else f"did you mean '{match}'?"
+    return f"valid: {listing}"

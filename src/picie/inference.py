@@ -1,0 +1,172 @@
+"""From pictures to label maps, with one checkpoint file."""
+
+from __future__ import annotations
+
+import colorsys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from picie import checkpoint
+from picie.config import Config, from_dict
+from picie.data.base import ClassMap
+from picie.data.images import open_image, to_rgb, whole_size
+from picie.engine import Engine, pick_device
+from picie.errors import InputError
+from picie.losses import prototype_logits
+from picie.metrics import UNMATCHED
+from picie.models.extractor import Extractor
+from picie.views.geometry import resampling_matrix
+
+_CHUNK = 2**24  # logits enlarged at a time: 64 MB, whatever the size of the picture
+
+
+class Segmenter:
+    """A trained network and its clusters.
+
+    Args:
+        network: f.
+        classifier: (K, D) weights and (K,) offsets; the arg max over a cell's unit-norm features is its cluster.
+        config: the run's configuration.
+        engine: device and precision.
+        classes: the classes of the run's evaluation, if there was one.
+        assignment: (K,) each cluster's class or UNMATCHED, from that evaluation.
+
+    Attributes:
+        names: what each value of a predicted map means: the classes, then the unmatched clusters, if the run was
+            evaluated; else the clusters.
+        colors: (R, G, B) in 0..255 for each of these.
+    """
+
+    def __init__(
+        self,
+        network: Extractor,
+        classifier: tuple[Tensor, Tensor],
+        config: Config,
+        engine: Engine,
+        classes: ClassMap | None = None,
+        assignment: np.ndarray | None = None,
+    ) -> None:
+        self.network, self.config, self.engine = network, config, engine
+        self.classifier = (classifier[0].to(engine.device), classifier[1].to(engine.device))
+        self.classes = classes
+        self.k = len(classifier[0])
+        self.names: tuple[str, ...]
+        self.colors: tuple[tuple[int, int, int], ...]
+        self._value_of_cluster: np.ndarray
+        self.name_clusters(classes, assignment)
+
+    def name_clusters(self, classes: ClassMap | None, assignment: np.ndarray | None) -> None:
+        """Set what predicted values mean: from an evaluation's `classes` and `assignment` (K,), or plain clusters."""
+        self.classes = classes
+        if classes is None or assignment is None:
+            self.names = tuple(f"cluster {i}" for i in range(self.k))
+            self.colors = tuple(cluster_color(i) for i in range(self.k))
+            self._value_of_cluster = np.arange(self.k)
+            return
+        left = np.flatnonzero(assignment == UNMATCHED)
+        self.names = (*classes.names, *(f"cluster {i}" for i in left))
+        self.colors = (*(hex_to_rgb(c) for c in classes.colors), *(cluster_color(int(i)) for i in left))
+        values = assignment.copy()
+        values[left] = len(classes) + np.arange(len(left))
+        self._value_of_cluster = values
+
+    @classmethod
+    def load(cls, run: str | Path, device: str = "auto") -> Segmenter:
+        """The segmenter of a run's folder or checkpoint file.
+
+        Raises:
+            InputError: there is no checkpoint, it is of something else, or the device is not here.
+        """
+        return cls.from_state(checkpoint.load(run), device)
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], device: str = "auto") -> Segmenter:
+        """The segmenter of a loaded checkpoint."""
+        config = from_dict(state["config"])
+        network = Extractor(config.model, pretrained=False)
+        prefix = "network."
+        network.load_state_dict({k.removeprefix(prefix): v for k, v in state["method"].items() if k.startswith(prefix)})
+        engine = Engine(pick_device(device), config.train.precision, network)
+        network.eval()
+        matching = state.get("matching")
+        classes, assignment = None, None
+        if matching is not None:
+            classes = ClassMap(tuple(matching["names"]), tuple(matching["colors"]), matching["ignore"])
+            assignment = np.array(matching["assignment"], dtype=np.int64)
+        classifier = (state["classifier"]["weight"], state["classifier"]["bias"])
+        return cls(network, classifier, config, engine, classes, assignment)
+
+    def predict(self, image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
+        """The label map of one picture.
+
+        Args:
+            image: a file, a Pillow image of any mode, or an array (H, W, 3) or (H, W) of uint8.
+
+        Returns:
+            (H, W) uint8, or uint16 for more than 256 values, at the picture's own (upright) size; `names` and `colors`
+            say what the values mean.
+
+        Raises:
+            UnreadableImageError: the file is no image.
+            InputError: an array of another kind.
+        """
+        values = self._value_of_cluster[self.predict_clusters(_as_image(image))]
+        return values.astype(np.uint8 if len(self.names) <= 256 else np.uint16)
+
+    def predict_clusters(self, image: Image.Image) -> np.ndarray:
+        """(H, W) int64 clusters of an RGB picture, computed with its short side at `evaluate.size`."""
+        height, width = whole_size(image.height, image.width, self.config.evaluate_size)
+        resized = image.resize((width, height), Image.Resampling.BILINEAR)
+        pixels = torch.from_numpy(np.asarray(resized).transpose(2, 0, 1)[None].copy())
+        return self.clusters(pixels, (image.height, image.width))[0]
+
+    @torch.inference_mode()
+    def clusters(self, pixels: Tensor, size: tuple[int, int]) -> np.ndarray:
+        """(B, *size) int64 clusters of `pixels` (B, 3, H, W) uint8: logits enlarged bilinearly to `size`, arg max."""
+        training = self.network.training
+        self.network.eval()
+        with self.engine.autocast(training=False):
+            z = self.network(self.engine.to_images(pixels))
+        self.network.train(training)
+        logits = prototype_logits(F.normalize(z.float(), dim=1), *self.classifier)
+        return _enlarged_argmax(logits, size).cpu().numpy()
+
+
+def _enlarged_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, *size) arg max over K of `logits` (B, K, h, w) enlarged to `size`, some rows at a time to bound the memory."""
+    (batch, k, h, w), (height, width) = logits.shape, size
+    zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    rows = resampling_matrix(zero, one, h, height)[0].to(logits)
+    columns = resampling_matrix(zero, one, w, width)[0].to(logits)
+    at_once = max(1, _CHUNK // (batch * k * width))
+    parts = [(chunk @ logits @ columns.T).argmax(1) for chunk in rows.split(at_once)]
+    return torch.cat(parts, dim=1)
+
+
+def _as_image(image: str | Path | Image.Image | np.ndarray) -> Image.Image:
+    if isinstance(image, str | Path):
+        return open_image(Path(image))
+    if isinstance(image, Image.Image):
+        return to_rgb(image)
+    if image.dtype == np.uint8 and (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in {3, 4})) and image.size:
+        return to_rgb(Image.fromarray(image))
+    raise InputError(f"image: an array of {image.dtype} {image.shape} is no picture; give (H, W, 3) or (H, W) uint8")
+
+
+def hex_to_rgb(color: str) -> tuple[int, int, int]:
+    """(R, G, B) in 0..255 of "#rrggbb"."""
+    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
+
+
+def cluster_color(index: int) -> tuple[int, int, int]:
+    """A colour (R, G, B) in 0..255 for a cluster without a name; neighbours in number are far apart in hue."""
+    hue = (index * 0.618033988749895) % 1  # the golden angle spreads any number of hues
+    value = (0.95, 0.7, 0.85)[index % 3]
+    red, green, blue = colorsys.hsv_to_rgb(hue, (0.65, 0.8, 0.45)[(index // 3) % 3], value)
+    return round(red * 255), round(green * 255), round(blue * 255)

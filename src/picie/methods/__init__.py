@@ -1,0 +1,1 @@
+"""What is learned from the pseudo-labels: PiCIE and its baseline MDC."""

@@ -1,0 +1,92 @@
+"""What a method is: how the features of a view are made, and what loss they are trained with.
+
+Methods do not see datasets. They are given frames, the epoch's draws and pseudo-labels, and hold the network and whatever they
+train beside it.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from picie.clustering.kmeans import bias
+from picie.config import Config
+from picie.models.extractor import Extractor
+from picie.views.geometry import Geometry
+from picie.views.two_views import ViewDraws
+
+
+class Method(nn.Module):
+    """Base of the methods; `views` says how many views each image has.
+
+    Args:
+        config: the run's configuration.
+        network: f.
+
+    Attributes:
+        centroids: (V, K, D) of the epoch's clustering, frozen while training.
+        class_weights: (V, K) of the epoch, or None.
+    """
+
+    views: ClassVar[int]
+
+    def __init__(self, config: Config, network: Extractor) -> None:
+        super().__init__()
+        self.config, self.network = config, network
+        self.register_buffer("centroids", torch.zeros(self.views, config.cluster.k, network.dim))
+        self.centroids: Tensor
+        self.class_weights: Tensor | None = None
+
+    def features(self, frames: Tensor, draws: ViewDraws, view: int) -> Tensor:
+        """Unit-norm features (B, D, h, w) float32 of one view, in the transformed frame; every pass calls this.
+
+        View 0 is f(G(P1 x)): transform the image, then the network. View 1 is G(f(P2 x)): the network, then transform its
+        feature map. Cell (i, j) of one is cell (i, j) of the other.
+
+        Args:
+            frames: (B, 3, S, S) float in [0, 1].
+            draws: G and P of these images.
+            view: 0 or 1.
+        """
+        size = (self.config.views.size,) * 2
+        if view == 0:
+            z = self.network(draws.recolor(draws.geometry.apply(frames, size), view)).float()
+        else:
+            whole = Geometry.identity(len(frames)).apply(frames, size)
+            z = self.network(draws.recolor(whole, view)).float()
+            z = draws.geometry.apply(z, (z.shape[2], z.shape[3]))
+        return F.normalize(z, dim=1)
+
+    def start_epoch(self, centroids: Tensor, class_weights: Tensor | None, epoch: int) -> None:
+        """Take over the epoch's clustering: `centroids` (V, K, D), `class_weights` (V, K) or None."""
+        self.centroids.copy_(centroids)
+        self.class_weights = None if class_weights is None else class_weights.to(self.centroids)
+
+    def logit_bias(self) -> Tensor:
+        """(V, K) offsets of the logits: those of the nearest centroid, or none where `cluster.metric` is not euclidean."""
+        if self.config.cluster.metric != "euclidean":
+            return torch.zeros_like(self.centroids[..., 0])
+        return torch.stack([bias(c) for c in self.centroids])
+
+    def classifier(self) -> tuple[Tensor, Tensor]:
+        """(K, D) weights and (K,) offsets whose arg max over a cell's features is its cluster when predicting."""
+        return self.centroids[0], self.logit_bias()[0]
+
+    def optimizers(self) -> Sequence[torch.optim.Optimizer]:
+        """Optimisers of what the method trains beside the network."""
+        return ()
+
+    @abstractmethod
+    def forward(self, frames: Tensor, draws: ViewDraws, labels: Tensor) -> dict[str, Tensor]:
+        """The loss of a batch: {"loss": to be minimised, and its parts by name}, all scalars.
+
+        Args:
+            frames: (B, 3, S, S) float in [0, 1].
+            draws: G and P of these images.
+            labels: (V, B, h, w) int64 pseudo-labels.
+        """

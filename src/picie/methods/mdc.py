@@ -1,0 +1,63 @@
+"""MDC, Modified DeepCluster: the paper's baseline (section 4.2): one view and a classifier trained on its clusters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from picie.config import Config
+from picie.losses import prototype_logits
+from picie.methods.base import Method
+from picie.models.extractor import Extractor
+from picie.views.draws import derived_seed
+from picie.views.two_views import ViewDraws
+
+
+class MDC(Method):
+    """z = f(G(P1 x)), then cross-entropy with a linear classifier, new each epoch, or with the frozen centroids."""
+
+    views = 1
+
+    def __init__(self, config: Config, network: Extractor) -> None:
+        super().__init__(config, network)
+        self.linear = nn.Linear(network.dim, config.cluster.k) if config.mdc.classifier == "linear" else None
+        self._optimizer: torch.optim.Optimizer | None = None
+        if self.linear is not None:
+            self._new_classifier(0)
+
+    def start_epoch(self, centroids: Tensor, class_weights: Tensor | None, epoch: int) -> None:
+        """Take over the epoch's clustering; cluster numbers are new, so the classifier begins anew."""
+        super().start_epoch(centroids, class_weights, epoch)
+        if self.linear is not None:
+            self._new_classifier(epoch)
+
+    def _new_classifier(self, epoch: int) -> None:
+        assert self.linear is not None
+        generator = torch.Generator().manual_seed(derived_seed(self.config.seed, epoch, "classifier"))
+        with torch.no_grad():
+            weight = torch.randn(self.linear.weight.shape, generator=generator) * 0.01
+            self.linear.weight.copy_(weight)
+            self.linear.bias.zero_()
+        self._optimizer = torch.optim.Adam(self.linear.parameters(), lr=self.config.mdc.lr)
+
+    def optimizers(self) -> Sequence[torch.optim.Optimizer]:
+        """The classifier's own."""
+        return () if self._optimizer is None else (self._optimizer,)
+
+    def classifier(self) -> tuple[Tensor, Tensor]:
+        """The trained classifier; the centroids where there is none, or nothing was trained (epochs = 0)."""
+        if self.linear is None or self.config.train.epochs == 0:
+            return super().classifier()
+        return self.linear.weight.detach(), self.linear.bias.detach()
+
+    def forward(self, frames: Tensor, draws: ViewDraws, labels: Tensor) -> dict[str, Tensor]:
+        z = self.features(frames, draws, 0)
+        weight = None if self.class_weights is None else self.class_weights[0]
+        if self.linear is not None:
+            logits = prototype_logits(z, self.linear.weight, self.linear.bias)
+        else:
+            logits = prototype_logits(z, self.centroids[0], self.logit_bias()[0]) / self.config.loss.temperature
+        return {"loss": F.cross_entropy(logits, labels[0], weight)}

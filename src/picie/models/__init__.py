@@ -1,0 +1,1 @@
+"""The network f: backbone, FPN decoder, and the extractor that joins them."""

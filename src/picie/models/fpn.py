@@ -1,0 +1,103 @@
+"""The paper's decoder: 1x1 laterals and a top-down sum, linear from end to end; and its label-free PCA start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+
+class FPN(nn.Module):
+    """One 1x1 convolution a level to D channels, summed from coarse to fine with bilinear enlargement; no norm, no 3x3.
+
+    Args:
+        channels: channels of each level, fine to coarse.
+        dim: D.
+    """
+
+    def __init__(self, channels: Sequence[int], dim: int) -> None:
+        super().__init__()
+        self.laterals = nn.ModuleList(nn.Conv2d(c, dim, 1) for c in channels)
+
+    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+        """(B, D, h, w) at the finest level's resolution."""
+        out: Tensor | None = None
+        for lateral, level in zip(reversed(self.laterals), reversed(levels), strict=True):
+            projected = lateral(level)
+            if out is not None:
+                if out.shape[2:] != projected.shape[2:]:
+                    out = F.interpolate(out, size=projected.shape[2:], mode="bilinear", align_corners=False)
+                projected = projected + out
+            out = projected
+        assert out is not None
+        return out
+
+
+def channel_blocks(channels: Sequence[int], dim: int) -> list[int]:
+    """How many of the D channels each level gets, fine to coarse: half for the coarsest, half of the rest for the next.
+
+    At D = 128 and four levels these are 16, 16, 32, 64 (METHOD 8). No level gets more than it has channels.
+
+    >>> channel_blocks([24, 40, 112, 320], 128)
+    [16, 16, 32, 64]
+    """
+    blocks, left = [], dim
+    for position, available in enumerate(reversed(channels)):
+        is_last = position == len(channels) - 1
+        block = min(available, left if is_last else left // 2)
+        blocks.append(block)
+        left -= block
+    return blocks[::-1]
+
+
+@torch.no_grad()
+def pca_start(fpn: FPN, batches: Iterable[Sequence[Tensor]]) -> None:
+    """Set each lateral to its level's centred PCA, divided by the level's total standard deviation.
+
+    Each level writes to a block of output channels of its own, so that the decoder starts as the concatenation of the
+    levels' principal components, each level with about the same energy. Random laterals throw ImageNet's features away.
+
+    Args:
+        fpn: the decoder to start.
+        batches: levels, fine to coarse, of some images: (B, C_i, h_i, w_i) each.
+    """
+    moments = [_Moments(lateral.in_channels) for lateral in fpn.laterals]
+    for levels in batches:
+        for moment, level in zip(moments, levels, strict=True):
+            moment.update(level)
+    start = 0
+    blocks = channel_blocks([m.in_channels for m in fpn.laterals], fpn.laterals[0].out_channels)
+    for lateral, moment, block in zip(fpn.laterals, moments, blocks, strict=True):
+        components, mean, total_std = moment.principal(block)
+        weight = torch.zeros(lateral.out_channels, lateral.in_channels, dtype=torch.float64)
+        weight[start : start + block] = components / total_std
+        lateral.weight.copy_(weight[:, :, None, None].to(lateral.weight))
+        lateral.bias.copy_((-weight @ mean).to(lateral.bias))
+        start += block
+
+
+class _Moments:
+    """Mean and covariance of C-dimensional vectors that come in batches, in float64."""
+
+    def __init__(self, channels: int) -> None:
+        self.count = 0
+        self.sum = torch.zeros(channels, dtype=torch.float64)
+        self.outer = torch.zeros(channels, channels, dtype=torch.float64)
+
+    def update(self, level: Tensor) -> None:
+        points = level.float().permute(0, 2, 3, 1).reshape(-1, level.shape[1])
+        self.count += len(points)
+        self.sum += points.sum(0, dtype=torch.float64).cpu()
+        self.outer += (points.T @ points).double().cpu()
+
+    def principal(self, n: int) -> tuple[Tensor, Tensor, float]:
+        """The n leading components (n, C), the mean (C,) and the total standard deviation; signs are fixed."""
+        mean = self.sum / self.count
+        covariance = self.outer / self.count - torch.outer(mean, mean)
+        _, vectors = torch.linalg.eigh(covariance)
+        components = vectors.flip(1)[:, :n].T
+        largest = components.gather(1, components.abs().argmax(1, keepdim=True))
+        total_std = float(covariance.trace().clamp(min=1e-12).sqrt())
+        return components * largest.sign(), mean, total_std

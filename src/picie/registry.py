@@ -1,0 +1,78 @@
+"""The table of contents: every dataset, backbone, transform and method by name.
+
+Names map to "module:attribute" strings, so that nothing is imported before it is used and every implementation can be found
+by searching for its name. Anything outside the package plugs in without an edit here, by writing its own
+"my_package.module:Attribute" wherever a name is expected. See docs/extending.md.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from picie.errors import InputError, nearest
+
+DATASETS = {
+    "folder": "picie.data.folder:Folder",
+    "scenes": "picie.data.scenes:Scenes",
+}
+
+METHODS = {
+    "picie": "picie.methods.picie:PiCIE",
+    "mdc": "picie.methods.mdc:MDC",
+}
+
+INVARIANCE = {
+    "brightness": "picie.views.invariance:Brightness",
+    "contrast": "picie.views.invariance:Contrast",
+    "saturation": "picie.views.invariance:Saturation",
+    "hue": "picie.views.invariance:Hue",
+    "greyscale": "picie.views.invariance:Greyscale",
+    "cast": "picie.views.invariance:Cast",
+    "gamma": "picie.views.invariance:Gamma",
+    "blur": "picie.views.invariance:Blur",
+}
+
+EQUIVARIANCE = {
+    "crop": "picie.views.equivariance:Crop",
+    "hflip": "picie.views.equivariance:HorizontalFlip",
+    "vflip": "picie.views.equivariance:VerticalFlip",
+    "rot90": "picie.views.equivariance:QuarterTurns",
+}
+
+# Tried backbones, listed by `picie list backbones`; every other timm name with a feature pyramid or patches works too.
+BACKBONES = {
+    "tf_efficientnet_lite0": "picie.models.backbones:TimmBackbone",
+    "resnet18": "picie.models.backbones:TimmBackbone",
+    "resnet34": "picie.models.backbones:TimmBackbone",
+    "resnet50": "picie.models.backbones:TimmBackbone",
+    "convnext_atto": "picie.models.backbones:TimmBackbone",
+    "convnext_tiny": "picie.models.backbones:TimmBackbone",
+    "efficientnet_b0": "picie.models.backbones:TimmBackbone",
+    "vit_tiny_patch16_224": "picie.models.backbones:TimmBackbone",
+    "vit_small_patch14_dinov2": "picie.models.backbones:TimmBackbone",
+}
+
+
+def find(table: dict[str, str], name: str, where: str) -> Any:
+    """The object that `name` stands for: a key of `table`, or "module:attribute" of anybody's code.
+
+    Args:
+        table: one of this module's tables.
+        name: the name asked for.
+        where: the option it was given to, for the error message.
+
+    Raises:
+        InputError: an unknown name, a module that cannot be imported, or an attribute it does not have.
+    """
+    target = table.get(name, name)
+    module_name, colon, attribute = target.partition(":")
+    if not colon:
+        raise InputError(f"{where}: unknown name {name!r}; {nearest(name, table)}")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise InputError(f"{where}: {name!r}: cannot import {module_name!r} ({error}); is it on PYTHONPATH?") from error
+    if not hasattr(module, attribute):
+        raise InputError(f"{where}: {name!r}: {module_name} has no {attribute!r}; {nearest(attribute, dir(module))}")
+    return getattr(module, attribute)

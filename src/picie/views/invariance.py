@@ -1,0 +1,216 @@
+"""Photometric transforms: what the features must not notice (paper, section 3.2.1: invariance).
+
+Most are affine in colour, c -> A c + b. Runs of them are composed into one 3x3 matrix and one offset an image, so that a
+list of six costs one pass over the pixels. Composition differs from applying them one at a time only in that values are
+clipped to [0, 1] once, at the end of a run.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from picie.views.base import Params, Photometric, chance, check_probability
+from picie.views.draws import Draws
+
+_LUMINANCE = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's and torchvision's greyscale
+_TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+_EYE = torch.eye(3)
+
+
+class ColorAffine(Photometric):
+    """A photometric transform that is affine in colour."""
+
+    @abstractmethod
+    def affine(self, params: Params, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """A (B, 3, 3) and b (B, 3) of c -> A c + b; `mean` (B, 3) is each image's mean colour at that point."""
+
+    def apply(self, images: Tensor, params: Params) -> Tensor:
+        return apply_photometric([self], images, [params])
+
+
+def apply_photometric(transforms: Sequence[Photometric], images: Tensor, params: Sequence[Params]) -> Tensor:
+    """Apply `transforms` in order to `images` (B, 3, H, W) float in [0, 1], merging runs that are affine in colour."""
+    position = 0
+    while position < len(transforms):
+        run = position
+        while run < len(transforms) and isinstance(transforms[run], ColorAffine):
+            run += 1
+        if run > position:
+            images = _apply_affine(transforms[position:run], images, params[position:run])
+            position = run
+        else:
+            images = transforms[position].apply(images, params[position])
+            position += 1
+    return images
+
+
+def _apply_affine(transforms: Sequence[Photometric], images: Tensor, params: Sequence[Params]) -> Tensor:
+    mean = images.mean((2, 3), dtype=torch.float32).cpu()
+    matrix, offset = _EYE.expand(len(images), 3, 3), torch.zeros(len(images), 3)
+    for transform, values in zip(transforms, params, strict=True):
+        assert isinstance(transform, ColorAffine)
+        a, b = transform.affine(values, mean)
+        matrix = a @ matrix
+        offset = torch.einsum("bij,bj->bi", a, offset) + b
+        mean = torch.einsum("bij,bj->bi", a, mean) + b
+    flat = images.flatten(2)
+    out = torch.baddbmm(offset.to(images)[:, :, None], matrix.to(images), flat)
+    return out.clamp_(0, 1).view(images.shape)
+
+
+def _factor(draws: Draws, strength: float, p: float) -> Tensor:
+    """(B,) float32: 1 + uniform[-strength, strength] with probability p, else 1."""
+    active = chance(draws, p)
+    return torch.where(active, torch.from_numpy(draws.uniform(1 - strength, 1 + strength)).float(), 1.0)
+
+
+class _Strength(ColorAffine):
+    """A transform by a factor in [1 - strength, 1 + strength], with probability p; 1 leaves the image alone."""
+
+    def __init__(self, strength: float = 0.3, p: float = 0.8) -> None:
+        if not 0 <= strength <= 1:
+            raise ValueError(f"strength = {strength} must lie in [0, 1]")
+        self.strength, self.p = float(strength), check_probability(p)
+
+    def draw(self, draws: Draws) -> Params:
+        return {"factor": _factor(draws, self.strength, self.p)}
+
+
+class Brightness(_Strength):
+    """All channels times a factor in [1 - strength, 1 + strength], with probability p."""
+
+    def affine(self, params: Params, mean: Tensor) -> tuple[Tensor, Tensor]:
+        return params["factor"][:, None, None] * _EYE, torch.zeros_like(mean)
+
+
+class Contrast(_Strength):
+    """Distances from the image's mean grey times a factor in [1 - strength, 1 + strength], with probability p."""
+
+    def affine(self, params: Params, mean: Tensor) -> tuple[Tensor, Tensor]:
+        factor = params["factor"]
+        offset = (1 - factor) * (mean @ _LUMINANCE)
+        return factor[:, None, None] * _EYE, offset[:, None].expand(-1, 3)
+
+
+def _saturate(factor: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    grey = _LUMINANCE.expand(3, 3)
+    return factor[:, None, None] * _EYE + (1 - factor)[:, None, None] * grey, torch.zeros_like(mean)
+
+
+class Saturation(_Strength):
+    """Each pixel's distance from its own grey times a factor in [1 - strength, 1 + strength], with probability p."""
+
+    def affine(self, params: Params, mean: Tensor) -> tuple[Tensor, Tensor]:
+        return _saturate(params["factor"], mean)
+
+
+class Greyscale(ColorAffine):
+    """Colour taken out with probability p."""
+
+    def __init__(self, p: float = 0.2) -> None:
+        self.p = check_probability(p)
+
+    def draw(self, draws: Draws) -> Params:
+        return {"factor": 1 - chance(draws, self.p).float()}
+
+    def affine(self, params: Params, mean: Tensor) -> tuple[Tensor, Tensor]:
+        return _saturate(params["factor"], mean)
+
+
+class Hue(ColorAffine):
+    """Hue turned by uniform[-strength, strength] of the full circle, with probability p.
+
+    The turn is a rotation about the grey axis in YIQ: linear, so it joins the other colour operators, and it keeps
+    luminance, which a turn in HSV does not.
+    """
+
+    def __init__(self, strength: float = 0.1, p: float = 0.8) -> None:
+        if not 0 <= strength <= 0.5:
+            raise ValueError(f"strength = {strength} must lie in [0, 0.5] (a fraction of the colour circle)")
+        self.strength, self.p = float(strength), check_probability(p)
+
+    def draw(self, draws: Draws) -> Params:
+        return {"turn": _factor(draws, self.strength, self.p) - 1}
+
+    def affine(self, params: Params, mean: Tensor) -> tuple[Tensor, Tensor]:
+        angle = params["turn"] * (-2 * math.pi)  # with YIQ's orientation this sends red towards green, as HSV does
+        cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+        rotation = torch.stack([zero + 1, zero, zero, zero, cos, -sin, zero, sin, cos], dim=1).view(-1, 3, 3)
+        return torch.linalg.inv(_TO_YIQ) @ rotation @ _TO_YIQ, torch.zeros_like(mean)
+
+
+class Cast(_Strength):
+    """A colour cast: each channel times its own factor in [1 - strength, 1 + strength], with probability p."""
+
+    def __init__(self, strength: float = 0.1, p: float = 0.8) -> None:
+        super().__init__(strength, p)
+
+    def draw(self, draws: Draws) -> Params:
+        active = chance(draws, self.p)
+        channels = [torch.from_numpy(draws.uniform(1 - self.strength, 1 + self.strength)).float() for _ in range(3)]
+        return {"factor": torch.where(active[:, None], torch.stack(channels, dim=1), 1.0)}
+
+    def affine(self, params: Params, mean: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.diag_embed(params["factor"]), torch.zeros_like(mean)
+
+
+class Gamma(Photometric):
+    """Values to the power of a factor in [1 / (1 + strength), 1 + strength], log-uniform, with probability p."""
+
+    def __init__(self, strength: float = 0.3, p: float = 0.8) -> None:
+        if strength < 0:
+            raise ValueError(f"strength = {strength} must not be negative")
+        self.strength, self.p = float(strength), check_probability(p)
+
+    def draw(self, draws: Draws) -> Params:
+        active = chance(draws, self.p)
+        limit = math.log1p(self.strength)
+        return {"power": torch.where(active, torch.from_numpy(draws.uniform(-limit, limit)).float().exp(), 1.0)}
+
+    def apply(self, images: Tensor, params: Params) -> Tensor:
+        return images ** params["power"].to(images)[:, None, None, None]
+
+
+class Blur(Photometric):
+    """A Gaussian blur with probability p.
+
+    Args:
+        sigma: bounds of the uniform standard deviation in pixels of an image of 640 (the paper's frame); it is scaled to
+            the view's own size. Of a negative draw the magnitude counts: preset `reference` needs that (METHOD 4.2).
+        p: probability.
+    """
+
+    def __init__(self, sigma: tuple[float, float] = (0.1, 2.0), p: float = 0.5) -> None:
+        low, high = sigma
+        if not low <= high:
+            raise ValueError(f"sigma = {list(sigma)} must hold two rising numbers, e.g. [0.1, 2.0]")
+        self.sigma, self.p = (float(low), float(high)), check_probability(p)
+
+    def draw(self, draws: Draws) -> Params:
+        active = chance(draws, self.p)
+        return {"sigma": torch.where(active, torch.from_numpy(draws.uniform(*self.sigma)).float().abs(), 0.0)}
+
+    def apply(self, images: Tensor, params: Params) -> Tensor:
+        height, width = images.shape[2:]
+        sigma = params["sigma"] * (min(height, width) / 640)
+        blurred = sigma > 0.05  # a narrower Gaussian's weight beside the centre is below 1e-80
+        if not bool(blurred.any()):
+            return images
+        rows = _gaussian_matrix(sigma[blurred], height).to(images)
+        columns = rows if height == width else _gaussian_matrix(sigma[blurred], width).to(images)
+        where = blurred.to(images.device)
+        out = images.clone()
+        out[where] = (rows[:, None] @ images[where] @ columns[:, None].mT).clamp_(0, 1)
+        return out
+
+
+def _gaussian_matrix(sigma: Tensor, n: int) -> Tensor:
+    """(B, n, n) float32: row i holds the normalised Gaussian about cell i; at the edges the border is left out."""
+    cells = torch.arange(n, dtype=torch.float32)
+    weight = torch.exp(-0.5 * ((cells[:, None] - cells) / sigma[:, None, None]) ** 2)
+    return weight / weight.sum(2, keepdim=True)

@@ -1,0 +1,73 @@
+"""The draws behind the two views of a batch: one geometry G, shared, and one set of colours P for each view."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from picie.views.base import Geometric, Params, Photometric, build_transform
+from picie.views.draws import Draws
+from picie.views.geometry import Geometry
+from picie.views.invariance import apply_photometric
+
+
+@dataclass(frozen=True)
+class ViewDraws:
+    """What was drawn for a batch: `geometry` (G) and, per view, the photometric parameters (P1, P2)."""
+
+    geometry: Geometry
+    photometric: tuple[tuple[Params, ...], ...]
+    transforms: tuple[Photometric, ...]
+
+    def recolor(self, images: Tensor, view: int) -> Tensor:
+        """P of `view` on `images` (B, 3, H, W) float in [0, 1].
+
+        It is applied at the resolution that the network sees. Operators that are affine in colour commute with
+        resampling, so this equals recolouring the full frame first (but for contrast's reference grey, which is that of
+        the visible part, and for the blur, whose sigma is relative to the view) at a fraction of the cost.
+        """
+        return apply_photometric(self.transforms, images, self.photometric[view])
+
+
+class TwoViews:
+    """Draws views as the function of (seed, epoch, image) that `picie.views.draws` describes.
+
+    Args:
+        invariance: specs of the photometric transforms, {"name": ..., parameter: value}, applied in this order.
+        equivariance: specs of the geometric transforms, applied in this order.
+        seed: the run's seed.
+
+    Raises:
+        InputError: an unknown transform or parameter, or a transform in the wrong list.
+    """
+
+    def __init__(
+        self, invariance: Sequence[Mapping[str, Any]], equivariance: Sequence[Mapping[str, Any]], seed: int
+    ) -> None:
+        self.photometric: tuple[Photometric, ...] = tuple(build_transform(Photometric, spec) for spec in invariance)
+        self.geometric: tuple[Geometric, ...] = tuple(build_transform(Geometric, spec) for spec in equivariance)
+        self._streams = [[_stream(specs, i) for i in range(len(specs))] for specs in (invariance, equivariance)]
+        self.seed = seed
+
+    def draw(self, epoch: int, indices: Sequence[int] | np.ndarray, n_views: int = 2) -> ViewDraws:
+        """The draws of the images `indices` in `epoch`; equal arguments give equal draws."""
+        geometry = Geometry.identity(len(indices))
+        shared = Draws((self.seed, epoch, "equivariance"), indices)
+        for transform, stream in zip(self.geometric, self._streams[1], strict=True):
+            geometry = geometry.then(transform.draw(shared.child(stream)))
+        photometric = []
+        for view in range(n_views):
+            own = Draws((self.seed, epoch, "invariance", view), indices)
+            drawn = zip(self.photometric, self._streams[0], strict=True)
+            photometric.append(tuple(transform.draw(own.child(stream)) for transform, stream in drawn))
+        return ViewDraws(geometry, tuple(photometric), self.photometric)
+
+
+def _stream(specs: Sequence[Mapping[str, Any]], position: int) -> str:
+    """A name for the random stream of one list entry: its transform's name, numbered where that is listed again."""
+    names = [spec["name"] for spec in specs[: position + 1]]
+    return f"{names[-1]}/{names.count(names[-1])}"
