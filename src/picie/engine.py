@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import resource
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 import torch
 from torch import Tensor, nn
 
 from picie.errors import InputError, Stopped
+from picie.models.extractor import Extractor
 
 log = logging.getLogger(__name__)
 
@@ -44,41 +46,43 @@ def _cpu_has_bf16() -> bool:
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
-def _has_depthwise(network: nn.Module) -> bool:
-    return any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in network.modules())
+def _keep_grouped_in_fp32(network: nn.Module) -> None:
+    """Let convolutions in groups leave bf16 autocast where gradients are taken; names of weights stay as they are."""
+
+    def outside_autocast(convolve: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return convolve(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return convolve(x.float())
+
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.groups > 1:
+            module.forward = functools.partial(outside_autocast, module.forward)  # type: ignore[method-assign]
 
 
 class Engine:
     """A device and the precision that pays on it.
 
-    bf16 pays on GPUs that have it. On CPUs that have it (AMX, AVX512-BF16) it pays forwards, and backwards unless the network
-    has depthwise convolutions, whose bf16 backward is slower than fp32's: measured on 2 cores with AVX512-BF16, ms per image
-    at 160 px and batch 16, fp32 against bf16: ResNet-18 train 21 / 11, forward 5.2 / 3.2; EfficientNet-Lite0 train 21 / 27, forward
-    3.3 / 2.1 (channels_last throughout; without it 1.2 to 2.4 times slower).
+    bf16 pays on GPUs that have it, and on CPUs that have it (AMX, AVX512-BF16) but for the backward of depthwise and other
+    grouped convolutions, which on a CPU therefore stay in fp32 when training. Measured on 2 cores with AVX512-BF16, ms an image
+    at 160 px and batch 16, training, fp32 / bf16 / bf16 with grouped convolutions in fp32: EfficientNet-Lite0 24 / 30 / 16,
+    ResNet-18 (which has none) 21 / 11 / 11; forward alone, fp32 / bf16: 3.3 / 2.1 and 5.2 / 3.2. All channels_last,
+    without which everything is 1.2 to 2.4 times slower.
 
     Args:
         device: where to compute.
         precision: "auto", "fp32" or "bf16".
-        network: the network whose operations decide "auto" on a CPU.
+        network: moved to the device, and prepared for its precision.
     """
 
-    def __init__(self, device: torch.device, precision: str, network: nn.Module) -> None:
+    def __init__(self, device: torch.device, precision: str, network: Extractor) -> None:
         self.device = device
-        if precision == "auto":
-            if device.type == "cuda":
-                forward = train = torch.cuda.is_bf16_supported()
-            else:
-                forward = device.type == "cpu" and _cpu_has_bf16()
-                train = forward and not _has_depthwise(network)
-        else:
-            forward = train = precision == "bf16"
-        self.bf16_forward, self.bf16_train = forward, train
+        has_bf16 = _cpu_has_bf16() if device.type == "cpu" else device.type == "cuda" and torch.cuda.is_bf16_supported()
+        self.bf16 = has_bf16 if precision == "auto" else precision == "bf16"
+        network.autocast_to = torch.bfloat16 if self.bf16 else None
+        if self.bf16 and device.type == "cpu":
+            _keep_grouped_in_fp32(network)
         network.to(device=device, memory_format=torch.channels_last)
-
-    def autocast(self, training: bool) -> torch.autocast:
-        """The autocast context of a training step or of a forward pass without gradients."""
-        enabled = self.bf16_train if training else self.bf16_forward
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def to_images(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 on the CPU -> float32 in [0, 1] on the device."""
@@ -89,8 +93,7 @@ class Engine:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
         return {
             "device": name,
-            "train_precision": "bf16" if self.bf16_train else "fp32",
-            "forward_precision": "bf16" if self.bf16_forward else "fp32",
+            "precision": "bf16" if self.bf16 else "fp32",
             "threads": torch.get_num_threads(),
         }
 

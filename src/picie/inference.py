@@ -131,10 +131,9 @@ class Segmenter:
         """(B, *size) int64 clusters of `pixels` (B, 3, H, W) uint8: logits enlarged bilinearly to `size`, arg max."""
         training = self.network.training
         self.network.eval()
-        with self.engine.autocast(training=False):
-            z = self.network(self.engine.to_images(pixels))
+        z = self.network(self.engine.to_images(pixels))
         self.network.train(training)
-        logits = prototype_logits(F.normalize(z.float(), dim=1), *self.classifier)
+        logits = prototype_logits(F.normalize(z, dim=1), *self.classifier)
         return _enlarged_argmax(logits, size).cpu().numpy()
 
 

@@ -40,41 +40,38 @@ def class_weights(counts: Tensor, kind: ClassWeights) -> Tensor | None:
     return (weights / weights.mean()).float()
 
 
-def two_view_loss(
-    features: tuple[Tensor, Tensor],
+def view_loss(
+    features: Tensor,
+    view: int,
     labels: Tensor,
     centroids: Tensor,
     bias: Tensor,
     weights: Tensor | None,
     temperature: float,
 ) -> tuple[Tensor, Tensor]:
-    """The within-view and the cross-view loss (METHOD 2.3, paper equations 3 to 6).
+    """One view's share of the within-view and the cross-view loss (METHOD 2.3, paper equations 3 to 6).
 
     Args:
-        features: z1 and z2, (B, D, h, w) each, cell (i, j) of one at cell (i, j) of the other.
-        labels: (2, B, h, w) int64 pseudo-labels of both views.
+        features: (B, D, h, w), z1 or z2.
+        view: which: 0 or 1.
+        labels: (2, B, h, w) int64 pseudo-labels of both views, cell (i, j) at cell (i, j) of the features.
         centroids: (2, K, D), frozen.
         bias: (2, K) offsets of the logits.
         weights: (2, K) class weights or None.
         temperature: the logits are divided by it.
 
     Returns:
-        within = (CE(z1 C1, y1) + CE(z2 C2, y2)) / 2 and cross = (CE(z1 C2, y2) + CE(z2 C1, y1)) / 2.
+        CE(z_v C_v, y_v) / 2 and CE(z_v C_u, y_u) / 2 where u is the other view; summed over v they are within and cross.
     """
     k = centroids.shape[1]
-    both = centroids.flatten(0, 1)  # both views' centroids at once: one product a feature map
-    losses = {}
-    for view, z in enumerate(features):
-        logits = prototype_logits(z, both, bias.flatten()) / temperature
-        for target in (0, 1):
-            own = logits[:, target * k : (target + 1) * k]
-            weight = None if weights is None else weights[target]
-            losses[view, target] = F.cross_entropy(own, labels[target], weight)
-    within = (losses[0, 0] + losses[1, 1]) / 2
-    cross = (losses[0, 1] + losses[1, 0]) / 2
-    return within, cross
+    logits = prototype_logits(features, centroids.flatten(0, 1), bias.flatten()) / temperature  # both views in one product
+    shares = [
+        F.cross_entropy(logits[:, u * k : (u + 1) * k], labels[u], None if weights is None else weights[u]) / 2
+        for u in (0, 1)
+    ]
+    return shares[view], shares[1 - view]
 
 
-def view_distance(features: tuple[Tensor, Tensor]) -> Tensor:
-    """Mean squared difference of z1 and z2."""
-    return torch.mean((features[0] - features[1]).square())
+def view_distance(z1: Tensor, z2: Tensor) -> Tensor:
+    """Mean squared difference of two feature maps (B, D, h, w)."""
+    return (z1 - z2).square().mean()

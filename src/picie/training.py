@@ -43,7 +43,7 @@ from picie.models.fpn import pca_start
 from picie.runlog import Progress, RunLog, log
 from picie.version import __version__
 from picie.views.draws import derived_seed, permutation
-from picie.views.geometry import Geometry
+from picie.views.geometry import shrink
 from picie.views.two_views import TwoViews
 
 _PCA_IMAGES = 120  # the covariance of 320 channels from 120 x 25 cells or more is settled (METHOD 8)
@@ -182,9 +182,7 @@ class _Run:
         self.method.eval()
         size = (self.config.views.size,) * 2
         for batch, pixels in self.frames.batches(split_batches(indices, self.config.train.batch_size)):
-            with self.engine.autocast(training=False):
-                images = Geometry.identity(len(batch)).apply(self.engine.to_images(pixels), size)
-                yield self.method.network.levels(images)
+            yield self.method.network.levels(shrink(self.engine.to_images(pixels), size))
             advance(len(batch))
 
     def go(self) -> Path:
@@ -257,21 +255,23 @@ class _Run:
     def _step(self, indices: np.ndarray, pixels: Tensor) -> None:
         draws = self.views.draw(self.epoch, indices, self.method.views)
         labels = self.store.read(indices).to(self.engine.device)
-        with self.engine.autocast(training=True):
-            losses = self.method(self.engine.to_images(pixels), draws, labels)
         optimizers = (self.optimizer, *self.method.optimizers())
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        if not math.isfinite(float(losses["loss"])):
+        images = self.engine.to_images(pixels)
+        values: Counter[str] = Counter()
+        for term in self.method.losses(images, draws, labels):
+            term["loss"].backward()  # type: ignore[no-untyped-call]
+            values.update({name: float(value.detach()) for name, value in term.items()})
+        if not math.isfinite(values["loss"]):
             raise TrainingError(
-                f"{self.out}: the loss is {float(losses['loss'])} in epoch {self.epoch + 1}, step {self.step + 1}; the last "
+                f"{self.out}: the loss is {values['loss']} in epoch {self.epoch + 1}, step {self.step + 1}; the last "
                 "checkpoint is kept. Lower train.lr or raise loss.temperature"
             )
-        losses["loss"].backward()
         for optimizer in optimizers:
             optimizer.step()
-        for name, value in losses.items():
-            self.totals[name] += float(value) * len(indices)
+        for name, value in values.items():
+            self.totals[name] += value * len(indices)
 
     def _finish_epoch(self) -> None:
         """Score, write the epoch's line, save."""
@@ -388,8 +388,7 @@ def _feature_size(network: Extractor, engine: Engine, config: Config) -> tuple[i
     side = config.views.size
     network.eval()
     try:
-        with engine.autocast(training=False):
-            z = network(torch.zeros(1, 3, side, side, device=engine.device))
+        z = network(torch.zeros(1, 3, side, side, device=engine.device))
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(

@@ -165,7 +165,7 @@ def _view_features(
         draws: ViewDraws = views.draw(epoch, indices, method.views)
         images = engine.to_images(pixels)
         for view in range(method.views):
-            with torch.no_grad(), engine.autocast(training=False):
+            with torch.no_grad():
                 z = method.features(images, draws, view)
             yield indices, view, z
 

@@ -7,7 +7,7 @@ train beside it.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import torch
@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 from picie.clustering.kmeans import bias
 from picie.config import Config
 from picie.models.extractor import Extractor
-from picie.views.geometry import Geometry
+from picie.views.geometry import shrink
 from picie.views.two_views import ViewDraws
 
 
@@ -55,10 +55,10 @@ class Method(nn.Module):
         """
         size = (self.config.views.size,) * 2
         if view == 0:
-            z = self.network(draws.recolor(draws.geometry.apply(frames, size), view)).float()
+            z = self.network(draws.recolor(draws.geometry.apply(frames, size), view))
         else:
-            whole = Geometry.identity(len(frames)).apply(frames, size)
-            z = self.network(draws.recolor(whole, view)).float()
+            whole = shrink(frames, size)
+            z = self.network(draws.recolor(whole, view))
             z = draws.geometry.apply(z, (z.shape[2], z.shape[3]))
         return F.normalize(z, dim=1)
 
@@ -82,11 +82,16 @@ class Method(nn.Module):
         return ()
 
     @abstractmethod
-    def forward(self, frames: Tensor, draws: ViewDraws, labels: Tensor) -> dict[str, Tensor]:
-        """The loss of a batch: {"loss": to be minimised, and its parts by name}, all scalars.
+    def losses(self, frames: Tensor, draws: ViewDraws, labels: Tensor) -> Iterator[dict[str, Tensor]]:
+        """The loss of a batch in terms whose sum it is, each to be propagated back before the next is asked for.
+
+        So a method whose loss falls apart by views holds the activations of one view at a time.
 
         Args:
             frames: (B, 3, S, S) float in [0, 1].
             draws: G and P of these images.
             labels: (V, B, h, w) int64 pseudo-labels.
+
+        Yields:
+            {"loss": the term to minimise, and its parts by name}, all scalars.
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -53,11 +53,11 @@ class MDC(Method):
             return super().classifier()
         return self.linear.weight.detach(), self.linear.bias.detach()
 
-    def forward(self, frames: Tensor, draws: ViewDraws, labels: Tensor) -> dict[str, Tensor]:
+    def losses(self, frames: Tensor, draws: ViewDraws, labels: Tensor) -> Iterator[dict[str, Tensor]]:
         z = self.features(frames, draws, 0)
         weight = None if self.class_weights is None else self.class_weights[0]
         if self.linear is not None:
             logits = prototype_logits(z, self.linear.weight, self.linear.bias)
         else:
             logits = prototype_logits(z, self.centroids[0], self.logit_bias()[0]) / self.config.loss.temperature
-        return {"loss": F.cross_entropy(logits, labels[0], weight)}
+        yield {"loss": F.cross_entropy(logits, labels[0], weight)}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor
 
-from picie.losses import two_view_loss, view_distance
+from picie.losses import view_distance, view_loss
 from picie.methods.base import Method
 from picie.views.two_views import ViewDraws
 
@@ -14,16 +16,21 @@ class PiCIE(Method):
 
     views = 2
 
-    def forward(self, frames: Tensor, draws: ViewDraws, labels: Tensor) -> dict[str, Tensor]:
-        z = (self.features(frames, draws, 0), self.features(frames, draws, 1))
+    def losses(self, frames: Tensor, draws: ViewDraws, labels: Tensor) -> Iterator[dict[str, Tensor]]:
+        if self.config.loss.mse:
+            z = [self.features(frames, draws, view) for view in range(self.views)]
+            shares = [self._share(z[view], view, labels) for view in range(self.views)]
+            total = {name: shares[0][name] + shares[1][name] for name in shares[0]}
+            mse = view_distance(z[0], z[1])
+            weighed = self.config.loss.within + self.config.loss.cross > 0
+            yield total | {"loss": (total["loss"] + mse) / 2 if weighed else mse, "mse": mse}
+        else:  # each term depends on one view alone, so half the activations suffice
+            for view in range(self.views):
+                yield self._share(self.features(frames, draws, view), view, labels)
+
+    def _share(self, z: Tensor, view: int, labels: Tensor) -> dict[str, Tensor]:
         options = self.config.loss
-        within, cross = two_view_loss(
-            z, labels, self.centroids, self.logit_bias(), self.class_weights, options.temperature
-        )
-        parts = {"within": within, "cross": cross}
-        weight = options.within + options.cross
-        terms = [(options.within * within + options.cross * cross) / weight] if weight else []
-        if options.mse:
-            parts["mse"] = view_distance(z)
-            terms.append(parts["mse"])
-        return {"loss": sum(terms[1:], terms[0]) / len(terms), **parts}
+        bias = self.logit_bias()
+        within, cross = view_loss(z, view, labels, self.centroids, bias, self.class_weights, options.temperature)
+        weight = max(options.within + options.cross, 1e-12)
+        return {"loss": (options.within * within + options.cross * cross) / weight, "within": within, "cross": cross}

@@ -38,6 +38,7 @@ class Extractor(nn.Module):
             self.register_buffer(f"input_{name}", values, persistent=False)
         self.input_mean: Tensor
         self.input_std: Tensor
+        self.autocast_to: torch.dtype | None = None  # set by the engine
 
     def train(self, mode: bool = True) -> Extractor:
         """As for any module, except that a frozen backbone stays in evaluation mode."""
@@ -47,13 +48,18 @@ class Extractor(nn.Module):
         return self
 
     def levels(self, images: Tensor) -> Sequence[Tensor]:
-        """The backbone's feature maps, fine to coarse, of `images` (B, 3, H, W) float in [0, 1]."""
-        normalised = (images - self.input_mean) / self.input_std
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+        """The backbone's feature maps, fine to coarse, of `images` (B, 3, H, W) float32 in [0, 1]."""
+        normalised = ((images - self.input_mean) / self.input_std).contiguous(memory_format=torch.channels_last)
+        with self._autocast(), torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             levels: Sequence[Tensor] = self.backbone(normalised)
         return levels
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (B, D, h, w), not normalised, of `images` (B, 3, H, W) float in [0, 1]."""
-        out: Tensor = self.fpn(self.levels(images))
-        return out
+        """Features (B, D, h, w) float32, not normalised, of `images` (B, 3, H, W) float32 in [0, 1]."""
+        levels = self.levels(images)
+        with self._autocast():
+            out: Tensor = self.fpn(levels)
+        return out.float()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.input_mean.device.type, self.autocast_to, enabled=self.autocast_to is not None)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,13 @@ class Geometry:
             x = torch.where(self.transpose.to(x.device)[:, None, None, None], x.transpose(2, 3), x)
         rows = resampling_matrix(self.box[:, 0], self.box[:, 1], x.shape[2], size[0]).to(x)
         columns = resampling_matrix(self.box[:, 2], self.box[:, 3], x.shape[3], size[1]).to(x)
-        return rows[:, None] @ x @ columns[:, None].mT
+        if x.is_contiguous(memory_format=torch.channels_last) and x.shape[1] > 4:
+            # Feature maps come channels_last from the network and stay so: half the time of the product below, for which
+            # they would have to be copied twice (2 cores, (16, 128, 40, 40): 0.46 against 1.03 ms an image).
+            cells = x.permute(0, 2, 3, 1)
+            cells = torch.bmm(rows, cells.flatten(2)).unflatten(2, cells.shape[2:])
+            return (columns[:, None] @ cells).permute(0, 3, 1, 2)
+        return rows[:, None] @ (x @ columns[:, None].mT)
 
     def apply_labels(self, labels: Tensor, size: tuple[int, int]) -> Tensor:
         """Resample `labels` (B, H, W), any dtype, to (B, *size): each cell takes the label that its centre falls in."""
@@ -56,6 +63,11 @@ class Geometry:
         columns = _centres(self.box[:, 2], self.box[:, 3], labels.shape[2], size[1]).to(labels.device)
         batch = torch.arange(len(labels), device=labels.device)
         return labels[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def shrink(frames: Tensor, size: tuple[int, int]) -> Tensor:
+    """The whole of `frames` (B, C, H, W) at `size`: what the identity's `apply` gives, in a third of the time."""
+    return F.interpolate(frames, size, mode="bilinear", align_corners=False, antialias=True)
 
 
 def _positions(start: Tensor, stop: Tensor, n_out: int) -> Tensor:
