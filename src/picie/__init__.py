@@ -1,12 +1,28 @@
 """picie: unsupervised semantic segmentation by invariance and equivariance in clustering.
 
-The public interface: `Config`, `train`, `evaluate`, `Segmenter`.
+The public interface: `Config`, `train`, `evaluate`, `Segmenter`. They are imported when first asked for, so that `picie --help`
+does not wait for torch.
 """
 
-from picie.config import Config
-from picie.evaluation import evaluate
-from picie.inference import Segmenter
-from picie.training import train
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from picie.version import __version__
 
+if TYPE_CHECKING:
+    from picie.config import Config
+    from picie.evaluation import evaluate
+    from picie.inference import Segmenter
+    from picie.training import train
+
 __all__ = ["Config", "Segmenter", "__version__", "evaluate", "train"]
+
+_HOMES = {"Config": "config", "Segmenter": "inference", "evaluate": "evaluation", "train": "training"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'picie' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"picie.{_HOMES[name]}"), name)

@@ -26,7 +26,7 @@ class TrainingError(PicieError):
     """A run cannot go on, e.g. the loss is not finite."""
 
 
-class Stopped(PicieError):  # noqa: N818 - not an error: the run was asked to stop, and did
+class Stopped(PicieError):
     """SIGINT or SIGTERM arrived; the step was finished and the run saved.
 
     Attributes:

@@ -146,9 +146,7 @@ def _usable_label(dataset: Dataset, index: int) -> np.ndarray | None:
         return None
 
 
-def score_split(
-    predict: Predict, k: int, dataset: Dataset, config: Config, split: str, bars: Progress
-) -> Evaluation:
+def score_split(predict: Predict, k: int, dataset: Dataset, config: Config, split: str, bars: Progress) -> Evaluation:
     """Count, match and score `predict`, which makes `k` clusters, on all images of a labelled `dataset`."""
     assert dataset.classes is not None
     confusion, n_images = count(predict, k, dataset, config, bars)

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 ClassWeights = Literal["none", "inverse", "sqrt_inverse", "frequency"]
 
@@ -66,8 +65,7 @@ def view_loss(
     k = centroids.shape[1]
     logits = prototype_logits(features, centroids.flatten(0, 1), bias.flatten()) / temperature  # both views in one product
     shares = [
-        F.cross_entropy(logits[:, u * k : (u + 1) * k], labels[u], None if weights is None else weights[u]) / 2
-        for u in (0, 1)
+        F.cross_entropy(logits[:, u * k : (u + 1) * k], labels[u], None if weights is None else weights[u]) / 2 for u in (0, 1)
     ]
     return shares[view], shares[1 - view]
 

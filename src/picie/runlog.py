@@ -16,14 +16,22 @@ from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress as RichProgress, ProgressColumn, Task, TextColumn
-from rich.progress import TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from picie.checkpoint import write_atomically
 
 log = logging.getLogger("picie")
-console = Console(stderr=True)
+console = Console(stderr=True)  # progress bars and log lines; results go to stdout
 _PACKAGES = ("picie", "torch", "torchvision", "timm", "numpy", "scipy", "pillow", "safetensors")
 
 
@@ -69,9 +77,7 @@ class Progress:
             TextColumn("left"),
             TimeRemainingColumn(),
         )
-        self._shown = RichProgress(
-            *columns, console=console, transient=True, disable=not (enabled and console.is_terminal)
-        )
+        self._shown = RichProgress(*columns, console=console, transient=True, disable=not (enabled and console.is_terminal))
 
     def __enter__(self) -> Progress:
         self._shown.start()

@@ -116,9 +116,7 @@ def resume(out: str | Path, overrides: Sequence[str] = ()) -> Path:
 class _Run:
     """A run's parts and where it stands: `epoch` epochs are done, and `step` steps of the next."""
 
-    def __init__(
-        self, config: Config, out: Path, bars: Progress, stop: StopRequest, pretrained: bool | None = None
-    ) -> None:
+    def __init__(self, config: Config, out: Path, bars: Progress, stop: StopRequest, pretrained: bool | None = None) -> None:
         self.config, self.out, self.bars, self.stop = config, out, bars, stop
         device = pick_device(config.run.device)
         self.views = TwoViews(config.views.invariance, config.views.equivariance, config.seed)

@@ -36,9 +36,7 @@ class ClassMap:
         if not self.names:
             raise InputError("classes: no class names given; list at least one in names")
         if len(self.names) != len(self.colors):
-            raise InputError(
-                f"classes: {len(self.names)} names but {len(self.colors)} colors; give one color for each name"
-            )
+            raise InputError(f"classes: {len(self.names)} names but {len(self.colors)} colors; give one color for each name")
         for color in self.colors:
             if not _HEX.fullmatch(color):
                 raise InputError(f"classes: color {color!r} is not of the form '#rrggbb'")

@@ -25,6 +25,7 @@ from picie.data.images import square_frame
 from picie.errors import InputError, UnreadableImageError
 
 log = logging.getLogger(__name__)
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -48,9 +49,7 @@ class Frames:
         workers: decoding threads; None: by the cores.
     """
 
-    def __init__(
-        self, dataset: Dataset, side: int, folder: Path, cache_gb: float = 8.0, workers: int | None = None
-    ) -> None:
+    def __init__(self, dataset: Dataset, side: int, folder: Path, cache_gb: float = 8.0, workers: int | None = None) -> None:
         self.dataset, self.side = dataset, side
         self._pool = ThreadPoolExecutor(default_workers() if workers is None else max(1, workers), "picie-decode")
         self._bytes = 3 * side * side
@@ -124,15 +123,13 @@ class Frames:
             self._file.close()
 
 
-def read_ahead(function: Callable[[int], T], items: Sequence[int], workers: int | None = None) -> Iterator[T]:
+def read_ahead(function: Callable[[S], T], items: Sequence[S], workers: int | None = None, ahead: int = 32) -> Iterator[T]:
     """Results of `function` in the order of `items`, computed in threads ahead of the consumer."""
     with ThreadPoolExecutor(default_workers() if workers is None else max(1, workers), "picie-read") as pool:
-        yield from _ahead(pool, function, items)
+        yield from _ahead(pool, function, items, ahead)
 
 
-def _ahead(
-    pool: ThreadPoolExecutor, function: Callable[[int], T], items: Sequence[int], ahead: int = 32
-) -> Iterator[T]:
+def _ahead(pool: ThreadPoolExecutor, function: Callable[[S], T], items: Sequence[S], ahead: int = 32) -> Iterator[T]:
     """As `read_ahead`, in the threads of `pool`, at most `ahead` results computed before they are asked for."""
     waiting = deque(pool.submit(function, item) for item in items[:ahead])
     try:

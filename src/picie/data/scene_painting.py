@@ -351,9 +351,7 @@ class Ground:
             wobble = np.sin(x * 0.19 + near) + 0.6 * np.sin(x * 0.47 + far)
             mx, mz = (left + right) / 2, (near + far) / 2
             inside = (
-                np.square(((x - mx) / (right - left) * 2) ** 2)
-                + ((z - mz + wobble * 0.06 * mz) / (far - near) * 2) ** 2
-                < 1
+                np.square(((x - mx) / (right - left) * 2) ** 2) + ((z - mz + wobble * 0.06 * mz) / (far - near) * 2) ** 2 < 1
             )
             label[inside] = WATER
         if self.road:

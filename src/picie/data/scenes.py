@@ -196,7 +196,7 @@ class _Planner:
         )
         along = np.array([np.cos(heading), np.sin(heading)]) * 2.2
         side = np.array([-along[1], along[0]]) * 0.45
-        foot = np.stack([along + side, along - side, -along - side, -along + side]) + (x, z)
+        foot = np.stack([along + side, along - side, -along - side, -along + side]) + np.array([x, z])
         tall = float(self.rng.uniform(0.95, 1.3))
         paint = partial(brush.paint_car, self.canvas, (x, z), heading, albedo, tall)
         self.things.append(_Thing(z, paint, [foot, foot + self.throw * 0.8]))

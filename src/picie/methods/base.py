@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from picie.clustering.kmeans import bias
 from picie.config import Config

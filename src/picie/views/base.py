@@ -49,13 +49,11 @@ def build_transform(family: type[Photometric] | type[Geometric], spec: Mapping[s
     """
     photometric = issubclass(family, Photometric)
     where = "views.invariance" if photometric else "views.equivariance"
-    own, other = (
-        (registry.INVARIANCE, registry.EQUIVARIANCE) if photometric else (registry.EQUIVARIANCE, registry.INVARIANCE)
-    )
+    own, other = (registry.INVARIANCE, registry.EQUIVARIANCE) if photometric else (registry.EQUIVARIANCE, registry.INVARIANCE)
     name = spec["name"]
     other_list = "views.equivariance" if photometric else "views.invariance"
     if name in other:
-        raise InputError(f"{where}: {name!r} belongs into {other_list}; move it there")
+        raise InputError(f"{where}: {name!r} belongs in {other_list}; move it there")
     transform = registry.find(own, name, where)
     if not (isinstance(transform, type) and issubclass(transform, family)):
         raise InputError(f"{where}: {name!r} is not a {family.__name__} transform; see docs/extending.md")

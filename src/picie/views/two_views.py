@@ -45,9 +45,7 @@ class TwoViews:
         InputError: an unknown transform or parameter, or a transform in the wrong list.
     """
 
-    def __init__(
-        self, invariance: Sequence[Mapping[str, Any]], equivariance: Sequence[Mapping[str, Any]], seed: int
-    ) -> None:
+    def __init__(self, invariance: Sequence[Mapping[str, Any]], equivariance: Sequence[Mapping[str, Any]], seed: int) -> None:
         self.photometric: tuple[Photometric, ...] = tuple(build_transform(Photometric, spec) for spec in invariance)
         self.geometric: tuple[Geometric, ...] = tuple(build_transform(Geometric, spec) for spec in equivariance)
         self._streams = [[_stream(specs, i) for i in range(len(specs))] for specs in (invariance, equivariance)]

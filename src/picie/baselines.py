@@ -1,0 +1,107 @@
+"""What a score must beat: a constant, and k-means on colour and position, under the same protocol."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from picie import checkpoint
+from picie.clustering.kmeans import KMeans, assign
+from picie.config import Config, from_dict
+from picie.data import open_dataset
+from picie.data.base import Dataset
+from picie.data.images import square_frame
+from picie.data.loading import read_ahead
+from picie.errors import InputError, UnreadableImageError
+from picie.evaluation import Evaluation, Predict, score_split
+from picie.runlog import Progress
+from picie.views.draws import derived_seed
+
+_SAMPLE = 2**17  # pixels that the clustering is made of
+_POSITION = 0.5  # weight of the standardised position beside standardised colour (METHOD 8)
+_TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])  # sRGB, D65
+_WHITE = np.array([0.9505, 1.0, 1.089])
+
+
+def evaluate_baselines(
+    run: str | Path, data: str | Path | None = None, split: str | None = None, progress: bool = True
+) -> dict[str, Evaluation]:
+    """Score the baselines on what a run is scored on, with its K, seed and protocol.
+
+    Args:
+        run: a run's folder.
+        data: as for `evaluate`.
+        split: as for `evaluate`.
+        progress: show bars, on a terminal.
+    """
+    config = from_dict(checkpoint.load(run)["config"])
+    source = config.data if data is None else config.data.model_copy(update={"name": "folder", "root": str(data)})
+    split = split or config.evaluate.split
+    scored = open_dataset(source, split)
+    if scored.classes is None:
+        raise InputError(f"{source.root}: split {split!r} has no labels")
+    unlabelled = open_dataset(config.data, config.data.train_split)
+    with Progress(progress) as bars:
+        results = {"constant prediction": score_split(_constant, 1, scored, config, split, bars)}
+        for name, weight in (("k-means on colour", 0.0), ("k-means on colour and position", _POSITION)):
+            predict = color_kmeans(unlabelled, config, weight)
+            results[name] = score_split(predict, config.cluster.k, scored, config, split, bars)
+    return results
+
+
+def _constant(pixels: Tensor, size: tuple[int, int]) -> np.ndarray:
+    return np.zeros((len(pixels), *size), dtype=np.int64)
+
+
+def color_kmeans(dataset: Dataset, config: Config, position_weight: float) -> Predict:
+    """K-means on standardised CIELAB colour and weighted position, made of pixels of all images of `dataset`."""
+    size, seed = config.evaluate_size, derived_seed(config.seed, "color k-means")
+    share = max(1, _SAMPLE // len(dataset))
+
+    def sample(index: int) -> np.ndarray | None:
+        try:
+            frame = square_frame(dataset.image(index), size)
+        except UnreadableImageError:
+            return None
+        points = color_and_position(frame[None])
+        picked = np.random.default_rng([seed, index]).choice(len(points), min(share, len(points)), replace=False)
+        return points[picked]
+
+    found = [points for points in read_ahead(sample, range(len(dataset))) if points is not None]
+    points = np.concatenate(found)
+    weights = np.array([1, 1, 1, position_weight, position_weight])
+    scale = weights / points.std(0).clip(1e-6)
+    kmeans = KMeans(config.cluster.k, "euclidean", steps=100, seed=seed)
+    kmeans.start(torch.from_numpy(points * scale).float())
+
+    def predict(pixels: Tensor, out: tuple[int, int]) -> np.ndarray:
+        if out != tuple(pixels.shape[2:]):
+            raise InputError("colour baselines are scored at the size of their pixels")
+        values = torch.from_numpy(color_and_position(pixels.numpy()) * scale).float()
+        return assign(values, kmeans.centroids)[0].view(len(pixels), *out).numpy()
+
+    return predict
+
+
+def color_and_position(pixels: np.ndarray) -> np.ndarray:
+    """(B * H * W, 5) float64: CIELAB L, a, b, and row and column in [-1, 1], of `pixels` (B, 3, H, W) uint8 sRGB."""
+    batch, _, height, width = pixels.shape
+    rows = np.broadcast_to(np.linspace(-1, 1, height)[:, None], (batch, height, width))
+    columns = np.broadcast_to(np.linspace(-1, 1, width), (batch, height, width))
+    lab = srgb_to_lab(pixels.transpose(0, 2, 3, 1).reshape(-1, 3) / 255)
+    return np.concatenate([lab, rows.reshape(-1, 1), columns.reshape(-1, 1)], axis=1)
+
+
+def srgb_to_lab(colors: np.ndarray) -> np.ndarray:
+    """(n, 3) CIELAB, D65, of sRGB `colors` (n, 3) in [0, 1].
+
+    >>> srgb_to_lab(np.ones((1, 3))).round(0).tolist()
+    [[100.0, 0.0, 0.0]]
+    """
+    linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
+    relative = linear @ _TO_XYZ.T / _WHITE
+    f = np.where(relative > (6 / 29) ** 3, np.cbrt(relative), relative / (3 * (6 / 29) ** 2) + 4 / 29)
+    return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1) + 0.0

@@ -1,0 +1,253 @@
+"""The command line: each subcommand reads its options and calls one plain function.
+
+Nothing heavy is imported before a command runs. Errors that picie raises on purpose end as one line on stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from pydantic import BaseModel
+
+from picie import registry
+from picie.config import Config, load
+from picie.errors import InputError, PicieError, Stopped, nearest
+from picie.version import __version__
+
+app = typer.Typer(
+    name="picie",
+    invoke_without_command=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    help="Unsupervised semantic segmentation: from a folder of photos to pixel-wise segments with meaning.",
+)
+
+
+def _all_options() -> str:
+    """Every section.key with its default and meaning, for `picie train --help`."""
+    lines = ["\b", "All options, as section.key=value (TOML values; a bare word is a string):"]
+    for name, field in Config.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            lines += _option_lines(f"{name}.", section)
+        else:
+            lines += [_option_line(name, field)]
+    return "\n".join(lines)
+
+
+def _option_lines(prefix: str, section: type[BaseModel]) -> list[str]:
+    return ["", "\b"] + [_option_line(prefix + key, field) for key, field in section.model_fields.items()]
+
+
+def _option_line(key: str, field: Any) -> str:
+    default = field.default
+    shown = ",".join(spec["name"] for spec in default) if isinstance(default, tuple) else default
+    unset = " " if default is None else f" [{json.dumps(shown) if isinstance(shown, bool) else shown}]"
+    choices = getattr(field.annotation, "__args__", ())
+    words = [c for c in choices if isinstance(c, str)]
+    return f"  {key}{unset}  {field.description}" + (f" ({', '.join(words)})" if words else "")
+
+
+@app.command(epilog=_all_options())
+def train(
+    data: Annotated[Optional[str], typer.Argument(help="Folder of images (or a dataset of `picie list datasets`).")] = None,
+    overrides: Annotated[Optional[list[str]], typer.Argument(metavar="[section.key=value]...", help="Any option.")] = None,
+    preset: Annotated[Optional[str], typer.Option(help="Settings by name; see `picie list presets`.")] = None,
+    config: Annotated[Optional[Path], typer.Option(help="TOML file with settings; laid over the preset.")] = None,
+    out: Annotated[Optional[Path], typer.Option(help="The run's folder. [default: runs/DATA-METHOD-kK-sSEED]")] = None,
+    clusters: Annotated[Optional[int], typer.Option("--clusters", "-k", help="Number of clusters K.")] = None,
+    epochs: Annotated[Optional[int], typer.Option(help="Epochs; 0 clusters the network as it starts.")] = None,
+    seed: Annotated[Optional[int], typer.Option(help="Seed of every random number.")] = None,
+    method: Annotated[Optional[str], typer.Option(help="picie or mdc; see `picie list methods`.")] = None,
+    backbone: Annotated[Optional[str], typer.Option(help="timm model; see `picie list backbones`.")] = None,
+    size: Annotated[Optional[int], typer.Option(help="Side of a view in pixels; crops come from twice that.")] = None,
+    batch_size: Annotated[Optional[int], typer.Option(help="Images per training step.")] = None,
+    resume: Annotated[Optional[Path], typer.Option(metavar="DIR", help="Go on exactly where the run in DIR stopped.")] = None,
+) -> None:
+    """Train on a folder of images; labels are not needed.
+
+    DATA is searched for images recursively. A folder with images/{train,val}, labels/{train,val} (index PNGs) and classes.toml
+    is scored while training, too.
+    """
+    given = list(overrides or [])
+    if data is not None and "=" in data and not Path(data).exists():
+        given.insert(0, data)  # `picie train --resume DIR run.workers=4`: there is no DATA
+        data = None
+    flags: dict[str, Any] = {
+        "cluster.k": clusters,
+        "train.epochs": epochs,
+        "seed": seed,
+        "method": method,
+        "model.backbone": backbone,
+        "views.size": size,
+        "train.batch_size": batch_size,
+    }
+    options = _join_options({key: value for key, value in flags.items() if value is not None}, given)
+    from picie import training
+
+    if resume is not None:
+        if data is not None or preset is not None or config is not None or out is not None:
+            raise InputError("--resume DIR takes data and settings from the run; leave out DATA, --preset, --config and --out")
+        _say_trained(training.resume(resume, options))
+        return
+    settings = load(preset, config, [*_data_options(data), *options])
+    if settings.data.name == "folder" and settings.data.root is None:
+        raise InputError("DATA is missing; give a folder of images, e.g. picie train photos/")
+    _say_trained(training.train(settings, out or _default_out(settings)))
+
+
+def _data_options(data: str | None) -> list[str]:
+    """What DATA means: a folder that is there, else a dataset's name."""
+    if data is None:
+        return []
+    if not Path(data).exists() and (data in registry.DATASETS or ":" in data):
+        return [f"data.name={json.dumps(data)}"]
+    if not Path(data).exists() and Path(data).name == data:
+        raise InputError(f"{data}: no such folder, and no dataset of that name; {nearest(data, registry.DATASETS)}")
+    return [f"data.root={json.dumps(data)}"]
+
+
+def _join_options(flags: dict[str, Any], overrides: Sequence[str]) -> list[str]:
+    """Flags and section.key=value strings as one list. Raises `InputError` if an option is given two values."""
+    joined = {key: json.dumps(value) for key, value in flags.items()}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"{text!r} is no option; write section.key=value, e.g. train.lr=1e-4")
+        if joined.get(key, value) != value:
+            raise InputError(f"{key} is given twice, as {joined[key]} and as {value}; give it once")
+        joined[key] = value
+    return [f"{key}={value}" for key, value in joined.items()]
+
+
+def _default_out(config: Config) -> Path:
+    name = Path(config.data.root).resolve().name if config.data.root else config.data.name.split(":")[-1]
+    stem = f"{name}-{config.method.split(':')[-1]}-k{config.cluster.k}-s{config.seed}"
+    candidates = [Path("runs") / stem, *(Path("runs") / f"{stem}-{i}" for i in range(2, 1000))]
+    return next(path for path in candidates if not path.exists())
+
+
+def _say_trained(run: Path) -> None:
+    typer.echo(f"{run}")
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    data: Annotated[Optional[Path], typer.Option(help="Labelled folder to score on. [default: the run's own]")] = None,
+    split: Annotated[Optional[str], typer.Option(help="Its split. [default: the run's evaluate.split, val]")] = None,
+    json_file: Annotated[Optional[Path], typer.Option("--json", metavar="FILE", help="Write the scores here, too.")] = None,
+    baselines: Annotated[bool, typer.Option("--baselines", help="Score a constant and k-means on colour beside it.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+) -> None:
+    """Score a run on labelled images, and name its clusters by their classes from then on."""
+    from picie import baselines as baseline_methods
+    from picie import evaluation, tables
+
+    if json_file is not None and not json_file.resolve().parent.is_dir():
+        raise InputError(f"--json {json_file}: no such folder; make it first")
+    result = evaluation.evaluate(run, data, split, device)
+    others = baseline_methods.evaluate_baselines(run, data, split) if baselines else {}
+    tables.show_evaluation(result, others)
+    if json_file is not None:
+        content = result.to_dict()
+        if others:
+            content["baselines"] = {name: {k: v.to_dict()[k] for k in ("accuracy", "miou")} for name, v in others.items()}
+        json_file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Images, or folders searched recursively.")],
+    out: Annotated[Path, typer.Option(help="Folder for the label maps and overlays.")],
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+) -> None:
+    """Segment images: for each an indexed PNG of its own size and an overlay, and one legend."""
+    from picie import prediction
+
+    done = prediction.predict_files(run, paths, out, device)
+    typer.echo(f"{done} images -> {out}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the dataset, the run and the pictures.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(help="Seed of the scenes and of the training.")] = 0,
+) -> None:
+    """Show everything on built-in scenes: generate, train, evaluate, predict; a few minutes on two CPU cores."""
+    from picie import demo as demonstration
+
+    demonstration.demo(out, seed)
+
+
+@app.command("list")
+def list_(
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="datasets, backbones, transforms, methods or presets.")],
+) -> None:
+    """List what an option can name."""
+    from picie import tables
+
+    kinds = ("datasets", "backbones", "transforms", "methods", "presets")
+    if what not in kinds:
+        raise InputError(f"list: unknown kind {what!r}; {nearest(what, kinds)}")
+    tables.show_list(what)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"picie {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No log lines but warnings.")] = False,
+) -> None:
+    from picie.runlog import set_up_logging
+
+    set_up_logging(quiet)
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+# Typer hands on click's exceptions, its own copy of them or click's, by version; their common base is reached through one.
+_UsageError: Any = typer.BadParameter.__base__
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status; `arguments` are those of the process if None."""
+    try:
+        status = typer.main.get_command(app).main(
+            args=None if arguments is None else list(arguments), prog_name="picie", standalone_mode=False
+        )
+        return status if isinstance(status, int) else 0
+    except Stopped as stopped:
+        return _end(str(stopped), 128 + stopped.signum)
+    except InputError as error:
+        return _end(f"error: {error}", 2)
+    except PicieError as error:
+        return _end(f"error: {error}", 1)
+    except _UsageError as error:
+        command = error.ctx.command_path if error.ctx is not None else "picie"
+        return _end(f"error: {error.format_message().rstrip('.')}; see {command} --help", 2)
+    except (typer.Abort, KeyboardInterrupt):
+        return _end("stopped", 130)
+    except BrokenPipeError:
+        return 0
+
+
+def _end(message: str, status: int) -> int:
+    sys.stderr.write(f"picie: {' '.join(message.split())}\n")
+    return status

@@ -1,0 +1,63 @@
+"""`picie demo`: the whole way on built-in scenes, from nothing to pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+from PIL import Image
+
+from picie import config
+from picie.baselines import evaluate_baselines
+from picie.data.folder import Folder
+from picie.data.images import open_image
+from picie.data.scenes import write
+from picie.errors import InputError
+from picie.evaluation import evaluate
+from picie.inference import Segmenter
+from picie.prediction import predict_files
+from picie.runlog import log
+from picie.tables import show_evaluation
+from picie.training import train
+from picie.visualize import colorize, legend, overlay, sheet
+
+_ROWS = 8
+
+
+def demo(out: Path, seed: int = 0) -> None:
+    """Generate scenes, train PiCIE on their images, score it beside baselines, predict, and draw a sheet of results.
+
+    Args:
+        out: folder for scenes/, run/, predictions/ and results.png.
+        seed: of the scenes and of the training.
+
+    Raises:
+        InputError: `out` holds something already.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"--out {out}: exists already; give another folder or remove it")
+    data, run, predictions = out / "scenes", out / "run", out / "predictions"
+    log.info("drawing scenes: %s", data)
+    write(data, seed=seed)
+    log.info("training on the images alone (picie train %s --preset demo); labels only score it", data)
+    train(config.load("demo", None, [f"seed={seed}", f'data.root="{data}"']), run)
+    result = evaluate(run)
+    show_evaluation(result, evaluate_baselines(run))
+    predict_files(run, [data / "images" / "val"], predictions)
+    results = out / "results.png"
+    _results_sheet(run, data).save(results)
+    typer.echo(f"open {results}  (and {predictions}/*_overlay.jpg)")
+
+
+def _results_sheet(run: Path, data: Path) -> Image.Image:
+    """Image | prediction | overlay | label of some val images."""
+    segmenter, val = Segmenter.load(run), Folder(data, "val")
+    rows = []
+    for index in range(0, len(val), max(1, len(val) // _ROWS))[:_ROWS]:
+        image = open_image(val.paths[index])
+        labels = segmenter.predict(image)
+        truth = colorize(val.label(index), segmenter.colors)
+        rows.append([image, colorize(labels, segmenter.colors), overlay(image, labels, segmenter.colors), truth])
+    width = 4 * (rows[0][0].width + 6)
+    titles = ["image", "picie, without labels", "overlay", "label (only for the score)"]
+    return sheet(rows, titles, legend(segmenter.names, segmenter.colors, width))

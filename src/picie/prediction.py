@@ -1,0 +1,115 @@
+"""`picie predict`: label maps and overlays for files and folders."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from picie.data.images import find_images, open_image
+from picie.data.loading import read_ahead
+from picie.errors import InputError, UnreadableImageError
+from picie.inference import Segmenter
+from picie.runlog import Progress, log
+from picie.version import __version__
+from picie.visualize import index_image, legend, overlay
+
+_LEGEND_WIDTH = 640
+
+
+def predict_files(run: str | Path, paths: Sequence[str | Path], out: str | Path, device: str = "auto") -> int:
+    """Segment `paths`, files or folders, into `out`.
+
+    For photo.jpg, `out` gets photo.png (an indexed PNG at the photo's own upright size) and photo_overlay.jpg; below them,
+    folders are kept. legend.png shows what colours mean, predictions.json lists files, names and shares of pixels.
+
+    Returns:
+        The number of images segmented.
+
+    Raises:
+        InputError: no such path, no image, an output folder with other things in it, or nothing that can be read.
+    """
+    out = Path(out)
+    segmenter = Segmenter.load(run, device)
+    sources = _plan([Path(p) for p in paths], out)
+    out.mkdir(parents=True, exist_ok=True)
+    entries = {}
+    skipped: dict[str, str] = {}
+    with Progress() as bars, bars.bar("predict", len(sources)) as advance:
+        readable = read_ahead(_open_or_error, list(sources.values()), ahead=4)
+        for (name, path), image in zip(sources.items(), readable, strict=True):
+            advance(1)
+            if isinstance(image, UnreadableImageError):
+                log.warning("skipped: %s", image)
+                skipped[str(path)] = str(image)
+                continue
+            labels = segmenter.predict(image)
+            target = out / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            index_image(labels, segmenter.colors).save(target.with_name(target.name + ".png"))
+            overlay(image, labels, segmenter.colors).save(target.with_name(target.name + "_overlay.jpg"), quality=92)
+            entries[str(path)] = {
+                "labels": f"{name}.png",
+                "overlay": f"{name}_overlay.jpg",
+                "share": _shares(labels, segmenter),
+            }
+    if not entries:
+        raise InputError(f"none of the {len(sources)} image files can be read; the first: {next(iter(skipped.values()))}")
+    legend(segmenter.names, segmenter.colors, _LEGEND_WIDTH).save(out / "legend.png")
+    record = {
+        "picie": __version__,
+        "run": str(run),
+        "names": list(segmenter.names),
+        "colors": ["#{:02x}{:02x}{:02x}".format(*color) for color in segmenter.colors],
+        "images": entries,
+        "skipped": skipped,
+    }
+    (out / "predictions.json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+    return len(entries)
+
+
+def _plan(paths: Sequence[Path], out: Path) -> dict[str, Path]:
+    """Output name (no suffix, below `out`) -> image file. Raises `InputError` before anything is written."""
+    found: list[tuple[Path, Path]] = []  # (name below out, file)
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder; give images or folders of images")
+        if path.is_dir():
+            files = find_images(path)
+            if not files:
+                raise InputError(f"{path}: no image file in it or below it; give another folder")
+            found += [(file.relative_to(path), file) for file in files]
+        else:
+            found.append((Path(path.name), path))
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: is a file; give a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / "predictions.json").is_file():
+        raise InputError(f"--out {out}: holds other files; give a new folder, so that nothing is overwritten")
+    stems = Counter(name.with_suffix("").as_posix() for name, _ in found)
+    planned: dict[str, Path] = {}
+    for name, file in found:
+        stem = name.with_suffix("").as_posix()
+        if stems[stem] > 1:  # photo.jpg beside photo.png: keep both apart by their suffix
+            stem = f"{stem}_{name.suffix[1:].lower()}"
+        unique, number = stem, 2
+        while unique in planned:
+            unique, number = f"{stem}_{number}", number + 1
+        planned[unique] = file
+    return planned
+
+
+def _open_or_error(path: Path) -> object:
+    try:
+        return open_image(path)
+    except UnreadableImageError as error:
+        return error
+
+
+def _shares(labels: np.ndarray, segmenter: Segmenter) -> dict[str, float]:
+    """Share of the pixels of each value that occurs, largest first."""
+    counts = np.bincount(labels.ravel(), minlength=len(segmenter.names)) / labels.size
+    order = np.argsort(-counts, kind="stable")
+    return {segmenter.names[i]: round(float(counts[i]), 4) for i in order if counts[i] > 0}
