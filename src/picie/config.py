@@ -109,6 +109,9 @@ class ClusterConfig(_Section):
         "eval", description="BatchNorm while clustering; labels are always made in eval mode"
     )
     warm_start: bool = Field(False, description="start from the last epoch's centroids instead of k-means++")
+    refit: bool = Field(
+        True, description="for prediction, cluster whole unaltered images anew from view 1's centroids; else take those"
+    )
     reseed: bool = Field(True, description="move empty clusters to the worst represented points")
 
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from picie import checkpoint, registry
-from picie.clustering.pseudo_labels import Clustering, PseudoLabelStore, generate_pseudo_labels
+from picie.clustering.pseudo_labels import Clustering, PseudoLabelStore, generate_pseudo_labels, refit_prototypes
 from picie.config import Config, from_dict, read_toml, to_toml, with_overrides
 from picie.data import open_dataset
 from picie.data.base import Dataset
@@ -277,6 +277,8 @@ class _Run:
         clustering, config = self.clustering, self.config
         last = self.epoch == config.train.epochs
         due = config.evaluate.every > 0 and self.epoch % config.evaluate.every == 0
+        if config.cluster.refit and (last or (due and self.scored is not None)):
+            self._refit()
         result = self._score() if self.scored is not None and (last or due) else None
         line: dict[str, Any] = {"epoch": self.epoch}
         if config.train.epochs:
@@ -298,6 +300,13 @@ class _Run:
         self.save()
         if not last:
             self.stop.check(f"stopped after epoch {self.epoch}; go on with: picie train --resume {self.out}")
+
+    def _refit(self) -> None:
+        assert self.frames is not None
+        with self._timed("refit"), self.bars.bar("refit", len(self.indices)) as advance:
+            # No stop is taken here: the epoch's training is done and saved right after.
+            found = refit_prototypes(self.method, self.frames, self.indices, self.config, self.engine, advance)
+        self.method.prototypes.copy_(found)
 
     def _score(self) -> Evaluation:
         assert self.scored is not None

@@ -23,8 +23,8 @@ def _chunks(points: Tensor) -> tuple[Tensor, ...]:
 
 
 def bias(centroids: Tensor) -> Tensor:
-    """(K,) offsets b with argmax <z, c> + b = argmin |z - c|^2; equal for all clusters where centroids have one norm."""
-    return -0.5 * centroids.square().sum(1)
+    """(..., K) offsets b of `centroids` (..., K, D) with argmax <z, c> + b = argmin |z - c|^2; equal if all norms are."""
+    return -0.5 * centroids.square().sum(-1)
 
 
 def assign(points: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,13 +15,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from picie.clustering.kmeans import KMeans, Tally, assign
+from picie.clustering.kmeans import KMeans, Metric, Tally, assign, lloyd
 from picie.config import Config
 from picie.data.loading import Frames, split_batches
 from picie.engine import Engine
 from picie.methods.base import Method
 from picie.views.draws import derived_seed, permutation
+from picie.views.geometry import shrink
 from picie.views.two_views import TwoViews, ViewDraws
 
 
@@ -132,9 +134,8 @@ def _cluster(
 ) -> list[KMeans]:
     """Pass 1: one k-means a view, its centroids found."""
     options = config.cluster
-    metric = "spherical" if options.metric == "spherical" else "euclidean"
     seeds = [derived_seed(config.seed, epoch, "kmeans", view) for view in range(method.views)]
-    kmeans = [KMeans(options.k, metric, options.lloyd_steps, options.reseed, seed) for seed in seeds]
+    kmeans = [KMeans(options.k, _metric(config), options.lloyd_steps, options.reseed, seed) for seed in seeds]
     order = indices[permutation(len(indices), config.seed, epoch, "cluster")]
     batches = split_batches(order, options.batch_size)
     n_start = min(options.init_batches, len(batches))
@@ -155,6 +156,32 @@ def _cluster(
         if view == 0:
             advance(len(batch))
     return kmeans
+
+
+@torch.no_grad()
+def refit_prototypes(
+    method: Method, frames: Frames, indices: np.ndarray, config: Config, engine: Engine, advance: Callable[[int], None]
+) -> Tensor:
+    """(K, D) centroids of whole, unaltered images under the network as it is now: what prediction will meet.
+
+    The epoch's centroids are those of cropped and recoloured views under the network before its training pass. Lloyd's
+    iterations from them, on as large a sample as the clustering's start, keep their identity and fit them to the task.
+    """
+    options = config.cluster
+    order = indices[permutation(len(indices), config.seed, "refit")][: options.init_batches * options.batch_size]
+    batches = split_batches(order, options.batch_size)
+    sample = _Sample(options.init_points, len(batches), derived_seed(config.seed, "refit"))
+    method.eval()
+    for batch, pixels in frames.batches(batches):
+        images = shrink(engine.to_images(pixels), (config.views.size,) * 2)
+        sample.add(_points(F.normalize(method.network(images), dim=1)))
+        advance(len(batch))
+    points, _ = sample.take()
+    return lloyd(points, method.centroids[0], options.lloyd_steps, _metric(config), options.reseed)[0]
+
+
+def _metric(config: Config) -> Metric:
+    return "spherical" if config.cluster.metric == "spherical" else "euclidean"
 
 
 def _view_features(

@@ -30,6 +30,7 @@ class Method(nn.Module):
 
     Attributes:
         centroids: (V, K, D) of the epoch's clustering, frozen while training.
+        prototypes: (K, D), what predicts: the first view's centroids until `cluster.refit` replaces them.
         class_weights: (V, K) of the epoch, or None.
     """
 
@@ -39,7 +40,9 @@ class Method(nn.Module):
         super().__init__()
         self.config, self.network = config, network
         self.register_buffer("centroids", torch.zeros(self.views, config.cluster.k, network.dim))
+        self.register_buffer("prototypes", torch.zeros(config.cluster.k, network.dim))
         self.centroids: Tensor
+        self.prototypes: Tensor
         self.class_weights: Tensor | None = None
 
     def features(self, frames: Tensor, draws: ViewDraws, view: int) -> Tensor:
@@ -65,17 +68,16 @@ class Method(nn.Module):
     def start_epoch(self, centroids: Tensor, class_weights: Tensor | None, epoch: int) -> None:
         """Take over the epoch's clustering: `centroids` (V, K, D), `class_weights` (V, K) or None."""
         self.centroids.copy_(centroids)
+        self.prototypes.copy_(centroids[0])
         self.class_weights = None if class_weights is None else class_weights.to(self.centroids)
 
-    def logit_bias(self) -> Tensor:
-        """(V, K) offsets of the logits: those of the nearest centroid, or none where `cluster.metric` is not euclidean."""
-        if self.config.cluster.metric != "euclidean":
-            return torch.zeros_like(self.centroids[..., 0])
-        return torch.stack([bias(c) for c in self.centroids])
+    def logit_bias(self, centroids: Tensor) -> Tensor:
+        """(..., K) offsets of the logits of `centroids` (..., K, D): those of the nearest one if euclidean, else none."""
+        return bias(centroids) if self.config.cluster.metric == "euclidean" else torch.zeros_like(centroids[..., 0])
 
     def classifier(self) -> tuple[Tensor, Tensor]:
         """(K, D) weights and (K,) offsets whose arg max over a cell's features is its cluster when predicting."""
-        return self.centroids[0], self.logit_bias()[0]
+        return self.prototypes, self.logit_bias(self.prototypes)
 
     def optimizers(self) -> Sequence[torch.optim.Optimizer]:
         """Optimisers of what the method trains beside the network."""

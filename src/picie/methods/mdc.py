@@ -59,5 +59,5 @@ class MDC(Method):
         if self.linear is not None:
             logits = prototype_logits(z, self.linear.weight, self.linear.bias)
         else:
-            logits = prototype_logits(z, self.centroids[0], self.logit_bias()[0]) / self.config.loss.temperature
+            logits = prototype_logits(z, self.centroids[0], self.logit_bias(self.centroids[0])) / self.config.loss.temperature
         yield {"loss": F.cross_entropy(logits, labels[0], weight)}

@@ -30,7 +30,7 @@ class PiCIE(Method):
 
     def _share(self, z: Tensor, view: int, labels: Tensor) -> dict[str, Tensor]:
         options = self.config.loss
-        bias = self.logit_bias()
+        bias = self.logit_bias(self.centroids)
         within, cross = view_loss(z, view, labels, self.centroids, bias, self.class_weights, options.temperature)
         weight = max(options.within + options.cross, 1e-12)
         return {"loss": (options.within * within + options.cross * cross) / weight, "within": within, "cross": cross}
