@@ -231,12 +231,13 @@ def load(preset: str | None = None, file: Path | None = None, overrides: Sequenc
 def read_toml(file: Path) -> dict[str, Any]:
     """The content of a TOML file. Raises `InputError` where there is none or it is malformed."""
     try:
-        return tomllib.loads(file.read_text("utf-8"))
+        content: dict[str, Any] = tomllib.loads(file.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputError(f"{file}: cannot be read: {reason}; give a TOML file") from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{file}: not valid TOML: {error}") from error
+    return content
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
@@ -274,12 +275,13 @@ def _parse_override(text: str) -> dict[str, Any]:
     if not equals or not key.strip():
         raise InputError(f"{text!r} is no option; write section.key=value, e.g. train.lr=1e-4")
     try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
+        parsed: Any = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value
-    for part in reversed(key.strip().split(".")):
+    first, *rest = key.strip().split(".")
+    for part in reversed(rest):
         parsed = {part: parsed}
-    return parsed
+    return {first: parsed}
 
 
 def _check_keys(values: Mapping[str, Any], model: type[BaseModel], prefix: str) -> None:

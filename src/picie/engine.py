@@ -82,7 +82,7 @@ class Engine:
         network.autocast_to = torch.bfloat16 if self.bf16 else None
         if self.bf16 and device.type == "cpu":
             _keep_grouped_in_fp32(network)
-        network.to(device=device, memory_format=torch.channels_last)
+        network.to(device).to(memory_format=torch.channels_last)
 
     def to_images(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 on the CPU -> float32 in [0, 1] on the device."""

@@ -116,7 +116,7 @@ class Segmenter:
             UnreadableImageError: the file is no image.
             InputError: an array of another kind.
         """
-        values = self._value_of_cluster[self.predict_clusters(_as_image(image))]
+        values: np.ndarray = self._value_of_cluster[self.predict_clusters(_as_image(image))]
         return values.astype(np.uint8 if len(self.names) <= 256 else np.uint16)
 
     def predict_clusters(self, image: Image.Image) -> np.ndarray:
@@ -124,7 +124,8 @@ class Segmenter:
         height, width = whole_size(image.height, image.width, self.config.evaluate_size)
         resized = image.resize((width, height), Image.Resampling.BILINEAR)
         pixels = torch.from_numpy(np.asarray(resized).transpose(2, 0, 1)[None].copy())
-        return self.clusters(pixels, (image.height, image.width))[0]
+        clusters: np.ndarray = self.clusters(pixels, (image.height, image.width))[0]
+        return clusters
 
     @torch.inference_mode()
     def clusters(self, pixels: Tensor, size: tuple[int, int]) -> np.ndarray:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from picie.data.images import find_images, open_image
 from picie.data.loading import read_ahead
@@ -101,7 +102,7 @@ def _plan(paths: Sequence[Path], out: Path) -> dict[str, Path]:
     return planned
 
 
-def _open_or_error(path: Path) -> object:
+def _open_or_error(path: Path) -> Image.Image | UnreadableImageError:
     try:
         return open_image(path)
     except UnreadableImageError as error:

@@ -16,7 +16,7 @@ import hashlib
 import math
 import shutil
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -136,8 +136,8 @@ class _Run:
         self.log = RunLog(out)
         self.epoch = self.step = 0
         self.clustering: Clustering | None = None  # of the epoch at hand
-        self.totals: Counter[str] = Counter()  # loss parts summed over the epoch's images so far
-        self.seconds: Counter[str] = Counter()
+        self.totals: defaultdict[str, float] = defaultdict(float)  # loss parts summed over the epoch's images so far
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.matching: dict[str, Any] | None = None
         self.frames: Frames | None = None
 
@@ -257,10 +257,11 @@ class _Run:
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         images = self.engine.to_images(pixels)
-        values: Counter[str] = Counter()
+        values: defaultdict[str, float] = defaultdict(float)
         for term in self.method.losses(images, draws, labels):
-            term["loss"].backward()  # type: ignore[no-untyped-call]
-            values.update({name: float(value.detach()) for name, value in term.items()})
+            term["loss"].backward()
+            for name, value in term.items():
+                values[name] += float(value.detach())
         if not math.isfinite(values["loss"]):
             raise TrainingError(
                 f"{self.out}: the loss is {values['loss']} in epoch {self.epoch + 1}, step {self.step + 1}; the last "
@@ -268,8 +269,8 @@ class _Run:
             )
         for optimizer in optimizers:
             optimizer.step()
-        for name, value in values.items():
-            self.totals[name] += value * len(indices)
+        for name, mean in values.items():
+            self.totals[name] += mean * len(indices)
 
     def _finish_epoch(self) -> None:
         """Score, write the epoch's line, save."""
@@ -345,7 +346,7 @@ class _Run:
         self.epoch, self.step = state["epoch"], state["step"]
         self.method.load_state_dict(state["method"])
         self.matching = state["matching"]
-        self.totals = Counter(state["totals"])
+        self.totals = defaultdict(float, state["totals"])
         if self.step:
             self.clustering = Clustering(**state["clustering"])
             centroids = self.method.state_dict()

@@ -19,7 +19,8 @@ Metric = Literal["spherical", "euclidean"]
 
 def _chunks(points: Tensor) -> tuple[Tensor, ...]:
     """`points` in pieces whose temporaries fit the cache on a CPU (4 MB at D = 128) and fill the device elsewhere."""
-    return points.split(2**13 if points.device.type == "cpu" else 2**18)
+    chunks: tuple[Tensor, ...] = points.split(2**13 if points.device.type == "cpu" else 2**18)
+    return chunks
 
 
 def bias(centroids: Tensor) -> Tensor:

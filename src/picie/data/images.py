@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from picie.errors import InputError, UnreadableImageError
 
@@ -52,7 +52,7 @@ def open_image(path: Path) -> Image.Image:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "no known image format"
     return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
 
@@ -78,7 +78,8 @@ def _to_8_bits(values: np.ndarray) -> np.ndarray:
         span = high - low
         return ((values - low) * (255 / span if span > 0 else 0)).round().astype(np.uint8)
     bits = max(8, math.ceil(math.log2(high + 1))) if high > 0 else 8
-    return (values * (255 / (2**bits - 1))).round().astype(np.uint8)
+    scaled: np.ndarray = (values * (255 / (2**bits - 1))).round().astype(np.uint8)
+    return scaled
 
 
 def open_label(path: Path) -> np.ndarray:
@@ -127,7 +128,8 @@ def square_label(label: np.ndarray, side: int) -> np.ndarray:
     centres = (np.arange(side) + 0.5) * (short / side)
     rows = np.floor((height - short) / 2 + centres).astype(int)
     columns = np.floor((width - short) / 2 + centres).astype(int)
-    return label[np.ix_(rows.clip(0, height - 1), columns.clip(0, width - 1))]
+    square: np.ndarray = label[np.ix_(rows.clip(0, height - 1), columns.clip(0, width - 1))]
+    return square
 
 
 def whole_size(height: int, width: int, short: int, longest: int = 4096) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Backbones through timm, and where their pretrained weights come from.
 
-A backbone is a module with `channels` and `strides` (one per level, fine to coarse) and `mean` and `std` (of its input), which
-maps images (B, 3, H, W), normalised by these, to a list of feature maps (B, channels[i], ~H / strides[i], ~W / strides[i]).
+A backbone maps images (B, 3, H, W), normalised by its own mean and std, to a list of feature maps, fine to coarse:
+(B, channels[i], ~H / strides[i], ~W / strides[i]).
 """
 
 from __future__ import annotations
@@ -33,7 +33,23 @@ _SHIPPED_SHA256 = "57934424"  # how the file's sha256 begins
 _LEVELS = 4
 
 
-class TimmBackbone(nn.Module):
+class Backbone(nn.Module):
+    """What every backbone has, whoever wrote it.
+
+    Attributes:
+        channels: of each level, fine to coarse.
+        strides: pixels per cell of each level.
+        mean: of the input, three values in [0, 1].
+        std: of the input.
+    """
+
+    channels: Sequence[int]
+    strides: Sequence[int]
+    mean: Sequence[float]
+    std: Sequence[float]
+
+
+class TimmBackbone(Backbone):
     """The last four levels of a timm model: a pyramid of strides 4 to 32, or four depths of a ViT at its patch stride.
 
     Args:
@@ -53,13 +69,12 @@ class TimmBackbone(nn.Module):
             raise InputError(f"model.backbone: unknown name {name!r}; {nearest(bare, names)}")
         from_hub = pretrained and weights is None and bare != _SHIPPED_MODEL
         self.net, info = _create(name, from_hub)
-        self.channels: list[int] = info.channels()
-        self.strides: list[int] = info.reduction()
+        self.channels = info.channels()
+        self.strides = info.reduction()
         self._patch = self.strides[0] if len(set(self.strides)) == 1 else 0
         self._channels_last = "NHWC" in str(getattr(self.net, "output_fmt", ""))  # Swin and its like
-        cfg = self.net.pretrained_cfg if hasattr(self.net, "pretrained_cfg") else timm.get_pretrained_cfg(name).to_dict()
-        self.mean: tuple[float, ...] = tuple(cfg["mean"])
-        self.std: tuple[float, ...] = tuple(cfg["std"])
+        cfg: Any = getattr(self.net, "pretrained_cfg", None) or timm.get_pretrained_cfg(name).to_dict()
+        self.mean, self.std = tuple(cfg["mean"]), tuple(cfg["std"])
         if weights is not None:
             _load_by_name(self.net, read_weights(Path(weights)), weights)
         elif pretrained and bare == _SHIPPED_MODEL:
@@ -116,7 +131,7 @@ def _parameters(name: str) -> Sequence[str]:
     return list(inspect.signature(vit).parameters) if vit is not None else []
 
 
-def _levels(net: nn.Module) -> tuple[int, ...]:
+def _levels(net: Any) -> tuple[int, ...]:
     """Which outputs of a timm feature extractor to take: the last four at stride 4 or coarser.
 
     Finer ones (EfficientNet's first, ResNet's stem) are not part of the paper's pyramid. Where all have one stride (ViTs),
@@ -211,9 +226,9 @@ def _load_in_order(net: nn.Module, state: Mapping[str, Tensor]) -> None:
     net.load_state_dict(dict(zip(own, state.values(), strict=False)))
 
 
-def build_backbone(config: ModelConfig, pretrained: bool) -> nn.Module:
+def build_backbone(config: ModelConfig, pretrained: bool) -> Backbone:
     """The backbone that `config` names; `pretrained` False leaves weights to a checkpoint that is loaded next."""
     known = config.backbone in registry.BACKBONES or ":" in config.backbone
     make = registry.find(registry.BACKBONES, config.backbone, "model.backbone") if known else TimmBackbone
-    backbone: nn.Module = make(config.backbone, pretrained, config.weights if pretrained else None)
+    backbone: Backbone = make(config.backbone, pretrained, config.weights if pretrained else None)
     return backbone

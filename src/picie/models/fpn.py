@@ -19,6 +19,7 @@ class FPN(nn.Module):
 
     def __init__(self, channels: Sequence[int], dim: int) -> None:
         super().__init__()
+        self.channels, self.dim = list(channels), dim
         self.laterals = nn.ModuleList(nn.Conv2d(c, dim, 1) for c in channels)
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
@@ -63,13 +64,15 @@ def pca_start(fpn: FPN, batches: Iterable[Sequence[Tensor]]) -> None:
         fpn: the decoder to start.
         batches: levels, fine to coarse, of some images: (B, C_i, h_i, w_i) each.
     """
-    moments = [_Moments(lateral.in_channels) for lateral in fpn.laterals]
+    moments = [_Moments(c) for c in fpn.channels]
     for levels in batches:
         for moment, level in zip(moments, levels, strict=True):
             moment.update(level)
     start = 0
-    blocks = channel_blocks([m.in_channels for m in fpn.laterals], fpn.laterals[0].out_channels)
+    blocks = channel_blocks(fpn.channels, fpn.dim)
     for lateral, moment, block in zip(fpn.laterals, moments, blocks, strict=True):
+        assert isinstance(lateral, nn.Conv2d)
+        assert lateral.bias is not None
         components, mean, total_std = moment.principal(block)
         weight = torch.zeros(lateral.out_channels, lateral.in_channels, dtype=torch.float64)
         weight[start : start + block] = components / total_std

@@ -50,10 +50,12 @@ class Geometry:
         if x.is_contiguous(memory_format=torch.channels_last) and x.shape[1] > 4:
             # Feature maps come channels_last from the network and stay so: half the time of the product below, for which
             # they would have to be copied twice (2 cores, (16, 128, 40, 40): 0.46 against 1.03 ms an image).
-            cells = x.permute(0, 2, 3, 1)
+            cells: Tensor = x.permute(0, 2, 3, 1)
             cells = torch.bmm(rows, cells.flatten(2)).unflatten(2, cells.shape[2:])
-            return (columns[:, None] @ cells).permute(0, 3, 1, 2)
-        return rows[:, None] @ (x @ columns[:, None].mT)
+            cells = columns[:, None] @ cells
+            return cells.permute(0, 3, 1, 2)
+        out: Tensor = rows[:, None] @ (x @ columns[:, None].mT)
+        return out
 
     def apply_labels(self, labels: Tensor, size: tuple[int, int]) -> Tensor:
         """Resample `labels` (B, H, W), any dtype, to (B, *size): each cell takes the label that its centre falls in."""

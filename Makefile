@@ -1,0 +1,25 @@
+# Every target sets up .venv by itself. The stamp is newer than pyproject.toml once everything is installed.
+PYTHON ?= python3.11
+READY := .venv/.ready
+
+.PHONY: setup demo test check clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $(READY)
+
+demo: $(READY)   ## train, evaluate and predict on built-in scenes; ends with the path of what to open
+	@rm -rf demo
+	.venv/bin/picie demo --out demo
+
+test: $(READY)   ## the whole suite
+	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2
+
+check: $(READY)  ## style and types
+	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+
+clean:
+	rm -rf .venv demo runs

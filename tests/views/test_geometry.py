@@ -1,0 +1,179 @@
+"""One continuous box for images, features and labels, against slicing, torch, Pillow and torchvision."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as tv
+
+from picie.views.geometry import Geometry, resampling_matrix, shrink
+
+CELLS = 8  # boxes below are aligned to eighths of the frame
+
+
+def one(box: list[float], transpose: bool = False) -> Geometry:
+    return Geometry(torch.tensor([box], dtype=torch.float64), torch.tensor([transpose]))
+
+
+def pictures(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@st.composite
+def aligned(draw: st.DrawFn) -> Geometry:
+    """A flipped and turned square box on the grid of eighths."""
+    side = draw(st.sampled_from([2, 4, 8]))
+    y, x = draw(st.integers(0, CELLS - side)), draw(st.integers(0, CELLS - side))
+    rows, columns = [y, y + side], [x, x + side]
+    box = (rows[::-1] if draw(st.booleans()) else rows) + (columns[::-1] if draw(st.booleans()) else columns)
+    return one([edge / CELLS for edge in box], draw(st.booleans()))
+
+
+def side_of(geometry: Geometry) -> float:
+    return float((geometry.box[0, 1] - geometry.box[0, 0]).abs())
+
+
+def test_the_identity_changes_nothing() -> None:
+    x, labels = pictures(3, 2, 7, 10), torch.arange(3 * 70).view(3, 7, 10)
+    assert torch.equal(Geometry.identity(3).apply(x, (7, 10)), x)
+    assert torch.equal(Geometry.identity(3).apply_labels(labels, (7, 10)), labels)
+
+
+@pytest.mark.parametrize("size", [(5, 9), (32, 32), (20, 31), (64, 48), (96, 7)])
+def test_the_whole_frame_equals_torch_torchvision_and_shrink(size: tuple[int, int]) -> None:
+    x = pictures(2, 3, 32, 32)
+    out = Geometry.identity(2).apply(x, size)
+    torch.testing.assert_close(out, F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True))
+    torch.testing.assert_close(out, tv.resize(x, list(size), antialias=True))
+    torch.testing.assert_close(out, shrink(x, size))
+
+
+@given(
+    st.tuples(*[st.floats(0, 0.6)] * 2),
+    st.tuples(*[st.floats(0.1, 0.4)] * 2),
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.tuples(st.booleans(), st.booleans()),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_box_equals_pillows_continuous_box(corner: tuple, extent: tuple, size: tuple, flips: tuple) -> None:
+    x = pictures(1, 1, 30, 24)
+    (y0, x0), (dy, dx) = corner, extent
+    area = (x0 * 24, y0 * 30, (x0 + dx) * 24, (y0 + dy) * 30)
+    expected = np.asarray(Image.fromarray(x[0, 0].numpy()).resize(size[::-1], Image.Resampling.BILINEAR, box=area))
+    expected = np.flip(expected, [axis for axis in (0, 1) if flips[axis]])
+    rows, columns = [y0, y0 + dy], [x0, x0 + dx]
+    box = (rows[::-1] if flips[0] else rows) + (columns[::-1] if flips[1] else columns)
+    np.testing.assert_allclose(one(box).apply(x, size)[0, 0].numpy(), expected, atol=2e-5)
+
+
+def test_an_aligned_box_at_scale_one_is_a_slice() -> None:
+    x, labels = pictures(2, 3, 16, 16), torch.arange(2 * 256).view(2, 16, 16)
+    boxes = torch.tensor([[2, 10, 4, 12], [8, 16, 0, 8]], dtype=torch.float64) / 16  # a box of its own for each image
+    geometry = Geometry(boxes, torch.zeros(2, dtype=torch.bool))
+    torch.testing.assert_close(geometry.apply(x, (8, 8)), torch.stack([x[0, :, 2:10, 4:12], x[1, :, 8:, :8]]))
+    expected = torch.stack([labels[0, 2:10, 4:12], labels[1, 8:, :8]])
+    assert torch.equal(geometry.apply_labels(labels, (8, 8)), expected)
+
+
+@pytest.mark.parametrize(("box", "dims"), [([0, 1, 1, 0], [3]), ([1, 0, 0, 1], [2]), ([1, 0, 1, 0], [2, 3])])
+def test_boxes_that_run_backwards_flip(box: list[float], dims: list[int]) -> None:
+    x, labels = pictures(1, 3, 6, 9), torch.arange(54).view(1, 6, 9)
+    torch.testing.assert_close(one(box).apply(x, (6, 9)), x.flip(dims))
+    assert torch.equal(one(box).apply_labels(labels, (6, 9)), labels.flip([d - 1 for d in dims]))
+
+
+def test_transpose_exchanges_rows_and_columns_before_the_box_is_taken() -> None:
+    x, labels = pictures(2, 5, 8, 8), torch.arange(128).view(2, 8, 8)
+    box = torch.tensor([[0.5, 1.0, 0.0, 0.5]] * 2, dtype=torch.float64)
+    geometry = Geometry(box, torch.tensor([True, False]))
+    expected = torch.stack([x[0].transpose(1, 2)[:, 4:, :4], x[1, :, 4:, :4]])
+    torch.testing.assert_close(geometry.apply(x, (4, 4)), expected)
+    assert torch.equal(geometry.apply_labels(labels, (4, 4)), torch.stack([labels[0].T[4:, :4], labels[1, 4:, :4]]))
+
+
+@given(aligned(), aligned())
+@settings(deadline=None)
+def test_then_equals_one_after_the_other(first: Geometry, second: Geometry) -> None:
+    x, labels = pictures(1, 2, 64, 64), torch.arange(64 * 64).view(1, 64, 64)
+    middle = round(64 * side_of(first))
+    size = (round(middle * side_of(second)),) * 2
+    both = first.then(second)
+    torch.testing.assert_close(both.apply(x, size), second.apply(first.apply(x, (middle, middle)), size))
+    sequential = second.apply_labels(first.apply_labels(labels, (middle, middle)), size)
+    assert torch.equal(both.apply_labels(labels, size), sequential)
+
+
+@given(aligned(), aligned(), aligned())
+@settings(deadline=None)
+def test_then_is_associative_with_the_identity_as_its_unit(a: Geometry, b: Geometry, c: Geometry) -> None:
+    left, right = a.then(b).then(c), a.then(b.then(c))
+    torch.testing.assert_close(left.box, right.box)
+    assert torch.equal(left.transpose, right.transpose)
+    for same in (a.then(Geometry.identity(1)), Geometry.identity(1).then(a)):
+        assert torch.equal(same.box, a.box)
+        assert torch.equal(same.transpose, a.transpose)
+
+
+@given(aligned(), st.sampled_from([1, 2, 3]))
+@settings(deadline=None)
+def test_labels_move_as_their_indicator_maps_do(geometry: Geometry, enlarge: int) -> None:
+    labels = torch.randint(0, 5, (1, 16, 16), generator=torch.Generator().manual_seed(3))
+    size = (round(16 * side_of(geometry)) * enlarge,) * 2
+    indicators = geometry.apply(F.one_hot(labels, 5).permute(0, 3, 1, 2).double(), size)
+    # Enlarged three times, bilinear weights of cells beside an edge reach 1/3 and the nearest label keeps at least 4/9.
+    sharpest, winner = indicators.max(1)
+    moved = geometry.apply_labels(labels, size)
+    sure = sharpest > 0.5
+    assert sure.double().mean() > 0.3
+    assert torch.equal(moved[sure], winner[sure])
+
+
+def test_labels_of_any_type_keep_it() -> None:
+    for dtype in (torch.uint8, torch.int64, torch.bool):
+        assert one([0.0, 1.0, 1.0, 0.0]).apply_labels(torch.ones(1, 4, 4, dtype=dtype), (2, 2)).dtype == dtype
+
+
+@given(aligned(), st.integers(5, 12))
+@settings(deadline=None, max_examples=25)
+def test_the_memory_layout_does_not_matter(geometry: Geometry, channels: int) -> None:
+    x = pictures(1, channels, 12, 12)
+    dense = geometry.apply(x, (10, 10))
+    last = geometry.apply(x.contiguous(memory_format=torch.channels_last), (10, 10))
+    torch.testing.assert_close(last, dense)
+    assert last.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradients_flow_and_are_right(layout: torch.memory_format) -> None:
+    geometry = Geometry(torch.tensor([[0.1, 0.7, 0.9, 0.2], [0.0, 1.0, 0.3, 0.8]]).double(), torch.tensor([True, False]))
+    x = pictures(2, 6, 5, 5).double().contiguous(memory_format=layout).requires_grad_()
+    assert torch.autograd.gradcheck(lambda t: geometry.apply(t, (4, 3)), (x,))
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.integers(1, 30), st.integers(1, 30))
+@settings(deadline=None)
+def test_rows_of_the_resampling_matrix_are_means(start: float, stop: float, n_in: int, n_out: int) -> None:
+    matrix = resampling_matrix(torch.tensor([start]).double(), torch.tensor([stop]).double(), n_in, n_out)
+    assert matrix.shape == (1, n_out, n_in)
+    assert (matrix >= 0).all()
+    torch.testing.assert_close(matrix.sum(2), torch.ones(1, n_out))
+    # Turned round, it takes the same cells in the opposite order.
+    backwards = resampling_matrix(torch.tensor([stop]).double(), torch.tensor([start]).double(), n_in, n_out)
+    torch.testing.assert_close(backwards.flip(1), matrix, atol=1e-5, rtol=0)
+
+
+def test_resampling_by_hand() -> None:
+    def matrix(start: float, stop: float, n_in: int, n_out: int) -> list:
+        return resampling_matrix(torch.tensor([start]).double(), torch.tensor([stop]).double(), n_in, n_out)[0].tolist()
+
+    # Two cells become four: centres at -0.25, 0.25, 0.75, 1.25 in cells; the outer ones repeat the border.
+    assert matrix(0, 1, 2, 4) == [[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]]
+    # Four become two: the triangle is two cells wide, weights 3/4, 3/4, 1/4 of the distances 0.5, 0.5, 1.5.
+    np.testing.assert_allclose(matrix(0, 1, 4, 2), np.array([[3, 3, 1, 0], [0, 1, 3, 3]]) / 7, rtol=1e-6)
+    # A box moved by a quarter cell at scale 1.
+    np.testing.assert_allclose(matrix(0.3125, 0.8125, 4, 2), [[0, 0.75, 0.25, 0], [0, 0, 0.75, 0.25]], rtol=1e-6)
