@@ -97,7 +97,11 @@ def train(
             raise InputError("--resume DIR takes data and settings from the run; leave out DATA, --preset, --config and --out")
         _say_trained(training.resume(resume, options))
         return
-    settings = load(preset, config, [*_data_options(data), *options])
+    named = _data_options(data)
+    for key in (option.partition("=")[0] for option in named):
+        if any(option.startswith(f"{key}=") for option in options):
+            raise InputError(f"{key} is given twice, by DATA {data} and as an option; give it once")
+    settings = load(preset, config, [*named, *options])
     if settings.data.name == "folder" and settings.data.root is None:
         raise InputError("DATA is missing; give a folder of images, e.g. picie train photos/")
     _say_trained(training.train(settings, out or _default_out(settings)))
@@ -108,20 +112,24 @@ def _data_options(data: str | None) -> list[str]:
     if data is None:
         return []
     if not Path(data).exists() and (data in registry.DATASETS or ":" in data):
-        return [f"data.name={json.dumps(data)}"]
+        return [f"data.name={_toml_string(data)}"]
     if not Path(data).exists() and Path(data).name == data:
         raise InputError(f"{data}: no such folder, and no dataset of that name; {nearest(data, registry.DATASETS)}")
-    return [f"data.root={json.dumps(data)}"]
+    return [f"data.root={_toml_string(data)}"]
+
+
+def _toml_string(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)  # TOML has JSON's strings, but for its escapes of paired surrogates
 
 
 def _join_options(flags: dict[str, Any], overrides: Sequence[str]) -> list[str]:
     """Flags and section.key=value strings as one list. Raises `InputError` if an option is given two values."""
-    joined = {key: json.dumps(value) for key, value in flags.items()}
+    joined = {key: _toml_string(value) if isinstance(value, str) else str(value) for key, value in flags.items()}
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"{text!r} is no option; write section.key=value, e.g. train.lr=1e-4")
-        if joined.get(key, value) != value:
+        if joined.get(key, value).strip("\"'") != value.strip("\"'"):
             raise InputError(f"{key} is given twice, as {joined[key]} and as {value}; give it once")
         joined[key] = value
     return [f"{key}={value}" for key, value in joined.items()]
@@ -151,6 +159,8 @@ def evaluate(
     from picie import baselines as baseline_methods
     from picie import evaluation, tables
 
+    if json_file is not None and json_file.is_dir():
+        raise InputError(f"--json {json_file}: is a folder; give a file in it")
     if json_file is not None and not json_file.resolve().parent.is_dir():
         raise InputError(f"--json {json_file}: no such folder; make it first")
     result = evaluation.evaluate(run, data, split, device)
@@ -246,6 +256,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _end("stopped", 130)
     except BrokenPipeError:
         return 0
+    except OSError as error:  # a path that cannot be written, which is the caller's to mend, or a full disk and the like
+        where = "" if error.filename is None else f"{error.filename}: "
+        return _end(f"error: {where}{error.strerror or error}", 1 if error.filename is None else 2)
 
 
 def _end(message: str, status: int) -> int:

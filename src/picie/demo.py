@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import typer
@@ -40,7 +41,7 @@ def demo(out: Path, seed: int = 0) -> None:
     log.info("drawing scenes: %s", data)
     write(data, seed=seed)
     log.info("training on the images alone (picie train %s --preset demo); labels only score it", data)
-    train(config.load("demo", None, [f"seed={seed}", f'data.root="{data}"']), run)
+    train(config.load("demo", None, [f"seed={seed}", f"data.root={json.dumps(str(data), ensure_ascii=False)}"]), run)
     result = evaluate(run)
     show_evaluation(result, evaluate_baselines(run))
     predict_files(run, [data / "images" / "val"], predictions)

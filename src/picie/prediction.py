@@ -18,6 +18,7 @@ from picie.runlog import Progress, log
 from picie.version import __version__
 from picie.visualize import index_image, legend, overlay
 
+_LEGEND = "legend"
 _LEGEND_WIDTH = 640
 
 
@@ -36,7 +37,6 @@ def predict_files(run: str | Path, paths: Sequence[str | Path], out: str | Path,
     out = Path(out)
     segmenter = Segmenter.load(run, device)
     sources = _plan([Path(p) for p in paths], out)
-    out.mkdir(parents=True, exist_ok=True)
     entries = {}
     skipped: dict[str, str] = {}
     with Progress() as bars, bars.bar("predict", len(sources)) as advance:
@@ -44,7 +44,6 @@ def predict_files(run: str | Path, paths: Sequence[str | Path], out: str | Path,
         for (name, path), image in zip(sources.items(), readable, strict=True):
             advance(1)
             if isinstance(image, UnreadableImageError):
-                log.warning("skipped: %s", image)
                 skipped[str(path)] = str(image)
                 continue
             labels = segmenter.predict(image)
@@ -59,7 +58,9 @@ def predict_files(run: str | Path, paths: Sequence[str | Path], out: str | Path,
             }
     if not entries:
         raise InputError(f"none of the {len(sources)} image files can be read; the first: {next(iter(skipped.values()))}")
-    legend(segmenter.names, segmenter.colors, _LEGEND_WIDTH).save(out / "legend.png")
+    for problem in skipped.values():  # only now, so that paths without a good image are one line, not hundreds
+        log.warning("skipped: %s", problem)
+    legend(segmenter.names, segmenter.colors, _LEGEND_WIDTH).save(out / f"{_LEGEND}.png")
     record = {
         "picie": __version__,
         "run": str(run),
@@ -85,18 +86,22 @@ def _plan(paths: Sequence[Path], out: Path) -> dict[str, Path]:
             found += [(file.relative_to(path), file) for file in files]
         else:
             found.append((Path(path.name), path))
+    inside = next((file for _, file in found if out.resolve() in file.resolve().parents), None)
+    if inside is not None:
+        raise InputError(f"--out {out}: holds the image {inside}, which might be overwritten; give another folder")
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; give a folder")
     if out.is_dir() and any(out.iterdir()) and not (out / "predictions.json").is_file():
         raise InputError(f"--out {out}: holds other files; give a new folder, so that nothing is overwritten")
-    stems = Counter(name.with_suffix("").as_posix() for name, _ in found)
+    names = {file: name for name, file in found}  # a file that is given twice is one
+    stems = Counter(name.with_suffix("").as_posix() for name in names.values())
     planned: dict[str, Path] = {}
-    for name, file in found:
+    for file, name in names.items():
         stem = name.with_suffix("").as_posix()
         if stems[stem] > 1:  # photo.jpg beside photo.png: keep both apart by their suffix
             stem = f"{stem}_{name.suffix[1:].lower()}"
         unique, number = stem, 2
-        while unique in planned:
+        while unique in planned or unique == _LEGEND:
             unique, number = f"{stem}_{number}", number + 1
         planned[unique] = file
     return planned

@@ -1,7 +1,8 @@
 """K-means over points that do not fit into memory: a k-means++ start on a bounded sample, Lloyd, then running means.
 
-It knows nothing of images: points (n, D) go in; centroids, objective, imbalance and empty clusters come out. All work is done
-on the points' device, and random numbers are drawn from a seeded generator on the CPU, so devices agree.
+It knows nothing of images: points (n, D) go in; centroids, objective, imbalance and empty clusters come out. What grows with n
+is done on the points' device; the K x D sums are kept in float64 on the CPU, and random numbers come from a seeded generator
+there, so devices agree (and Apple's, which has no float64, takes part).
 
 Shapes: n points, D feature dimension, K clusters.
 """
@@ -59,7 +60,7 @@ def plus_plus(points: Tensor, k: int, generator: torch.Generator) -> Tensor:
     for i in range(1, k):
         latest = chosen[i - 1]
         torch.minimum(nearest, (norms - 2 * (points @ latest) + latest.dot(latest)).clamp_(min=0), out=nearest)
-        cumulative = nearest.cumsum(0, dtype=torch.float64)
+        cumulative = nearest.cpu().cumsum(0, dtype=torch.float64)
         total = float(cumulative[-1])
         target = float(torch.rand((), generator=generator, dtype=torch.float64))
         # All points coincide with chosen ones: any point is as good.
@@ -77,15 +78,15 @@ def lloyd(points: Tensor, centroids: Tensor, steps: int, metric: Metric, reseed:
         (K, D) centroids and (K,) float64 counts of the last assignment.
     """
     previous: Tensor | None = None
-    counts = torch.zeros(len(centroids), dtype=torch.float64, device=points.device)
+    counts = torch.zeros(len(centroids), dtype=torch.float64)
     for _ in range(steps):
         clusters, distances = assign(points, centroids)
         if previous is not None and torch.equal(clusters, previous):
             break
         sums, counts = cluster_sums(points, clusters, len(centroids))
-        centroids = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp(min=1), centroids.double())
-        centroids = _project(centroids, metric).to(points.dtype)
-        empty = (counts == 0).nonzero()[:, 0]
+        means = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp(min=1), centroids.cpu().double())
+        centroids = _project(means, metric).to(points)
+        empty = (counts == 0).nonzero()[:, 0].to(points.device)
         if reseed and len(empty) and len(points) > len(centroids):
             centroids[empty] = points[distances.topk(len(empty)).indices]
             previous = None
@@ -95,15 +96,15 @@ def lloyd(points: Tensor, centroids: Tensor, steps: int, metric: Metric, reseed:
 
 
 def cluster_sums(points: Tensor, clusters: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """(K, D) float64 sums and (K,) float64 counts of `points` (n, D) by `clusters` (n,).
+    """(K, D) float64 sums and (K,) float64 counts, on the CPU, of `points` (n, D) by `clusters` (n,).
 
     A sum is a product with the 0/1 membership matrix: deterministic on every device, where scattered additions are not.
     """
-    sums = torch.zeros(k, points.shape[1], dtype=torch.float64, device=points.device)
+    sums = torch.zeros(k, points.shape[1], dtype=torch.float64)
     for chunk, members in zip(_chunks(points), _chunks(clusters), strict=True):
         membership = F.one_hot(members, k).to(chunk.dtype)
-        sums += (membership.T @ chunk).double()
-    return sums, torch.bincount(clusters, minlength=k).double()
+        sums += (membership.T @ chunk).cpu().double()
+    return sums, torch.bincount(clusters, minlength=k).cpu().double()
 
 
 def _project(centroids: Tensor, metric: Metric) -> Tensor:
@@ -149,7 +150,7 @@ class KMeans:
             centroids = _project(plus_plus(sample, self.k, generator), self.metric)
         self.centroids, counts = lloyd(sample, centroids.to(sample), self.steps, self.metric, self.reseed)
         self.counts = counts * weight
-        self._means = self.centroids.double()
+        self._means = self.centroids.cpu().double()
 
     def update(self, points: Tensor) -> None:
         """Move the centroids by the running mean of one batch of `points` (n, D)."""
@@ -159,7 +160,7 @@ class KMeans:
         hit = counts > 0
         eta = (counts / self.counts.clamp(min=1))[hit, None]
         self._means[hit] += eta * (sums[hit] / counts[hit, None] - self._means[hit])
-        self.centroids = _project(self._means, self.metric).to(points.dtype)
+        self.centroids = _project(self._means, self.metric).to(points)
 
 
 class Tally:
@@ -176,7 +177,7 @@ class Tally:
     def add(self, clusters: Tensor, distances: Tensor) -> None:
         """Count `clusters` (n,) int64 and sum squared `distances` (n,), as `assign` gives them."""
         self.counts += torch.bincount(clusters, minlength=len(self.counts)).cpu()
-        self._distance += float(distances.sum(dtype=torch.float64))
+        self._distance += float(distances.sum())
 
     @property
     def objective(self) -> float:

@@ -85,13 +85,14 @@ class Frames:
             if problem is not None:
                 if on_bad_image == "error":
                     raise InputError(problem + ", or set data.on_bad_image=skip")
-                log.warning("skipped: %s", problem)
                 self.bad[index] = problem
             advance(1)
         self._filled = self._file is not None
         good = np.array([i for i in range(len(self.dataset)) if i not in self.bad], dtype=np.int64)
         if not len(good):
             raise InputError(f"none of the {len(self.dataset)} image files can be read; the first: {self.bad[0]}")
+        for problem in self.bad.values():  # only now, so that a folder without a good image is one line, not hundreds
+            log.warning("skipped: %s", problem)
         return good
 
     def batches(self, batches: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, Tensor]]:

@@ -92,8 +92,8 @@ class _Moments:
     def update(self, level: Tensor) -> None:
         points = level.float().permute(0, 2, 3, 1).reshape(-1, level.shape[1])
         self.count += len(points)
-        self.sum += points.sum(0, dtype=torch.float64).cpu()
-        self.outer += (points.T @ points).double().cpu()
+        self.sum += points.sum(0).cpu().double()
+        self.outer += (points.T @ points).cpu().double()
 
     def principal(self, n: int) -> tuple[Tensor, Tensor, float]:
         """The n leading components (n, C), the mean (C,) and the total standard deviation; signs are fixed."""
