@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     ProgressColumn,
     Task,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.progress import Progress as RichProgress
@@ -37,21 +35,21 @@ _PACKAGES = ("picie", "torch", "torchvision", "timm", "numpy", "scipy", "pillow"
 
 def set_up_logging(quiet: bool = False) -> None:
     """Send the package's log lines to stderr, above any progress bar; `quiet` keeps warnings alone."""
-    handler: logging.Handler
-    if console.is_terminal:
-        handler = RichHandler(console=console, show_time=False, show_level=False, show_path=False, highlighter=None)
-    else:
-        handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter())
-    log.handlers[:] = [handler]
+    log.handlers[:] = [_Handler()]
     log.propagate = False
     log.setLevel(logging.WARNING if quiet else logging.INFO)
 
 
-class _Formatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        return f"picie: warning: {text}" if record.levelno >= logging.WARNING else text
+class _Handler(logging.Handler):
+    """Lines on stderr; on a terminal above the progress bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "picie: warning: " if record.levelno >= logging.WARNING else ""
+        text = prefix + record.getMessage()
+        if console.is_terminal:
+            console.print(text, soft_wrap=True, markup=False, highlight=False)
+        else:
+            print(text, file=sys.stderr)
 
 
 class _Rate(ProgressColumn):
@@ -70,12 +68,11 @@ class Progress:
     def __init__(self, enabled: bool = True) -> None:
         columns = (
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             _Rate(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
             TimeRemainingColumn(),
+            TextColumn("left"),
         )
         self._shown = RichProgress(*columns, console=console, transient=True, disable=not (enabled and console.is_terminal))
 
@@ -118,6 +115,11 @@ class RunLog:
     def update(self, **details: Any) -> None:
         """Add to run.json."""
         self._write({**self.read(), **details})
+
+    def finish(self, status: str, epochs: int, seconds: float, peak_memory_mb: int) -> None:
+        """Close run.json; `seconds` add up over the times that a run was resumed."""
+        seconds = round(self.read().get("seconds", 0) + seconds, 1)
+        self.update(status=status, epochs=epochs, seconds=seconds, peak_memory_mb=peak_memory_mb)
 
     def read(self) -> dict[str, Any]:
         """The content of run.json."""
@@ -167,10 +169,15 @@ def versions() -> dict[str, str]:
 
 def git_state() -> str | None:
     """The commit that picie runs from, with "+changes" if files differ from it; None for an installed package."""
-    here = Path(__file__).parent
-    try:
-        describe = ["git", "-C", str(here), "describe", "--always", "--dirty=+changes", "--abbrev=12"]
-        done = subprocess.run(describe, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
+    here = Path(__file__)
+    commands = (["ls-files", "--error-unmatch", here.name], ["describe", "--always", "--dirty=+changes", "--abbrev=12"])
+    text = ""
+    for command in commands:  # the first fails where picie lies in somebody's checkout without being part of it
+        try:
+            done = subprocess.run(["git", "-C", str(here.parent), *command], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        if done.returncode != 0:
+            return None
+        text = done.stdout.strip()
+    return text

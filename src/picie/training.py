@@ -67,18 +67,7 @@ def train(config: Config, out: str | Path) -> Path:
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out}: exists already; give another folder, or --resume {out} to go on with a run in it")
-    with graceful_stop() as stop, Progress(config.run.progress) as bars:
-        run = _Run(config, out, bars, stop)
-        made = not out.exists()
-        try:
-            run.open()
-            run.start_network()
-        except BaseException as error:
-            run.close()
-            if made and isinstance(error, InputError):
-                shutil.rmtree(out, ignore_errors=True)
-            raise
-        return run.go()
+    return _carry_out(config, out, None)
 
 
 def resume(out: str | Path, overrides: Sequence[str] = ()) -> Path:
@@ -99,18 +88,36 @@ def resume(out: str | Path, overrides: Sequence[str] = ()) -> Path:
         raise InputError(f"--resume {out}: holds no run (no config.toml); give a folder that `picie train` made")
     config = with_overrides(from_dict(read_toml(out / "config.toml")), overrides)
     state = checkpoint.load(out) if (out / checkpoint.FILE_NAME).is_file() else None
+    return _carry_out(config, out, state)
+
+
+def _carry_out(config: Config, out: Path, state: dict[str, Any] | None) -> Path:
+    """Train from `state`, a checkpoint, or from the start; keep the run's record; leave nothing of a run that never began."""
+    made = not out.exists()
     with graceful_stop() as stop, Progress(config.run.progress) as bars:
-        run = _Run(config, out, bars, stop, pretrained=state is None)
+        run = _Run(config, out, bars, stop, pretrained=None if state is None else False)
+        status, began = "failed", time.perf_counter()
         try:
             run.open()
-            if state is None:  # it was stopped before the network was ready
+            if state is None:
                 run.start_network()
             else:
                 run.restore(state)
-        except BaseException:
-            run.close()
+            run.go()
+            status = "finished"
+        except Stopped:
+            status = "stopped"
             raise
-        return run.go()
+        except InputError:
+            if made:
+                shutil.rmtree(out, ignore_errors=True)
+            raise
+        finally:
+            run.close()
+            if out.is_dir():
+                run.log.finish(status, run.epoch, time.perf_counter() - began, round(peak_memory_mb()))
+    log.info("segment pictures with: picie predict %s PATH... --out DIR", out)
+    return out
 
 
 class _Run:
@@ -139,6 +146,7 @@ class _Run:
         self.totals: defaultdict[str, float] = defaultdict(float)  # loss parts summed over the epoch's images so far
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.matching: dict[str, Any] | None = None
+        self.finished = False
         self.frames: Frames | None = None
 
     def open(self) -> None:
@@ -183,24 +191,13 @@ class _Run:
             yield self.method.network.levels(shrink(self.engine.to_images(pixels), size))
             advance(len(batch))
 
-    def go(self) -> Path:
-        """Train what is left, score, and close the records."""
-        status, began = "failed", time.perf_counter()
-        try:
-            while self.epoch < self.config.train.epochs:
-                self._run_epoch()
-            if self.config.train.epochs == 0 and self.clustering is None:
-                self._label()
-                self._finish_epoch()
-            status = "finished"
-        except Stopped:
-            status = "stopped"
-            raise
-        finally:
-            self.close()
-            seconds = self.log.read().get("seconds", 0) + time.perf_counter() - began
-            self.log.update(status=status, epochs=self.epoch, seconds=seconds, peak_memory_mb=round(peak_memory_mb()))
-        return self.out
+    def go(self) -> None:
+        """Train what is left; without any epoch, cluster the network as it is."""
+        while self.epoch < self.config.train.epochs:
+            self._run_epoch()
+        if self.config.train.epochs == 0 and not self.finished:
+            self._label()
+            self._finish_epoch()
 
     def _run_epoch(self) -> None:
         if self.clustering is None:
@@ -295,7 +292,7 @@ class _Run:
         line |= {"seconds": dict(self.seconds), "peak_memory_mb": round(peak_memory_mb())}
         self.log.metrics(line)
         log.info(_epoch_text(line, config.train.epochs))
-        self.clustering = None if self.epoch < config.train.epochs else self.clustering
+        self.clustering, self.finished = None, last
         self.totals.clear()
         self.seconds.clear()
         self.save()
@@ -336,6 +333,7 @@ class _Run:
                 "totals": dict(self.totals),
                 "images": self.digest,
                 "matching": self.matching,
+                "finished": self.finished,
             },
         )
 
@@ -346,16 +344,17 @@ class _Run:
         self.epoch, self.step = state["epoch"], state["step"]
         self.method.load_state_dict(state["method"])
         self.matching = state["matching"]
+        self.finished = state["finished"] and self.epoch >= self.config.train.epochs
         self.totals = defaultdict(float, state["totals"])
         if self.step:
             self.clustering = Clustering(**state["clustering"])
-            centroids = self.method.state_dict()
             self._start_epoch(self.clustering)
-            self.method.load_state_dict(centroids)
+            self.method.load_state_dict(state["method"])  # over the epoch's new classifier, where a method has one
         for optimizer, saved in zip((self.optimizer, *self.method.optimizers()), state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.log.keep_epochs(self.epoch)
-        log.info("going on at epoch %d, step %d", self.epoch + 1, self.step + 1)
+        if not self.finished:
+            log.info("going on at epoch %d, step %d", self.epoch + 1, self.step + 1)
 
     def _advance(self, advance: Any) -> Any:
         """`advance` that also notices a request to stop; before the first step of an epoch there is nothing to save."""

@@ -18,9 +18,12 @@ from torch.nn import functional as F
 Metric = Literal["spherical", "euclidean"]
 
 
-def _chunks(points: Tensor) -> tuple[Tensor, ...]:
-    """`points` in pieces whose temporaries fit the cache on a CPU (4 MB at D = 128) and fill the device elsewhere."""
-    chunks: tuple[Tensor, ...] = points.split(2**13 if points.device.type == "cpu" else 2**18)
+def _chunks(points: Tensor, k: int) -> tuple[Tensor, ...]:
+    """`points` in pieces whose temporaries fit the cache on a CPU (4 MB at D = 128), fill the device elsewhere, and stay
+    bounded (2^24 scores) for any number of clusters `k`.
+    """
+    most = 2**13 if points.device.type == "cpu" else 2**18
+    chunks: tuple[Tensor, ...] = points.split(max(1, min(most, 2**24 // k)))
     return chunks
 
 
@@ -37,7 +40,7 @@ def assign(points: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     """
     offset = bias(centroids)
     clusters, distances = [], []
-    for chunk in _chunks(points):
+    for chunk in _chunks(points, len(centroids)):
         best, cluster = torch.addmm(offset, chunk, centroids.T).max(1)
         clusters.append(cluster)
         distances.append((torch.linalg.vector_norm(chunk, dim=1).square_() - 2 * best).clamp_(min=0))
@@ -101,7 +104,7 @@ def cluster_sums(points: Tensor, clusters: Tensor, k: int) -> tuple[Tensor, Tens
     A sum is a product with the 0/1 membership matrix: deterministic on every device, where scattered additions are not.
     """
     sums = torch.zeros(k, points.shape[1], dtype=torch.float64)
-    for chunk, members in zip(_chunks(points), _chunks(clusters), strict=True):
+    for chunk, members in zip(_chunks(points, k), _chunks(clusters, k), strict=True):
         membership = F.one_hot(members, k).to(chunk.dtype)
         sums += (membership.T @ chunk).cpu().double()
     return sums, torch.bincount(clusters, minlength=k).cpu().double()

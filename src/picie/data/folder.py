@@ -34,6 +34,10 @@ class Folder:
         if not self.root.is_dir():
             raise InputError(f"{root}: is a file; give the folder that holds the images")
         labelled = (self.root / "classes.toml").is_file() and (self.root / "images").is_dir()
+        if not labelled and (self.root / "images").is_dir() and (self.root / "labels").is_dir():
+            raise InputError(
+                f"{root}: has images/ and labels/ but no classes.toml; add it to be scored, or give {self.root / 'images'}"
+            )
         self._images = self.root / "images" / split if labelled else self.root
         self._labels = self.root / "labels" / split
         has_labels = labelled and self._labels.is_dir()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from picie.errors import InputError, UnreadableImageError
 
@@ -21,7 +22,7 @@ def find_images(root: Path) -> list[Path]:
     found = []
     for name, folders, files in os.walk(root):
         folder = Path(name)
-        if any(marker in files for marker in _MARKERS):
+        if folder != root and any(marker in files for marker in _MARKERS):
             folders.clear()
             continue
         folders[:] = sorted(f for f in folders if not f.startswith("."))
@@ -101,7 +102,8 @@ def image_size(path: Path) -> tuple[int, int]:
     """(H, W) of an image as seen upright, from its header alone. Raises `UnreadableImageError`."""
     try:
         with Image.open(path) as image:
-            width, height = image.size
+            # Pillow turns a TIFF by itself, its size on opening or on loading, by version; its tags say how it is stored
+            width, height = (image.tag_v2[256], image.tag_v2[257]) if isinstance(image, TiffImageFile) else image.size
             turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5-8 exchange rows and columns
     except _WRONG_CONTENT as error:
         raise UnreadableImageError(f"{path}: cannot be read as an image ({_reason(error)})") from error

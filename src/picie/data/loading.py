@@ -144,5 +144,10 @@ def _ahead(pool: ThreadPoolExecutor, function: Callable[[S], T], items: Sequence
 
 
 def split_batches(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """`order` cut into consecutive batches; the last may be smaller."""
-    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    """`order` cut into consecutive batches; the last may be smaller, but one single image left over joins the batch before
+    it: BatchNorm's statistics of one image are poor, and at one cell not defined.
+    """
+    starts = list(range(0, len(order), batch_size))
+    if batch_size > 1 and len(starts) > 1 and len(order) - starts[-1] == 1:
+        starts.pop()
+    return np.split(order, starts[1:]) if len(order) else []
