@@ -90,11 +90,11 @@ def train(
         "train.batch_size": batch_size,
     }
     options = _join_options({key: value for key, value in flags.items() if value is not None}, given)
-    from picie import training
-
     if resume is not None:
         if data is not None or preset is not None or config is not None or out is not None:
             raise InputError("--resume DIR takes data and settings from the run; leave out DATA, --preset, --config and --out")
+        from picie import training
+
         _say_trained(training.resume(resume, options))
         return
     named = _data_options(data)
@@ -104,6 +104,8 @@ def train(
     settings = load(preset, config, [*named, *options])
     if settings.data.name == "folder" and settings.data.root is None:
         raise InputError("DATA is missing; give a folder of images, e.g. picie train photos/")
+    from picie import training  # torch and timm: seconds, which a mistaken option need not wait for
+
     _say_trained(training.train(settings, out or _default_out(settings)))
 
 

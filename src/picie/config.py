@@ -109,8 +109,8 @@ class ClusterConfig(_Section):
         "eval", description="BatchNorm while clustering; labels are always made in eval mode"
     )
     warm_start: bool = Field(False, description="start from the last epoch's centroids instead of k-means++")
-    refit: bool = Field(
-        True, description="for prediction, cluster whole unaltered images anew from view 1's centroids; else take those"
+    refit: Annotated[int, Field(ge=0)] = Field(
+        8, description="for prediction, cluster whole unaltered images, best of so many starts; 0: view 1's centroids"
     )
     reseed: bool = Field(True, description="move empty clusters to the worst represented points")
 
@@ -141,7 +141,8 @@ class TrainConfig(_Section):
 
     epochs: Annotated[int, Field(ge=0)] = Field(10, description="epochs; 0 clusters the network as it starts")
     batch_size: PositiveInt = Field(16, description="images per step")
-    lr: Annotated[float, Field(gt=0)] = Field(1e-4, description="Adam's learning rate")
+    lr: Annotated[float, Field(gt=0)] = Field(2e-4, description="Adam's learning rate, at the start")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="the learning rate over the run's epochs")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="bf16 autocast where the hardware gains by it, or one of the two"
     )

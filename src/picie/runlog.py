@@ -26,8 +26,6 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
-from picie.checkpoint import write_atomically
-
 log = logging.getLogger("picie")
 console = Console(stderr=True)  # progress bars and log lines; results go to stdout
 _PACKAGES = ("picie", "torch", "torchvision", "timm", "numpy", "scipy", "pillow", "safetensors")
@@ -130,7 +128,7 @@ class RunLog:
 
     def _write(self, record: dict[str, Any]) -> None:
         text = json.dumps(record, indent=2) + "\n"
-        write_atomically(self._record, lambda file: file.write(text.encode()))
+        _replace(self._record, text)
 
     def metrics(self, line: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
@@ -145,7 +143,13 @@ class RunLog:
         """Drop the metrics of epochs after the first `n`: a killed run may have written what it did not save."""
         lines = [line for line in self.read_metrics() if line["epoch"] <= n]
         text = "".join(json.dumps(line) + "\n" for line in lines)
-        write_atomically(self._metrics, lambda file: file.write(text.encode()))
+        _replace(self._metrics, text)
+
+
+def _replace(path: Path, text: str) -> None:
+    from picie.checkpoint import write_atomically  # it imports torch: seconds, which `picie --help` need not wait for
+
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -75,7 +75,8 @@ def resume(out: str | Path, overrides: Sequence[str] = ()) -> Path:
 
     Args:
         out: the run's folder.
-        overrides: "run.key=value" (how it is computed) or "train.epochs=N" (more epochs); nothing else may change.
+        overrides: "run.key=value" (how it is computed) or "train.epochs=N" (more epochs; a cosine schedule then goes on
+            where the longer one stands); nothing else may change.
 
     Raises:
         InputError: no run in `out`, other overrides, or data that has changed; and as for `train`.
@@ -251,6 +252,8 @@ class _Run:
         draws = self.views.draw(self.epoch, indices, self.method.views)
         labels = self.store.read(indices).to(self.engine.device)
         optimizers = (self.optimizer, *self.method.optimizers())
+        if self.config.train.schedule == "cosine":
+            self.optimizer.param_groups[0]["lr"] = self.config.train.lr * self._cosine()
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         images = self.engine.to_images(pixels)
@@ -268,6 +271,11 @@ class _Run:
             optimizer.step()
         for name, mean in values.items():
             self.totals[name] += mean * len(indices)
+
+    def _cosine(self) -> float:
+        """From 1 at the run's first step to 0 after its last."""
+        steps = len(split_batches(self.indices, self.config.train.batch_size))
+        return 0.5 + 0.5 * math.cos(math.pi * (self.epoch + self.step / steps) / self.config.train.epochs)
 
     def _finish_epoch(self) -> None:
         """Score, write the epoch's line, save."""

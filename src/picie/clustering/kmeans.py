@@ -9,6 +9,7 @@ Shapes: n points, D feature dimension, K clusters.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Metric = Literal["spherical", "euclidean"]
+_TRIAL_POINTS, _TRIAL_STEPS = 2**15, 10  # enough to tell good starts from bad ones at an eighth of the cost
 
 
 def _chunks(points: Tensor, k: int) -> tuple[Tensor, ...]:
@@ -126,11 +128,20 @@ class KMeans:
             "euclidean" leaves them at the mean.
         steps: most Lloyd iterations of the start.
         reseed: move empty clusters to the points that are represented worst.
-        seed: of the k-means++ start.
+        seed: of the k-means++ starts.
+        restarts: k-means++ starts to choose from, by their objective after a short trial on a part of the sample.
     """
 
-    def __init__(self, k: int, metric: Metric = "spherical", steps: int = 20, reseed: bool = True, seed: int = 0) -> None:
-        self.k, self.metric, self.steps, self.reseed, self.seed = k, metric, steps, reseed, seed
+    def __init__(
+        self,
+        k: int,
+        metric: Metric = "spherical",
+        steps: int = 20,
+        reseed: bool = True,
+        seed: int = 0,
+        restarts: int = 1,
+    ) -> None:
+        self.k, self.metric, self.steps, self.reseed, self.seed, self.restarts = k, metric, steps, reseed, seed, restarts
         self.centroids = torch.empty(0)
         self.counts = torch.empty(0)
         self._means = torch.empty(0)  # float64 running means; `centroids` is their projection
@@ -140,7 +151,7 @@ class KMeans:
 
         Args:
             sample: points, n >= K.
-            centroids: (K, D) to begin from; none: k-means++.
+            centroids: (K, D) to begin from; none: `best_start`.
             weight: points that each point of the sample stands for; it scales the counts of the running mean.
 
         Raises:
@@ -149,11 +160,23 @@ class KMeans:
         if len(sample) < self.k:
             raise ValueError(f"{self.k} clusters cannot be made of {len(sample)} points")
         if centroids is None:
-            generator = torch.Generator().manual_seed(self.seed)
-            centroids = _project(plus_plus(sample, self.k, generator), self.metric)
+            centroids = self.best_start(sample)
         self.centroids, counts = lloyd(sample, centroids.to(sample), self.steps, self.metric, self.reseed)
         self.counts = counts * weight
         self._means = self.centroids.cpu().double()
+
+    def best_start(self, sample: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
+        """(K, D) the k-means++ start of `sample` (n, D), or one of `others`, that comes to the lowest objective in a trial."""
+        generator = torch.Generator().manual_seed(self.seed)
+        alone = self.restarts + len(others) == 1
+        trial = sample if alone else sample[:: max(1, len(sample) // max(_TRIAL_POINTS, self.k))]
+        starts = [_project(plus_plus(trial, self.k, generator), self.metric) for _ in range(self.restarts)]
+        if alone:
+            return starts[0]
+        starts += [other.to(sample) for other in others]
+        tried = [lloyd(trial, start, _TRIAL_STEPS, self.metric, self.reseed)[0] for start in starts]
+        objectives = [float(assign(trial, centroids)[1].mean()) for centroids in tried]
+        return tried[objectives.index(min(objectives))]
 
     def update(self, points: Tensor) -> None:
         """Move the centroids by the running mean of one batch of `points` (n, D)."""

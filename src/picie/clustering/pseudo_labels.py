@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from picie.clustering.kmeans import KMeans, Metric, Tally, assign, lloyd
+from picie.clustering.kmeans import KMeans, Metric, Tally, assign
 from picie.config import Config
 from picie.data.loading import Frames, split_batches
 from picie.engine import Engine
@@ -135,7 +135,7 @@ def _cluster(
     """Pass 1: one k-means a view, its centroids found."""
     options = config.cluster
     seeds = [derived_seed(config.seed, epoch, "kmeans", view) for view in range(method.views)]
-    kmeans = [KMeans(options.k, _metric(config), options.lloyd_steps, options.reseed, seed) for seed in seeds]
+    kmeans = [_kmeans(config, seed) for seed in seeds]
     order = indices[permutation(len(indices), config.seed, epoch, "cluster")]
     batches = split_batches(order, options.batch_size)
     n_start = min(options.init_batches, len(batches))
@@ -164,8 +164,9 @@ def refit_prototypes(
 ) -> Tensor:
     """(K, D) centroids of whole, unaltered images under the network as it is now: what prediction will meet.
 
-    The epoch's centroids are those of cropped and recoloured views under the network before its training pass. Lloyd's
-    iterations from them, on as large a sample as the clustering's start, keep their identity and fit them to the task.
+    The epoch's centroids are those of cropped and recoloured views under the network before its training pass. Here as many
+    images as for the clustering's start are clustered as they are, from the best (by objective) of the epoch's centroids and
+    new starts: one start alone leaves the score to chance (31 to 36 mIoU from one network, docs/log.md).
     """
     options = config.cluster
     order = indices[permutation(len(indices), config.seed, "refit")][: options.init_batches * options.batch_size]
@@ -177,11 +178,15 @@ def refit_prototypes(
         sample.add(_points(F.normalize(method.network(images), dim=1)))
         advance(len(batch))
     points, _ = sample.take()
-    return lloyd(points, method.centroids[0], options.lloyd_steps, _metric(config), options.reseed)[0]
+    kmeans = _kmeans(config, derived_seed(config.seed, "refit"), options.refit)
+    kmeans.start(points, kmeans.best_start(points, list(method.centroids)))
+    return kmeans.centroids
 
 
-def _metric(config: Config) -> Metric:
-    return "spherical" if config.cluster.metric == "spherical" else "euclidean"
+def _kmeans(config: Config, seed: int, restarts: int = 1) -> KMeans:
+    options = config.cluster
+    metric: Metric = "spherical" if options.metric == "spherical" else "euclidean"
+    return KMeans(options.k, metric, options.lloyd_steps, options.reseed, seed, restarts)
 
 
 def _view_features(

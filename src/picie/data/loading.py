@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -45,7 +46,7 @@ class Frames:
         dataset: the images.
         side: side of a frame in pixels.
         folder: where the frame file lives.
-        cache_gb: its largest size; a dataset that needs more is decoded again in every pass.
+        cache_gb: its largest size; a dataset that needs more, or more than half of the free disk, is decoded in every pass.
         workers: decoding threads; None: by the cores.
     """
 
@@ -53,7 +54,7 @@ class Frames:
         self.dataset, self.side = dataset, side
         self._pool = ThreadPoolExecutor(default_workers() if workers is None else max(1, workers), "picie-decode")
         self._bytes = 3 * side * side
-        fits = self._bytes * len(dataset) <= cache_gb * 1e9
+        fits = self._bytes * len(dataset) <= min(cache_gb * 1e9, shutil.disk_usage(folder).free / 2)
         self._file = tempfile.TemporaryFile(dir=folder) if fits else None  # noqa: SIM115 - lives as long as self
         self._filled = False
         self.bad: dict[int, str] = {}

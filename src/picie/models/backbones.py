@@ -72,9 +72,12 @@ class TimmBackbone(Backbone):
         self.channels = info.channels()
         self.strides = info.reduction()
         self._patch = self.strides[0] if len(set(self.strides)) == 1 else 0
+        self._name = bare
         self._channels_last = "NHWC" in str(getattr(self.net, "output_fmt", ""))  # Swin and its like
         cfg: Any = getattr(self.net, "pretrained_cfg", None) or timm.get_pretrained_cfg(name).to_dict()
         self.mean, self.std = tuple(cfg["mean"]), tuple(cfg["std"])
+        # Of the models that timm says take one size only, some take any; which do, only an attempt tells.
+        self._made_for: list[int] | None = list(cfg["input_size"][1:]) if cfg.get("fixed_input_size") else None
         if weights is not None:
             _load_by_name(self.net, read_weights(Path(weights)), weights)
         elif pretrained and bare == _SHIPPED_MODEL:
@@ -85,12 +88,24 @@ class TimmBackbone(Backbone):
 
         For patches of one size the images are first brought to the nearest whole number of patches: padding instead would
         shift cells against the image.
+
+        Raises:
+            InputError: a model that takes images of one size, and these are of another.
         """
         if self._patch:
             size = [max(1, round(side / self._patch)) * self._patch for side in images.shape[2:]]
             if size != list(images.shape[2:]):
                 images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
-        maps: list[Tensor] = self.net(images)
+        try:
+            maps: list[Tensor] = self.net(images)
+        except (AssertionError, RuntimeError) as error:
+            given = list(images.shape[2:])
+            if self._made_for is None or given == self._made_for:
+                raise
+            raise InputError(
+                f"model.backbone: {self._name!r} failed on images of {given[0]} x {given[1]} ({_one_line(error)}); it was made "
+                f"for {self._made_for[0]} x {self._made_for[1]}, so set views.size={self._made_for[0]}"
+            ) from error
         return [m.permute(0, 3, 1, 2) for m in maps] if self._channels_last else maps
 
 
