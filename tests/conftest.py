@@ -29,9 +29,10 @@ TINY = (
     "cluster.batch_size=4",
     "train.batch_size=2",
     "train.epochs=2",
-    "train.lr=1e-3",
+    "train.lr=1e-4",
     "run.device=cpu",
 )
+UNTRAINED = (*(option for option in TINY if not option.startswith("train.epochs=")), "train.epochs=0")
 
 
 @pytest.fixture(scope="session", autouse=True)

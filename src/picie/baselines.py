@@ -73,14 +73,14 @@ def color_kmeans(dataset: Dataset, config: Config, position_weight: float) -> Pr
     found = [points for points in read_ahead(sample, range(len(dataset))) if points is not None]
     points = np.concatenate(found)
     weights = np.array([1, 1, 1, position_weight, position_weight])
-    scale = weights / points.std(0).clip(1e-6)
+    mean, scale = points.mean(0), weights / points.std(0).clip(1e-6)
     kmeans = KMeans(config.cluster.k, "euclidean", steps=100, seed=seed)
-    kmeans.start(torch.from_numpy(points * scale).float())
+    kmeans.start(torch.from_numpy((points - mean) * scale).float())
 
     def predict(pixels: Tensor, out: tuple[int, int]) -> np.ndarray:
         if out != tuple(pixels.shape[2:]):
             raise InputError("colour baselines are scored at the size of their pixels")
-        values = torch.from_numpy(color_and_position(pixels.numpy()) * scale).float()
+        values = torch.from_numpy((color_and_position(pixels.numpy()) - mean) * scale).float()
         return assign(values, kmeans.centroids)[0].view(len(pixels), *out).numpy()
 
     return predict

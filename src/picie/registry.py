@@ -40,7 +40,8 @@ EQUIVARIANCE = {
     "rot90": "picie.views.equivariance:QuarterTurns",
 }
 
-# Tried backbones, listed by `picie list backbones`; every other timm name with a feature pyramid or patches works too.
+# Tried backbones, listed by `picie list backbones`; every other timm name with a feature pyramid or patches works too,
+# some at their own input size alone.
 BACKBONES = {
     "tf_efficientnet_lite0": "picie.models.backbones:TimmBackbone",
     "resnet18": "picie.models.backbones:TimmBackbone",

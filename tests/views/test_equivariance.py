@@ -125,7 +125,7 @@ def test_quarter_turns_are_the_three_turns_of_torch_equally_often() -> None:
     ("spec", "words"),
     [
         ({"name": "crp"}, ["views.equivariance", "'crp'", "'crop'"]),
-        ({"name": "hflip", "prob": 0.5}, ["hflip", "'prob'", "'p'"]),
+        ({"name": "hflip", "prob": 0.5}, ["hflip", "'prob'", "valid: p"]),
         ({"name": "crop", "scale": [0.8, 0.2]}, ["crop", "[0.8, 0.2]"]),
         ({"name": "crop", "scale": [0.0, 0.5]}, ["crop", "(0, 1]"]),
         ({"name": "vflip", "p": 1.5}, ["vflip", "1.5", "[0, 1]"]),

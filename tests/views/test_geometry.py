@@ -122,15 +122,10 @@ def test_then_is_associative_with_the_identity_as_its_unit(a: Geometry, b: Geome
 @given(aligned(), st.sampled_from([1, 2, 3]))
 @settings(deadline=None)
 def test_labels_move_as_their_indicator_maps_do(geometry: Geometry, enlarge: int) -> None:
-    labels = torch.randint(0, 5, (1, 16, 16), generator=torch.Generator().manual_seed(3))
-    size = (round(16 * side_of(geometry)) * enlarge,) * 2
-    indicators = geometry.apply(F.one_hot(labels, 5).permute(0, 3, 1, 2).double(), size)
-    # Enlarged three times, bilinear weights of cells beside an edge reach 1/3 and the nearest label keeps at least 4/9.
-    sharpest, winner = indicators.max(1)
-    moved = geometry.apply_labels(labels, size)
-    sure = sharpest > 0.5
-    assert sure.double().mean() > 0.3
-    assert torch.equal(moved[sure], winner[sure])
+    labels = torch.arange(64).view(1, 8, 8)  # each cell its own, so that the nearest outweighs all others
+    size = (round(8 * side_of(geometry)) * enlarge,) * 2
+    indicators = geometry.apply(F.one_hot(labels, 64).permute(0, 3, 1, 2).double(), size)
+    assert torch.equal(geometry.apply_labels(labels, size), indicators.argmax(1))
 
 
 def test_labels_of_any_type_keep_it() -> None:
@@ -145,7 +140,7 @@ def test_the_memory_layout_does_not_matter(geometry: Geometry, channels: int) ->
     dense = geometry.apply(x, (10, 10))
     last = geometry.apply(x.contiguous(memory_format=torch.channels_last), (10, 10))
     torch.testing.assert_close(last, dense)
-    assert last.is_contiguous(memory_format=torch.channels_last)
+    assert last.is_contiguous(memory_format=torch.channels_last) or bool(geometry.transpose)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -31,7 +31,7 @@ class PseudoLabelStore:
     """The pseudo-labels of an epoch in one memory-mapped .npy file: (V, N, h, w), uint8, or uint16 where K > 256.
 
     Args:
-        path: the file; made if `shape` is given, else opened.
+        path: the file; one of the same shape and type is opened as it is, any other is replaced.
         shape: (V, N, h, w).
         k: number of clusters.
     """

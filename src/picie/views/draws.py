@@ -72,7 +72,7 @@ class Draws:
 
 
 def derived_seed(*key: int | str) -> int:
-    """A seed in [0, 2**63) for a library generator, from e.g. (seed, epoch, "kmeans")."""
+    """A seed in [0, 2**53) for a library generator, from e.g. (seed, epoch, "kmeans")."""
     return int(Draws(key, [0]).uniform()[0] * 2**53)
 
 

@@ -43,8 +43,7 @@ class Geometry:
 
     def apply(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """Resample `x` (B, C, H, W), floating point, to (B, C, *size): bilinear, antialiased where it shrinks."""
-        if bool(self.transpose.any()):
-            x = torch.where(self.transpose.to(x.device)[:, None, None, None], x.transpose(2, 3), x)
+        x = self._transposed(x)
         rows = resampling_matrix(self.box[:, 0], self.box[:, 1], x.shape[2], size[0]).to(x)
         columns = resampling_matrix(self.box[:, 2], self.box[:, 3], x.shape[3], size[1]).to(x)
         if x.is_contiguous(memory_format=torch.channels_last) and x.shape[1] > 4:
@@ -59,12 +58,21 @@ class Geometry:
 
     def apply_labels(self, labels: Tensor, size: tuple[int, int]) -> Tensor:
         """Resample `labels` (B, H, W), any dtype, to (B, *size): each cell takes the label that its centre falls in."""
-        if bool(self.transpose.any()):
-            labels = torch.where(self.transpose.to(labels.device)[:, None, None], labels.mT, labels)
+        labels = self._transposed(labels[:, None])[:, 0]
         rows = _centres(self.box[:, 0], self.box[:, 1], labels.shape[1], size[0]).to(labels.device)
         columns = _centres(self.box[:, 2], self.box[:, 3], labels.shape[2], size[1]).to(labels.device)
         batch = torch.arange(len(labels), device=labels.device)
         return labels[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+    def _transposed(self, x: Tensor) -> Tensor:
+        """`x` (B, C, H, W), square where anything is transposed, in the memory layout it came in."""
+        if not bool(self.transpose.any()):
+            return x
+        if x.shape[2] != x.shape[3]:
+            raise ValueError(f"rows and columns of {x.shape[2]} x {x.shape[3]} cannot change places; frames must be square")
+        turned = torch.where(self.transpose.to(x.device)[:, None, None, None], x.mT, x)
+        dense = x.is_contiguous(memory_format=torch.channels_last)
+        return turned.contiguous(memory_format=torch.channels_last if dense else torch.contiguous_format)
 
 
 def shrink(frames: Tensor, size: tuple[int, int]) -> Tensor:

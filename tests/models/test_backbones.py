@@ -1,0 +1,232 @@
+"""The backbone contract over several families, and where weights come from; nothing in a file is ever run."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from sklearn.datasets import load_sample_image
+
+from picie.config import ModelConfig
+from picie.errors import InputError
+from picie.models.backbones import TimmBackbone, build_backbone, read_weights, shipped_weights
+
+CONTRACT = {  # name: strides, channels of the last four levels
+    "tf_efficientnet_lite0": ([4, 8, 16, 32], [24, 40, 112, 320]),
+    "resnet18": ([4, 8, 16, 32], [64, 128, 256, 512]),
+    "convnext_atto": ([4, 8, 16, 32], [40, 80, 160, 320]),
+    "efficientnet_b0": ([4, 8, 16, 32], [24, 40, 112, 320]),
+    "mobilenetv3_small_050": ([4, 8, 16, 32], [8, 16, 24, 288]),
+    "vit_tiny_patch16_224": ([16] * 4, [192] * 4),
+    "swin_tiny_patch4_window7_224": ([4, 8, 16, 32], [96, 192, 384, 768]),
+}
+TINY = "test_efficientnet"
+
+
+def images(*size: int) -> torch.Tensor:
+    return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_contract(name: str) -> None:
+    backbone = TimmBackbone(name, pretrained=False).eval()
+    assert (backbone.strides, backbone.channels) == CONTRACT[name]
+    assert len(backbone.mean) == len(backbone.std) == 3
+    size = (224, 224) if name.startswith("swin") else (96, 64)
+    with torch.no_grad():
+        maps = backbone(images(*size))
+    for level, stride, channels in zip(maps, backbone.strides, backbone.channels, strict=True):
+        assert level.shape == (2, channels, size[0] // stride, size[1] // stride)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0", "mobilenetv3_small_050"])
+def test_levels_of_odd_sizes_are_rounded_up(name: str) -> None:
+    backbone = TimmBackbone(name, pretrained=False).eval()
+    with torch.no_grad():
+        maps = backbone(images(75, 101))
+    for level, stride in zip(maps, backbone.strides, strict=True):
+        assert level.shape[2:] == (math.ceil(75 / stride), math.ceil(101 / stride))
+
+
+@pytest.mark.parametrize(("size", "cells"), [((96, 96), (6, 6)), ((100, 71), (6, 4)), ((7, 40), (1, 2))])
+def test_a_vit_takes_any_size_as_the_nearest_number_of_patches(size: tuple[int, int], cells: tuple[int, int]) -> None:
+    backbone = TimmBackbone("vit_tiny_patch16_224", pretrained=False).eval()
+    x = images(*size)
+    resized = torch.nn.functional.interpolate(x, [16 * c for c in cells], mode="bilinear", antialias=True)
+    with torch.no_grad():
+        maps, expected = backbone(x), backbone(resized)
+    assert all(level.shape == (2, 192, *cells) for level in maps)
+    torch.testing.assert_close(maps[-1], expected[-1])
+
+
+def test_the_shipped_weights_are_those_of_the_default_backbone() -> None:
+    """Loaded by hand into the whole classifier, they know a photo; the backbone gives that model's own features."""
+    whole = timm.create_model("tf_efficientnet_lite0").eval()
+    state = shipped_weights()
+    assert len(state) == len(whole.state_dict())
+    whole.load_state_dict(dict(zip(whole.state_dict(), state.values(), strict=True)))
+    photo = torch.from_numpy(load_sample_image("china.jpg").copy()).permute(2, 0, 1)[None] / 127.5 - 1
+    photo = torch.nn.functional.interpolate(photo[..., :427, 100:527], (224, 224), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        top = whole(photo).softmax(1)[0].topk(3)
+        assert 698 in top.indices.tolist()  # ImageNet's class "palace"
+        reference = whole.forward_intermediates(photo, indices=[1, 2, 3, 4], intermediates_only=True)
+        maps = TimmBackbone("tf_efficientnet_lite0").eval()(photo)
+    for level, expected in zip(maps, reference, strict=True):
+        torch.testing.assert_close(level, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_unknown_models_name_the_nearest() -> None:
+    with pytest.raises(InputError, match=r"model\.backbone: unknown name 'resnet81'; did you mean 'resnet18'"):
+        TimmBackbone("resnet81", pretrained=False)
+
+
+def test_models_without_feature_maps_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:  # as older releases of timm do for some models
+        raise RuntimeError("features_only not implemented for this model.\nmore")
+
+    monkeypatch.setattr(timm, "create_model", refuse)
+    with pytest.raises(InputError, match=r"timm's 'resnet18' gives no feature maps \(features_only not implemented .*\.\)$"):
+        TimmBackbone("resnet18", pretrained=False)
+
+
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "levit_128s"])
+def test_models_of_one_size_name_it(name: str) -> None:
+    backbone = TimmBackbone(name, pretrained=False).eval()
+    with pytest.raises(InputError, match=rf"'{name}' failed on images of 96 x 64 .* set views\.size=224"):
+        backbone(images(96, 64))
+
+
+def test_the_registry_and_the_options_lead_here() -> None:
+    backbone = build_backbone(ModelConfig(backbone=TINY, weights="/nowhere.pth"), pretrained=False)
+    assert isinstance(backbone, TimmBackbone)  # a checkpoint is loaded next, so the file is not asked for
+    with pytest.raises(InputError, match=r"/nowhere\.pth: no such file"):
+        build_backbone(ModelConfig(backbone=TINY, weights="/nowhere.pth"), pretrained=True)
+
+
+def test_without_the_hub_the_error_names_both_other_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(InputError) as error:
+        TimmBackbone("resnet18")
+    message = str(error.value)
+    assert "\n" not in message
+    for word in ("model.pretrained", "'resnet18'", "model.weights=FILE", "--backbone tf_efficientnet_lite0"):
+        assert word in message
+
+
+@pytest.fixture(scope="module")
+def donor() -> torch.nn.Module:
+    torch.manual_seed(3)
+    return timm.create_model(TINY).eval()
+
+
+WRAPPINGS: dict[str, Callable[[dict], dict]] = {
+    "plain": lambda state: state,
+    "module.": lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
+    "state_dict": lambda state: {"state_dict": state, "epoch": 3},
+    "model": lambda state: {"model": {f"module.{name}": tensor for name, tensor in state.items()}},
+    "model_state": lambda state: {"model_state": state},
+    "no head": lambda state: {name: tensor for name, tensor in state.items() if not name.startswith("classifier")},
+}
+
+
+FLAT = ["plain", "module.", "no head"]  # a .safetensors file holds names and tensors, nothing nested
+
+
+@pytest.mark.parametrize(
+    ("suffix", "wrapping"), [(".pth", wrapping) for wrapping in WRAPPINGS] + [(".safetensors", flat) for flat in FLAT]
+)
+def test_local_weights_are_loaded(donor: torch.nn.Module, tmp_path: Path, suffix: str, wrapping: str) -> None:
+    state = WRAPPINGS[wrapping](donor.state_dict())
+    if suffix == ".safetensors":
+        save_file(state, tmp_path / "w.safetensors")
+    else:
+        torch.save(state, tmp_path / "w.pth")
+    torch.manual_seed(4)  # so that equal features come from the file
+    backbone = TimmBackbone(TINY, weights=str(tmp_path / f"w{suffix}")).eval()
+    x = images(64, 64)
+    with torch.no_grad():
+        expected = donor.forward_intermediates(x, indices=[1, 2, 3, 4], intermediates_only=True)
+        for level, wanted in zip(backbone(x), expected, strict=True):
+            torch.testing.assert_close(level, wanted)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "vit_tiny_patch16_224"])
+def test_local_weights_of_other_families_are_loaded(tmp_path: Path, name: str) -> None:
+    whole = timm.create_model(name)
+    torch.save(whole.state_dict(), tmp_path / "w.pth")
+    loaded = TimmBackbone(name, weights=str(tmp_path / "w.pth")).state_dict()
+    given = list(whole.state_dict().values())
+    for key, tensor in loaded.items():
+        assert any(tensor.shape == v.shape and torch.equal(tensor, v) for v in given), key
+
+
+@pytest.mark.parametrize("other", ["test_resnet", "test_vit", "test_efficientnet_gn"])
+def test_weights_of_another_model_are_refused(tmp_path: Path, other: str) -> None:
+    torch.save(timm.create_model(other).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(InputError, match="it belongs to another backbone"):
+        TimmBackbone(TINY, weights=str(tmp_path / "w.pth"))
+
+
+class Touch:
+    """What a malicious file holds: unpickling it writes a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.target,)
+
+
+@pytest.mark.parametrize("kind", ["torch", "torch legacy", "pickle"])
+def test_a_malicious_file_is_refused_and_not_run(tmp_path: Path, kind: str) -> None:
+    target, file = tmp_path / "touched", tmp_path / "w.pth"
+    content = {"state_dict": {"weight": torch.zeros(2)}, "args": Touch(target)}
+    if kind == "pickle":
+        file.write_bytes(pickle.dumps(content["args"], protocol=2))
+    else:
+        torch.save(content, file, _use_new_zipfile_serialization=kind == "torch")
+    with pytest.raises(InputError, match="it was not run"):
+        read_weights(file)
+    assert not target.exists()
+    if kind == "pickle":
+        pickle.loads(file.read_bytes())  # the file is what it claims to be
+        assert target.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("w.pth", b""),
+        ("w.pth", b"<html>404 not found</html>"),
+        ("w.safetensors", b"\x10\0\0\0\0\0\0\0not json at all.."),
+        ("w.safetensors", b""),
+    ],
+)
+def test_files_of_other_formats_are_refused_by_name(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"model\.weights: .*{name}"):
+        read_weights(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [{}, {"epoch": 3}, [1, 2], torch.zeros(3)])
+def test_files_without_a_state_dict_are_refused(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(InputError, match="holds no state_dict"):
+        read_weights(tmp_path / "w.pth")
+
+
+def test_a_picture_is_no_file_of_weights(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "w.pth", "PNG")
+    with pytest.raises(InputError, match=r"w\.pth"):
+        read_weights(tmp_path / "w.pth")

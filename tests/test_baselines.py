@@ -1,0 +1,108 @@
+"""Colour conversion against published values, and the colour k-means on pictures that have an answer."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from picie.baselines import color_and_position, color_kmeans, srgb_to_lab
+from picie.config import Config
+from picie.errors import InputError, UnreadableImageError
+
+# CIELAB (D65, 2 degrees) of sRGB colours, from Bruce Lindbloom's calculator (brucelindbloom.com).
+PUBLISHED = {
+    (255, 0, 0): (53.24, 80.09, 67.20),
+    (0, 255, 0): (87.73, -86.18, 83.18),
+    (0, 0, 255): (32.30, 79.19, -107.86),
+    (255, 255, 0): (97.14, -21.55, 94.48),
+    (0, 255, 255): (91.11, -48.09, -14.13),
+    (255, 255, 255): (100.0, 0.0, 0.0),
+    (0, 0, 0): (0.0, 0.0, 0.0),
+    (128, 128, 128): (53.59, 0.0, 0.0),
+    (1, 1, 1): (0.27, 0.0, 0.0),  # the linear pieces of both curves
+}
+
+
+@pytest.mark.parametrize("color", PUBLISHED)
+def test_lab_of_known_colours(color: tuple[int, int, int]) -> None:
+    np.testing.assert_allclose(srgb_to_lab(np.array([color]) / 255)[0], PUBLISHED[color], atol=0.03)
+
+
+def test_lab_of_greys_has_no_colour_and_rising_lightness() -> None:
+    lab = srgb_to_lab(np.repeat(np.linspace(0, 1, 256)[:, None], 3, axis=1))
+    assert np.abs(lab[:, 1:]).max() < 0.02
+    assert (np.diff(lab[:, 0]) > 0).all()
+    assert np.diff(lab[:, 0]).max() < 0.6  # no jump where the pieces of the curves meet
+
+
+def test_colour_and_position_of_each_pixel() -> None:
+    pixels = np.zeros((2, 3, 3, 5), dtype=np.uint8)
+    pixels[1, 0, 2, 4] = 255  # one red pixel, in the last corner of the second image
+    points = color_and_position(pixels).reshape(2, 3, 5, 5)
+    np.testing.assert_allclose(points[1, 2, 4], [53.24, 80.09, 67.20, 1, 1], atol=0.03)
+    np.testing.assert_allclose(points[1, 0, 0], [0, 0, 0, -1, -1], atol=1e-9)
+    np.testing.assert_allclose(points[0, 1, 2], [0, 0, 0, 0, 0], atol=1e-9)
+    assert np.abs(points[0, ..., :3]).max() == 0
+
+
+class Pictures:
+    classes = None
+
+    def __init__(self, pictures: list[np.ndarray]) -> None:
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def name(self, index: int) -> str:
+        return str(index)
+
+    def image(self, index: int) -> Image.Image:
+        if not self.pictures[index].size:
+            raise UnreadableImageError("broken")
+        return Image.fromarray(self.pictures[index])
+
+
+def config(k: int) -> Config:
+    return Config.model_validate({"cluster": {"k": k}, "views": {"size": 16}})
+
+
+def checkers() -> tuple[np.ndarray, np.ndarray]:
+    """A picture of four noisy colours in quarters, and the quarter of each pixel."""
+    colors = np.array([[200, 30, 30], [30, 170, 40], [40, 60, 190], [210, 210, 90]])
+    quarters = np.kron(np.arange(4).reshape(2, 2), np.ones((8, 8), dtype=int))
+    noise = np.random.default_rng(0).integers(-9, 10, (16, 16, 3))
+    return (colors[quarters] + noise).astype(np.uint8), quarters
+
+
+def test_colours_are_told_apart() -> None:
+    picture, quarters = checkers()
+    predict = color_kmeans(Pictures([picture, np.zeros((0, 0, 3)), picture[::-1]]), config(4), 0.0)
+    clusters = predict(torch.from_numpy(picture.transpose(2, 0, 1)[None].copy()), (16, 16))
+    assert clusters.shape == (1, 16, 16)
+    assert {(int(q), int(c)) for q, c in zip(quarters.ravel(), clusters.ravel(), strict=True)} in [
+        set(enumerate(order)) for order in product(range(4), repeat=4) if len(set(order)) == 4
+    ]
+
+
+def test_position_tells_apart_what_colour_does_not() -> None:
+    picture = np.random.default_rng(1).integers(100, 150, (16, 16, 3)).astype(np.uint8)  # noise without any layout
+    pixels = torch.from_numpy(picture.transpose(2, 0, 1)[None].copy())
+
+    def neighbours_agree(weight: float) -> float:
+        clusters = color_kmeans(Pictures([picture]), config(2), weight)(pixels, (16, 16))[0]
+        assert np.bincount(clusters.ravel(), minlength=2).min() > 60
+        return float(np.mean(clusters[:, 1:] == clusters[:, :-1]))
+
+    assert neighbours_agree(0.0) < 0.65
+    assert neighbours_agree(10.0) > 0.9
+
+
+def test_scored_at_the_size_of_its_pixels_alone() -> None:
+    predict = color_kmeans(Pictures([checkers()[0]]), config(2), 0.0)
+    with pytest.raises(InputError, match="size of their pixels"):
+        predict(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), (32, 32))

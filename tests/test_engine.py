@@ -1,0 +1,129 @@
+"""Device, precision and stopping."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+import torch
+
+from picie.config import ModelConfig
+from picie.engine import Engine, graceful_stop, peak_memory_mb, pick_device
+from picie.errors import InputError, Stopped
+from picie.models.extractor import Extractor
+
+CPU = torch.device("cpu")
+
+
+def network() -> Extractor:
+    torch.manual_seed(0)
+    return Extractor(ModelConfig(backbone="test_efficientnet", pretrained=False, dim=8))
+
+
+def test_auto_takes_the_best_device_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cuda, mps, expected in ((True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=cuda: there)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda there=mps: there)
+        assert pick_device("auto").type == expected
+
+
+def test_a_named_device_must_be_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_device("cuda:1") == torch.device("cuda", 1)
+    assert pick_device("cpu") == CPU
+    for name in ("cuda:2", "xpu", "meta", "cpu:2"):
+        with pytest.raises(InputError, match=rf"run\.device: '{name}' is not on this machine"):
+            pick_device(name) if name != "cpu:1" else pick_device("cpu:2")
+    for name in ("gpu", "", "cuda:x"):
+        with pytest.raises(InputError, match=rf"run\.device: unknown device '{name}'"):
+            pick_device(name)
+
+
+def test_images_become_floats_in_0_1() -> None:
+    engine = Engine(CPU, "fp32", network())
+    images = engine.to_images(torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1))
+    assert images.dtype == torch.float32
+    assert images.flatten().tolist() == pytest.approx([0, 0.2, 1])
+
+
+def test_precision_is_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("picie.engine._cpu_has_bf16", lambda: True)
+    assert [Engine(CPU, p, network()).bf16 for p in ("auto", "fp32", "bf16")] == [True, False, True]
+    monkeypatch.setattr("picie.engine._cpu_has_bf16", lambda: False)
+    assert [Engine(CPU, p, network()).bf16 for p in ("auto", "fp32", "bf16")] == [False, False, True]
+    assert Engine(CPU, "auto", network()).describe()["precision"] == "fp32"
+
+
+def test_bf16_changes_features_a_little_and_gradients_stay_finite() -> None:
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    features = {}
+    for precision in ("fp32", "bf16"):
+        net = network().eval()
+        names = list(net.state_dict())
+        Engine(CPU, precision, net)
+        assert list(net.state_dict()) == names  # checkpoints do not depend on the precision
+        z = net(images)
+        assert z.dtype == torch.float32
+        z.square().mean().backward()
+        assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
+        assert all(p.dtype == torch.float32 for p in net.parameters())
+        features[precision] = z.detach()
+    difference = (features["fp32"] - features["bf16"]).abs().max() / features["fp32"].abs().max()
+    assert 0 < difference < 0.1
+
+
+def test_grouped_convolutions_train_in_fp32_on_a_cpu() -> None:
+    net = network()
+    Engine(CPU, "bf16", net)
+    grouped = next(m for m in net.modules() if isinstance(m, torch.nn.Conv2d) and m.groups > 1)
+    x = torch.rand(1, grouped.in_channels, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert grouped(x).dtype == torch.float32
+        with torch.no_grad():
+            assert grouped(x).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_a_request_and_the_second_acts(signum: signal.Signals) -> None:
+    second: list[int] = []
+    before = signal.signal(signum, lambda number, _: second.append(number))
+    try:
+        with graceful_stop() as stop:
+            stop.check()  # nothing yet
+            os.kill(os.getpid(), signum)
+            with pytest.raises(Stopped, match="enough") as stopped:
+                stop.check("enough")
+            assert stopped.value.signum == signum
+            assert not second
+            os.kill(os.getpid(), signum)
+            assert second == [signum]
+    finally:
+        signal.signal(signum, before)
+
+
+def test_handlers_are_put_back() -> None:
+    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(RuntimeError), graceful_stop():
+        assert signal.getsignal(signal.SIGINT) != before[0]
+        raise RuntimeError
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_in_another_thread_signals_are_left_alone() -> None:
+    seen: list[object] = []
+
+    def run() -> None:
+        with graceful_stop() as stop:
+            seen.append(stop.signum)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [None]
+
+
+def test_peak_memory_is_in_megabytes() -> None:
+    assert 50 < peak_memory_mb() < 1e6

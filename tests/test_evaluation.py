@@ -1,0 +1,160 @@
+"""Scoring a run: the counts, the protocol, and what the run remembers of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.comparing import assert_same
+from tests.conftest import checkpoint_of, picture, write_labelled
+
+from picie import Config, Segmenter, evaluate, training
+from picie.data.folder import Folder
+from picie.data.images import square_frame, square_label, whole_size
+from picie.errors import InputError
+from picie.evaluation import Evaluation, check_labels, count, percent, unmatched_clusters
+from picie.metrics import Scores
+from picie.runlog import Progress, read_metrics
+
+Make = Callable[..., Config]
+
+
+def by_color(pixels: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+    """A predictor that needs no training: the strongest channel of each pixel."""
+    assert tuple(pixels.shape[2:]) == size
+    return pixels.numpy().argmax(1).astype(np.int64)
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """A labelled folder with pictures of several sizes in its val split, 20 in all."""
+    root = write_labelled(tmp_path / "mixed", 2, 17)
+    for seed, size in ((200, (40, 70)), (201, (90, 33)), (202, (32, 32))):
+        image, label = picture(seed, size)
+        Image.fromarray(image).save(root / "images" / "val" / f"{seed}.png")
+        Image.fromarray(label).save(root / "labels" / "val" / f"{seed}.png")
+    return root
+
+
+@pytest.mark.parametrize("crop", [True, False])
+def test_count_is_the_confusion_of_each_pixel(mixed: Path, tiny: Make, crop: bool) -> None:
+    data, config = Folder(mixed, "val"), tiny(f"evaluate.crop={str(crop).lower()}", "evaluate.size=24")
+    expected, labelled = np.zeros((3, 3), dtype=int), 0
+    for i in range(len(data)):
+        image, label = data.image(i), data.label(i)
+        if crop:
+            pixels, cells = square_frame(image, 24), square_label(label, 24)
+        else:
+            height, width = whole_size(image.height, image.width, 24)
+            pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+            rows = [int((r + 0.5) * image.height / height) for r in range(height)]
+            columns = [int((c + 0.5) * image.width / width) for c in range(width)]
+            cells = label[rows][:, columns]
+        for truth, cluster in zip(cells.ravel(), pixels.argmax(0).ravel(), strict=True):
+            if truth != 255:
+                expected[truth, cluster] += 1
+                labelled += 1
+    with Progress(False) as bars:
+        confusion, n_images = count(by_color, 3, data, config, bars)
+    assert n_images == 20
+    assert np.array_equal(confusion, expected)
+    assert confusion.sum() == labelled
+    assert np.trace(confusion) > 0.9 * labelled  # the pictures are told apart by their strongest channel
+
+
+def test_order_and_batches_do_not_matter(mixed: Path, tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, counts = tiny("evaluate.crop=false"), []
+    for size, backwards in ((16, False), (1, False), (3, True)):
+        data = Folder(mixed, "val")
+        if backwards:
+            data.paths.reverse()
+        monkeypatch.setattr("picie.evaluation._BATCH", size)
+        with Progress(False) as bars:
+            counts.append(count(by_color, 3, data, config, bars)[0])
+    assert np.array_equal(counts[0], counts[1])
+    assert np.array_equal(counts[0], counts[2])
+
+
+def test_an_image_that_cannot_be_read_is_not_counted(mixed: Path, tiny: Make) -> None:
+    (mixed / "images" / "val" / "200.png").write_bytes(b"x")
+    whole = (mixed / "images" / "val" / "201.png").read_bytes()
+    (mixed / "images" / "val" / "201.png").write_bytes(whole[: len(whole) // 2])
+    data = Folder(mixed, "val")
+    with Progress(False) as bars:
+        check_labels(data, bars)
+        assert count(by_color, 3, data, tiny(), bars)[1] == 18
+        for image in data.paths:
+            image.write_bytes(b"x")
+        with pytest.raises(InputError, match="none of the split's images"):
+            check_labels(data, bars)
+
+
+@pytest.mark.parametrize("change", [(), ("evaluate.crop=false",), ("evaluate.size=48",), ("cluster.k=5",), ("cluster.k=2",)])
+def test_evaluate_gives_what_training_logged(tiny: Make, tmp_path: Path, change: tuple[str, ...]) -> None:
+    config = tiny("train.epochs=1", *change)
+    run = training.train(config, tmp_path / "run")
+    result, logged = evaluate(run, record=False), read_metrics(run)[-1]
+    assert result.to_dict()["accuracy"] == logged["accuracy"]
+    assert result.to_dict()["miou"] == logged["miou"]
+    assert result.protocol == logged["protocol"]
+    assert result.confusion.shape == (3, config.cluster.k)
+    assert ("whole images" in result.protocol) == (not config.evaluate.crop)
+    assert f"{config.evaluate_size} px" in result.protocol
+    assert len(unmatched_clusters(result)) == max(0, config.cluster.k - 3)
+    missing = [row for row in result.to_dict()["per_class"] if row["cluster"] is None]
+    assert len(missing) == max(0, 3 - config.cluster.k)
+    assert all(row["iou"] in (0.0, None) for row in missing)
+    names = Segmenter.load(run).names
+    assert names[:3] == ("red", "green", "blue")
+    assert names[3:] == tuple(f"cluster {i}" for i in unmatched_clusters(result))
+
+
+def test_a_run_on_unlabelled_photos_gets_names_by_an_evaluation(tiny: Make, labelled_folder: Path, tmp_path: Path) -> None:
+    run = training.train(tiny(f"data.root={labelled_folder / 'images'}", "train.epochs=0"), tmp_path / "run")
+    with pytest.raises(InputError, match="split 'val' has no labels; scores need"):
+        evaluate(run)
+    before, content = checkpoint_of(run), (run / "checkpoint.pt").read_bytes()
+    result = evaluate(run, labelled_folder, record=False)
+    assert (run / "checkpoint.pt").read_bytes() == content
+    assert Segmenter.load(run).names[0] == "cluster 0"
+
+    evaluate(str(run), str(labelled_folder), split="train")
+    assert Segmenter.load(run).names == ("red", "green", "blue")
+    evaluate(run, labelled_folder)
+    assert checkpoint_of(run)["matching"]["assignment"] == result.assignment.tolist()
+    without = [{k: v for k, v in state.items() if k != "matching"} for state in (before, checkpoint_of(run))]
+    assert_same(without[0], without[1], "checkpoint")
+
+
+def test_another_split_and_another_folder_are_scored(own_run: Path, mixed: Path) -> None:
+    assert evaluate(own_run, split="train").n_images == 6
+    assert evaluate(own_run, split="train").protocol.startswith("train; ")
+    assert evaluate(own_run, mixed).n_images == 20
+
+
+def test_evaluating_does_not_disturb_a_resume(own_run: Path, tiny: Make, tmp_path: Path) -> None:
+    evaluate(own_run, split="train")
+    training.resume(own_run, ["train.epochs=3"])
+    longer = training.train(tiny("train.epochs=3"), tmp_path / "longer")
+    assert read_metrics(own_run)[-1]["loss"] == read_metrics(longer)[-1]["loss"]
+
+
+def test_the_dictionary_holds_plain_values_in_percent(labelled_folder: Path) -> None:
+    nan = float("nan")
+    scores = Scores(0.5, 0.25, np.array([0.5, 0.0, nan]), np.array([1.0, 0.0, nan]), np.array([10, 5, 0]))
+    classes = Folder(labelled_folder, "val").classes
+    assert classes is not None
+    found: dict[str, Any] = Evaluation(np.zeros((3, 2)), np.array([1, 0]), scores, classes, "how", 7).to_dict()
+    assert found["per_class"] == [
+        {"name": "red", "iou": 50.0, "accuracy": 100.0, "pixels": 10, "cluster": 1},
+        {"name": "green", "iou": 0.0, "accuracy": 0.0, "pixels": 5, "cluster": 0},
+        {"name": "blue", "iou": None, "accuracy": None, "pixels": 0, "cluster": None},
+    ]
+    assert (found["accuracy"], found["miou"], found["protocol"], found["n_images"]) == (50.0, 25.0, "how", 7)
+    assert percent(1 / 3) == 33.3333
+    assert percent(nan) is None

@@ -1,0 +1,115 @@
+"""The loss against METHOD section 2.3, restated pixel by pixel in NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from picie.clustering.kmeans import assign, bias
+from picie.losses import class_weights, prototype_logits, view_distance, view_loss
+
+B, D, H, W, K = 2, 5, 3, 4, 6
+
+
+def tensors(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    z = torch.nn.functional.normalize(torch.randn(2, B, D, H, W, generator=g), dim=2)
+    labels = torch.randint(0, K, (2, B, H, W), generator=g)
+    return z, labels, torch.randn(2, K, D, generator=g)
+
+
+def ce(z: np.ndarray, centroids: np.ndarray, offset: np.ndarray, y: np.ndarray, w: np.ndarray, temperature: float) -> float:
+    """Weighted mean over cells of -log softmax, one cell at a time."""
+    total = weight = 0.0
+    for b in range(B):
+        for i in range(H):
+            for j in range(W):
+                logits = (centroids @ z[b, :, i, j] + offset) / temperature
+                label = y[b, i, j]
+                total += w[label] * (np.log(np.exp(logits).sum()) - logits[label])
+                weight += w[label]
+    return total / weight
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.3])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("offset", [False, True])
+def test_within_and_cross_by_the_definition(temperature: float, weighted: bool, offset: bool) -> None:
+    z, y, c = tensors()
+    b = torch.stack([bias(own) for own in c]) if offset else torch.zeros(2, K)
+    weights = torch.rand(2, K, generator=torch.Generator().manual_seed(5)) + 0.1 if weighted else None
+    parts = [view_loss(z[v], v, y, c, b, weights, temperature) for v in (0, 1)]
+    w = np.ones((2, K)) if weights is None else weights.numpy()
+
+    def loss(view: int, clustering: int) -> float:
+        return ce(
+            z[view].numpy(), c[clustering].numpy(), b[clustering].numpy(), y[clustering].numpy(), w[clustering], temperature
+        )
+
+    within = (loss(0, 0) + loss(1, 1)) / 2
+    cross = (loss(0, 1) + loss(1, 0)) / 2
+    assert float(parts[0][0] + parts[1][0]) == pytest.approx(within, rel=1e-5)
+    assert float(parts[0][1] + parts[1][1]) == pytest.approx(cross, rel=1e-5)
+    assert float(parts[1][1]) == pytest.approx(loss(1, 0) / 2, rel=1e-5)  # view 1's features, view 0's clusters and labels
+
+
+def test_logits_by_hand() -> None:
+    z = torch.tensor([[1.0, 2.0], [0.0, -1.0]]).view(1, 2, 1, 2)  # two cells: (1, 0) and (2, -1)
+    weight = torch.tensor([[1.0, 0.0], [1.0, 3.0], [0.0, -2.0]])
+    assert prototype_logits(z, weight)[0, :, 0].T.tolist() == [[1, 1, 0], [2, -1, 2]]
+    assert prototype_logits(z, weight, torch.tensor([0.0, 1.0, 5.0]))[0, :, 0].T.tolist() == [[1, 2, 5], [2, 0, 7]]
+
+
+def test_with_the_bias_the_largest_logit_is_the_nearest_centroid() -> None:
+    z, _, c = tensors()
+    points = z[0].permute(0, 2, 3, 1).reshape(-1, D)
+    biased = prototype_logits(z[0], c[0], bias(c[0])).argmax(1).flatten()
+    assert torch.equal(biased, assign(points, c[0])[0])
+    assert not torch.equal(prototype_logits(z[0], c[0]).argmax(1).flatten(), biased)  # METHOD 4.7: these differ
+
+
+def test_gradients_reach_the_features_alone_and_are_right() -> None:
+    z, y, c = tensors()
+    z0 = z[0].double().requires_grad_()
+    zeros = torch.zeros(2, K, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda t: sum(view_loss(t, 0, y, c.double(), zeros, None, 0.5)), (z0,))
+
+
+def test_logits_of_norm_one_cannot_fall_below_the_bound_that_temperature_lifts() -> None:
+    """METHOD 4.8: at temperature 1 and K = 27, cross-entropy of logits in [-1, 1] is at least 1.51."""
+    k = 27
+    z = torch.ones(1, 1, 1, 1)
+    c = torch.full((2, k, 1), -1.0)
+    c[:, 3] = 1.0
+    labels = torch.full((2, 1, 1, 1), 3)
+    for temperature, bound in ((1.0, np.log(1 + 26 * np.exp(-2))), (0.1, np.log(1 + 26 * np.exp(-20)))):
+        within, cross = view_loss(z, 0, labels, c, torch.zeros(2, k), None, temperature)
+        assert float(within + cross) == pytest.approx(bound, rel=1e-4, abs=1e-6)
+    assert np.log(1 + 26 * np.exp(-2)) == pytest.approx(1.51, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("kind", "counts", "expected"),
+    [
+        ("inverse", [1, 2, 4], [12 / 7, 6 / 7, 3 / 7]),
+        ("sqrt_inverse", [1, 4, 16], [12 / 7, 6 / 7, 3 / 7]),
+        ("frequency", [1, 2, 3], [0.5, 1.0, 1.5]),
+        ("frequency", [0, 2, 3], [0.5, 1.0, 1.5]),  # an empty cluster counts as one point
+        ("inverse", [0, 1], [1.0, 1.0]),
+    ],
+)
+def test_class_weights_by_hand(kind: str, counts: list[int], expected: list[float]) -> None:
+    weights = class_weights(torch.tensor(counts), kind)
+    assert weights is not None
+    assert weights.dtype == torch.float32
+    assert weights.tolist() == pytest.approx(expected)
+
+
+def test_no_class_weights() -> None:
+    assert class_weights(torch.tensor([1, 3]), "none") is None
+
+
+def test_view_distance_by_hand() -> None:
+    a, b = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 2, 1, 2), torch.tensor([1.0, 0.0, 3.0, 1.0]).view(1, 2, 1, 2)
+    assert float(view_distance(a, b)) == pytest.approx((0 + 4 + 0 + 9) / 4)

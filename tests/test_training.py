@@ -1,0 +1,233 @@
+"""Runs: what they leave, what may not change them, and what stops them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.comparing import assert_equal_runs
+from tests.conftest import checkpoint_of
+
+from picie import Config, training
+from picie.data import folder as folder_module
+from picie.errors import InputError, TrainingError
+from picie.methods.picie import PiCIE
+from picie.runlog import RunLog, read_metrics
+
+Make = Callable[..., Config]
+
+
+def test_a_run_leaves_its_records(trained: Path, tiny: Make) -> None:
+    assert {p.name for p in trained.iterdir()} == {
+        "checkpoint.pt",
+        "config.toml",
+        "metrics.jsonl",
+        "pseudo_labels.npy",
+        "run.json",
+    }
+    record = json.loads((trained / "run.json").read_text("utf-8"))
+    assert (record["status"], record["epochs"], record["images"], record["skipped_images"]) == ("finished", 2, 6, 0)
+    assert record["versions"]["torch"] == torch.__version__.split("+")[0] or "torch" in record["versions"]
+    assert record["engine"]["device"] == "cpu"
+    lines = read_metrics(trained)
+    assert [line["epoch"] for line in lines] == [1, 2]
+    for line in lines:
+        assert line["loss"] == pytest.approx((line["within"] + line["cross"]) / 2)
+        assert len(line["objective"]) == len(line["imbalance"]) == len(line["empty"]) == 2
+        assert 0 <= line["miou"] <= line["accuracy"] <= 100
+        assert {"label", "train", "evaluate"} <= set(line["seconds"])
+    store = np.load(trained / "pseudo_labels.npy")
+    assert store.shape == (2, 6, 8, 8)
+    assert store.dtype == np.uint8
+    assert set(np.unique(store)) <= {0, 1, 2}
+    assert checkpoint_of(trained)["config"] == tiny().model_dump(mode="json")
+
+
+def test_training_moves_the_network_and_lowers_the_loss(tiny: Make, tmp_path: Path) -> None:
+    start = training.train(tiny("train.epochs=0"), tmp_path / "start")
+    # the first epoch's pseudo-labels do not depend on the learning rate, so losses compare
+    still = training.train(tiny("train.epochs=1", "train.lr=1e-12"), tmp_path / "still")
+    run = training.train(tiny("train.epochs=1", "train.lr=3e-3"), tmp_path / "run")
+    assert read_metrics(run)[0]["objective"] == read_metrics(still)[0]["objective"]
+    assert read_metrics(run)[0]["loss"] < read_metrics(still)[0]["loss"] - 0.01
+    before, after = checkpoint_of(start)["method"], checkpoint_of(run)["method"]
+    moved = [name for name in before if name.endswith("weight") and not torch.equal(before[name], after[name])]
+    assert any("backbone" in name for name in moved)
+    assert any("fpn" in name for name in moved)
+
+
+def test_a_frozen_backbone_does_not_move(tiny: Make, tmp_path: Path) -> None:
+    start = training.train(tiny("train.epochs=0"), tmp_path / "start")
+    run = training.train(tiny("model.freeze=true"), tmp_path / "run")
+    before, after = checkpoint_of(start)["method"], checkpoint_of(run)["method"]
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert not [name for name in moved if "backbone" in name]
+    assert [name for name in moved if "fpn" in name]
+
+
+@pytest.mark.parametrize(
+    "change", ["run.workers=1", "run.workers=3", "run.cache_gb=0", "run.progress=false", ("run.cache_gb=0", "run.workers=4")]
+)
+def test_the_section_run_changes_no_result(tiny: Make, trained: Path, tmp_path: Path, change: str | tuple[str, ...]) -> None:
+    changes = (change,) if isinstance(change, str) else change
+    assert_equal_runs(training.train(tiny(*changes), tmp_path / "run"), trained)
+
+
+@pytest.mark.parametrize("change", ["seed=1", "views.invariance=[]", "loss.temperature=0.4", "cluster.batch_size=3"])
+def test_other_sections_do(tiny: Make, trained: Path, tmp_path: Path, change: str) -> None:
+    with pytest.raises(AssertionError):
+        assert_equal_runs(training.train(tiny(change), tmp_path / "run"), trained)
+
+
+@pytest.mark.parametrize(
+    ("invariance", "equivariance"),
+    [("greyscale", "hflip"), ("[]", "[]"), ("[]", "crop"), ("blur", "[]"), ("gamma,cast", "rot90")],
+)
+def test_any_subset_of_transforms_trains(tiny: Make, tmp_path: Path, invariance: str, equivariance: str) -> None:
+    run = training.train(
+        tiny(f"views.invariance={invariance}", f"views.equivariance={equivariance}", "train.epochs=1"), tmp_path / "run"
+    )
+    assert np.isfinite(read_metrics(run)[0]["loss"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("method=mdc",),
+        ("method=mdc", "mdc.classifier=centroids"),
+        ("loss.mse=true",),
+        ("loss.mse=true", "loss.within=0", "loss.cross=0"),
+        ("loss.class_weights=sqrt_inverse",),
+        ("cluster.metric=euclidean",),
+        ("cluster.warm_start=true", "train.epochs=2"),
+        ("model.laterals=random",),
+        ("train.precision=fp32",),
+        ("train.precision=bf16",),
+        ("cluster.init_batches=1", "cluster.init_points=40"),
+        ("evaluate.crop=false",),
+        ("evaluate.every=0",),
+    ],
+)
+def test_every_option_trains(tiny: Make, tmp_path: Path, change: tuple[str, ...]) -> None:
+    run = training.train(tiny("train.epochs=1", *change), tmp_path / "run")
+    last = read_metrics(run)[-1]
+    assert np.isfinite(last["loss"])
+    assert last["miou"] > 0  # the last epoch is always scored
+
+
+def test_epochs_0_clusters_the_network_as_it_starts(tiny: Make, tmp_path: Path) -> None:
+    run = training.train(tiny("train.epochs=0"), tmp_path / "run")
+    (line,) = read_metrics(run)
+    assert line["epoch"] == 0
+    assert "loss" not in line
+    assert line["miou"] > 0
+    assert checkpoint_of(run)["classifier"]["weight"].norm(dim=1).min() > 0.9
+
+
+def test_scores_are_taken_every_so_many_epochs(tiny: Make, tmp_path: Path) -> None:
+    run = training.train(tiny("train.epochs=3", "evaluate.every=2"), tmp_path / "run")
+    assert ["miou" in line for line in read_metrics(run)] == [False, True, True]
+
+
+def test_labels_of_the_train_split_are_never_opened(own_folder: Path, tiny: Make, trained: Path, tmp_path: Path) -> None:
+    for label in (own_folder / "labels" / "train").iterdir():
+        label.write_bytes(b"garbage")
+    run = training.train(tiny(f"data.root={own_folder}"), tmp_path / "run")
+    assert_equal_runs(run, trained, but=("config",))
+
+
+def test_no_label_is_opened_without_an_evaluation(
+    own_folder: Path, tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> np.ndarray:
+        raise AssertionError(f"{path} was opened")
+
+    monkeypatch.setattr(folder_module, "open_label", refuse)
+    root = own_folder / "images"  # nested, and without classes.toml
+    run = training.train(tiny(f"data.root={root}"), tmp_path / "run")
+    assert "miou" not in read_metrics(run)[-1]
+    assert json.loads((run / "run.json").read_text("utf-8"))["images"] == 8
+    with pytest.raises(AssertionError, match="was opened"):
+        training.train(tiny(f"data.root={own_folder}"), tmp_path / "scored")
+
+
+def test_an_unreadable_image_is_left_out_and_counted(own_folder: Path, tiny: Make, trained: Path, tmp_path: Path) -> None:
+    (own_folder / "images" / "train" / "zz.jpg").write_bytes(b"no picture")
+    run = training.train(tiny(f"data.root={own_folder}"), tmp_path / "run")
+    record = json.loads((run / "run.json").read_text("utf-8"))
+    assert (record["images"], record["skipped_images"]) == (6, 1)
+    assert "zz.jpg" in record["skipped"]["zz.jpg"]
+    assert_equal_runs(run, trained, but=("config",))  # the good ones train as if it were not there
+    with pytest.raises(InputError, match=r"zz\.jpg: cannot be read as an image"):
+        training.train(tiny(f"data.root={own_folder}", "data.on_bad_image=error"), tmp_path / "strict")
+    assert not (tmp_path / "strict").exists()
+
+
+def test_k_is_checked_against_the_images_that_can_be_read(own_folder: Path, tiny: Make, tmp_path: Path) -> None:
+    for image in sorted((own_folder / "images" / "train").iterdir())[1:]:
+        image.write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"cluster\.k = 100 .* 64 points \(1 images of 8x8 cells\)"):
+        training.train(tiny(f"data.root={own_folder}", "cluster.k=100"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_holds_something_is_not_taken(trained: Path, tiny: Make, tmp_path: Path) -> None:
+    before = (trained / "config.toml").read_bytes()
+    with pytest.raises(InputError, match=r"exists already.*--resume"):
+        training.train(tiny("seed=9"), trained)
+    assert (trained / "config.toml").read_bytes() == before
+    (tmp_path / "empty").mkdir()
+    assert training.train(tiny("train.epochs=0"), tmp_path / "empty") == tmp_path / "empty"
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, calls = PiCIE.losses, 0
+
+    def broken(self: PiCIE, *arguments: Any) -> Iterator[dict[str, torch.Tensor]]:
+        nonlocal calls
+        calls += 1
+        for term in plain(self, *arguments):
+            yield term | {"loss": term["loss"] * float("nan")} if calls == 5 else term
+
+    one = training.train(tiny("train.epochs=1"), tmp_path / "one")
+    monkeypatch.setattr(PiCIE, "losses", broken)
+    run = tmp_path / "run"
+    with pytest.raises(TrainingError, match=r"the loss is nan in epoch 2, step 2.*checkpoint is kept.*train\.lr"):
+        training.train(tiny(), run)
+    assert_equal_runs(run, one, but=("config", "finished"))
+    assert all(torch.isfinite(t).all() for t in checkpoint_of(run)["method"].values())
+    assert json.loads((run / "run.json").read_text("utf-8"))["status"] == "failed"
+
+
+def test_an_image_that_disappears_stops_the_run_and_costs_nothing(
+    own_folder: Path, tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = own_folder / "images" / "train" / "003.jpg"
+    kept = image.read_bytes()
+    monkeypatch.setattr(RunLog, "metrics", lambda self, line: image.unlink())  # at the end of the first epoch
+    config = tiny(f"data.root={own_folder}", "run.cache_gb=0")
+    with pytest.raises(InputError, match=r"003\.jpg"):
+        training.train(config, tmp_path / "run")
+    assert checkpoint_of(tmp_path / "run")["epoch"] == 1
+    monkeypatch.undo()
+    image.write_bytes(kept)
+    training.resume(tmp_path / "run")
+    assert checkpoint_of(tmp_path / "run")["epoch"] == 2
+
+
+def test_a_strip_and_a_dot_train_beside_pictures(own_folder: Path, tiny: Make, tmp_path: Path) -> None:
+    root = own_folder / "images" / "val"
+    Image.new("L", (1, 500), 90).save(root / "strip.png")
+    Image.new("RGBA", (1, 1), (1, 2, 3, 4)).save(root / "DOT.PNG")
+    shutil.copy(root / "100.jpg", root / "._100.jpg")
+    run = training.train(tiny(f"data.root={root}", "train.epochs=1"), tmp_path / "run")
+    assert json.loads((run / "run.json").read_text("utf-8"))["images"] == 4
