@@ -16,7 +16,8 @@ import sys
 from pathlib import Path
 
 SETTINGS = {
-    "not trained (default, 0 epochs)": ["--epochs", "0"],
+    "not trained": ["--epochs", "0"],
+    "not trained, one start": ["--epochs", "0", "cluster.refit=0"],
     "preset reference": ["--preset", "reference"],
     "preset default": [],
     "mdc, default": ["--method", "mdc"],
@@ -40,8 +41,7 @@ def main() -> None:
             _run(asked.data, asked.out / f"{name.replace(' ', '-')}-{s}", [*arguments, "--seed", str(s)])
             for s in range(asked.seeds)
         ]
-        baselines = runs[0]["scores"].get("baselines", {}) if name == asked.only[0] else {}
-        for other, scores in baselines.items():
+        for other, scores in runs[0]["scores"].get("baselines", {}).items():
             print(f"| {other} (seed 0) | {scores['accuracy']:.1f} | {scores['miou']:.1f} | | |")
         accuracy, miou = ([run["scores"][key] for run in runs] for key in ("accuracy", "miou"))
         seconds = statistics.median(s for run in runs for s in run["seconds"])
@@ -54,7 +54,8 @@ def _run(data: str, folder: Path, arguments: list[str]) -> dict[str, object]:
     if not scores.is_file():
         picie = [sys.executable, "-m", "picie", "--quiet"]
         subprocess.run([*picie, "train", data, "--out", str(folder), *arguments], check=True, stdout=subprocess.DEVNULL)
-        evaluate = [*picie, "evaluate", str(folder), "--json", str(scores), "--baselines"]
+        beside = ["--baselines"] if folder.name == "not-trained-0" else []
+        evaluate = [*picie, "evaluate", str(folder), "--json", str(scores), *beside]
         subprocess.run(evaluate, check=True, stdout=subprocess.DEVNULL)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return {

@@ -88,6 +88,7 @@ def test_a_newer_version_is_refused(tmp_path: Path) -> None:
         checkpoint.load(tmp_path)
 
 
+@pytest.mark.filterwarnings("error")  # a warning would be a second line on stderr
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, trained: Path) -> None:
     with pytest.raises(InputError, match="no such run"):
         checkpoint.load(tmp_path / "nowhere")
@@ -100,6 +101,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, trained: Path) -> None
         "text": b"hello",
         "zeros": bytes(1000),
         "pickle": pickle.dumps({"format": "picie"}, protocol=2),
+        "pickle4": pickle.dumps({"format": "picie"}, protocol=4),
         "numpy": b"\x93NUMPY\x01\x00" + bytes(200),
     }
     for name, content in contents.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tests.comparing import assert_equal_runs
@@ -128,11 +130,20 @@ def test_a_finished_run_without_epochs_is_left_as_it_is(tiny: Make, tmp_path: Pa
     assert_equal_runs(run, before)
 
 
-def test_more_epochs_give_what_a_longer_run_gives(own_run: Path, tiny: Make, tmp_path: Path) -> None:
-    longer = training.train(tiny("train.epochs=3"), tmp_path / "longer")
-    training.resume(own_run, ["train.epochs=3", "run.workers=1"])
-    assert_equal_runs(own_run, longer)
-    assert [line["epoch"] for line in read_metrics(own_run)] == [1, 2, 3]
+def test_more_epochs_give_what_a_longer_run_gives(tiny: Make, tmp_path: Path) -> None:
+    """At a constant learning rate; a cosine takes its length from the number of epochs."""
+    longer = training.train(tiny("train.epochs=3", "train.schedule=constant"), tmp_path / "longer")
+    run = training.train(tiny("train.schedule=constant"), tmp_path / "run")
+    training.resume(run, ["train.epochs=3", "run.workers=1"])
+    assert_equal_runs(run, longer)
+    assert [line["epoch"] for line in read_metrics(run)] == [1, 2, 3]
+
+
+def test_more_epochs_go_on_where_the_longer_cosine_stands(own_run: Path) -> None:
+    training.resume(own_run, ["train.epochs=4"])
+    assert [line["epoch"] for line in read_metrics(own_run)] == [1, 2, 3, 4]
+    rate = checkpoint_of(own_run)["optimizers"][0]["param_groups"][0]["lr"]
+    assert rate == pytest.approx(1e-4 * 0.5 * (1 + math.cos(math.pi * 11 / 12)))  # of the last of 4 x 3 steps
 
 
 @pytest.mark.parametrize("override", ["train.lr=1", "seed=3", "cluster.k=4", "data.root=elsewhere", "train.epochs_=3"])
@@ -162,6 +173,22 @@ def test_changed_data_is_noticed(own_folder: Path, tiny: Make, tmp_path: Path, s
         shutil.rmtree(images)
         (own_folder / "kept").rename(images)
     training.resume(run)
+
+
+@pytest.mark.parametrize("damage", ["gone", "other shape"])
+def test_a_step_is_not_taken_without_its_pseudo_labels(tiny: Make, tmp_path: Path, signal_at: SignalAt, damage: str) -> None:
+    run = tmp_path / "run"
+    signal_at.arm(9)
+    with pytest.raises(Stopped):
+        training.train(tiny(), run)
+    assert checkpoint_of(run)["step"] > 0
+    signal_at.arm(-1)
+    if damage == "gone":
+        (run / "pseudo_labels.npy").unlink()
+    else:
+        np.save(run / "pseudo_labels.npy", np.zeros((2, 3, 8, 8), np.uint8))
+    with pytest.raises(InputError, match=r"pseudo_labels\.npy"):
+        training.resume(run)
 
 
 def test_what_is_no_run_is_not_resumed(own_run: Path, tmp_path: Path) -> None:

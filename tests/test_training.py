@@ -198,11 +198,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
         for term in plain(self, *arguments):
             yield term | {"loss": term["loss"] * float("nan")} if calls == 5 else term
 
-    one = training.train(tiny("train.epochs=1"), tmp_path / "one")
+    one = training.train(tiny("train.epochs=1", "train.schedule=constant"), tmp_path / "one")
     monkeypatch.setattr(PiCIE, "losses", broken)
     run = tmp_path / "run"
     with pytest.raises(TrainingError, match=r"the loss is nan in epoch 2, step 2.*checkpoint is kept.*train\.lr"):
-        training.train(tiny(), run)
+        training.train(tiny("train.schedule=constant"), run)
     assert_equal_runs(run, one, but=("config", "finished"))
     assert all(torch.isfinite(t).all() for t in checkpoint_of(run)["method"].values())
     assert json.loads((run / "run.json").read_text("utf-8"))["status"] == "failed"

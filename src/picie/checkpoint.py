@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,9 @@ def load(run: str | Path) -> dict[str, Any]:
     """
     path = find_checkpoint(run)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch remarks on pickles of another protocol; the error below says it all
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise InputError(f"{path}: is not a checkpoint of picie, or is damaged; give a run's folder") from error
     if not (isinstance(state, dict) and state.get("format") == _FORMAT):

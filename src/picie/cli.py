@@ -32,7 +32,7 @@ app = typer.Typer(
 
 def _all_options() -> str:
     """Every section.key with its default and meaning, for `picie train --help`."""
-    lines = ["\b", "All options, as section.key=value (TOML values; a bare word is a string):"]
+    lines = ["\b", "All options, as section.key=value (TOML values; a bare word is a string; key= unsets):"]
     for name, field in Config.model_fields.items():
         section = field.annotation
         if isinstance(section, type) and issubclass(section, BaseModel):

@@ -64,6 +64,8 @@ class ViewsConfig(_Section):
     @classmethod
     def _accept_names(cls, value: Any) -> Any:
         """Take "brightness,blur", ["brightness"] and [{name = "blur", p = 1.0}] alike."""
+        if value is None:  # "views.invariance=" on the command line
+            value = []
         if isinstance(value, str):
             value = [part.strip() for part in value.split(",") if part.strip()]
         if not isinstance(value, list | tuple):
@@ -187,6 +189,8 @@ class Config(_Section):
             raise ValueError(
                 f"views.crop = {self.views.crop} is smaller than views.size = {self.views.size}; views are cut from the crop"
             )
+        if self.model.weights is not None and not self.model.pretrained:
+            raise ValueError("model.weights is given but model.pretrained = false; leave one of them out")
         if self.loss.within == 0 and self.loss.cross == 0 and not self.loss.mse:
             raise ValueError("loss.within, loss.cross and loss.mse are all off; nothing would be trained")
         return self
@@ -200,6 +204,12 @@ class Config(_Section):
 def preset_names() -> list[str]:
     """Names that `--preset` takes."""
     return sorted(p.name.removesuffix(".toml") for p in _presets().iterdir() if p.name.endswith(".toml"))
+
+
+def preset_text(name: str) -> str:
+    """The TOML text of a preset, its opening comment included."""
+    text: str = _presets().joinpath(f"{name}.toml").read_text("utf-8")
+    return text
 
 
 def _presets() -> Any:
@@ -221,7 +231,7 @@ def load(preset: str | None = None, file: Path | None = None, overrides: Sequenc
     if preset is not None:
         if preset not in preset_names():
             raise InputError(f"--preset: unknown preset {preset!r}; {nearest(preset, preset_names())}")
-        _merge(values, tomllib.loads(_presets().joinpath(f"{preset}.toml").read_text("utf-8")))
+        _merge(values, tomllib.loads(preset_text(preset)))
     if file is not None:
         _merge(values, read_toml(file))
     for override in overrides:
@@ -276,7 +286,7 @@ def _parse_override(text: str) -> dict[str, Any]:
     if not equals or not key.strip():
         raise InputError(f"{text!r} is no option; write section.key=value, e.g. train.lr=1e-4")
     try:
-        parsed: Any = tomllib.loads(f"value = {value}")["value"]
+        parsed: Any = tomllib.loads(f"value = {value}")["value"] if value.strip() else None  # "key=" unsets an option
     except tomllib.TOMLDecodeError:
         parsed = value
     first, *rest = key.strip().split(".")

@@ -87,7 +87,9 @@ class Segmenter:
 
     @classmethod
     def from_state(cls, state: dict[str, Any], device: str = "auto") -> Segmenter:
-        """The segmenter of a loaded checkpoint."""
+        """The segmenter of a loaded checkpoint. Raises `InputError` if its run has not clustered anything yet."""
+        if not (state["epoch"] or state["step"] or state["finished"]):
+            raise InputError("the run was stopped before its first clusters; go on with picie train --resume RUN")
         config = from_dict(state["config"])
         network = Extractor(config.model, pretrained=False)
         prefix = "network."

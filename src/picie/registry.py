@@ -40,6 +40,8 @@ EQUIVARIANCE = {
     "rot90": "picie.views.equivariance:QuarterTurns",
 }
 
+SHIPPED_BACKBONE = "tf_efficientnet_lite0"  # the one whose weights come with picie
+
 # Tried backbones, listed by `picie list backbones`; every other timm name with a feature pyramid or patches works too,
 # some at their own input size alone.
 BACKBONES = {

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import timm
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from picie import registry
-from picie.config import _presets, preset_names
+from picie.config import preset_names, preset_text
 from picie.evaluation import Evaluation, unmatched_clusters
 
 
@@ -38,8 +39,6 @@ def show_evaluation(result: Evaluation, baselines: Mapping[str, Evaluation]) -> 
 
 
 def _right(name: str) -> Any:
-    from rich.table import Column
-
     return Column(name, justify="right")
 
 
@@ -49,33 +48,32 @@ def _number(value: float | None) -> str:
 
 def show_list(what: str) -> None:
     """Print the names of one kind, each with the first line of its description."""
-    table = Table("name", "what it is", box=None, pad_edge=False)
+    rows = list(_list_rows(what))
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        Console().print(f"{name:<{width}}  {text}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _list_rows(what: str) -> Iterator[tuple[str, str]]:
     if what == "presets":
         for name in preset_names():
-            table.add_row(name, _presets().joinpath(f"{name}.toml").read_text("utf-8").splitlines()[0].lstrip("# "))
+            yield name, preset_text(name).splitlines()[0].lstrip("# ")
     elif what == "transforms":
         for option, entries in (("invariance", registry.INVARIANCE), ("equivariance", registry.EQUIVARIANCE)):
             for name in entries:
                 made = registry.find(entries, name, "list")
-                table.add_row(f"{name}{_signature(made)}", f"views.{option}: {_first_line(made)}")
+                parameters = ", ".join(f"{p.name}={p.default}" for p in inspect.signature(made).parameters.values())
+                yield f"{name}({parameters})", f"views.{option}: {_first_line(made)}"
     elif what == "backbones":
         for name in registry.BACKBONES:
-            note = "ImageNet weights installed with picie" if name == "tf_efficientnet_lite0" else "weights from timm's hub"
-            table.add_row(name, note)
-        table.add_row(f"... and {len(timm.list_models()):,} more of timm", "any with a feature pyramid or patches")
+            shipped = name == registry.SHIPPED_BACKBONE
+            yield name, "ImageNet weights installed with picie" if shipped else "weights from timm's hub, or model.weights=FILE"
+        yield f"... and {len(timm.list_models()):,} more of timm", "any with a feature pyramid or patches"
     else:
         entries = {"datasets": registry.DATASETS, "methods": registry.METHODS}[what]
         for name in entries:
-            table.add_row(name, _first_line(registry.find(entries, name, "list")))
-    Console().print(table, highlight=False)
+            yield name, _first_line(registry.find(entries, name, "list"))
 
 
 def _first_line(thing: Any) -> str:
     return (thing.__doc__ or "").strip().splitlines()[0]
-
-
-def _signature(thing: Any) -> str:
-    import inspect
-
-    parameters = inspect.signature(thing).parameters.values()
-    return "(" + ", ".join(f"{p.name}={p.default}" for p in parameters) + ")"

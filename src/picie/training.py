@@ -12,7 +12,6 @@ of (seed, epoch, image), so a resumed run repeats what the uninterrupted one doe
 
 from __future__ import annotations
 
-import hashlib
 import math
 import shutil
 import time
@@ -94,7 +93,8 @@ def resume(out: str | Path, overrides: Sequence[str] = ()) -> Path:
 
 def _carry_out(config: Config, out: Path, state: dict[str, Any] | None) -> Path:
     """Train from `state`, a checkpoint, or from the start; keep the run's record; leave nothing of a run that never began."""
-    made = not out.exists()
+    made = [path for path in (out, *out.parents) if not path.exists()]  # what is missing now, `out` first
+    empty = bool(made) or not any(out.iterdir())
     with graceful_stop() as stop, Progress(config.run.progress) as bars:
         run = _Run(config, out, bars, stop, pretrained=None if state is None else False)
         status, began = "failed", time.perf_counter()
@@ -110,22 +110,31 @@ def _carry_out(config: Config, out: Path, state: dict[str, Any] | None) -> Path:
             status = "stopped"
             raise
         except InputError:
-            if made:
-                shutil.rmtree(out, ignore_errors=True)
+            if empty and not (out / checkpoint.FILE_NAME).exists():
+                _clear(out, made)
             raise
         finally:
             run.close()
-            if out.is_dir():
+            if (out / "config.toml").is_file():
                 run.log.finish(status, run.epoch, time.perf_counter() - began, round(peak_memory_mb()))
     log.info("segment pictures with: picie predict %s PATH... --out DIR", out)
     return out
+
+
+def _clear(out: Path, made: Sequence[Path]) -> None:
+    """Take back what a run that could not begin has written: the folders `made` for it, or the content of its empty one."""
+    if made:
+        shutil.rmtree(made[-1], ignore_errors=True)
+    else:
+        for path in out.iterdir():
+            path.unlink()
 
 
 class _Run:
     """A run's parts and where it stands: `epoch` epochs are done, and `step` steps of the next."""
 
     def __init__(self, config: Config, out: Path, bars: Progress, stop: StopRequest, pretrained: bool | None = None) -> None:
-        self.config, self.out, self.bars, self.stop = config, out, bars, stop
+        self.config, self.out, self.bars, self.stop = _with_absolute_root(config), out, bars, stop
         device = pick_device(config.run.device)
         self.views = TwoViews(config.views.invariance, config.views.equivariance, config.seed)
         method_class: type[Method] = registry.find(registry.METHODS, config.method, "method")
@@ -162,8 +171,6 @@ class _Run:
         bad = {self.dataset.name(i): reason for i, reason in self.frames.bad.items()}
         self.log.update(images=len(self.indices), skipped_images=len(bad), skipped=bad)
         self._check_points(len(self.indices))
-        names = "\n".join(self.dataset.name(int(i)) for i in self.indices)
-        self.digest = hashlib.sha256(names.encode()).hexdigest()
         shape = (self.method.views, len(self.dataset), *self.cells)
         self.store = PseudoLabelStore(self.out / "pseudo_labels.npy", shape, config.cluster.k)
 
@@ -325,6 +332,7 @@ class _Run:
 
     def save(self) -> None:
         """Replace the run's checkpoint by the state at hand."""
+        assert self.frames is not None
         weight, bias = self.method.classifier()
         clustering = self.clustering if self.step else None
         checkpoint.save(
@@ -339,7 +347,7 @@ class _Run:
                 "optimizers": [o.state_dict() for o in (self.optimizer, *self.method.optimizers())],
                 "clustering": vars(clustering) if clustering is not None else None,
                 "totals": dict(self.totals),
-                "images": self.digest,
+                "images": self.frames.digest,
                 "matching": self.matching,
                 "finished": self.finished,
             },
@@ -347,8 +355,10 @@ class _Run:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over a checkpoint's state."""
-        if state["images"] != self.digest:
+        if self.frames is None or state["images"] != self.frames.digest:
             raise InputError(f"--resume {self.out}: the images of {self.config.data.root} have changed since; undo that")
+        if state["step"] and not self.store.found:
+            raise InputError(f"--resume {self.out}: pseudo_labels.npy is missing or of another run; put it back or train anew")
         self.epoch, self.step = state["epoch"], state["step"]
         self.method.load_state_dict(state["method"])
         self.matching = state["matching"]
@@ -385,6 +395,14 @@ class _Run:
         """Give back threads and files."""
         if self.frames is not None:
             self.frames.close()
+
+
+def _with_absolute_root(config: Config) -> Config:
+    """The configuration that is recorded, so that a run can be scored and resumed from any folder."""
+    if config.data.root is None:
+        return config
+    root = str(Path(config.data.root).absolute())
+    return config.model_copy(update={"data": config.data.model_copy(update={"root": root})})
 
 
 def _labelled_split(config: Config) -> Dataset | None:

@@ -168,10 +168,13 @@ def test_read_ahead_of_nothing_is_nothing() -> None:
     assert list(read_ahead(lambda i: i, [])) == []
 
 
-def test_split_batches_keeps_all_and_order() -> None:
-    batches = split_batches(np.arange(7), 3)
-    assert [b.tolist() for b in batches] == [[0, 1, 2], [3, 4, 5], [6]]
-    assert split_batches(np.arange(0), 3) == []
+@pytest.mark.parametrize(
+    ("n", "size", "sizes"), [(7, 3, [3, 4]), (8, 3, [3, 3, 2]), (9, 3, [3, 3, 3]), (1, 3, [1]), (3, 1, [1, 1, 1]), (0, 3, [])]
+)
+def test_split_batches_keeps_all_and_order_and_leaves_no_image_alone(n: int, size: int, sizes: list[int]) -> None:
+    batches = split_batches(np.arange(n), size)
+    assert [len(b) for b in batches] == sizes
+    assert [i for b in batches for i in b.tolist()] == list(range(n))
 
 
 def test_default_workers_leave_a_core(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,9 +116,7 @@ def test_what_is_written_reads_back_exactly(tmp_path: Path, train: Pictures, val
     assert toml == {"ignore": 255, "names": list(CLASSES.names), "colors": list(CLASSES.colors)}
 
 
-@pytest.mark.parametrize(
-    "path", ["holiday.jpg", "images/train/holiday.png", "classes.toml", "images/train/scene_0000.png"]
-)
+@pytest.mark.parametrize("path", ["holiday.jpg", "images/train/holiday.png", "classes.toml", "images/train/scene_0000.png"])
 def test_a_foreign_folder_is_left_alone(tmp_path: Path, path: str) -> None:
     mine = tmp_path / path
     mine.parent.mkdir(parents=True, exist_ok=True)

@@ -34,15 +34,20 @@ class PseudoLabelStore:
         path: the file; one of the same shape and type is opened as it is, any other is replaced.
         shape: (V, N, h, w).
         k: number of clusters.
+
+    Attributes:
+        found: the file was there.
     """
 
     def __init__(self, path: Path, shape: tuple[int, int, int, int], k: int) -> None:
         dtype = np.uint8 if k <= 256 else np.uint16
         if path.is_file():
             existing = np.load(path, mmap_mode="r+")
-            if existing.shape == shape and existing.dtype == dtype:
+            self.found = existing.shape == shape and existing.dtype == dtype
+            if self.found:
                 self._map = existing
                 return
+        self.found = False
         self._map = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
 
     def write(self, view: int, indices: np.ndarray, labels: Tensor) -> None:

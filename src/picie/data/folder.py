@@ -14,7 +14,7 @@ from picie.errors import InputError, nearest
 
 
 class Folder:
-    """Images below a folder.
+    """Any folder of images; labels, if they are there, only for scores.
 
     A folder with an `images` folder and a `classes.toml` is labelled: `split` names the folder below `images`, and each label
     is the PNG of the same path below `labels`. Any other folder is searched for images, and has one split, itself.

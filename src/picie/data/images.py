@@ -18,10 +18,18 @@ _WRONG_CONTENT = (OSError, ValueError, SyntaxError, EOFError, Image.Decompressio
 
 
 def find_images(root: Path) -> list[Path]:
-    """All image files below `root`, sorted by path; hidden files and folders and picie's own output are passed over."""
+    """All image files below `root`, sorted by path; hidden files and folders and picie's own output are passed over.
+
+    Links to folders are followed, each folder once.
+    """
     found = []
-    for name, folders, files in os.walk(root):
-        folder = Path(name)
+    visited = set()
+    for name, folders, files in os.walk(root, followlinks=True):
+        folder, real = Path(name), os.path.realpath(name)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
         if folder != root and any(marker in files for marker in _MARKERS):
             folders.clear()
             continue

@@ -7,6 +7,7 @@ reads: memory does not grow with the dataset, and the file is gone with the proc
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import shutil
@@ -48,6 +49,10 @@ class Frames:
         folder: where the frame file lives.
         cache_gb: its largest size; a dataset that needs more, or more than half of the free disk, is decoded in every pass.
         workers: decoding threads; None: by the cores.
+
+    Attributes:
+        bad: after `scan`, what is wrong with each image that cannot be read, by index.
+        digest: after `scan`, a hash of the names and pixels of the others.
     """
 
     def __init__(self, dataset: Dataset, side: int, folder: Path, cache_gb: float = 8.0, workers: int | None = None) -> None:
@@ -58,6 +63,7 @@ class Frames:
         self._file = tempfile.TemporaryFile(dir=folder) if fits else None  # noqa: SIM115 - lives as long as self
         self._filled = False
         self.bad: dict[int, str] = {}
+        self.digest = ""
 
     def scan(self, on_bad_image: str, advance: Callable[[int], None]) -> np.ndarray:
         """Decode every image once, fill the frame file, and find what cannot be read.
@@ -73,21 +79,25 @@ class Frames:
             InputError: an unreadable image and "error", or no image that can be read.
         """
 
-        def fill(index: int) -> str | None:
+        def fill(index: int) -> bytes | UnreadableImageError:
             try:
-                frame = self._decode(index)
+                frame = self._decode(index).tobytes()
             except UnreadableImageError as error:
-                return str(error)
+                return error
             if self._file is not None:
-                os.pwrite(self._file.fileno(), frame.tobytes(), index * self._bytes)
-            return None
+                os.pwrite(self._file.fileno(), frame, index * self._bytes)
+            return hashlib.sha256(frame).digest()
 
-        for index, problem in enumerate(_ahead(self._pool, fill, range(len(self.dataset)))):
-            if problem is not None:
+        total = hashlib.sha256()
+        for index, result in enumerate(_ahead(self._pool, fill, range(len(self.dataset)))):
+            if isinstance(result, UnreadableImageError):
                 if on_bad_image == "error":
-                    raise InputError(problem + ", or set data.on_bad_image=skip")
-                self.bad[index] = problem
+                    raise InputError(f"{result}, or set data.on_bad_image=skip")
+                self.bad[index] = str(result)
+            else:
+                total.update(self.dataset.name(index).encode() + result)
             advance(1)
+        self.digest = total.hexdigest()
         self._filled = self._file is not None
         good = np.array([i for i in range(len(self.dataset)) if i not in self.bad], dtype=np.int64)
         if not len(good):

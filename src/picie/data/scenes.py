@@ -310,7 +310,7 @@ def _compose(rng: Rng) -> Canvas:
 
 
 class Scenes:
-    """One split of the built-in dataset; implements `picie.data.base.Dataset`.
+    """Built-in outdoor scenes, drawn as they are asked for, with exact labels; needs no folder.
 
     Attributes:
         classes: `CLASSES`.

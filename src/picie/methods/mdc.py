@@ -17,7 +17,10 @@ from picie.views.two_views import ViewDraws
 
 
 class MDC(Method):
-    """z = f(G(P1 x)), then cross-entropy with a linear classifier, new each epoch, or with the frozen centroids."""
+    """The baseline, Modified DeepCluster: one view, and a classifier trained on its clusters.
+
+    z = f(G(P1 x)), then cross-entropy with a linear classifier, new each epoch, or the frozen centroids (`mdc.classifier`).
+    """
 
     views = 1
 

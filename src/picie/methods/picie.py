@@ -12,7 +12,10 @@ from picie.views.two_views import ViewDraws
 
 
 class PiCIE(Method):
-    """loss = (w within + c cross) / (w + c) with w = `loss.within` and c = `loss.cross`; `loss.mse` averages in MSE(z1, z2)."""
+    """PiCIE: two views of each image, each predicting the clusters of both.
+
+    loss = (w within + c cross) / (w + c) with w = `loss.within` and c = `loss.cross`; `loss.mse` averages in MSE(z1, z2).
+    """
 
     views = 2
 

