@@ -135,7 +135,7 @@ class MDCConfig(_Section):
     classifier: Literal["linear", "centroids"] = Field(
         "linear", description="a trained 1x1 classifier, new each epoch, or the frozen centroids"
     )
-    lr: Annotated[float, Field(gt=0)] = Field(1e-3, description="the classifier's learning rate")
+    lr: Annotated[float, Field(gt=0)] = Field(1e-2, description="the classifier's learning rate")
 
 
 class TrainConfig(_Section):

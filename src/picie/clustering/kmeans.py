@@ -34,21 +34,32 @@ def bias(centroids: Tensor) -> Tensor:
     return -0.5 * centroids.square().sum(-1)
 
 
-def assign(points: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
+def nearest(points: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     """The nearest centroid of each of `points` (n, D), by squared distance to `centroids` (K, D).
 
     Returns:
-        (n,) int64 clusters and (n,) float32 squared distances.
+        (n,) int64 clusters and (n,) float32 scores max_k <z, c_k> - |c_k|^2 / 2, from which `distances` follow.
     """
     offset = bias(centroids)
-    clusters, distances = [], []
+    scores = points.new_empty(len(points))
+    clusters = torch.empty(len(points), dtype=torch.long, device=points.device)
+    position = 0
     for chunk in _chunks(points, len(centroids)):
-        best, cluster = torch.addmm(offset, chunk, centroids.T).max(1)
-        clusters.append(cluster)
-        distances.append((torch.linalg.vector_norm(chunk, dim=1).square_() - 2 * best).clamp_(min=0))
-    if not clusters:
-        return points.new_zeros(0, dtype=torch.long), points.new_zeros(0)
-    return torch.cat(clusters), torch.cat(distances)
+        part = slice(position, position + len(chunk))
+        torch.max(torch.addmm(offset, chunk, centroids.T), 1, out=(scores[part], clusters[part]))
+        position = part.stop
+    return clusters, scores
+
+
+def distances(points: Tensor, scores: Tensor) -> Tensor:
+    """(n,) squared distances of `points` (n, D) to their nearest centroids, from the `scores` that `nearest` gave."""
+    return (torch.linalg.vector_norm(points, dim=1).square_() - 2 * scores).clamp_(min=0)
+
+
+def assign(points: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
+    """(n,) int64 nearest clusters and (n,) float32 squared distances of `points` (n, D) to `centroids` (K, D)."""
+    clusters, scores = nearest(points, centroids)
+    return clusters, distances(points, scores)
 
 
 def plus_plus(points: Tensor, k: int, generator: torch.Generator) -> Tensor:
@@ -80,24 +91,24 @@ def lloyd(points: Tensor, centroids: Tensor, steps: int, metric: Metric, reseed:
     Empty clusters are moved to the points farthest from their centroids if `reseed`, else stay where they are.
 
     Returns:
-        (K, D) centroids and (K,) float64 counts of the last assignment.
+        (K, D) float64 means, on the CPU, of the clusters of the last assignment, and (K,) float64 counts. The centroids
+        are their projection, `project(means, metric)`.
     """
     previous: Tensor | None = None
-    counts = torch.zeros(len(centroids), dtype=torch.float64)
+    means, counts = centroids.cpu().double(), torch.zeros(len(centroids), dtype=torch.float64)
     for _ in range(steps):
-        clusters, distances = assign(points, centroids)
+        clusters, scores = nearest(points, project(means, metric).to(points))
         if previous is not None and torch.equal(clusters, previous):
             break
         sums, counts = cluster_sums(points, clusters, len(centroids))
-        means = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp(min=1), centroids.cpu().double())
-        centroids = _project(means, metric).to(points)
-        empty = (counts == 0).nonzero()[:, 0].to(points.device)
+        means = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp(min=1), means)
+        empty = (counts == 0).nonzero()[:, 0]
+        previous = clusters
         if reseed and len(empty) and len(points) > len(centroids):
-            centroids[empty] = points[distances.topk(len(empty)).indices]
+            farthest = distances(points, scores).topk(len(empty)).indices
+            means[empty] = points[farthest].cpu().double()
             previous = None
-        else:
-            previous = clusters
-    return centroids, counts
+    return means, counts
 
 
 def cluster_sums(points: Tensor, clusters: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -112,7 +123,8 @@ def cluster_sums(points: Tensor, clusters: Tensor, k: int) -> tuple[Tensor, Tens
     return sums, torch.bincount(clusters, minlength=k).cpu().double()
 
 
-def _project(centroids: Tensor, metric: Metric) -> Tensor:
+def project(centroids: Tensor, metric: Metric) -> Tensor:
+    """`centroids` (K, D) as the metric wants them: at norm 1 if spherical."""
     return F.normalize(centroids, dim=1) if metric == "spherical" else centroids
 
 
@@ -161,32 +173,33 @@ class KMeans:
             raise ValueError(f"{self.k} clusters cannot be made of {len(sample)} points")
         if centroids is None:
             centroids = self.best_start(sample)
-        self.centroids, counts = lloyd(sample, centroids.to(sample), self.steps, self.metric, self.reseed)
+        self._means, counts = lloyd(sample, centroids, self.steps, self.metric, self.reseed)
+        self.centroids = project(self._means, self.metric).to(sample)
         self.counts = counts * weight
-        self._means = self.centroids.cpu().double()
 
     def best_start(self, sample: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
         """(K, D) the k-means++ start of `sample` (n, D), or one of `others`, that comes to the lowest objective in a trial."""
         generator = torch.Generator().manual_seed(self.seed)
         alone = self.restarts + len(others) == 1
         trial = sample if alone else sample[:: max(1, len(sample) // max(_TRIAL_POINTS, self.k))]
-        starts = [_project(plus_plus(trial, self.k, generator), self.metric) for _ in range(self.restarts)]
+        starts = [project(plus_plus(trial, self.k, generator), self.metric) for _ in range(self.restarts)]
         if alone:
             return starts[0]
-        starts += [other.to(sample) for other in others]
-        tried = [lloyd(trial, start, _TRIAL_STEPS, self.metric, self.reseed)[0] for start in starts]
-        objectives = [float(assign(trial, centroids)[1].mean()) for centroids in tried]
-        return tried[objectives.index(min(objectives))]
+        starts += others
+        trials = [lloyd(trial, start, _TRIAL_STEPS, self.metric, self.reseed)[0] for start in starts]
+        tried = [project(means, self.metric).to(sample) for means in trials]
+        scores = [float(nearest(trial, centroids)[1].mean()) for centroids in tried]  # the higher, the nearer
+        return tried[scores.index(max(scores))]
 
     def update(self, points: Tensor) -> None:
         """Move the centroids by the running mean of one batch of `points` (n, D)."""
-        clusters, _ = assign(points, self.centroids)
+        clusters, _ = nearest(points, self.centroids)
         sums, counts = cluster_sums(points, clusters, self.k)
         self.counts += counts
         hit = counts > 0
         eta = (counts / self.counts.clamp(min=1))[hit, None]
         self._means[hit] += eta * (sums[hit] / counts[hit, None] - self._means[hit])
-        self.centroids = _project(self._means, self.metric).to(points)
+        self.centroids = project(self._means, self.metric).to(points)
 
 
 class Tally:
