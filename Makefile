@@ -1,5 +1,5 @@
 # Every target sets up .venv by itself. The stamp is newer than pyproject.toml once everything is installed.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || echo python3)
 READY := .venv/.ready
 
 .PHONY: setup demo test check clean
@@ -7,7 +7,7 @@ READY := .venv/.ready
 setup: $(READY)
 
 $(READY): pyproject.toml
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv || { $(PYTHON) -m pip install --quiet virtualenv && $(PYTHON) -m virtualenv --quiet .venv; }
 	.venv/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $(READY)
 
@@ -22,4 +22,4 @@ check: $(READY)  ## style and types
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
 clean:
-	rm -rf .venv demo runs
+	rm -rf .venv demo  # not runs/: those are yours

@@ -16,7 +16,7 @@ from picie.data.base import Dataset
 from picie.data.images import square_frame
 from picie.data.loading import read_ahead
 from picie.errors import InputError, UnreadableImageError
-from picie.evaluation import Evaluation, Predict, score_split
+from picie.evaluation import Evaluation, Predict, open_labelled, score_split
 from picie.runlog import Progress
 from picie.views.draws import derived_seed
 
@@ -38,26 +38,24 @@ def evaluate_baselines(
         progress: show bars, on a terminal.
     """
     config = from_dict(checkpoint.load(run)["config"])
-    source = config.data if data is None else config.data.model_copy(update={"name": "folder", "root": str(data)})
-    split = split or config.evaluate.split
-    scored = open_dataset(source, split)
-    if scored.classes is None:
-        raise InputError(f"{source.root}: split {split!r} has no labels")
+    scored, split = open_labelled(config, data, split)
     unlabelled = open_dataset(config.data, config.data.train_split)
     with Progress(progress) as bars:
-        results = {"constant prediction": score_split(_constant, 1, scored, config, split, bars)}
-        for name, weight in (("k-means on colour", 0.0), ("k-means on colour and position", _POSITION)):
-            predict = color_kmeans(unlabelled, config, weight)
-            results[name] = score_split(predict, config.cluster.k, scored, config, split, bars)
-    return results
+        points = sample_pixels(unlabelled, config, bars)
+        predictors: dict[str, tuple[Predict, int]] = {
+            "constant prediction": (_constant, 1),
+            "k-means on colour": (color_kmeans(points, config, 0.0), config.cluster.k),
+            "k-means on colour and position": (color_kmeans(points, config, _POSITION), config.cluster.k),
+        }
+        return {name: score_split(f, k, scored, config, split, bars) for name, (f, k) in predictors.items()}
 
 
 def _constant(pixels: Tensor, size: tuple[int, int]) -> np.ndarray:
     return np.zeros((len(pixels), *size), dtype=np.int64)
 
 
-def color_kmeans(dataset: Dataset, config: Config, position_weight: float) -> Predict:
-    """K-means on standardised CIELAB colour and weighted position, made of pixels of all images of `dataset`."""
+def sample_pixels(dataset: Dataset, config: Config, bars: Progress) -> np.ndarray:
+    """(n, 5) `color_and_position` of an equal number of random pixels of each image that can be read."""
     size, seed = config.evaluate_size, derived_seed(config.seed, "color k-means")
     share = max(1, _SAMPLE // len(dataset))
 
@@ -68,12 +66,23 @@ def color_kmeans(dataset: Dataset, config: Config, position_weight: float) -> Pr
             return None
         points = color_and_position(frame[None])
         picked = np.random.default_rng([seed, index]).choice(len(points), min(share, len(points)), replace=False)
-        return points[picked]
+        chosen: np.ndarray = points[picked]
+        return chosen
 
-    found = [points for points in read_ahead(sample, range(len(dataset))) if points is not None]
-    points = np.concatenate(found)
+    found = []
+    with bars.bar("sample colours", len(dataset)) as advance:
+        for points in read_ahead(sample, range(len(dataset))):
+            advance(1)
+            if points is not None:
+                found.append(points)
+    return np.concatenate(found)
+
+
+def color_kmeans(points: np.ndarray, config: Config, position_weight: float) -> Predict:
+    """K-means on standardised CIELAB colour and weighted position, made of `points` (n, 5) as `sample_pixels` gives them."""
     weights = np.array([1, 1, 1, position_weight, position_weight])
     mean, scale = points.mean(0), weights / points.std(0).clip(1e-6)
+    seed = derived_seed(config.seed, "color k-means")
     kmeans = KMeans(config.cluster.k, "euclidean", steps=100, seed=seed)
     kmeans.start(torch.from_numpy((points - mean) * scale).float())
 

@@ -6,9 +6,11 @@ and plain values alone and load with `weights_only=True`: opening somebody's che
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
-import pickle
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,22 +47,48 @@ def load(run: str | Path) -> dict[str, Any]:
         InputError: no checkpoint, a broken one, one of something else, or one of a newer picie.
     """
     path = find_checkpoint(run)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch remarks on pickles of another protocol; the error below says it all
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: is not a checkpoint of picie, or is damaged; give a run's folder") from error
+    state = read_tensors(path)
     if not (isinstance(state, dict) and state.get("format") == _FORMAT):
         raise InputError(f"{path}: is a checkpoint of something else; give a folder that `picie train` made")
-    if state["version"] > _VERSION:
+    if state.get("version", 0) > _VERSION:
         raise InputError(f"{path}: was written by a newer picie ({state.get('picie')}); upgrade picie to read it")
     return state
 
 
+def read_tensors(path: Path) -> Any:
+    """What a file of torch holds, on the CPU, if that is tensors and plain values; nothing in it is run.
+
+    Raises:
+        InputError: another format, a damaged file, or one that holds more than that.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch remarks on pickles of another protocol; the error below says it all
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a file that is no pickle can end in any error at all
+        raise InputError(
+            f"{path}: is not a file of torch, is damaged, or holds more than tensors and plain values (nothing was run)"
+        ) from error
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[bool]:
+    """Hold a run's folder against other processes of picie; yields whether that worked. It ends with the process."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = True
+        except OSError:
+            alone = False
+        yield alone
+    finally:
+        os.close(handle)
+
+
 def write_atomically(path: Path, write: Any) -> None:
     """Call `write(file)` on a binary file beside `path`, force it to disk, and move it to `path`."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
             write(file)

@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from picie.errors import InputError, nearest
 
-PositiveInt = Annotated[int, Field(ge=1)]
+PositiveInt = Annotated[int, Field(ge=1, strict=True)]
+NaturalInt = Annotated[int, Field(ge=0, strict=True)]
 TransformSpec = dict[str, Any]  # {"name": "blur", "p": 0.5, ...}
 
 
@@ -64,8 +65,6 @@ class ViewsConfig(_Section):
     @classmethod
     def _accept_names(cls, value: Any) -> Any:
         """Take "brightness,blur", ["brightness"] and [{name = "blur", p = 1.0}] alike."""
-        if value is None:  # "views.invariance=" on the command line
-            value = []
         if isinstance(value, str):
             value = [part.strip() for part in value.split(",") if part.strip()]
         if not isinstance(value, list | tuple):
@@ -98,7 +97,7 @@ class ModelConfig(_Section):
 class ClusterConfig(_Section):
     """K-means over pixel features."""
 
-    k: Annotated[int, Field(ge=2, le=65535)] = Field(27, description="number of clusters K")
+    k: Annotated[int, Field(ge=2, le=65535, strict=True)] = Field(27, description="number of clusters K")
     metric: Literal["spherical", "euclidean", "mixed"] = Field(
         "spherical",
         description="unit-norm centroids; plain centroids; or plain centroids for labels, bare dot products for logits",
@@ -111,7 +110,7 @@ class ClusterConfig(_Section):
         "eval", description="BatchNorm while clustering; labels are always made in eval mode"
     )
     warm_start: bool = Field(False, description="start from the last epoch's centroids instead of k-means++")
-    refit: Annotated[int, Field(ge=0)] = Field(
+    refit: NaturalInt = Field(
         8, description="for prediction, cluster whole unaltered images, best of so many starts; 0: view 1's centroids"
     )
     reseed: bool = Field(True, description="move empty clusters to the worst represented points")
@@ -141,7 +140,7 @@ class MDCConfig(_Section):
 class TrainConfig(_Section):
     """Optimisation."""
 
-    epochs: Annotated[int, Field(ge=0)] = Field(10, description="epochs; 0 clusters the network as it starts")
+    epochs: NaturalInt = Field(10, description="epochs; 0 clusters the network as it starts")
     batch_size: PositiveInt = Field(16, description="images per step")
     lr: Annotated[float, Field(gt=0)] = Field(2e-4, description="Adam's learning rate, at the start")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="the learning rate over the run's epochs")
@@ -154,7 +153,7 @@ class EvaluateConfig(_Section):
     """How a run is scored and how pictures are brought to size."""
 
     split: str = Field("val", description="split that is scored while training, if it has labels")
-    every: Annotated[int, Field(ge=0)] = Field(1, description="score every so many epochs; 0 only at the end")
+    every: NaturalInt = Field(1, description="score every so many epochs; 0 only at the end")
     size: PositiveInt | None = Field(None, description="short side for scoring and prediction; `views.size` if not given")
     crop: bool = Field(True, description="score the centre square; otherwise the whole image")
 
@@ -163,7 +162,7 @@ class RunConfig(_Section):
     """What must not change results."""
 
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
-    workers: Annotated[int, Field(ge=0)] | None = Field(None, description="decoding threads; by the cores if not given")
+    workers: NaturalInt | None = Field(None, description="decoding threads; by the cores if not given")
     cache_gb: Annotated[float, Field(ge=0)] = Field(8.0, description="most disk for decoded frames, in the run's folder")
     progress: bool = Field(True, description="progress bars, on a terminal")
 
@@ -172,7 +171,7 @@ class Config(_Section):
     """The whole configuration of a run."""
 
     method: str = Field("picie", description="picie, mdc or my_module:MyMethod")
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="seed of every random number")
+    seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)] = Field(0, description="seed of every random number")
     data: DataConfig = DataConfig()
     views: ViewsConfig = ViewsConfig()
     model: ModelConfig = ModelConfig()
@@ -191,8 +190,6 @@ class Config(_Section):
             )
         if self.model.weights is not None and not self.model.pretrained:
             raise ValueError("model.weights is given but model.pretrained = false; leave one of them out")
-        if self.loss.within == 0 and self.loss.cross == 0 and not self.loss.mse:
-            raise ValueError("loss.within, loss.cross and loss.mse are all off; nothing would be trained")
         return self
 
     @property
@@ -273,9 +270,14 @@ def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
     return from_dict(values)
 
 
+_UNSET = object()  # the value of "key=": what lower layers say is dropped, and the default holds
+
+
 def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
     for key, value in values.items():
-        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+        if value is _UNSET:
+            into.pop(key, None)
+        elif isinstance(value, Mapping) and isinstance(into.get(key), dict):
             _merge(into[key], value)
         else:
             into[key] = dict(value) if isinstance(value, Mapping) else value
@@ -286,7 +288,7 @@ def _parse_override(text: str) -> dict[str, Any]:
     if not equals or not key.strip():
         raise InputError(f"{text!r} is no option; write section.key=value, e.g. train.lr=1e-4")
     try:
-        parsed: Any = tomllib.loads(f"value = {value}")["value"] if value.strip() else None  # "key=" unsets an option
+        parsed: Any = tomllib.loads(f"value = {value}")["value"] if value.strip() else _UNSET
     except tomllib.TOMLDecodeError:
         parsed = value
     first, *rest = key.strip().split(".")

@@ -46,6 +46,11 @@ def _cpu_has_bf16() -> bool:
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
+def _gpu_has_bf16(device: torch.device) -> bool:
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
 def _keep_grouped_in_fp32(network: nn.Module) -> None:
     """Let convolutions in groups leave bf16 autocast where gradients are taken; names of weights stay as they are."""
 
@@ -77,7 +82,7 @@ class Engine:
 
     def __init__(self, device: torch.device, precision: str, network: Extractor) -> None:
         self.device = device
-        has_bf16 = _cpu_has_bf16() if device.type == "cpu" else device.type == "cuda" and torch.cuda.is_bf16_supported()
+        has_bf16 = _cpu_has_bf16() if device.type == "cpu" else device.type == "cuda" and _gpu_has_bf16(device)
         self.bf16 = has_bf16 if precision == "auto" else precision == "bf16"
         network.autocast_to = torch.bfloat16 if self.bf16 else None
         if self.bf16 and device.type == "cpu":

@@ -98,21 +98,39 @@ def evaluate(
     Raises:
         InputError: no such run, data or split, no labels, or labels that cannot be used.
     """
-    state = checkpoint.load(run)
-    segmenter = Segmenter.from_state(state, device)
-    config = segmenter.config
+    path = checkpoint.find_checkpoint(run)
+    with checkpoint.exclusive(path.parent) as alone:
+        state = checkpoint.load(path)
+        segmenter = Segmenter.from_state(state, device)
+        dataset, split = open_labelled(segmenter.config, data, split)
+        with Progress(progress) as bars:
+            check_labels(dataset, bars)
+            result = score_split(segmenter.clusters, segmenter.k, dataset, segmenter.config, split, bars)
+        if record:
+            _record(path, state, result, alone)
+    return result
+
+
+def open_labelled(config: Config, data: str | Path | None, split: str | None) -> tuple[Dataset, str]:
+    """The labelled split that a run is scored on, and its name: by default the run's own. Raises `InputError`."""
     source = config.data if data is None else config.data.model_copy(update={"name": "folder", "root": str(data)})
     split = split or config.evaluate.split
     dataset = open_dataset(source, split)
     if dataset.classes is None:
         raise InputError(f"{source.root}: split {split!r} has no labels; scores need images/, labels/ and classes.toml")
-    with Progress(progress) as bars:
-        check_labels(dataset, bars)
-        result = score_split(segmenter.clusters, segmenter.k, dataset, config, split, bars)
-    if record:
-        state["matching"] = matching_state(result)
-        checkpoint.save(checkpoint.find_checkpoint(run), state)
-    return result
+    return dataset, split
+
+
+def _record(path: Path, state: dict[str, Any], result: Evaluation, alone: bool) -> None:
+    """Store the matching in the run's checkpoint, unless another process may be writing it."""
+    if not alone:
+        log.warning("the run is being trained: these scores do not name its clusters; evaluate it again when it is done")
+        return
+    state["matching"] = matching_state(result)
+    try:
+        checkpoint.save(path, state)
+    except OSError as error:
+        log.warning("the run cannot be written (%s): its clusters stay without names", error.strerror)
 
 
 def matching_state(result: Evaluation) -> dict[str, Any]:
@@ -129,13 +147,17 @@ def matching_state(result: Evaluation) -> dict[str, Any]:
 
 def check_labels(dataset: Dataset, bars: Progress) -> None:
     """Open every label once, so that a bad one is found before any work. Raises `InputError`."""
-    readable = 0
+    assert dataset.classes is not None
+    ignore, readable, labelled = dataset.classes.ignore, 0, False
     with bars.bar("check labels", len(dataset)) as advance:
         for label in read_ahead(lambda i: _usable_label(dataset, i), range(len(dataset))):
             readable += label is not None
+            labelled = labelled or (label is not None and bool((label != ignore).any()))
             advance(1)
     if not readable:
         raise InputError("none of the split's images can be read")
+    if not labelled:
+        raise InputError(f"no pixel of the split's labels has a class: all are ignore ({ignore}); nothing can be scored")
 
 
 def _usable_label(dataset: Dataset, index: int) -> np.ndarray | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -155,7 +155,7 @@ def _as_image(image: str | Path | Image.Image | np.ndarray) -> Image.Image:
     if isinstance(image, str | Path):
         return open_image(Path(image))
     if isinstance(image, Image.Image):
-        return to_rgb(image)
+        return to_rgb(ImageOps.exif_transpose(image))
     if image.dtype == np.uint8 and (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in {3, 4})) and image.size:
         return to_rgb(Image.fromarray(image))
     raise InputError(f"image: an array of {image.dtype} {image.shape} is no picture; give (H, W, 3) or (H, W) uint8")

@@ -33,8 +33,7 @@ def index_image(labels: np.ndarray, colors: Sequence[Color]) -> Image.Image:
     """Label map (H, W) as an image of mode P whose palette holds the colours; of mode I;16 above 256 values."""
     if len(colors) > 256:
         return Image.fromarray(labels.astype(np.uint16))
-    image = Image.fromarray(labels.astype(np.uint8), mode="L").convert("L")
-    image = image.copy()
+    image = Image.fromarray(labels.astype(np.uint8))
     image.putpalette([channel for color in colors for channel in color])
     return image
 

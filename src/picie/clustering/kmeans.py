@@ -53,7 +53,8 @@ def nearest(points: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
 
 def distances(points: Tensor, scores: Tensor) -> Tensor:
     """(n,) squared distances of `points` (n, D) to their nearest centroids, from the `scores` that `nearest` gave."""
-    return (torch.linalg.vector_norm(points, dim=1).square_() - 2 * scores).clamp_(min=0)
+    norms: Tensor = torch.linalg.vector_norm(points, dim=1)
+    return (norms.square_() - 2 * scores).clamp_(min=0)
 
 
 def assign(points: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:

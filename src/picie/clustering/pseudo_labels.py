@@ -8,7 +8,7 @@ Both passes ask for the same draws as the training pass of the epoch, so a label
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,36 +19,38 @@ from torch.nn import functional as F
 
 from picie.clustering.kmeans import KMeans, Metric, Tally, assign
 from picie.config import Config
-from picie.data.loading import Frames, split_batches
-from picie.engine import Engine
-from picie.methods.base import Method
-from picie.views.draws import derived_seed, permutation
-from picie.views.geometry import shrink
-from picie.views.two_views import TwoViews, ViewDraws
+from picie.data.loading import split_batches
+from picie.errors import InputError
+from picie.features import FeatureSource
+from picie.views.draws import derived_seed
+
+_NEEDED = "is needed to go on within an epoch,"
 
 
 class PseudoLabelStore:
     """The pseudo-labels of an epoch in one memory-mapped .npy file: (V, N, h, w), uint8, or uint16 where K > 256.
 
     Args:
-        path: the file; one of the same shape and type is opened as it is, any other is replaced.
+        path: the file.
         shape: (V, N, h, w).
         k: number of clusters.
+        keep: open the labels that are there, for an epoch that was begun; otherwise begin a new file.
 
-    Attributes:
-        found: the file was there.
+    Raises:
+        InputError: `keep`, and there is no such file of this shape.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, int, int, int], k: int) -> None:
+    def __init__(self, path: Path, shape: tuple[int, int, int, int], k: int, keep: bool = False) -> None:
         dtype = np.uint8 if k <= 256 else np.uint16
-        if path.is_file():
-            existing = np.load(path, mmap_mode="r+")
-            self.found = existing.shape == shape and existing.dtype == dtype
-            if self.found:
-                self._map = existing
-                return
-        self.found = False
-        self._map = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        if not keep:
+            self._map = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+            return
+        try:
+            self._map = np.lib.format.open_memmap(path, mode="r+")
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(f"{path}: {_NEEDED} but cannot be read; put it back or train anew") from error
+        if self._map.shape != shape or self._map.dtype != dtype:
+            raise InputError(f"{path}: {_NEEDED} but belongs to another run; put the right one back or train anew")
 
     def write(self, view: int, indices: np.ndarray, labels: Tensor) -> None:
         """Store `labels` (B, h, w) of the images `indices`."""
@@ -83,35 +85,21 @@ class Clustering:
 
 
 def generate_pseudo_labels(
-    method: Method,
-    frames: Frames,
-    indices: np.ndarray,
-    views: TwoViews,
-    epoch: int,
-    config: Config,
-    engine: Engine,
-    store: PseudoLabelStore,
-    advance: Callable[[str, int], None],
+    source: FeatureSource, epoch: int, store: PseudoLabelStore, advance: Callable[[str, int], None]
 ) -> Clustering:
-    """Cluster the features of every view of the images `indices` and write their pseudo-labels to `store`.
+    """Cluster the features of every view of the images of `source` and write their pseudo-labels to `store`.
 
     Args:
-        method: makes the features.
-        frames: the images.
-        indices: (N,) images that take part.
-        views: makes the draws.
+        source: images and features.
         epoch: the epoch whose draws are used.
-        config: the run's configuration.
-        engine: device and precision.
         store: takes the labels.
         advance: called as (stage, images) with stage "cluster" or "label" and the number of images just done.
     """
-    kmeans = _cluster(method, frames, indices, views, epoch, config, engine, lambda n: advance("cluster", n))
-    tallies = [Tally(config.cluster.k) for _ in kmeans]
-    method.eval()
-    for batch, view, z in _view_features(
-        method, frames, split_batches(np.sort(indices), config.cluster.batch_size), views, epoch, engine
-    ):
+    options = source.config.cluster
+    kmeans = _cluster(source, epoch, lambda n: advance("cluster", n))
+    tallies = [Tally(options.k) for _ in kmeans]
+    source.method.eval()
+    for batch, view, z in source.view_features(split_batches(source.indices, options.batch_size), epoch):
         clusters, distances = assign(_points(z), kmeans[view].centroids)
         store.write(view, batch, clusters.view(z.shape[0], z.shape[2], z.shape[3]))
         tallies[view].add(clusters, distances)
@@ -127,27 +115,18 @@ def generate_pseudo_labels(
     )
 
 
-def _cluster(
-    method: Method,
-    frames: Frames,
-    indices: np.ndarray,
-    views: TwoViews,
-    epoch: int,
-    config: Config,
-    engine: Engine,
-    advance: Callable[[int], None],
-) -> list[KMeans]:
+def _cluster(source: FeatureSource, epoch: int, advance: Callable[[int], None]) -> list[KMeans]:
     """Pass 1: one k-means a view, its centroids found."""
+    config, method = source.config, source.method
     options = config.cluster
     seeds = [derived_seed(config.seed, epoch, "kmeans", view) for view in range(method.views)]
     kmeans = [_kmeans(config, seed) for seed in seeds]
-    order = indices[permutation(len(indices), config.seed, epoch, "cluster")]
-    batches = split_batches(order, options.batch_size)
+    batches = split_batches(source.order(epoch, "cluster"), options.batch_size)
     n_start = min(options.init_batches, len(batches))
     samples = [_Sample(options.init_points, n_start, seed) for seed in seeds]
     method.train(options.batchnorm == "train")
     done = [0] * method.views
-    for batch, view, z in _view_features(method, frames, batches, views, epoch, engine):
+    for batch, view, z in source.view_features(batches, epoch):
         points = _points(z)
         if done[view] < n_start:
             samples[view].add(points)
@@ -164,28 +143,34 @@ def _cluster(
 
 
 @torch.no_grad()
-def refit_prototypes(
-    method: Method, frames: Frames, indices: np.ndarray, config: Config, engine: Engine, advance: Callable[[int], None]
-) -> Tensor:
+def refit_prototypes(source: FeatureSource, advance: Callable[[int], None]) -> Tensor:
     """(K, D) centroids of whole, unaltered images under the network as it is now: what prediction will meet.
 
     The epoch's centroids are those of cropped and recoloured views under the network before its training pass. Here as many
     images as for the clustering's start are clustered as they are, from the best (by objective) of the epoch's centroids and
     new starts: one start alone leaves the score to chance (31 to 36 mIoU from one network, docs/log.md).
     """
+    config, method = source.config, source.method
     options = config.cluster
-    order = indices[permutation(len(indices), config.seed, "refit")][: options.init_batches * options.batch_size]
-    batches = split_batches(order, options.batch_size)
-    sample = _Sample(options.init_points, len(batches), derived_seed(config.seed, "refit"))
+    batches = split_batches(source.order("refit")[: options.init_batches * options.batch_size], options.batch_size)
+    seed = derived_seed(config.seed, "refit")
+    sample = _Sample(options.init_points, len(batches), seed)
     method.eval()
-    for batch, pixels in frames.batches(batches):
-        images = shrink(engine.to_images(pixels), (config.views.size,) * 2)
+    for batch, images in source.whole_images(batches):
         sample.add(_points(F.normalize(method.network(images), dim=1)))
         advance(len(batch))
     points, _ = sample.take()
-    kmeans = _kmeans(config, derived_seed(config.seed, "refit"), options.refit)
+    kmeans = _kmeans(config, seed, options.refit)
     kmeans.start(points, kmeans.best_start(points, list(method.centroids)))
     return kmeans.centroids
+
+
+def start_points(config: Config, images: int, cells: int) -> int:
+    """How many points k-means starts from, given so many `images` of so many feature `cells`; K must not be more."""
+    options = config.cluster
+    batches = split_batches(np.arange(images), options.batch_size)[: options.init_batches]
+    share = _share(options.init_points, len(batches)) if batches else 0
+    return sum(min(share, len(batch) * cells) for batch in batches)
 
 
 def _kmeans(config: Config, seed: int, restarts: int = 1) -> KMeans:
@@ -194,37 +179,28 @@ def _kmeans(config: Config, seed: int, restarts: int = 1) -> KMeans:
     return KMeans(options.k, metric, options.lloyd_steps, options.reseed, seed, restarts)
 
 
-def _view_features(
-    method: Method, frames: Frames, batches: Sequence[np.ndarray], views: TwoViews, epoch: int, engine: Engine
-) -> Iterator[tuple[np.ndarray, int, Tensor]]:
-    """Yield (indices, view, features (B, D, h, w)) of each batch and view."""
-    for indices, pixels in frames.batches(batches):
-        draws: ViewDraws = views.draw(epoch, indices, method.views)
-        images = engine.to_images(pixels)
-        for view in range(method.views):
-            with torch.no_grad():
-                z = method.features(images, draws, view)
-            yield indices, view, z
-
-
 def _points(z: Tensor) -> Tensor:
     """(B * h * w, D) of features (B, D, h, w)."""
     return z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])
+
+
+def _share(size: int, n_batches: int) -> int:
+    return -(-size // n_batches)
 
 
 class _Sample:
     """A bounded sample of points: an equal, random share of each of `n_batches` batches."""
 
     def __init__(self, size: int, n_batches: int, seed: int) -> None:
-        self._share = -(-size // n_batches)
+        self._most = _share(size, n_batches)
         self._generator = torch.Generator().manual_seed(seed)
         self._parts: list[Tensor] = []
         self._seen = 0
 
     def add(self, points: Tensor) -> None:
         self._seen += len(points)
-        if len(points) > self._share:
-            picked = torch.randperm(len(points), generator=self._generator)[: self._share]
+        if len(points) > self._most:
+            picked = torch.randperm(len(points), generator=self._generator)[: self._most]
             points = points[picked.to(points.device)]
         self._parts.append(points)
 

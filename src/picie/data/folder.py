@@ -13,6 +13,10 @@ from picie.data.images import find_images, image_size, open_image, open_label
 from picie.errors import InputError, nearest
 
 
+class MissingSplitError(InputError):
+    """A labelled folder has no such split."""
+
+
 class Folder:
     """Any folder of images; labels, if they are there, only for scores.
 
@@ -44,7 +48,7 @@ class Folder:
         self.classes = read_classes(self.root / "classes.toml") if has_labels else None
         if not self._images.is_dir():
             splits = [p.name for p in (self.root / "images").iterdir() if p.is_dir()]
-            raise InputError(f"{self.root / 'images'}: no split {split!r}; {nearest(split, splits)}")
+            raise MissingSplitError(f"{self.root / 'images'}: no split {split!r}; {nearest(split, splits)}")
         self.paths = find_images(self._images)
         if not self.paths:
             raise InputError(f"{self._images}: no image file in it or below it (.jpg, .png, .tif, ...); give another folder")

@@ -84,8 +84,8 @@ class Frames:
                 frame = self._decode(index).tobytes()
             except UnreadableImageError as error:
                 return error
-            if self._file is not None:
-                os.pwrite(self._file.fileno(), frame, index * self._bytes)
+            if self._file is not None and os.pwrite(self._file.fileno(), frame, index * self._bytes) < len(frame):
+                raise InputError("the disk of the run's folder is full; free some, or set run.cache_gb=0")
             return hashlib.sha256(frame).digest()
 
         total = hashlib.sha256()
@@ -95,7 +95,7 @@ class Frames:
                     raise InputError(f"{result}, or set data.on_bad_image=skip")
                 self.bad[index] = str(result)
             else:
-                total.update(self.dataset.name(index).encode() + result)
+                total.update(self.dataset.name(index).encode("utf-8", "surrogateescape") + result)
             advance(1)
         self.digest = total.hexdigest()
         self._filled = self._file is not None

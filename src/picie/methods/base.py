@@ -79,6 +79,11 @@ class Method(nn.Module):
         """(K, D) weights and (K,) offsets whose arg max over a cell's features is its cluster when predicting."""
         return self.prototypes, self.logit_bias(self.prototypes)
 
+    @property
+    def predicts_by_prototypes(self) -> bool:
+        """Whether `classifier` is made of `prototypes`, so that fitting them anew is of use."""
+        return True
+
     def optimizers(self) -> Sequence[torch.optim.Optimizer]:
         """Optimisers of what the method trains beside the network."""
         return ()

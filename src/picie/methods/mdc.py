@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from picie.config import Config
+from picie.errors import InputError
 from picie.losses import prototype_logits
 from picie.methods.base import Method
 from picie.models.extractor import Extractor
@@ -26,6 +27,8 @@ class MDC(Method):
 
     def __init__(self, config: Config, network: Extractor) -> None:
         super().__init__(config, network)
+        if config.loss.mse or config.loss.within != 1 or config.loss.cross != 1:
+            raise InputError("loss.within, loss.cross and loss.mse compare two views, and method=mdc has one; leave them out")
         self.linear = nn.Linear(network.dim, config.cluster.k) if config.mdc.classifier == "linear" else None
         self._optimizer: torch.optim.Optimizer | None = None
         if self.linear is not None:
@@ -46,13 +49,17 @@ class MDC(Method):
             self.linear.bias.zero_()
         self._optimizer = torch.optim.Adam(self.linear.parameters(), lr=self.config.mdc.lr)
 
+    @property
+    def predicts_by_prototypes(self) -> bool:
+        return self.linear is None or self.config.train.epochs == 0
+
     def optimizers(self) -> Sequence[torch.optim.Optimizer]:
         """The classifier's own."""
         return () if self._optimizer is None else (self._optimizer,)
 
     def classifier(self) -> tuple[Tensor, Tensor]:
         """The trained classifier; the centroids where there is none, or nothing was trained (epochs = 0)."""
-        if self.linear is None or self.config.train.epochs == 0:
+        if self.linear is None or self.predicts_by_prototypes:
             return super().classifier()
         return self.linear.weight.detach(), self.linear.bias.detach()
 

@@ -6,8 +6,11 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from picie.config import Config
+from picie.errors import InputError
 from picie.losses import view_distance, view_loss
 from picie.methods.base import Method
+from picie.models.extractor import Extractor
 from picie.views.two_views import ViewDraws
 
 
@@ -18,6 +21,11 @@ class PiCIE(Method):
     """
 
     views = 2
+
+    def __init__(self, config: Config, network: Extractor) -> None:
+        super().__init__(config, network)
+        if config.loss.within == 0 and config.loss.cross == 0 and not config.loss.mse:
+            raise InputError("loss.within, loss.cross and loss.mse are all off; nothing would be trained")
 
     def losses(self, frames: Tensor, draws: ViewDraws, labels: Tensor) -> Iterator[dict[str, Tensor]]:
         if self.config.loss.mse:

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from picie import registry
+from picie import checkpoint, registry
 from picie.config import ModelConfig
 from picie.errors import InputError, nearest
 
@@ -70,13 +69,16 @@ class TimmBackbone(Backbone):
         self.net, info = _create(name, from_hub)
         self.channels = info.channels()
         self.strides = info.reduction()
-        self._patch = self.strides[0] if len(set(self.strides)) == 1 else 0
-        self._name = bare
         self._channels_last = "NHWC" in str(getattr(self.net, "output_fmt", ""))  # Swin and its like
         cfg: Any = getattr(self.net, "pretrained_cfg", None) or timm.get_pretrained_cfg(name).to_dict()
         self.mean, self.std = tuple(cfg["mean"]), tuple(cfg["std"])
-        # Of the models that timm says take one size only, some take any; which do, only an attempt tells.
-        self._made_for: list[int] | None = list(cfg["input_size"][1:]) if cfg.get("fixed_input_size") else None
+        for (
+            module
+        ) in self.net.modules():  # labels must fit features: nothing drops out, and nothing draws from a global generator
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+            if hasattr(module, "drop_prob"):
+                setattr(module, "drop_prob", 0.0)  # noqa: B010 - of timm's DropPath, which has no type
         if weights is not None:
             _load_by_name(self.net, read_weights(Path(weights)), weights)
         elif pretrained and bare == registry.SHIPPED_BACKBONE:
@@ -85,34 +87,20 @@ class TimmBackbone(Backbone):
     def forward(self, images: Tensor) -> list[Tensor]:
         """Feature maps, fine to coarse, of normalised `images` (B, 3, H, W).
 
-        For patches of one size the images are first brought to the nearest whole number of patches: padding instead would
-        shift cells against the image.
-
-        Raises:
-            InputError: a model that takes images of one size, and these are of another.
+        The images are first brought to the nearest multiple of the coarsest stride (or patch), so that every level spans just
+        the image. Otherwise the levels' cells round up, and reach beyond the right and bottom edge by up to a coarse cell.
         """
-        if self._patch:
-            size = [max(1, round(side / self._patch)) * self._patch for side in images.shape[2:]]
-            if size != list(images.shape[2:]):
-                images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
-        try:
-            maps: list[Tensor] = self.net(images)
-        except (AssertionError, RuntimeError) as error:
-            given = list(images.shape[2:])
-            if self._made_for is None or given == self._made_for:
-                raise
-            raise InputError(
-                f"model.backbone: {self._name!r} failed on images of {given[0]} x {given[1]} ({_one_line(error)}); it was made "
-                f"for {self._made_for[0]} x {self._made_for[1]}, so set views.size={self._made_for[0]}"
-            ) from error
+        coarsest = max(self.strides)
+        size = [max(1, round(side / coarsest)) * coarsest for side in images.shape[2:]]
+        if size != list(images.shape[2:]):
+            images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+        maps: list[Tensor] = self.net(images)
         return [m.permute(0, 3, 1, 2) for m in maps] if self._channels_last else maps
 
 
 def _create(name: str, pretrained: bool) -> tuple[nn.Module, Any]:
     """The timm model that returns its last levels, and timm's `feature_info` about them."""
-    options: dict[str, Any] = {"features_only": True}
-    if "dynamic_img_size" in _parameters(name):
-        options["dynamic_img_size"] = True  # a ViT's position embeddings are interpolated to the view's size
+    options: dict[str, Any] = {"features_only": True, **_any_size(name)}
     try:
         plain = timm.create_model(name, **options)
         options["out_indices"] = _levels(plain)
@@ -138,11 +126,14 @@ def _create(name: str, pretrained: bool) -> tuple[nn.Module, Any]:
     return model, model.feature_info
 
 
-def _parameters(name: str) -> Sequence[str]:
-    """Options of the class behind a timm model; only those of ViTs are asked for."""
+def _any_size(name: str) -> dict[str, bool]:
+    """The option by which a timm model takes images of any size, where it has one."""
     module = inspect.getmodule(timm.model_entrypoint(name.split(".")[0]))
-    vit = getattr(module, "VisionTransformer", None) or getattr(module, "Eva", None)
-    return list(inspect.signature(vit).parameters) if vit is not None else []
+    models = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == getattr(module, "__name__", "")]
+    options = {option for model in models for option in inspect.signature(model).parameters}
+    if "dynamic_img_size" in options:  # ViTs: position embeddings are interpolated
+        return {"dynamic_img_size": True}
+    return {"strict_img_size": False} if "strict_img_size" in options else {}  # Swin
 
 
 def _levels(net: Any) -> tuple[int, ...]:
@@ -188,14 +179,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise InputError(f"model.weights: {path}: no such file")
-    try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError) as error:
-        raise InputError(f"model.weights: {path}: is not a .pth or .safetensors file of weights") from error
-    except Exception as error:
-        if type(error).__name__ != "UnpicklingError":
-            raise
-        raise InputError(f"model.weights: {path}: holds more than weights, or is no .pth file; it was not run") from error
+    if path.suffix == ".safetensors":
+        try:
+            state: Any = load_file(path)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise InputError(f"model.weights: {path}: is not a .safetensors file, or is damaged") from error
+    else:
+        state = checkpoint.read_tensors(path)
     for key in ("state_dict", "model", "model_state"):  # how training programs wrap a state_dict
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]

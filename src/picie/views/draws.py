@@ -28,7 +28,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
 def _fold(state: np.ndarray, part: int | str) -> np.ndarray:
     word = zlib.crc32(part.encode()) + (1 << 40) if isinstance(part, str) else part
     with np.errstate(over="ignore"):
-        return _mix(state + _GOLDEN * np.uint64(1) ^ _mix(np.asarray(word & (2**64 - 1), dtype=np.uint64) + _GOLDEN))
+        return _mix(state + _GOLDEN ^ _mix(np.asarray(word & (2**64 - 1), dtype=np.uint64) + _GOLDEN))
 
 
 class Draws:

@@ -1,0 +1,70 @@
+"""What is settled before any work: paths, splits, sizes, and whether the clusters can be made at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from picie.clustering.pseudo_labels import start_points
+from picie.config import Config, EvaluateConfig
+from picie.data import open_dataset
+from picie.data.base import Dataset
+from picie.data.folder import MissingSplitError
+from picie.engine import Engine
+from picie.errors import InputError
+from picie.models.extractor import Extractor
+from picie.runlog import log
+
+
+def with_absolute_root(config: Config) -> Config:
+    """The configuration that is recorded, so that a run can be scored and resumed from any folder."""
+    if config.data.root is None:
+        return config
+    root = str(Path(config.data.root).absolute())
+    return config.model_copy(update={"data": config.data.model_copy(update={"root": root})})
+
+
+def labelled_split(config: Config) -> Dataset | None:
+    """The split to score while training; None where the data has no labels, or not the split that is scored by default."""
+    try:
+        dataset = open_dataset(config.data, config.evaluate.split)
+    except MissingSplitError as error:
+        if config.evaluate.split != EvaluateConfig.model_fields["split"].default:
+            raise
+        log.info("no scores while training: %s", error)
+        return None
+    return dataset if dataset.classes is not None else None
+
+
+@torch.no_grad()
+def feature_size(network: Extractor, engine: Engine, config: Config) -> tuple[int, int]:
+    """(h, w) of a view's features, found by trying; and that the network takes pictures that are not square.
+
+    Raises:
+        InputError: the backbone refuses the one or the other.
+    """
+    side = config.views.size
+    network.eval()
+    sizes = []
+    for width in (side, side + side // 2):
+        try:
+            sizes.append(network(torch.zeros(1, 3, side, width, device=engine.device)).shape[2:])
+        except (RuntimeError, AssertionError, ValueError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                f"model.backbone: {config.model.backbone!r} cannot take images of {side}x{width} pixels ({reason}); "
+                "choose another backbone, or another views.size"
+            ) from error
+    return sizes[0][0], sizes[0][1]
+
+
+def check_points(config: Config, images: int, cells: tuple[int, int]) -> None:
+    """Raises `InputError` if K clusters cannot be made of the points that k-means starts from."""
+    points = start_points(config, images, cells[0] * cells[1])
+    if config.cluster.k > points:
+        raise InputError(
+            f"cluster.k = {config.cluster.k} clusters cannot be made of {points} points (those of at most "
+            f"cluster.init_batches x cluster.batch_size of {images} images, {cells[0]}x{cells[1]} each, and at most "
+            "cluster.init_points); ask for fewer clusters or give more images"
+        )
