@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -106,9 +108,35 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, trained: Path) -> None
     }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(InputError, match=rf"{name}: is (not a checkpoint of picie|a checkpoint of something else)"):
+        with pytest.raises(InputError, match=rf"{name}: is not a file of torch, is damaged, .*\(nothing was run\)$"):
             checkpoint.load(tmp_path / name)
     for other in ([1, 2], torch.zeros(2), {"state_dict": {}}, {"format": "other"}):
         torch.save(other, tmp_path / "other.pt")
         with pytest.raises(InputError, match="is a checkpoint of something else"):
             checkpoint.load(tmp_path / "other.pt")
+
+
+def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    for _ in range(2):
+        with checkpoint.exclusive(tmp_path) as first, checkpoint.exclusive(tmp_path) as second:
+            assert (first, second) == (True, False)
+            with checkpoint.exclusive(tmp_path / "other") as other:
+                assert other
+    assert [p.name for p in tmp_path.iterdir()] == ["other"]
+
+
+def test_a_hold_ends_with_its_process(tmp_path: Path) -> None:
+    script = "import os, sys; from pathlib import Path; from picie.checkpoint import exclusive\n"
+    script += "hold = exclusive(Path(sys.argv[1])); print(hold.__enter__(), flush=True); sys.stdin.read(); os._exit(9)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "True\n"
+    with checkpoint.exclusive(tmp_path) as alone:
+        assert not alone
+    process.communicate()
+    assert process.returncode == 9
+    with checkpoint.exclusive(tmp_path) as alone:
+        assert alone

@@ -18,7 +18,7 @@ from PIL import Image
 from pydantic import BaseModel
 from tests.conftest import NAMES, TINY, UNTRAINED
 
-from picie import registry
+from picie import checkpoint, registry, training
 from picie.cli import main
 from picie.config import Config, preset_names
 from picie.version import __version__
@@ -250,7 +250,13 @@ def test_a_checkpoint_of_something_else_is_refused_and_not_run(
         return  # a run that was stopped before its first checkpoint starts over
     message = refused(*arguments)
     assert str(own_run) in message
-    assert "picie train" in message or "run's folder" in message
+    if kind in {"dict", "tensor"}:
+        assert "is a checkpoint of something else; give a folder that `picie train` made" in message
+    elif kind in {"folder", "missing"}:
+        assert "holds no checkpoint.pt; give a folder that `picie train` made" in message
+    else:
+        unreadable = "is not a file of torch, is damaged, or holds more than tensors and plain values (nothing was run)"
+        assert message == f"{file}: {unreadable}"
     assert not made.exists()
     assert not (tmp_path / "out").exists()
 
@@ -259,3 +265,42 @@ def test_main_takes_the_process_arguments(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr(sys, "argv", ["picie", "--version"])
     assert main() == 0
     assert __version__ in capsys.readouterr().out
+
+
+def test_a_run_that_is_being_trained_is_scored_but_not_renamed(cli: Call, own_run: Path, tmp_path: Path) -> None:
+    file, scores = own_run / "checkpoint.pt", [tmp_path / "held.json", tmp_path / "free.json"]
+    content = file.read_bytes()
+    with checkpoint.exclusive(own_run):
+        status, stdout, stderr = cli("evaluate", own_run, "--split", "train", "--json", scores[0])
+    assert status == 0
+    assert "mIoU" in stdout
+    (warning,) = [line for line in stderr.splitlines() if "warning" in line]
+    assert warning.startswith("picie: warning: the run is being trained: these scores do not name its clusters")
+    assert file.read_bytes() == content
+    status, _, stderr = cli("evaluate", own_run, "--split", "train", "--json", scores[1])
+    assert (status, "warning" in stderr) == (0, False)
+    assert scores[0].read_bytes() == scores[1].read_bytes()
+    assert torch.load(file, weights_only=True)["matching"]["protocol"].startswith("train; ")
+
+
+def test_memory_that_runs_out_is_one_line_with_advice(
+    cli: Call, labelled_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nMore lines")
+
+    monkeypatch.setattr(training._Run, "_step", full)
+    status, stdout, stderr = cli("--quiet", "train", labelled_folder, "--out", tmp_path / "run", *TINY)
+    assert (status, stdout) == (1, "")
+    assert stderr.startswith(f"picie: error: {tmp_path / 'run'}: out of memory on cpu; lower train.batch_size")
+    assert stderr.count("\n") == 1
+
+
+def test_an_option_with_nothing_is_the_default(cli: Call, labelled_folder: Path, tmp_path: Path) -> None:
+    run, preset = tmp_path / "run", ("--preset", "reference")
+    assert cli("train", labelled_folder, "--out", run, *preset, *UNTRAINED, "views.invariance=", "loss.temperature=")[0] == 0
+    config = torch.load(run / "checkpoint.pt", weights_only=True)["config"]
+    plain = Config().model_dump(mode="json")
+    assert config["views"]["invariance"] == plain["views"]["invariance"]
+    assert config["loss"]["temperature"] == plain["loss"]["temperature"]
+    assert config["cluster"]["metric"] == "mixed"  # the preset's, still

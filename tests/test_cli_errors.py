@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 from tests.conftest import TINY
 
+from picie import checkpoint, evaluate
+
 Refused = Callable[..., str]
 
 
@@ -77,6 +79,13 @@ def test_only_unreadable_images(not_trained: Refused, tmp_path: Path) -> None:
         (["model.weights=nowhere.pth", "model.pretrained=true"], ["model.weights: nowhere.pth: no such file"]),
         (["model.weights=nowhere.pth", "model.pretrained=false"], ["model.weights", "model.pretrained"]),
         (["train.epochs=1.5"], ["train.epochs = 1.5"]),
+        (["seed=true"], ["seed = True", "integer"]),
+        (["cluster.init_batches=1", "cluster.k=257"], ["cluster.k = 257", "256 points", "cluster.init_batches"]),
+        (["loss.within=0", "loss.cross=0"], ["loss.within, loss.cross and loss.mse are all off", "nothing would be trained"]),
+        (["method=mdc", "loss.mse=true"], ["loss.mse compare two views", "method=mdc has one", "leave them out"]),
+        (["method=mdc", "loss.within=0.5"], ["loss.within", "method=mdc has one"]),
+        (["method=mdc", "loss.cross=0"], ["loss.cross", "method=mdc has one"]),
+        (["evaluate.split=vall"], ["no split 'vall'", "did you mean 'val'"]),
     ],
 )
 def test_options_that_cannot_be(not_trained: Refused, labelled_folder: Path, arguments: list[str], parts: list[str]) -> None:
@@ -151,6 +160,19 @@ def test_a_bad_label_is_found_before_any_work(
         assert "101" in message
 
 
+def test_labels_without_a_class_are_found_before_any_work(
+    refused: Refused, not_trained: Refused, own_folder: Path, trained: Path
+) -> None:
+    labels = sorted((own_folder / "labels" / "val").iterdir())
+    kept = labels[0].read_bytes()
+    for path in labels:
+        Image.new("L", Image.open(path).size, 255).save(path)
+    for message in (not_trained(own_folder, *TINY), refused("evaluate", trained, "--data", own_folder)):
+        assert "no pixel of the split's labels has a class: all are ignore (255)" in message
+    labels[0].write_bytes(kept)  # one labelled picture is enough, the other is passed over
+    assert evaluate(trained, own_folder, record=False, progress=False).n_images == 2
+
+
 def test_scores_need_labels(refused: Refused, trained: Path, labelled_folder: Path, tmp_path: Path) -> None:
     assert "has no labels" in refused("evaluate", trained, "--data", labelled_folder / "images")
     assert "no split 'test'" in refused("evaluate", trained, "--split", "test")
@@ -197,3 +219,11 @@ def test_predict_refuses_before_writing(refused: Refused, trained: Path, tmp_pat
     assert "none of the 1 image files can be read" in refused("predict", trained, tmp_path / "bad.jpg", "--out", out)
     assert "is not on this machine" in refused("predict", trained, labelled_folder, "--out", out, "--device", "cuda:9")
     assert not out.exists()
+
+
+def test_a_second_picie_leaves_the_first_ones_run_alone(refused: Refused, own_run: Path) -> None:
+    before = {path.name: path.read_bytes() for path in own_run.iterdir()}
+    with checkpoint.exclusive(own_run):
+        message = refused("--quiet", "train", "--resume", own_run, "train.epochs=3")
+    assert f"{own_run}: another picie is at work on this run" in message
+    assert {path.name: path.read_bytes() for path in own_run.iterdir()} == before

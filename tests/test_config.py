@@ -92,7 +92,8 @@ def test_toml_holds_everything(tmp_path: Path, preset: str) -> None:
         ("method=my.mod:Thing", "method", "my.mod:Thing"),
         ("views.size = 64", "views.size", 64),
         ("views.invariance=[]", "views.invariance", ()),
-        ("views.invariance=", "views.invariance", ()),
+        ("views.invariance=", "views.invariance", Config().views.invariance),
+        ("seed=", "seed", 0),
         ("views.invariance=blur", "views.invariance", ({"name": "blur"},)),
         ("views.invariance=blur, hue", "views.invariance", ({"name": "blur"}, {"name": "hue"})),
         ('views.equivariance=["crop", "vflip"]', "views.equivariance", ({"name": "crop"}, {"name": "vflip"})),
@@ -106,6 +107,36 @@ def test_toml_holds_everything(tmp_path: Path, preset: str) -> None:
 )
 def test_an_override_takes_toml_or_a_bare_word(text: str, key: str, value: object) -> None:
     assert leaves(load(None, None, [text]))[key] == value
+
+
+def test_nothing_after_the_sign_unsets(tmp_path: Path) -> None:
+    """What lower layers say is dropped, whether or not they have the section; later options still count."""
+    file = tmp_path / "mine.toml"
+    file.write_text("seed = 5\n[cluster]\nk = 7\nwarm_start = true\n[views]\ncrop = 200\n", "utf-8")
+    config = load("reference", file, ["cluster.k=", "seed=", "views.crop=", "views.invariance=", "run.workers=", "mdc.lr= "])
+    assert (config.cluster.k, config.seed, config.views.crop, config.run.workers) == (27, 0, None, None)
+    assert config.views.invariance == Config().views.invariance
+    assert config.mdc == Config().mdc
+    assert config.cluster.warm_start is True
+    assert config.cluster.metric == "mixed"
+    assert load(None, None, ["cluster.k=4", "cluster.k="]).cluster.k == 27
+    assert load(None, None, ["cluster.k=", "cluster.k=4"]).cluster.k == 4
+    assert (
+        load(None, None, ["cluster.k=", "cluster.metric=mixed"]).cluster == load(None, None, ["cluster.metric=mixed"]).cluster
+    )
+    assert with_overrides(load(None, None, ["run.workers=3"]), ["run.workers="]).run.workers is None
+    assert "unknown key 'cluster.kk'" in refusal("cluster.kk=")
+
+
+@pytest.mark.parametrize(
+    "key", ["seed", "cluster.k", "cluster.refit", "train.epochs", "views.size", "views.crop", "evaluate.every", "run.workers"]
+)
+@pytest.mark.parametrize("value", ["true", '"4"', "4.0", "4.5"])
+def test_a_whole_number_is_nothing_else(key: str, value: str) -> None:
+    assert load(None, None, [f"{key}=400"])
+    message = refusal(f"{key}={value}")
+    assert message.startswith(f"{key} = ")
+    assert "integer" in message
 
 
 @pytest.mark.parametrize(
@@ -173,8 +204,8 @@ def test_options_that_contradict_each_other_are_refused() -> None:
     message = refusal("views.size=100", "views.crop=90")
     assert "views.crop = 90 is smaller than views.size = 100" in message
     assert load(None, None, ["views.size=100", "views.crop=100"]).views.frame == 100
-    assert "nothing would be trained" in refusal("loss.within=0", "loss.cross=0")
-    assert load(None, None, ["loss.within=0", "loss.cross=0", "loss.mse=true"]).loss.mse
+    assert "model.weights is given but model.pretrained = false" in refusal("model.weights=w.pth", "model.pretrained=false")
+    assert load(None, None, ["model.weights=w.pth"]).model.weights == "w.pth"
 
 
 def test_a_settings_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,15 @@ from picie.inference import _enlarged_argmax, cluster_color, hex_to_rgb
 CLASSES = ClassMap(("a", "b"), ("#010203", "#ff8000"))
 
 
+@pytest.fixture(scope="module")
+def labelled_run(tiny: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Without a step, which would leave the tiny network with one cluster a picture."""
+    return training.train(tiny("train.epochs=0"), tmp_path_factory.mktemp("labelled") / "run")
+
+
 @pytest.fixture
-def segmenter(trained: Path) -> Segmenter:
-    return Segmenter.load(trained, "cpu")
+def segmenter(labelled_run: Path) -> Segmenter:
+    return Segmenter.load(labelled_run, "cpu")
 
 
 @pytest.fixture
@@ -56,8 +63,15 @@ def test_a_turned_photo_gives_an_upright_map(segmenter: Segmenter, photo: Path, 
     exif = Image.Exif()
     exif[0x0112] = 6
     upright = Image.open(photo)
+    expected = segmenter.predict(upright)
+    assert expected.shape == (48, 64)
     upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "t.png", exif=exif)
-    assert np.array_equal(segmenter.predict(tmp_path / "t.png"), segmenter.predict(upright))
+    assert np.array_equal(segmenter.predict(tmp_path / "t.png"), expected)
+    with Image.open(tmp_path / "t.png") as turned:  # as the file is, so is the picture that Pillow makes of it
+        assert turned.size == (48, 64)
+        assert np.array_equal(segmenter.predict(turned), expected)
+        assert turned.size == (48, 64)
+        assert segmenter.predict(np.asarray(turned)).shape == (64, 48)  # an array has no EXIF
 
 
 def test_what_is_no_picture_is_refused(segmenter: Segmenter, tmp_path: Path) -> None:

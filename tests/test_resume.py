@@ -18,7 +18,7 @@ import torch
 from tests.comparing import assert_equal_runs
 from tests.conftest import checkpoint_of
 
-from picie import Config, training
+from picie import Config, Segmenter, training
 from picie.config import to_toml
 from picie.engine import Engine
 from picie.errors import InputError, Stopped
@@ -72,21 +72,31 @@ def test_a_run_stopped_at_any_moment_goes_on_to_the_same_end(
     config, whole = variant
     signal_at.arm(-1)
     training.train(config, tmp_path / "counted")
-    batches, stops, steps = signal_at.seen, 0, set()
-    for n in range(1, batches, 3):
+    batches, ends, steps = signal_at.seen, 0, set()
+    moments = [*range(1, batches, 3), batches]
+    for n in moments:
         run = tmp_path / f"run{n}"
         signal_at.arm(n)
-        try:
+        with pytest.raises(Stopped) as stopped:
             training.train(config, run)
-        except Stopped as stopped:
-            assert stopped.signum == signal.SIGINT
-            assert f"--resume {run}" in str(stopped)
-            stops += 1
-            steps.add(checkpoint_of(run)["step"] if (run / "checkpoint.pt").is_file() else -1)
+        assert stopped.value.signum == signal.SIGINT
+        state = checkpoint_of(run) if (run / "checkpoint.pt").is_file() else {"epoch": 0, "step": -1, "finished": False}
+        steps.add(state["step"])
+        if state["finished"]:
+            ends += 1
+            assert str(stopped.value) == "stopped after the last epoch; nothing is left to do"
+            assert_equal_runs(run, whole)
+        else:
+            assert f"--resume {run}" in str(stopped.value)
+        assert RunLog(run).read()["status"] == ("finished" if state["finished"] else "stopped")
+        if state["epoch"] or state["step"] > 0:
+            matched = state["step"] == 0  # within an epoch the clusters are new, and no evaluation has matched them
+            assert Segmenter.load(run).names[0] == ("red" if matched else "cluster 0")
+            assert (state["matching"] is not None) == matched
         signal_at.arm(-1)
         training.resume(run)
         assert_equal_runs(run, whole)
-    assert stops >= batches // 3 - 2  # all but those after the last step, when the run is as good as done
+    assert ends >= 1  # after the last step
     assert 0 in steps  # between epochs
     assert steps & {1, 2}  # in the middle of one
 
@@ -175,20 +185,113 @@ def test_changed_data_is_noticed(own_folder: Path, tiny: Make, tmp_path: Path, s
     training.resume(run)
 
 
-@pytest.mark.parametrize("damage", ["gone", "other shape"])
-def test_a_step_is_not_taken_without_its_pseudo_labels(tiny: Make, tmp_path: Path, signal_at: SignalAt, damage: str) -> None:
+@pytest.fixture
+def within_epoch_1(tiny: Make, tmp_path: Path, signal_at: SignalAt) -> Path:
+    """A run of the configuration of `trained` that was stopped between two steps of its first epoch."""
     run = tmp_path / "run"
     signal_at.arm(9)
     with pytest.raises(Stopped):
         training.train(tiny(), run)
-    assert checkpoint_of(run)["step"] > 0
+    assert (checkpoint_of(run)["epoch"], checkpoint_of(run)["step"]) in {(0, 1), (0, 2)}
     signal_at.arm(-1)
-    if damage == "gone":
-        (run / "pseudo_labels.npy").unlink()
+    return run
+
+
+def _damage(path: Path, kind: str) -> None:
+    labels = np.load(path)
+    if kind == "gone":
+        path.unlink()
+    elif kind == "a folder":
+        path.unlink()
+        path.mkdir()
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "garbage":
+        path.write_bytes(b"garbage")
+    elif kind == "truncated":
+        path.write_bytes(path.read_bytes()[: -labels.nbytes // 2])
+    elif kind == "header alone":
+        path.write_bytes(path.read_bytes()[: -labels.nbytes])
+    elif kind == "other shape":
+        np.save(path, labels[:, :3])
     else:
-        np.save(run / "pseudo_labels.npy", np.zeros((2, 3, 8, 8), np.uint8))
-    with pytest.raises(InputError, match=r"pseudo_labels\.npy"):
-        training.resume(run)
+        np.save(path, labels.astype(np.uint16))
+
+
+DAMAGE = ["gone", "a folder", "empty", "garbage", "truncated", "header alone", "other shape", "other type"]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_step_is_not_taken_without_its_pseudo_labels(within_epoch_1: Path, trained: Path, damage: str) -> None:
+    file = within_epoch_1 / "pseudo_labels.npy"
+    right, saved = file.read_bytes(), (within_epoch_1 / "checkpoint.pt").read_bytes()
+    _damage(file, damage)
+    found = file.read_bytes() if file.is_file() else None
+    for _ in range(2):  # a first try must not make a file that the second takes for the right one
+        with pytest.raises(InputError, match=rf"{file}: is needed to go on within an epoch, but .* or train anew$"):
+            training.resume(within_epoch_1)
+        assert (file.read_bytes() if file.is_file() else None) == found
+        assert file.exists() == (damage != "gone")
+        assert (within_epoch_1 / "checkpoint.pt").read_bytes() == saved
+        assert RunLog(within_epoch_1).read()["status"] == "failed"
+    if damage == "a folder":
+        file.rmdir()
+    file.write_bytes(right)
+    training.resume(within_epoch_1)
+    assert_equal_runs(within_epoch_1, trained)
+
+
+@pytest.mark.parametrize("damage", [kind for kind in DAMAGE if kind != "a folder"])
+def test_between_epochs_the_pseudo_labels_do_not_matter(own_run: Path, tmp_path: Path, damage: str) -> None:
+    other = Path(shutil.copytree(own_run, tmp_path / "other"))
+    _damage(own_run / "pseudo_labels.npy", damage)
+    for run in (own_run, other):
+        training.resume(run, ["train.epochs=3"])
+    assert_equal_runs(own_run, other)
+    assert (own_run / "pseudo_labels.npy").read_bytes() == (other / "pseudo_labels.npy").read_bytes()
+
+
+@pytest.mark.parametrize("text", ["garbage", None], ids=["garbage", "edited"])
+def test_settings_come_from_the_checkpoint(own_run: Path, tiny: Make, tmp_path: Path, text: str | None) -> None:
+    """Of a run with a checkpoint, config.toml is for reading: an edit changes nothing."""
+    other = Path(shutil.copytree(own_run, tmp_path / "other"))
+    edited = tiny("train.lr=1", "cluster.k=4", "seed=8", "loss.temperature=0.9", "data.root=/nowhere")
+    (own_run / "config.toml").write_text(text or to_toml(edited), "utf-8")
+    for run in (own_run, other):
+        training.resume(run, ["train.epochs=3"])
+    assert_equal_runs(own_run, other)
+
+
+def test_fewer_epochs_than_were_reached_are_refused(own_run: Path, within_epoch_1: Path) -> None:
+    for run, epochs, reached in ((own_run, 1, 3), (own_run, 0, 3), (within_epoch_1, 0, 1)):
+        before = {path.name: path.read_bytes() for path in run.iterdir()}
+        with pytest.raises(InputError, match=rf"train\.epochs = {epochs}: .* is in epoch {reached}; ask for more"):
+            training.resume(run, [f"train.epochs={epochs}"])
+        assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    training.resume(within_epoch_1, ["train.epochs=1"])  # those that were begun are not fewer
+    assert [line["epoch"] for line in read_metrics(within_epoch_1)] == [1]
+    assert RunLog(within_epoch_1).read()["status"] == "finished"
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_after_the_last_step_says_that_nothing_is_left(
+    cli: Callable[..., tuple[int, str, str]],
+    tiny: Make,
+    trained: Path,
+    tmp_path: Path,
+    signal_at: SignalAt,
+    signum: signal.Signals,
+    status: int,
+) -> None:
+    config, run = tmp_path / "config.toml", tmp_path / "run"
+    config.write_text(to_toml(tiny()), "utf-8")
+    training.train(tiny(), tmp_path / "counted")
+    signal_at.arm(signal_at.seen, signum)
+    found, stdout, stderr = cli("train", "--config", config, "--out", run)
+    assert (found, stdout) == (status, "")
+    assert stderr.splitlines()[-1] == "picie: stopped after the last epoch; nothing is left to do"
+    assert RunLog(run).read()["status"] == "finished"
+    assert_equal_runs(run, trained)
 
 
 def test_what_is_no_run_is_not_resumed(own_run: Path, tmp_path: Path) -> None:
@@ -196,7 +299,7 @@ def test_what_is_no_run_is_not_resumed(own_run: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"holds no run \(no config\.toml\)"):
             training.resume(folder)
     (own_run / "checkpoint.pt").write_bytes(b"garbage")
-    with pytest.raises(InputError, match="not a checkpoint of picie"):
+    with pytest.raises(InputError, match=r"checkpoint\.pt: is not a file of torch, is damaged, .*\(nothing was run\)$"):
         training.resume(own_run)
 
 

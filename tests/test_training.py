@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,8 +16,9 @@ from PIL import Image
 from tests.comparing import assert_equal_runs
 from tests.conftest import checkpoint_of
 
-from picie import Config, training
+from picie import Config, checkpoint, training
 from picie.data import folder as folder_module
+from picie.data.loading import Frames
 from picie.errors import InputError, TrainingError
 from picie.methods.picie import PiCIE
 from picie.runlog import RunLog, read_metrics
@@ -173,9 +175,88 @@ def test_an_unreadable_image_is_left_out_and_counted(own_folder: Path, tiny: Mak
 def test_k_is_checked_against_the_images_that_can_be_read(own_folder: Path, tiny: Make, tmp_path: Path) -> None:
     for image in sorted((own_folder / "images" / "train").iterdir())[1:]:
         image.write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"cluster\.k = 100 .* 64 points \(1 images of 8x8 cells\)"):
+    with pytest.raises(InputError, match=r"cluster\.k = 100 .* 64 points \(.* of 1 images, 8x8 each"):
         training.train(tiny(f"data.root={own_folder}", "cluster.k=100"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("made", ["nothing", "runs", "run"])
+@pytest.mark.parametrize("sibling", [False, True])
+def test_a_run_that_cannot_begin_takes_back_its_own_alone(
+    own_folder: Path, tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: str, sibling: bool
+) -> None:
+    """Folders that were there stay, and so does a run that another process puts beside it meanwhile."""
+    run, other = tmp_path / "deep" / "runs" / "run", tmp_path / "deep" / "runs" / "other"
+    {"nothing": tmp_path, "runs": run.parent, "run": run}[made].mkdir(parents=True, exist_ok=True)
+    plain = Frames.scan
+
+    def scan(self: Frames, *arguments: Any) -> np.ndarray:
+        assert (run / "config.toml").is_file()
+        if sibling:
+            other.mkdir()
+            (other / "checkpoint.pt").write_bytes(b"theirs")
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(Frames, "scan", scan)
+    for image in (own_folder / "images" / "train").iterdir():
+        image.write_bytes(b"no picture")
+    with pytest.raises(InputError, match="none of the 6 image files"):
+        training.train(tiny(f"data.root={own_folder}"), run)
+    if made == "run":
+        assert not list(run.iterdir())
+    else:
+        assert not run.exists()
+    if sibling:
+        assert (other / "checkpoint.pt").read_bytes() == b"theirs"
+    assert run.parent.exists() == (made != "nothing" or sibling)
+    assert (tmp_path / "deep").exists() == (made != "nothing" or sibling)
+
+
+def test_of_two_that_begin_in_one_folder_the_first_has_it(tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, plain = tmp_path / "run", training.feature_size
+    with contextlib.ExitStack() as other:
+
+        def meanwhile(*arguments: Any) -> tuple[int, int]:
+            run.mkdir()
+            assert other.enter_context(checkpoint.exclusive(run))
+            for name in ("config.toml", "run.json"):
+                (run / name).write_text("{}", "utf-8")
+            return plain(*arguments)
+
+        monkeypatch.setattr(training, "feature_size", meanwhile)
+        with pytest.raises(InputError, match=r"another picie is at work on this run; wait for it"):
+            training.train(tiny(), run)
+        assert {path.name: path.read_text("utf-8") for path in run.iterdir()} == {"config.toml": "{}", "run.json": "{}"}
+
+
+def test_data_without_the_default_split_trains_without_scores(own_folder: Path, tiny: Make, tmp_path: Path) -> None:
+    for kind in ("images", "labels"):
+        shutil.rmtree(own_folder / kind / "val")
+    run = training.train(tiny(f"data.root={own_folder}", "train.epochs=0"), tmp_path / "run")
+    assert "miou" not in read_metrics(run)[-1]
+    with pytest.raises(InputError, match="no split 'test'"):
+        training.train(tiny(f"data.root={own_folder}", "evaluate.split=test"), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_out_of_memory_keeps_the_checkpoint(tiny: Make, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, run, calls = PiCIE.losses, tmp_path / "run", 0
+
+    def full(self: PiCIE, *arguments: Any) -> Iterator[dict[str, torch.Tensor]]:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        yield from plain(self, *arguments)
+
+    monkeypatch.setattr(PiCIE, "losses", full)
+    advice = r"lower train\.batch_size, cluster\.batch_size or views\.size"
+    with pytest.raises(TrainingError, match=f"{run}: out of memory on cpu; {advice}"):
+        training.train(tiny(), run)
+    assert json.loads((run / "run.json").read_text("utf-8"))["status"] == "failed"
+    assert checkpoint_of(run)["epoch"] == 1
+    training.resume(run)
+    assert_equal_runs(run, trained)
 
 
 def test_a_folder_that_holds_something_is_not_taken(trained: Path, tiny: Make, tmp_path: Path) -> None:
@@ -201,7 +282,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
     one = training.train(tiny("train.epochs=1", "train.schedule=constant"), tmp_path / "one")
     monkeypatch.setattr(PiCIE, "losses", broken)
     run = tmp_path / "run"
-    with pytest.raises(TrainingError, match=r"the loss is nan in epoch 2, step 2.*checkpoint is kept.*train\.lr"):
+    with pytest.raises(TrainingError, match=r"the loss is not finite in epoch 2, step 2.*checkpoint is kept.*train\.lr"):
         training.train(tiny("train.schedule=constant"), run)
     assert_equal_runs(run, one, but=("config", "finished"))
     assert all(torch.isfinite(t).all() for t in checkpoint_of(run)["method"].values())

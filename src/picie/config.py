@@ -277,10 +277,12 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
     for key, value in values.items():
         if value is _UNSET:
             into.pop(key, None)
-        elif isinstance(value, Mapping) and isinstance(into.get(key), dict):
+        elif isinstance(value, Mapping):
+            if not isinstance(into.get(key), dict):
+                into[key] = {}
             _merge(into[key], value)
         else:
-            into[key] = dict(value) if isinstance(value, Mapping) else value
+            into[key] = value
 
 
 def _parse_override(text: str) -> dict[str, Any]:
@@ -294,6 +296,7 @@ def _parse_override(text: str) -> dict[str, Any]:
     first, *rest = key.strip().split(".")
     for part in reversed(rest):
         parsed = {part: parsed}
+    _check_keys({first: parsed}, Config, "")  # here, for an unknown key that is unset leaves no trace
     return {first: parsed}
 
 

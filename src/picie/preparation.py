@@ -54,7 +54,7 @@ def feature_size(network: Extractor, engine: Engine, config: Config) -> tuple[in
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(
                 f"model.backbone: {config.model.backbone!r} cannot take images of {side}x{width} pixels ({reason}); "
-                "choose another backbone, or another views.size"
+                "choose another backbone, or a views.size that it takes"
             ) from error
     return sizes[0][0], sizes[0][1]
 

@@ -100,26 +100,26 @@ def resume(out: str | Path, overrides: Sequence[str] = ()) -> Path:
 def _carry_out(config: Config, out: Path, state: dict[str, Any] | None) -> Path:
     """Train from `state`, a checkpoint, or from the start; keep the run's record; leave nothing of a run that never began."""
     made = [path for path in (out, *out.parents) if not path.exists()]  # what is missing now, `out` first
-    empty = bool(made) or not any(out.iterdir())
     with graceful_stop() as stop, Progress(config.run.progress) as bars:
         run = _Run(config, out, bars, stop, pretrained=None if state is None else False)
         out.mkdir(parents=True, exist_ok=True)
         began = time.perf_counter()
-        try:
-            with checkpoint.exclusive(out) as alone:
-                if not alone:
-                    raise InputError(f"{out}: another picie is at work on this run; wait for it")
+        with checkpoint.exclusive(out) as alone:
+            if not alone:  # and nothing here is this run's to clear or to close
+                raise InputError(f"{out}: another picie is at work on this run; wait for it")
+            empty = not any(out.iterdir())
+            try:
                 run.open(state)
                 run.go()
-        except InputError:
-            if empty and not (out / checkpoint.FILE_NAME).exists():
-                _clear(out, made)
-            raise
-        except torch.OutOfMemoryError as error:
-            advice = "lower train.batch_size, cluster.batch_size or views.size"
-            raise TrainingError(f"{out}: out of memory on {run.engine.device}; {advice}") from error
-        finally:
-            run.close(time.perf_counter() - began, stop)
+            except InputError:
+                if empty and not (out / checkpoint.FILE_NAME).exists():
+                    _clear(out, made)
+                raise
+            except torch.OutOfMemoryError as error:
+                advice = "lower train.batch_size, cluster.batch_size or views.size"
+                raise TrainingError(f"{out}: out of memory on {run.engine.device}; {advice}") from error
+            finally:
+                run.close(time.perf_counter() - began, stop)
     log.info("segment pictures with: picie predict %s PATH... --out DIR", out)
     return out
 
@@ -189,7 +189,9 @@ class _Run:
     def open(self, state: dict[str, Any] | None) -> None:
         """Decode all images, then make the network ready: as `state`, a checkpoint, says, or for its first epoch."""
         config = self.config
-        if state is None:
+        if state is not None:
+            self.standing = _Standing.of(state)
+        else:
             checkpoint.write_atomically(self.out / "config.toml", lambda file: file.write(to_toml(config).encode()))
         self.log.start({"engine": self.engine.describe()})
         self.frames = Frames(self.dataset, config.views.frame, self.out, config.run.cache_gb, config.run.workers)
@@ -225,9 +227,8 @@ class _Run:
 
     def _restore(self, state: dict[str, Any]) -> None:
         """Take over a checkpoint's state."""
-        standing = _Standing.of(state)
+        standing = self.standing
         standing.finished = standing.finished and standing.epoch >= self.config.train.epochs
-        self.standing = standing
         if standing.clustering is not None:
             self._start_epoch(standing.clustering)
         self.method.load_state_dict(state["method"])  # last: over the epoch's new classifier, where a method has one

@@ -13,9 +13,17 @@ from torch.nn import functional as F
 
 from picie.clustering import pseudo_labels as module
 from picie.clustering.kmeans import KMeans, assign, lloyd, project
-from picie.clustering.pseudo_labels import Clustering, PseudoLabelStore, generate_pseudo_labels, refit_prototypes
+from picie.clustering.pseudo_labels import (
+    Clustering,
+    PseudoLabelStore,
+    generate_pseudo_labels,
+    refit_prototypes,
+    start_points,
+)
 from picie.config import Config
 from picie.engine import Engine
+from picie.errors import InputError
+from picie.features import FeatureSource
 from picie.methods.base import Method
 from picie.methods.mdc import MDC
 from picie.methods.picie import PiCIE
@@ -67,11 +75,12 @@ class Setup:
         self.store = PseudoLabelStore(path, (family.views, N, CELLS, CELLS), K)
         self.advanced = {"cluster": 0, "label": 0}
 
-    def run(self, epoch: int = 0, indices: np.ndarray | None = None) -> Clustering:
+    def source(self, indices: np.ndarray | None = None) -> FeatureSource:
         chosen = np.arange(N) if indices is None else indices
-        return generate_pseudo_labels(
-            self.method, self.frames, chosen, self.views, epoch, self.config, self.engine, self.store, self.advance
-        )
+        return FeatureSource(self.config, self.method, self.views, self.frames, chosen, self.engine)
+
+    def run(self, epoch: int = 0, indices: np.ndarray | None = None) -> Clustering:
+        return generate_pseudo_labels(self.source(indices), epoch, self.store, self.advance)
 
     def advance(self, stage: str, images: int) -> None:
         self.advanced[stage] += images
@@ -99,15 +108,49 @@ def test_the_store_gives_back_what_it_was_given_in_the_smallest_type(tmp_path: P
     on_disk = np.load(path)
     assert on_disk.dtype == dtype
     assert np.array_equal(on_disk, labels.numpy())
-    assert torch.equal(PseudoLabelStore(path, (2, 5, 3, 7), k).read(np.arange(5)), labels)  # opened again
+    kept = PseudoLabelStore(path, (2, 5, 3, 7), k, keep=True)  # opened again
+    assert torch.equal(kept.read(np.arange(5)), labels)
+    kept.write(1, np.array([2]), labels[1, [0]])
+    kept.flush()
+    labels[1, 2] = labels[1, 0]
+    assert np.array_equal(np.load(path), labels.numpy())
 
 
-def test_a_store_of_another_shape_or_type_is_made_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("shape", "k"), [((1, 2, 3, 3), 5), ((1, 2, 3, 4), 5), ((1, 2, 3, 3), 300)])
+def test_a_store_that_is_not_to_be_kept_is_begun_anew(tmp_path: Path, shape: tuple[int, int, int, int], k: int) -> None:
     path = tmp_path / "labels.npy"
     PseudoLabelStore(path, (1, 2, 3, 3), 5).write(0, np.array([0, 1]), torch.ones(2, 3, 3, dtype=torch.int64))
-    assert PseudoLabelStore(path, (1, 2, 3, 4), 5).read(np.arange(2)).shape == (1, 2, 3, 4)
-    assert PseudoLabelStore(path, (1, 2, 3, 4), 300).read(np.arange(2)).sum() == 0
-    assert np.load(path).dtype == np.uint16
+    fresh = PseudoLabelStore(path, shape, k).read(np.arange(2))
+    assert fresh.shape == shape
+    assert fresh.sum() == 0
+    assert np.load(path).dtype == (np.uint8 if k <= 256 else np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("shape", "k"), [((1, 2, 3, 4), 5), ((2, 2, 3, 3), 5), ((1, 3, 3, 3), 5), ((1, 2, 3, 3), 257), ((1, 2, 9, 1), 5)]
+)
+def test_a_store_to_be_kept_must_be_of_the_very_shape_and_type(
+    tmp_path: Path, shape: tuple[int, int, int, int], k: int
+) -> None:
+    path = tmp_path / "labels.npy"
+    PseudoLabelStore(path, (1, 2, 3, 3), 5).write(0, np.array([0, 1]), torch.ones(2, 3, 3, dtype=torch.int64))
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"labels\.npy: is needed .* belongs to another run; .* train anew$"):
+        PseudoLabelStore(path, shape, k, keep=True)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("left", [None, 0, 5, 60, 128, -1])
+def test_a_store_to_be_kept_must_be_there_and_whole(tmp_path: Path, left: int | None) -> None:
+    """`left`: how many bytes of the file; None, no file."""
+    path = tmp_path / "labels.npy"
+    if left is not None:
+        PseudoLabelStore(path, (1, 2, 3, 3), 5).flush()
+        path.write_bytes(path.read_bytes()[:left])
+    before = path.read_bytes() if left is not None else None
+    with pytest.raises(InputError, match=r"labels\.npy: is needed .* cannot be read; .* train anew$"):
+        PseudoLabelStore(path, (1, 2, 3, 3), 5, keep=True)
+    assert (path.read_bytes() if path.exists() else None) == before  # nothing is made up in its place
 
 
 @pytest.mark.parametrize("family", [PiCIE, MDC])
@@ -191,6 +234,48 @@ def test_the_start_is_a_bounded_sample_that_stands_for_all_it_was_drawn_from(
             assert len(half.unique(dim=0)) > 10  # not one point twenty times; the blocks of colour repeat some
 
 
+@pytest.mark.parametrize(
+    "cluster",
+    [
+        {},  # 2 batches of 4, all their cells
+        {"init_batches": 1},
+        {"init_batches": 100},  # more than there are: 4, 4, 4 and 2
+        {"init_batches": 100, "batch_size": 13},  # one image left over joins the batch before it
+        {"init_batches": 100, "batch_size": 5, "init_points": 216},  # a share of 72 is more than the last batch's 64
+        {"init_points": 41},  # shares are rounded up
+        {"init_points": 4, "init_batches": 3},
+        {"init_points": 4},  # exactly K
+    ],
+)
+def test_start_points_is_the_size_of_the_sample_that_k_means_starts_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: dict[str, int]
+) -> None:
+    sizes: list[int] = []
+    start = KMeans.start
+
+    def spy(self: KMeans, sample: Tensor, centroids: Tensor | None = None, weight: float = 1.0) -> None:
+        sizes.append(len(sample))
+        start(self, sample, centroids, weight)
+
+    monkeypatch.setattr(module.KMeans, "start", spy)
+    setup = Setup(tmp_path / "l.npy", **cluster)
+    for images in (N, 9, 1):
+        setup.run(indices=np.arange(images))
+        assert sizes == [start_points(setup.config, images, CELLS**2)] * 2
+        sizes.clear()
+
+
+def test_start_points_by_hand_and_k_may_be_as_many(tmp_path: Path) -> None:
+    assert start_points(config(init_batches=100, batch_size=5, init_points=216), N, 16) == 72 + 72 + 64
+    assert start_points(config(init_points=41), N, 16) == 21 + 21
+    assert start_points(config(), 0, 16) == 0
+    assert start_points(config(init_points=1, init_batches=3), N, 16) == 3
+    with pytest.raises(ValueError, match="4 clusters cannot be made of 3 points"):
+        Setup(tmp_path / "l.npy", init_points=1, init_batches=3).run()
+    assert start_points(config(init_points=4, init_batches=2), N, 16) == K
+    Setup(tmp_path / "l.npy", init_points=4, init_batches=2).run()
+
+
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_batchnorm_while_clustering_and_always_eval_while_labelling(tmp_path: Path, mode: str) -> None:
     setup = Setup(tmp_path / "l.npy", batchnorm=mode)
@@ -219,7 +304,7 @@ def test_refit_prototypes_clusters_whole_plain_images(tmp_path: Path) -> None:
     setup.method.train()
     indices = np.arange(3, N)
     done: list[int] = []
-    refitted = refit_prototypes(setup.method, setup.frames, indices, setup.config, setup.engine, done.append)
+    refitted = refit_prototypes(setup.source(indices), done.append)
     images = F.interpolate(setup.frames.pixels[indices].float() / 255, (16, 16), mode="bilinear", antialias=True)
     with torch.no_grad():
         z = F.normalize(setup.method.eval().network(images), dim=1).permute(0, 2, 3, 1).flatten(0, 2)

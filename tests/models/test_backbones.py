@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +13,16 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from sklearn.datasets import load_sample_image
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from picie.config import ModelConfig
+from picie.config import Config, ModelConfig
+from picie.engine import Engine
 from picie.errors import InputError
 from picie.models.backbones import TimmBackbone, build_backbone, read_weights, shipped_weights
+from picie.models.extractor import Extractor
+from picie.models.fpn import FPN
+from picie.preparation import feature_size
 
 CONTRACT = {  # name: strides, channels of the last four levels
     "tf_efficientnet_lite0": ([4, 8, 16, 32], [24, 40, 112, 320]),
@@ -40,20 +45,91 @@ def test_contract(name: str) -> None:
     backbone = TimmBackbone(name, pretrained=False).eval()
     assert (backbone.strides, backbone.channels) == CONTRACT[name]
     assert len(backbone.mean) == len(backbone.std) == 3
-    size = (224, 224) if name.startswith("swin") else (96, 64)
-    with torch.no_grad():
-        maps = backbone(images(*size))
-    for level, stride, channels in zip(maps, backbone.strides, backbone.channels, strict=True):
-        assert level.shape == (2, channels, size[0] // stride, size[1] // stride)
+    for size in ((96, 64), (96, 128)):
+        with torch.no_grad():
+            maps = backbone(images(*size))
+        for level, stride, channels in zip(maps, backbone.strides, backbone.channels, strict=True):
+            assert level.shape == (2, channels, size[0] // stride, size[1] // stride)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0", "mobilenetv3_small_050"])
-def test_levels_of_odd_sizes_are_rounded_up(name: str) -> None:
+PYRAMIDS = ["resnet18", "tf_efficientnet_lite0", "mobilenetv3_small_050"]
+
+
+@pytest.mark.parametrize("name", [*PYRAMIDS, "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize(
+    ("size", "resized"), [((75, 101), (64, 96)), ((160, 213), (160, 224)), ((96, 128), (96, 128)), ((7, 50), (32, 64))]
+)
+def test_every_level_spans_the_nearest_multiple_of_the_coarsest_stride(
+    name: str, size: tuple[int, int], resized: tuple[int, int]
+) -> None:
     backbone = TimmBackbone(name, pretrained=False).eval()
+    x = images(*size)
     with torch.no_grad():
-        maps = backbone(images(75, 101))
-    for level, stride in zip(maps, backbone.strides, strict=True):
-        assert level.shape[2:] == (math.ceil(75 / stride), math.ceil(101 / stride))
+        maps = backbone(x)
+        expected = backbone.net(F.interpolate(x, resized, mode="bilinear", antialias=True) if size != resized else x)
+    for level, wanted, stride in zip(maps, expected, backbone.strides, strict=True):
+        assert level.shape[2:] == (resized[0] // stride, resized[1] // stride)
+        torch.testing.assert_close(level, wanted.permute(0, 3, 1, 2) if name.startswith("swin") else wanted)
+
+
+class MeanPyramid(nn.Module):
+    """Stands in for a network: the mean colour of each cell; cells round up, as those of convolutions do."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [F.avg_pool2d(x, stride, ceil_mode=True, count_include_pad=False) for stride in (4, 8, 16, 32)]
+
+
+def only(fpn: FPN, levels: list[Tensor], which: int) -> Tensor:
+    """What one level gives the decoder."""
+    return fpn([level if i == which else torch.zeros_like(level) for i, level in enumerate(levels)])
+
+
+@pytest.mark.parametrize("size", [(160, 213), (213, 160), (75, 101), (109, 147)])
+def test_every_cell_of_every_level_sees_its_own_part_of_the_image(size: tuple[int, int]) -> None:
+    """On an image that says where each pixel is, relative to height and width, each feature cell says where it is."""
+    backbone = TimmBackbone("resnet18", pretrained=False)
+    backbone.net = MeanPyramid()
+    fpn = FPN([3] * 4, 3)
+    for lateral in fpn.laterals:
+        lateral.weight.data = torch.eye(3)[:, :, None, None]
+        nn.init.zeros_(lateral.bias)
+
+    def places(height: int, width: int) -> Tensor:
+        y, x = (torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width
+        return torch.stack([y[:, None].expand(height, width), x.expand(height, width), torch.zeros(height, width)])
+
+    with torch.no_grad():
+        levels = backbone(places(*size)[None])
+        for which, stride in enumerate(backbone.strides):
+            out = only(fpn, levels, which)[0]
+            edge = stride // 4 - 1  # cells that enlargement repeats the outermost coarse ones for
+            inner = (slice(None), *(slice(edge, n - edge) for n in out.shape[1:]))
+            torch.testing.assert_close(out[inner], places(*out.shape[1:])[inner], atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("name", PYRAMIDS)
+@pytest.mark.parametrize("place", [(0.3, 0.25), (0.6, 0.75)])
+def test_an_impulse_stays_at_its_place_at_an_odd_size(name: str, place: tuple[float, float]) -> None:
+    """The decoder's answer to a spot is where it is at a size that the strides divide (networks shift it a bit, always)."""
+    torch.manual_seed(0)
+    backbone = TimmBackbone(name, pretrained=name == "tf_efficientnet_lite0").eval()
+    fpn = FPN(backbone.channels, 8)
+
+    def answers(height: int, width: int) -> Tensor:
+        """(4, 2) relative centres of the answers, by level."""
+        y, x = (torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width
+        spot = 2 * torch.exp(-(((y[:, None] - place[0]) / 0.04) ** 2 + ((x - place[1]) / 0.04) ** 2) / 2)
+        with torch.no_grad():
+            on, off = backbone(spot.expand(1, 3, height, width)), backbone(torch.zeros(1, 3, height, width))
+            centers = []
+            for which in range(4):
+                energy = (only(fpn, on, which) - only(fpn, off, which)).square().sum((0, 1))
+                h, w = energy.shape
+                rows, columns = (torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w
+                centers.append([(energy.sum(1) * rows).sum() / energy.sum(), (energy.sum(0) * columns).sum() / energy.sum()])
+        return torch.tensor(centers)
+
+    torch.testing.assert_close(answers(160, 213), answers(160, 224), atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize(("size", "cells"), [((96, 96), (6, 6)), ((100, 71), (6, 4)), ((7, 40), (1, 2))])
@@ -98,11 +174,64 @@ def test_models_without_feature_maps_are_refused(monkeypatch: pytest.MonkeyPatch
         TimmBackbone("resnet18", pretrained=False)
 
 
-@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "levit_128s"])
-def test_models_of_one_size_name_it(name: str) -> None:
-    backbone = TimmBackbone(name, pretrained=False).eval()
-    with pytest.raises(InputError, match=rf"'{name}' failed on images of 96 x 64 .* set views\.size=224"):
-        backbone(images(96, 64))
+def sized(backbone: str, side: int) -> tuple[Extractor, Engine, Config]:
+    """What `feature_size` wants."""
+    values = {"model": {"backbone": backbone, "pretrained": False, "dim": 8}, "views": {"size": side}}
+    config = Config.model_validate(values)
+    network = Extractor(config.model)
+    return network, Engine(torch.device("cpu"), "fp32", network), config
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "cells"),
+    [("swin_tiny_patch4_window7_224", 96, 24), ("resnet18", 96, 24), ("resnet18", 75, 16), ("vit_tiny_patch16_224", 96, 6)],
+)
+def test_the_features_of_a_view_are_as_large_as_found(name: str, side: int, cells: int) -> None:
+    network, engine, config = sized(name, side)
+    assert feature_size(network, engine, config) == (cells, cells)
+    with torch.no_grad():
+        assert network(torch.rand(2, 3, side, side)).shape == (2, 8, cells, cells)
+
+
+@pytest.mark.parametrize("side", [160, 224])
+def test_models_of_one_size_are_refused_before_any_work(side: int) -> None:
+    with pytest.raises(InputError) as error:
+        feature_size(*sized("levit_128s", side))
+    message = str(error.value)
+    assert message.startswith(f"model.backbone: 'levit_128s' cannot take images of {side}x{side} pixels (")
+    assert message.endswith("; choose another backbone, or another views.size")
+    assert "\n" not in message
+
+
+def test_models_of_squares_alone_are_refused_before_any_work() -> None:
+    network, engine, config = sized(TINY, 64)
+
+    def squares(_: nn.Module, given: tuple[Tensor]) -> None:
+        assert given[0].shape[2] == given[0].shape[3], "squares, please"
+
+    network.backbone.net.register_forward_pre_hook(squares)
+    with pytest.raises(InputError, match=rf"'{TINY}' cannot take images of 64x96 pixels \(squares, please"):
+        feature_size(network, engine, config)
+
+
+def test_nothing_drops_out_and_nothing_is_drawn() -> None:
+    """Labels must fit the features that are trained on; timm's own Swin drops paths."""
+    name, x = "swin_tiny_patch4_window7_224", images(96, 64)
+    plain = timm.create_model(name, features_only=True, strict_img_size=False).train()
+    backbone = TimmBackbone(name, pretrained=False).train()
+    assert not all(torch.equal(a, b) for a, b in zip(plain(x), plain(x), strict=True))
+    state = torch.get_rng_state()
+    first, second = backbone(x), backbone(x)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_dropout_is_switched_off_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda *a, **k: create(*a, **k, proj_drop_rate=0.5, attn_drop_rate=0.5))
+    backbone, x = TimmBackbone("vit_tiny_patch16_224", pretrained=False).train(), images(32, 32)
+    assert any(isinstance(module, nn.Dropout) for module in backbone.modules())
+    assert all(torch.equal(a, b) for a, b in zip(backbone(x), backbone(x), strict=True))
 
 
 def test_the_registry_and_the_options_lead_here() -> None:
@@ -196,7 +325,9 @@ def test_a_malicious_file_is_refused_and_not_run(tmp_path: Path, kind: str) -> N
         file.write_bytes(pickle.dumps(content["args"], protocol=2))
     else:
         torch.save(content, file, _use_new_zipfile_serialization=kind == "torch")
-    with pytest.raises(InputError, match="it was not run"):
+    with pytest.raises(
+        InputError, match=r"w\.pth: is not a file of torch, .* holds more than tensors and plain values \(nothing was run\)$"
+    ):
         read_weights(file)
     assert not target.exists()
     if kind == "pickle":
@@ -215,7 +346,11 @@ def test_a_malicious_file_is_refused_and_not_run(tmp_path: Path, kind: str) -> N
 )
 def test_files_of_other_formats_are_refused_by_name(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=rf"model\.weights: .*{name}"):
+    said = {
+        "w.pth": r"/w\.pth: is not a file of torch, is damaged, or",
+        "w.safetensors": r"model\.weights: .*/w\.safetensors: is not a",
+    }
+    with pytest.raises(InputError, match=said[name]):
         read_weights(tmp_path / name)
 
 
@@ -228,5 +363,5 @@ def test_files_without_a_state_dict_are_refused(tmp_path: Path, content: object)
 
 def test_a_picture_is_no_file_of_weights(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "w.pth", "PNG")
-    with pytest.raises(InputError, match=r"w\.pth"):
+    with pytest.raises(InputError, match=r"w\.pth: is not a file of torch"):
         read_weights(tmp_path / "w.pth")

@@ -46,6 +46,7 @@ class PseudoLabelStore:
             self._map = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
             return
         try:
+            np.lib.format.open_memmap(path, mode="r")  # refuses a file cut short, which "r+" would lengthen with zeros
             self._map = np.lib.format.open_memmap(path, mode="r+")
         except (OSError, ValueError, EOFError) as error:
             raise InputError(f"{path}: {_NEEDED} but cannot be read; put it back or train anew") from error
