@@ -28,7 +28,7 @@ def class_weights(counts: Tensor, kind: ClassWeights) -> Tensor | None:
         kind: "inverse" weighs a cluster by 1 / share, "sqrt_inverse" by its root, and "frequency", as published under a
             switch named balance, by the share itself, so that large clusters weigh more.
 
-    >>> class_weights(torch.tensor([1, 3]), "inverse").tolist()
+    >>> class_weights(Tensor([1, 3]), "inverse").tolist()
     [1.5, 0.5]
     """
     if kind == "none":

@@ -199,7 +199,7 @@ def test_models_of_one_size_are_refused_before_any_work(side: int) -> None:
         feature_size(*sized("levit_128s", side))
     message = str(error.value)
     assert message.startswith(f"model.backbone: 'levit_128s' cannot take images of {side}x{side} pixels (")
-    assert message.endswith("; choose another backbone, or another views.size")
+    assert message.endswith("; choose another backbone, or a views.size that it takes")
     assert "\n" not in message
 
 
