@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="*", default=list(SETTINGS), help="settings by name")
     parser.add_argument("options", nargs="*", help="section.key=value for all runs")
-    asked = parser.parse_args()
+    asked = parser.parse_intermixed_args()
     args_of = {name: [*SETTINGS[name], "-k", str(asked.k), *asked.options] for name in asked.only}
     print("| setting | accuracy | mIoU | epoch, s (median) | peak memory, MB |\n|---|---|---|---|---|")
     for name, arguments in args_of.items():
