@@ -30,11 +30,14 @@ def main() -> None:
     parser.add_argument("data", help="labelled folder, as for picie train")
     parser.add_argument("-k", type=int, required=True)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", default="10", help="of the settings that train")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="*", default=list(SETTINGS), help="settings by name")
     parser.add_argument("options", nargs="*", help="section.key=value for all runs")
     asked = parser.parse_intermixed_args()
     args_of = {name: [*SETTINGS[name], "-k", str(asked.k), *asked.options] for name in asked.only}
+    for arguments in args_of.values():
+        arguments += [] if "--epochs" in arguments else ["--epochs", asked.epochs]
     print("| setting | accuracy | mIoU | epoch, s (median) | peak memory, MB |\n|---|---|---|---|---|")
     for name, arguments in args_of.items():
         runs = [

@@ -89,11 +89,15 @@ def test_the_record_says_what_was_done(trained: Path, photos: Path, tmp_path: Pa
     assert list(entry["share"].values()) == sorted(entry["share"].values(), reverse=True)
 
 
-def test_a_second_prediction_replaces_the_first(trained: Path, photos: Path, tmp_path: Path) -> None:
+def test_a_second_prediction_of_a_picture_takes_the_place_of_the_first(trained: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     predict_files(trained, [photos], out)
+    before, files = record(out)["images"], set(out.rglob("*"))
+    Image.new("L", (5, 9), 7).save(photos / "strip.png")
     predict_files(trained, [photos / "strip.png"], out)
-    assert list(record(out)["images"]) == [str(photos / "strip.png")]
+    assert set(record(out)["images"]) == set(before)
+    assert set(out.rglob("*")) == files
+    assert Image.open(out / "strip.png").size == (5, 9)
 
 
 def test_foreign_files_and_inputs_are_never_overwritten(trained: Path, photos: Path, tmp_path: Path) -> None:
@@ -125,3 +129,27 @@ def test_predictions_below_the_photos_are_not_taken_for_photos(trained: Path, ph
     assert predict_files(trained, [photos], photos / "predicted") == 7
     shutil.rmtree(photos / "A b")
     assert predict_files(trained, [photos], photos / "predicted") == 6
+
+
+def test_predictions_of_one_run_add_up_and_those_of_another_are_not_mixed_in(
+    trained: Path, own_run: Path, labelled_folder: Path, tmp_path: Path
+) -> None:
+    first, second = sorted((labelled_folder / "images" / "val").iterdir())[:2]
+    out = tmp_path / "out"
+    assert predict_files(trained, [first], out) == 1
+    before = (out / "predictions.json").read_bytes()
+    with pytest.raises(InputError, match="holds predictions of another run"):
+        predict_files(own_run, [second], out)
+    assert (out / "predictions.json").read_bytes() == before
+    assert predict_files(trained, [second], out) == 1
+    assert set(json.loads((out / "predictions.json").read_text())["images"]) == {str(first), str(second)}
+    twin = tmp_path / "elsewhere" / first.name
+    twin.parent.mkdir()
+    twin.write_bytes(second.read_bytes())
+    predict_files(trained, [twin], out)
+    labels = [entry["labels"] for entry in json.loads((out / "predictions.json").read_text())["images"].values()]
+    assert len(set(labels)) == 3
+
+
+def test_of_a_labelled_folder_the_images_alone_are_predicted(trained: Path, labelled_folder: Path, tmp_path: Path) -> None:
+    assert predict_files(trained, [labelled_folder], tmp_path / "out") == len(list((labelled_folder / "images").rglob("*.jpg")))

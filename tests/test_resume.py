@@ -156,11 +156,21 @@ def test_more_epochs_go_on_where_the_longer_cosine_stands(own_run: Path) -> None
     assert rate == pytest.approx(1e-4 * 0.5 * (1 + math.cos(math.pi * 11 / 12)))  # of the last of 4 x 3 steps
 
 
-@pytest.mark.parametrize("override", ["train.lr=1", "seed=3", "cluster.k=4", "data.root=elsewhere", "train.epochs_=3"])
+@pytest.mark.parametrize("override", ["train.lr=1", "seed=3", "cluster.k=4", "data.name=scenes", "train.epochs_=3"])
 def test_nothing_else_may_change(own_run: Path, trained: Path, override: str) -> None:
     with pytest.raises(InputError, match=f"{override}.*would change it"):
         training.resume(own_run, [override])
     assert (own_run / "config.toml").read_bytes() == (trained / "config.toml").read_bytes()
+
+
+def test_a_run_goes_on_where_its_images_have_moved_to(own_folder: Path, tiny: Make, tmp_path: Path) -> None:
+    run = training.train(tiny(f"data.root={own_folder}"), tmp_path / "run")
+    moved = own_folder.rename(tmp_path / "moved")
+    with pytest.raises(InputError, match="no such folder"):
+        training.resume(run, ["train.epochs=3"])
+    training.resume(run, ["train.epochs=3", f"data.root={moved}"])
+    assert [line["epoch"] for line in read_metrics(run)] == [1, 2, 3]
+    assert checkpoint_of(run)["config"]["data"]["root"] == str(moved)
 
 
 def test_changed_data_is_noticed(own_folder: Path, tiny: Make, tmp_path: Path, signal_at: SignalAt) -> None:

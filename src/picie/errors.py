@@ -46,7 +46,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     """
     names = sorted(valid)
     close = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.6)
-    listing = ", ".join(names) if len(names) <= 40 else ", ".join(names[:40]) + ", ..."
+    listing = ", ".join(names) if len(names) <= 40 else "see `picie list`"
     if close:
         match = next(n for n in names if n.lower() == close[0])
         return f"did you mean '{match}'? (valid: {listing})" if len(names) <= 12 else f"did you mean '{match}'?"

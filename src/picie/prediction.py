@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -36,7 +37,9 @@ def predict_files(run: str | Path, paths: Sequence[str | Path], out: str | Path,
     """
     out = Path(out)
     segmenter = Segmenter.load(run, device)
-    sources = _plan([Path(p) for p in paths], out)
+    colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in segmenter.colors]
+    earlier = _earlier(out, {"run": str(Path(run).absolute()), "names": list(segmenter.names), "colors": colors})
+    sources = _plan([Path(p) for p in paths], out, earlier)
     entries = {}
     skipped: dict[str, str] = {}
     with Progress() as bars, bars.bar("predict", len(sources)) as advance:
@@ -63,27 +66,45 @@ def predict_files(run: str | Path, paths: Sequence[str | Path], out: str | Path,
     legend(segmenter.names, segmenter.colors, _LEGEND_WIDTH).save(out / f"{_LEGEND}.png")
     record = {
         "picie": __version__,
-        "run": str(run),
+        "run": str(Path(run).absolute()),
         "names": list(segmenter.names),
-        "colors": ["#{:02x}{:02x}{:02x}".format(*color) for color in segmenter.colors],
-        "images": entries,
+        "colors": colors,
+        "images": earlier | entries,
         "skipped": skipped,
     }
     (out / "predictions.json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
     return len(entries)
 
 
-def _plan(paths: Sequence[Path], out: Path) -> dict[str, Path]:
+def _earlier(out: Path, made_by: dict[str, Any]) -> dict[str, Any]:
+    """The images that `out` holds predictions of already, by the same run and names; there, others would mix colours."""
+    file = out / "predictions.json"
+    if not file.is_file():
+        return {}
+    try:
+        record = json.loads(file.read_text("utf-8"))
+        images: dict[str, Any] = record["images"]
+        same = all(record[key] == value for key, value in made_by.items())
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file}: is not what picie writes; give another --out") from error
+    if not same:
+        raise InputError(f"--out {out}: holds predictions of another run, or under other names; give another folder")
+    return images
+
+
+def _plan(paths: Sequence[Path], out: Path, earlier: Mapping[str, Any]) -> dict[str, Path]:
     """Output name (no suffix, below `out`) -> image file. Raises `InputError` before anything is written."""
     found: list[tuple[Path, Path]] = []  # (name below out, file)
     for path in paths:
         if not path.exists():
             raise InputError(f"{path}: no such file or folder; give images or folders of images")
         if path.is_dir():
-            files = find_images(path)
+            labelled = (path / "classes.toml").is_file() and (path / "images").is_dir()
+            folder = path / "images" if labelled else path  # label maps are no photos
+            files = find_images(folder)
             if not files:
-                raise InputError(f"{path}: no image file in it or below it; give another folder")
-            found += [(file.relative_to(path), file) for file in files]
+                raise InputError(f"{folder}: no image file in it or below it; give another folder")
+            found += [(file.relative_to(folder), file) for file in files]
         else:
             found.append((Path(path.name), path))
     inside = next((file for _, file in found if out.resolve() in file.resolve().parents), None)
@@ -95,13 +116,14 @@ def _plan(paths: Sequence[Path], out: Path) -> dict[str, Path]:
         raise InputError(f"--out {out}: holds other files; give a new folder, so that nothing is overwritten")
     names = {file: name for name, file in found}  # a file that is given twice is one
     stems = Counter(name.with_suffix("").as_posix() for name in names.values())
+    taken = {entry["labels"].removesuffix(".png"): source for source, entry in earlier.items()}
     planned: dict[str, Path] = {}
     for file, name in names.items():
         stem = name.with_suffix("").as_posix()
         if stems[stem] > 1:  # photo.jpg beside photo.png: keep both apart by their suffix
             stem = f"{stem}_{name.suffix[1:].lower()}"
         unique, number = stem, 2
-        while unique in planned or unique == _LEGEND:
+        while unique in planned or unique == _LEGEND or taken.get(unique, str(file)) != str(file):
             unique, number = f"{stem}_{number}", number + 1
         planned[unique] = file
     return planned

@@ -75,15 +75,15 @@ def resume(out: str | Path, overrides: Sequence[str] = ()) -> Path:
 
     Args:
         out: the run's folder.
-        overrides: "run.key=value" (how it is computed) or "train.epochs=N" (more epochs; a cosine schedule then goes on
-            where the longer one stands); nothing else may change.
+        overrides: "run.key=value" (how it is computed), "data.root=FOLDER" (the same images have moved) or "train.epochs=N"
+            (more epochs; a cosine schedule then goes on where the longer one stands); nothing else may change.
 
     Raises:
         InputError: no run in `out`, other overrides, or data that has changed; and as for `train`.
     """
     out = Path(out)
     for override in overrides:
-        if not override.startswith(("run.", "train.epochs=")):
+        if not override.startswith(("run.", "train.epochs=", "data.root=")):
             raise InputError(f"--resume takes its settings from the run; {override!r} would change it: leave it out")
     if not (out / "config.toml").is_file():
         raise InputError(f"--resume {out}: holds no run (no config.toml); give a folder that `picie train` made")
@@ -199,9 +199,12 @@ class _Run:
             indices = self.frames.scan(config.data.on_bad_image, self._stopping(advance))
         bad = {self.dataset.name(i): reason for i, reason in self.frames.bad.items()}
         self.log.update(images=len(indices), skipped_images=len(bad), skipped=bad)
+        log.info("%d images%s", len(indices), f", {len(bad)} skipped" if bad else "")
         check_points(config, len(indices), self.cells)
         if state is not None and state["images"] != self.frames.digest:
-            raise InputError(f"--resume {self.out}: the images of {config.data.root} have changed since; undo that")
+            raise InputError(
+                f"--resume {self.out}: the images of {config.data.root} have changed since; bring them back, or train anew"
+            )
         begun = state is not None and state["step"] > 0
         shape = (self.method.views, len(self.dataset), *self.cells)
         self.store = PseudoLabelStore(self.out / "pseudo_labels.npy", shape, config.cluster.k, keep=begun)
@@ -235,7 +238,9 @@ class _Run:
         for optimizer, saved in zip((self.optimizer, *self.method.optimizers()), state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.log.keep_epochs(standing.epoch)
-        if not standing.finished:
+        if standing.finished:
+            log.info("finished already, %d epochs; --epochs N goes on", standing.epoch)
+        else:
             log.info("going on at epoch %d, step %d", standing.epoch + 1, standing.step + 1)
 
     def go(self) -> None:
