@@ -70,7 +70,7 @@ def test_nearest_gives_the_closest_or_all() -> None:
     assert nearest("zzz", ["hue", "blur"]) == "valid: blur, hue"
     many = [f"name{i}" for i in range(100)]
     assert nearest("name7", many) == "did you mean 'name7'?"
-    assert nearest("zzz", many).endswith(", ...")
+    assert nearest("zzz", many) == "valid: see `picie list`"
 
 
 @pytest.mark.parametrize("module", MODULES)
