@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +12,11 @@ from PIL import Image
 from torch.nn import functional as F
 
 from picie import Config, Segmenter, inference, training
+from picie.colors import palette
 from picie.data.base import ClassMap
 from picie.data.images import whole_size
 from picie.errors import InputError, UnreadableImageError
-from picie.inference import _enlarged_argmax, cluster_color, hex_to_rgb
+from picie.inference import _enlarged_argmax
 
 CLASSES = ClassMap(("a", "b"), ("#010203", "#ff8000"))
 
@@ -126,7 +126,7 @@ def test_enlarged_argmax_shrinks_with_antialiasing() -> None:
 def test_without_an_evaluation_values_are_clusters(tiny_unlabelled: Path, photo: Path) -> None:
     segmenter = Segmenter.load(tiny_unlabelled)
     assert segmenter.names == ("cluster 0", "cluster 1", "cluster 2")
-    assert segmenter.colors == tuple(cluster_color(i) for i in range(3))
+    assert segmenter.colors == palette(3)
     assert segmenter.classes is None
     assert np.array_equal(segmenter.predict(photo), segmenter.predict_clusters(Image.open(photo)))
 
@@ -147,7 +147,7 @@ def test_clusters_without_a_class_come_after_the_classes(segmenter: Segmenter, p
     clusters = segmenter.predict_clusters(Image.open(photo))
     segmenter.name_clusters(CLASSES, np.array([1, -1, 0]))  # K = 3 clusters, 2 classes
     assert segmenter.names == ("a", "b", "cluster 1")
-    assert segmenter.colors == ((1, 2, 3), (255, 128, 0), cluster_color(1))
+    assert segmenter.colors == ((1, 2, 3), (255, 128, 0), palette(2)[1])
     assert np.array_equal(segmenter.predict(photo), np.array([1, 2, 0])[clusters])
 
 
@@ -174,11 +174,3 @@ def test_predicting_leaves_the_network_in_its_mode(segmenter: Segmenter) -> None
         segmenter.clusters(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), (32, 32))
         assert segmenter.network.training is mode
     assert all(torch.equal(value, state[name]) for name, value in segmenter.network.state_dict().items())
-
-
-def test_colors() -> None:
-    assert hex_to_rgb("#0aFf80") == (10, 255, 128)
-    colors = [cluster_color(i) for i in range(40)]
-    assert len(set(colors)) == 40
-    assert all(0 <= channel <= 255 for color in colors for channel in color)
-    assert min(np.abs(np.subtract(a, b)).sum() for a, b in itertools.pairwise(colors)) > 60

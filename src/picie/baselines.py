@@ -10,6 +10,7 @@ from torch import Tensor
 
 from picie import checkpoint
 from picie.clustering.kmeans import KMeans, assign
+from picie.colors import srgb_to_lab
 from picie.config import Config, from_dict
 from picie.data import open_dataset
 from picie.data.base import Dataset
@@ -22,12 +23,14 @@ from picie.views.draws import derived_seed
 
 _SAMPLE = 2**17  # pixels that the clustering is made of
 _POSITION = 0.5  # weight of the standardised position beside standardised colour (METHOD 8)
-_TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])  # sRGB, D65
-_WHITE = np.array([0.9505, 1.0, 1.089])
 
 
 def evaluate_baselines(
-    run: str | Path, data: str | Path | None = None, split: str | None = None, progress: bool = True
+    run: str | Path,
+    data: str | Path | None = None,
+    split: str | None = None,
+    progress: bool = True,
+    dataset: str | None = None,
 ) -> dict[str, Evaluation]:
     """Score the baselines on what a run is scored on, with its K, seed and protocol.
 
@@ -36,9 +39,10 @@ def evaluate_baselines(
         data: as for `evaluate`.
         split: as for `evaluate`.
         progress: show bars, on a terminal.
+        dataset: as for `evaluate`.
     """
     config = from_dict(checkpoint.load(run)["config"])
-    scored, split = open_labelled(config, data, split)
+    scored, split = open_labelled(config, data, split, dataset)
     unlabelled = open_dataset(config.data, config.data.train_split)
     with Progress(progress) as bars:
         points = sample_pixels(unlabelled, config, bars)
@@ -102,15 +106,3 @@ def color_and_position(pixels: np.ndarray) -> np.ndarray:
     columns = np.broadcast_to(np.linspace(-1, 1, width), (batch, height, width))
     lab = srgb_to_lab(pixels.transpose(0, 2, 3, 1).reshape(-1, 3) / 255)
     return np.concatenate([lab, rows.reshape(-1, 1), columns.reshape(-1, 1)], axis=1)
-
-
-def srgb_to_lab(colors: np.ndarray) -> np.ndarray:
-    """(n, 3) CIELAB, D65, of sRGB `colors` (n, 3) in [0, 1].
-
-    >>> srgb_to_lab(np.ones((1, 3))).round(0).tolist()
-    [[100.0, 0.0, 0.0]]
-    """
-    linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
-    relative = linear @ _TO_XYZ.T / _WHITE
-    f = np.where(relative > (6 / 29) ** 3, np.cbrt(relative), relative / (3 * (6 / 29) ** 2) + 4 / 29)
-    return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1) + 0.0

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Optional
 import typer
 from pydantic import BaseModel
 
-from picie import registry
+from picie import cli_data, registry
 from picie.config import Config, load
 from picie.errors import InputError, PicieError, Stopped, nearest
 from picie.version import __version__
@@ -28,6 +28,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     help="Unsupervised semantic segmentation: from a folder of photos to pixel-wise segments with meaning.",
 )
+
+
+app.add_typer(cli_data.app)
 
 
 def _all_options() -> str:
@@ -152,6 +155,9 @@ def _say_trained(run: Path) -> None:
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
     data: Annotated[Optional[Path], typer.Option(help="Labelled folder to score on. [default: the run's own]")] = None,
+    dataset: Annotated[
+        Optional[str], typer.Option(help="What that folder is; see `picie list datasets`. [default: as the run's own]")
+    ] = None,
     split: Annotated[Optional[str], typer.Option(help="Its split. [default: the run's evaluate.split, val]")] = None,
     json_file: Annotated[Optional[Path], typer.Option("--json", metavar="FILE", help="Write the scores here, too.")] = None,
     baselines: Annotated[bool, typer.Option("--baselines", help="Score a constant and k-means on colour beside it.")] = False,
@@ -165,8 +171,8 @@ def evaluate(
         raise InputError(f"--json {json_file}: is a folder; give a file in it")
     if json_file is not None and not json_file.resolve().parent.is_dir():
         raise InputError(f"--json {json_file}: no such folder; make it first")
-    result = evaluation.evaluate(run, data, split, device)
-    others = baseline_methods.evaluate_baselines(run, data, split) if baselines else {}
+    result = evaluation.evaluate(run, data, split, device, dataset=dataset)
+    others = baseline_methods.evaluate_baselines(run, data, split, dataset=dataset) if baselines else {}
     tables.show_evaluation(result, others)
     if json_file is not None:
         content = result.to_dict()

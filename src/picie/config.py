@@ -228,12 +228,21 @@ def load(preset: str | None = None, file: Path | None = None, overrides: Sequenc
     if preset is not None:
         if preset not in preset_names():
             raise InputError(f"--preset: unknown preset {preset!r}; {nearest(preset, preset_names())}")
-        _merge(values, tomllib.loads(preset_text(preset)))
+        _merge(values, _preset_values(preset))
     if file is not None:
         _merge(values, read_toml(file))
     for override in overrides:
         _merge(values, _parse_override(override))
     return from_dict(values)
+
+
+def _preset_values(name: str) -> dict[str, Any]:
+    """A preset's settings, laid over those of the preset that its key `base` names."""
+    own = tomllib.loads(preset_text(name))
+    base = own.pop("base", None)
+    values = {} if base is None else _preset_values(base)
+    _merge(values, own)
+    return values
 
 
 def read_toml(file: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from picie import checkpoint
 from picie.config import Config
-from picie.data import open_dataset
+from picie.data import open_dataset, takes_folder
 from picie.data.base import ClassMap, Dataset
 from picie.data.images import square_frame, square_label, whole_size
 from picie.data.loading import read_ahead
@@ -84,16 +84,18 @@ def evaluate(
     device: str = "auto",
     progress: bool = True,
     record: bool = True,
+    dataset: str | None = None,
 ) -> Evaluation:
     """Score a run on a labelled split, and store the matching in the run, so that predictions carry class names.
 
     Args:
         run: a run's folder or checkpoint file.
-        data: a labelled folder; none: the run's own data.
+        data: the folder of labelled images; none: the run's own.
         split: the split; none: the run's `evaluate.split`.
         device: where to compute.
         progress: show a bar, on a terminal.
         record: store the matching in the run's checkpoint.
+        dataset: what the folder is, a name from `picie list datasets`; none: as the run's own.
 
     Raises:
         InputError: no such run, data or split, no labels, or labels that cannot be used.
@@ -102,18 +104,24 @@ def evaluate(
     with checkpoint.exclusive(path.parent) as alone:
         state = checkpoint.load(path)
         segmenter = Segmenter.from_state(state, device)
-        dataset, split = open_labelled(segmenter.config, data, split)
+        labelled, split = open_labelled(segmenter.config, data, split, dataset)
         with Progress(progress) as bars:
-            check_labels(dataset, bars)
-            result = score_split(segmenter.clusters, segmenter.k, dataset, segmenter.config, split, bars)
+            check_labels(labelled, bars)
+            result = score_split(segmenter.clusters, segmenter.k, labelled, segmenter.config, split, bars)
         if record:
             _record(path, state, result, alone)
     return result
 
 
-def open_labelled(config: Config, data: str | Path | None, split: str | None) -> tuple[Dataset, str]:
+def open_labelled(
+    config: Config, data: str | Path | None = None, split: str | None = None, name: str | None = None
+) -> tuple[Dataset, str]:
     """The labelled split that a run is scored on, and its name: by default the run's own. Raises `InputError`."""
-    source = config.data if data is None else config.data.model_copy(update={"name": "folder", "root": str(data)})
+    own = config.data
+    if name is None:
+        name = own.name if data is None or takes_folder(own.name) else "folder"
+    root = str(data) if data is not None else own.root if takes_folder(name) else None
+    source = own.model_copy(update={"name": name, "root": root})
     split = split or config.evaluate.split
     dataset = open_dataset(source, split)
     if dataset.classes is None:

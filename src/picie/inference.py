@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from picie import checkpoint
+from picie.colors import hex_to_rgb, palette
 from picie.config import Config, from_dict
 from picie.data.base import ClassMap
 from picie.data.images import open_image, to_rgb, whole_size
@@ -66,12 +66,12 @@ class Segmenter:
         self.classes = classes
         if classes is None or assignment is None:
             self.names = tuple(f"cluster {i}" for i in range(self.k))
-            self.colors = tuple(cluster_color(i) for i in range(self.k))
+            self.colors = palette(self.k)
             self._value_of_cluster = np.arange(self.k)
             return
         left = np.flatnonzero(assignment == UNMATCHED)
         self.names = (*classes.names, *(f"cluster {i}" for i in left))
-        self.colors = (*(hex_to_rgb(c) for c in classes.colors), *(cluster_color(int(i)) for i in left))
+        self.colors = (*(hex_to_rgb(c) for c in classes.colors), *(palette(self.k)[i] for i in left))
         values = assignment.copy()
         values[left] = len(classes) + np.arange(len(left))
         self._value_of_cluster = values
@@ -159,16 +159,3 @@ def _as_image(image: str | Path | Image.Image | np.ndarray) -> Image.Image:
     if image.dtype == np.uint8 and (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in {3, 4})) and image.size:
         return to_rgb(Image.fromarray(image))
     raise InputError(f"image: an array of {image.dtype} {image.shape} is no picture; give (H, W, 3) or (H, W) uint8")
-
-
-def hex_to_rgb(color: str) -> tuple[int, int, int]:
-    """(R, G, B) in 0..255 of "#rrggbb"."""
-    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
-
-
-def cluster_color(index: int) -> tuple[int, int, int]:
-    """A colour (R, G, B) in 0..255 for a cluster without a name; neighbours in number are far apart in hue."""
-    hue = (index * 0.618033988749895) % 1  # the golden angle spreads any number of hues
-    value = (0.95, 0.7, 0.85)[index % 3]
-    red, green, blue = colorsys.hsv_to_rgb(hue, (0.65, 0.8, 0.45)[(index // 3) % 3], value)
-    return round(red * 255), round(green * 255), round(blue * 255)

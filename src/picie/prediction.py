@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from picie.colors import rgb_to_hex
 from picie.data.images import find_images, open_image
 from picie.data.loading import read_ahead
 from picie.errors import InputError, UnreadableImageError
@@ -37,7 +38,7 @@ def predict_files(run: str | Path, paths: Sequence[str | Path], out: str | Path,
     """
     out = Path(out)
     segmenter = Segmenter.load(run, device)
-    colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in segmenter.colors]
+    colors = [rgb_to_hex(color) for color in segmenter.colors]
     earlier = _earlier(out, {"run": str(Path(run).absolute()), "names": list(segmenter.names), "colors": colors})
     sources = _plan([Path(p) for p in paths], out, earlier)
     entries = {}

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-Color = tuple[int, int, int]
+from picie.colors import Color
+
 _OPACITY = 0.55
 _FONT_SIZE = 14
 _GAP = 6

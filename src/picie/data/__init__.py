@@ -19,7 +19,7 @@ def open_dataset(config: DataConfig, split: str) -> Dataset:
         InputError: an unknown dataset, a root that is missing or not asked for, or whatever the dataset says.
     """
     make: Any = registry.find(registry.DATASETS, config.name, "data.name")
-    takes_root = "root" in inspect.signature(make).parameters
+    takes_root = takes_folder(config.name)
     if takes_root and config.root is None:
         raise InputError(f"data.root: dataset {config.name!r} needs a folder; give data.root=FOLDER")
     if not takes_root and config.root is not None:
@@ -27,3 +27,8 @@ def open_dataset(config: DataConfig, split: str) -> Dataset:
     arguments = {"root": Path(config.root)} if config.root is not None else {}
     dataset: Dataset = make(split=split, **arguments)
     return dataset
+
+
+def takes_folder(name: str) -> bool:
+    """Whether the dataset `name` reads a folder, its `root`. Raises `InputError` for an unknown one."""
+    return "root" in inspect.signature(registry.find(registry.DATASETS, name, "data.name")).parameters

@@ -22,21 +22,25 @@ class ClassMap:
         names: C class names, in label order.
         colors: C colours as "#rrggbb".
         ignore: the label value that marks pixels without a class; they are never scored.
+        groups: C names of groups, e.g. "things" and "stuff", which are scored apart, too; empty: none.
 
     Raises:
-        InputError: no class, names and colours of different number, a colour that is no "#rrggbb", a repeated name, or
-            an ignore value that is also a class.
+        InputError: no class, names and colours or groups of different number, a colour that is no "#rrggbb", a repeated
+            name, or an ignore value that is also a class.
     """
 
     names: tuple[str, ...]
     colors: tuple[str, ...]
     ignore: int = 255
+    groups: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.names:
             raise InputError("classes: no class names given; list at least one in names")
         if len(self.names) != len(self.colors):
             raise InputError(f"classes: {len(self.names)} names but {len(self.colors)} colors; give one color for each name")
+        if self.groups and len(self.names) != len(self.groups):
+            raise InputError(f"classes: {len(self.names)} names but {len(self.groups)} groups; give one group for each name")
         for color in self.colors:
             if not _HEX.fullmatch(color):
                 raise InputError(f"classes: color {color!r} is not of the form '#rrggbb'")

@@ -12,6 +12,8 @@ from picie.data.base import ClassMap
 from picie.data.images import find_images, image_size, open_image, open_label
 from picie.errors import InputError, nearest
 
+_KEYS = ("names", "colors", "ignore", "groups")  # of classes.toml
+
 
 class MissingSplitError(InputError):
     """A labelled folder has no such split."""
@@ -93,19 +95,21 @@ def check_label(label: np.ndarray, classes: ClassMap, where: str | Path) -> None
 
 
 def read_classes(path: Path) -> ClassMap:
-    """The `ClassMap` of a classes.toml with names, colors and (optional) ignore. Raises `InputError`."""
+    """The `ClassMap` of a classes.toml with names, colors, and (optional) ignore and groups. Raises `InputError`."""
     values = read_toml(path)
-    unknown = set(values) - {"names", "colors", "ignore"}
+    unknown = set(values) - set(_KEYS)
     if unknown:
         key = sorted(unknown)[0]
-        raise InputError(f"{path}: unknown key {key!r}; {nearest(key, ['names', 'colors', 'ignore'])}")
-    names, colors, ignore = values.get("names"), values.get("colors"), values.get("ignore", 255)
-    for key, value in (("names", names), ("colors", colors)):
+        raise InputError(f"{path}: unknown key {key!r}; {nearest(key, _KEYS)}")
+    lists = {key: values.get(key, [] if key == "groups" else None) for key in ("names", "colors", "groups")}
+    for key, value in lists.items():
         if not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
             raise InputError(f"{path}: {key} must be a list of strings")
+    ignore = values.get("ignore", 255)
     if not isinstance(ignore, int) or isinstance(ignore, bool):
         raise InputError(f"{path}: ignore must be an integer, not {ignore!r}")
+    names, colors, groups = (tuple(value or ()) for value in lists.values())
     try:
-        return ClassMap(tuple(names or ()), tuple(colors or ()), ignore)
+        return ClassMap(names, colors, ignore, groups)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
