@@ -72,6 +72,7 @@ def test_only_unreadable_images(not_trained: Refused, tmp_path: Path) -> None:
         (["train.lr=1", "train.lr=2"], ["train.lr is given twice"]),
         (["data.root=elsewhere"], ["data.root is given twice"]),
         (["views.crop=16"], ["views.crop = 16 is smaller than views.size = 32"]),
+        (["views.aspect=2", "views.equivariance=rot90"], ["'rot90' exchanges rows and columns", "views.aspect=2"]),
         (["nonsense"], ["'nonsense' is no option", "section.key=value"]),
         (["data.train_split=trian"], ["no split 'trian'", "did you mean 'train'"]),
         (["run.device=gpu"], ["run.device: unknown device 'gpu'", "cuda"]),

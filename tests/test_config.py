@@ -204,6 +204,14 @@ def test_options_that_contradict_each_other_are_refused() -> None:
     message = refusal("views.size=100", "views.crop=90")
     assert "views.crop = 90 is smaller than views.size = 100" in message
     assert load(None, None, ["views.size=100", "views.crop=100"]).views.frame == 100
+
+
+@pytest.mark.parametrize(
+    ("aspect", "view", "frame"), [(1, (10, 10), (30, 30)), (2, (10, 20), (30, 60)), (0.5, (20, 10), (60, 30))]
+)
+def test_the_aspect_keeps_the_short_side(aspect: float, view: tuple[int, int], frame: tuple[int, int]) -> None:
+    views = load(None, None, ["views.size=10", "views.crop=30", f"views.aspect={aspect}"]).views
+    assert (views.view_size, views.frame_size) == (view, frame)
     assert "model.weights is given but model.pretrained = false" in refusal("model.weights=w.pth", "model.pretrained=false")
     assert load(None, None, ["model.weights=w.pth"]).model.weights == "w.pth"
 

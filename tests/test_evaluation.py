@@ -16,7 +16,7 @@ from tests.conftest import checkpoint_of, picture, write_labelled
 
 from picie import Config, Segmenter, evaluate, training
 from picie.data.folder import Folder
-from picie.data.images import square_frame, square_label, whole_size
+from picie.data.images import centre_frame, centre_label, whole_size
 from picie.errors import InputError
 from picie.evaluation import Evaluation, check_labels, count, percent, unmatched_clusters
 from picie.metrics import Scores
@@ -49,7 +49,7 @@ def test_count_is_the_confusion_of_each_pixel(mixed: Path, tiny: Make, crop: boo
     for i in range(len(data)):
         image, label = data.image(i), data.label(i)
         if crop:
-            pixels, cells = square_frame(image, 24), square_label(label, 24)
+            pixels, cells = centre_frame(image, (24, 24)), centre_label(label, (24, 24))
         else:
             height, width = whole_size(image.height, image.width, 24)
             pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)).transpose(2, 0, 1)

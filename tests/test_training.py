@@ -115,6 +115,9 @@ def test_any_subset_of_transforms_trains(tiny: Make, tmp_path: Path, invariance:
         ("cluster.init_batches=1", "cluster.init_points=40"),
         ("evaluate.crop=false",),
         ("evaluate.every=0",),
+        ("views.aspect=2", "evaluate.crop=false"),
+        ("views.aspect=0.5", "views.equivariance=crop,hflip,vflip"),
+        ("method=mdc", "views.aspect=2"),
     ],
 )
 def test_every_option_trains(tiny: Make, tmp_path: Path, change: tuple[str, ...]) -> None:
@@ -122,6 +125,11 @@ def test_every_option_trains(tiny: Make, tmp_path: Path, change: tuple[str, ...]
     last = read_metrics(run)[-1]
     assert np.isfinite(last["loss"])
     assert last["miou"] > 0  # the last epoch is always scored
+
+
+def test_views_of_another_shape_fill_it(tiny: Make, tmp_path: Path) -> None:
+    run = training.train(tiny("train.epochs=0", "views.aspect=2"), tmp_path / "run")
+    assert np.load(run / "pseudo_labels.npy").shape == (2, 6, 8, 16)
 
 
 def test_epochs_0_clusters_the_network_as_it_starts(tiny: Make, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from picie.colors import srgb_to_lab
 from picie.config import Config, from_dict
 from picie.data import open_dataset
 from picie.data.base import Dataset
-from picie.data.images import square_frame
+from picie.data.images import centre_frame
 from picie.data.loading import read_ahead
 from picie.errors import InputError, UnreadableImageError
 from picie.evaluation import Evaluation, Predict, open_labelled, score_split
@@ -65,7 +65,7 @@ def sample_pixels(dataset: Dataset, config: Config, bars: Progress) -> np.ndarra
 
     def sample(index: int) -> np.ndarray | None:
         try:
-            frame = square_frame(dataset.image(index), size)
+            frame = centre_frame(dataset.image(index), (size, size))
         except UnreadableImageError:
             return None
         points = color_and_position(frame[None])

@@ -41,9 +41,12 @@ class DataConfig(_Section):
 class ViewsConfig(_Section):
     """The two views: their size and their transforms."""
 
-    size: PositiveInt = Field(160, description="side of a view in pixels")
+    size: PositiveInt = Field(160, description="short side of a view in pixels")
     crop: PositiveInt | None = Field(
-        None, description="side of the square frame that the views are taken from; twice `size` if not given"
+        None, description="short side of the frame that the views are taken from; twice `size` if not given"
+    )
+    aspect: Annotated[float, Field(ge=0.125, le=8)] = Field(
+        1.0, description="width of frame and views over their height: 1 a centre square, 2 whole Cityscapes images"
     )
     invariance: tuple[TransformSpec, ...] = Field(
         (
@@ -77,8 +80,21 @@ class ViewsConfig(_Section):
 
     @property
     def frame(self) -> int:
-        """Side of the frame in pixels."""
+        """Short side of the frame in pixels."""
         return self.crop or 2 * self.size
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """(H, W) of the frame in pixels."""
+        return self._shaped(self.frame)
+
+    @property
+    def view_size(self) -> tuple[int, int]:
+        """(H, W) of a view in pixels."""
+        return self._shaped(self.size)
+
+    def _shaped(self, short: int) -> tuple[int, int]:
+        return round(short * max(1, 1 / self.aspect)), round(short * max(1, self.aspect))
 
 
 class ModelConfig(_Section):

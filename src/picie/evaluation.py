@@ -16,7 +16,7 @@ from picie import checkpoint
 from picie.config import Config
 from picie.data import open_dataset, takes_folder
 from picie.data.base import ClassMap, Dataset
-from picie.data.images import square_frame, square_label, whole_size
+from picie.data.images import centre_frame, centre_label, whole_size
 from picie.data.loading import read_ahead
 from picie.errors import InputError, UnreadableImageError
 from picie.inference import Segmenter
@@ -234,7 +234,7 @@ def _load_pair(dataset: Dataset, index: int, config: Config) -> tuple[np.ndarray
         return None
     label = dataset.label(index)
     if config.evaluate.crop:
-        return square_frame(image, size), square_label(label, size)
+        return centre_frame(image, (size, size)), centre_label(label, (size, size))
     height, width = whole_size(image.height, image.width, size)
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
     rows = ((np.arange(height) + 0.5) * label.shape[0] / height).astype(int)

@@ -54,7 +54,7 @@ class FeatureSource:
                 yield indices, view, z
 
     def whole_images(self, batches: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Yield (indices, images (B, 3, s, s) in [0, 1]) of each batch: whole frames at the views' size, unaltered."""
-        size = (self.config.views.size,) * 2
+        """Yield (indices, images (B, 3, H, W) in [0, 1]) of each batch: whole frames at the views' size, unaltered."""
+        size = self.config.views.view_size
         for indices, pixels in self.frames.batches(batches):
             yield indices, shrink(self.engine.to_images(pixels), size)

@@ -15,6 +15,7 @@ from picie.engine import Engine
 from picie.errors import InputError
 from picie.models.extractor import Extractor
 from picie.runlog import log
+from picie.views.two_views import TwoViews
 
 
 def with_absolute_root(config: Config) -> Config:
@@ -37,6 +38,16 @@ def labelled_split(config: Config) -> Dataset | None:
     return dataset if dataset.classes is not None else None
 
 
+def check_turns(views: TwoViews, config: Config) -> None:
+    """Raises `InputError` if a transform exchanges rows and columns of frames that are not square."""
+    turning = next((spec for g, spec in zip(views.geometric, config.views.equivariance, strict=True) if g.needs_square), None)
+    if turning is not None and config.views.aspect != 1:
+        raise InputError(
+            f"views.equivariance: {turning['name']!r} exchanges rows and columns, so frames must be square; leave it out, "
+            f"or views.aspect={config.views.aspect:g}"
+        )
+
+
 @torch.no_grad()
 def feature_size(network: Extractor, engine: Engine, config: Config) -> tuple[int, int]:
     """(h, w) of a view's features, found by trying; and that the network takes pictures that are not square.
@@ -44,16 +55,16 @@ def feature_size(network: Extractor, engine: Engine, config: Config) -> tuple[in
     Raises:
         InputError: the backbone refuses the one or the other.
     """
-    side = config.views.size
+    height, width = config.views.view_size
     network.eval()
     sizes = []
-    for width in (side, side + side // 2):
+    for tried in (width, width + width // 2):
         try:
-            sizes.append(network(torch.zeros(1, 3, side, width, device=engine.device)).shape[2:])
+            sizes.append(network(torch.zeros(1, 3, height, tried, device=engine.device)).shape[2:])
         except (RuntimeError, AssertionError, ValueError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(
-                f"model.backbone: {config.model.backbone!r} cannot take images of {side}x{width} pixels ({reason}); "
+                f"model.backbone: {config.model.backbone!r} cannot take images of {height}x{tried} pixels ({reason}); "
                 "choose another backbone, or a views.size that it takes"
             ) from error
     return sizes[0][0], sizes[0][1]

@@ -40,7 +40,7 @@ from picie.losses import class_weights
 from picie.methods.base import Method
 from picie.models.extractor import Extractor
 from picie.models.fpn import pca_start
-from picie.preparation import check_points, feature_size, labelled_split, with_absolute_root
+from picie.preparation import check_points, check_turns, feature_size, labelled_split, with_absolute_root
 from picie.runlog import Progress, RunLog, log
 from picie.version import __version__
 from picie.views.draws import derived_seed
@@ -168,6 +168,7 @@ class _Run:
         self.config, self.out, self.bars, self.stop = with_absolute_root(config), out, bars, stop
         device = pick_device(config.run.device)
         self.views = TwoViews(config.views.invariance, config.views.equivariance, config.seed)
+        check_turns(self.views, config)
         method_class: type[Method] = registry.find(registry.METHODS, config.method, "method")
         self.dataset = open_dataset(config.data, config.data.train_split)
         self.scored = labelled_split(config)
@@ -194,7 +195,7 @@ class _Run:
         else:
             checkpoint.write_atomically(self.out / "config.toml", lambda file: file.write(to_toml(config).encode()))
         self.log.start({"engine": self.engine.describe()})
-        self.frames = Frames(self.dataset, config.views.frame, self.out, config.run.cache_gb, config.run.workers)
+        self.frames = Frames(self.dataset, config.views.frame_size, self.out, config.run.cache_gb, config.run.workers)
         with self.bars.bar("read images", len(self.dataset)) as advance:
             indices = self.frames.scan(config.data.on_bad_image, self._stopping(advance))
         bad = {self.dataset.name(i): reason for i, reason in self.frames.bad.items()}

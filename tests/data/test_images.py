@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from picie.data.images import find_images, image_size, open_image, open_label, square_frame, square_label, to_rgb, whole_size
+from picie.data.images import centre_frame, centre_label, find_images, image_size, open_image, open_label, to_rgb, whole_size
 from picie.errors import InputError, UnreadableImageError
 
 
@@ -163,7 +163,7 @@ def test_of_an_animation_the_first_frame_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (2, 3)])
 def test_tiny_pictures_and_strips_give_full_frames(tmp_path: Path, size: tuple[int, int]) -> None:
     image = open_image(saved(tmp_path / "s.png", Image.new("RGB", size, (9, 8, 7))))
-    frame = square_frame(image, 16)
+    frame = centre_frame(image, (16, 16))
     assert frame.shape == (3, 16, 16)
     assert (frame.reshape(3, -1).T == (9, 8, 7)).all()
     height, width = whole_size(size[1], size[0], 160)
@@ -179,18 +179,29 @@ def test_whole_size_keeps_the_shape() -> None:
 
 
 def test_square_frame_is_the_centre(pixels: np.ndarray) -> None:
-    assert np.array_equal(square_frame(Image.fromarray(pixels), 24), pixels[:, 4:28].transpose(2, 0, 1))
-    assert np.array_equal(square_frame(Image.fromarray(pixels.transpose(1, 0, 2)), 24), pixels[:, 4:28].transpose(2, 1, 0))
+    assert np.array_equal(centre_frame(Image.fromarray(pixels), (24, 24)), pixels[:, 4:28].transpose(2, 0, 1))
+    assert np.array_equal(
+        centre_frame(Image.fromarray(pixels.transpose(1, 0, 2)), (24, 24)), pixels[:, 4:28].transpose(2, 1, 0)
+    )
     halved = np.asarray(Image.fromarray(pixels).resize((16, 12), Image.Resampling.BILINEAR))[:, 2:14]
-    assert np.array_equal(square_frame(Image.fromarray(pixels), 12), halved.transpose(2, 0, 1))
+    assert np.array_equal(centre_frame(Image.fromarray(pixels), (12, 12)), halved.transpose(2, 0, 1))
 
 
 def test_square_label_takes_pixels_of_the_same_centre() -> None:
     label = np.arange(24 * 32).reshape(24, 32)
-    assert np.array_equal(square_label(label, 24), label[:, 4:28])
-    assert np.array_equal(square_label(label, 8), label[1::3, 5:28:3])
-    assert np.array_equal(square_label(label, 48), label[:, 4:28].repeat(2, 0).repeat(2, 1))
-    assert square_label(label[:1, :1], 4).tolist() == [[0] * 4] * 4
+    assert np.array_equal(centre_label(label, (24, 24)), label[:, 4:28])
+    assert np.array_equal(centre_label(label, (8, 8)), label[1::3, 5:28:3])
+    assert np.array_equal(centre_label(label, (48, 48)), label[:, 4:28].repeat(2, 0).repeat(2, 1))
+    assert centre_label(label[:1, :1], (4, 4)).tolist() == [[0] * 4] * 4
+
+
+def test_a_frame_of_another_shape_is_the_largest_centre_part(pixels: np.ndarray) -> None:
+    label = np.arange(24 * 32).reshape(24, 32)
+    assert np.array_equal(centre_frame(Image.fromarray(pixels), (16, 32)), pixels[4:20].transpose(2, 0, 1))
+    assert np.array_equal(centre_label(label, (16, 32)), label[4:20])
+    assert np.array_equal(centre_frame(Image.fromarray(pixels), (24, 12)), pixels[:, 10:22].transpose(2, 0, 1))
+    assert np.array_equal(centre_label(label, (8, 16)), label[5:20:2, 1:32:2])
+    assert np.array_equal(centre_frame(Image.fromarray(pixels), (24, 32)), pixels.transpose(2, 0, 1))  # nothing is cut off
 
 
 def test_labels_are_indices_not_colors(tmp_path: Path) -> None:

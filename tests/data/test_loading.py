@@ -12,7 +12,7 @@ from PIL import Image
 
 from picie.data.base import ClassMap
 from picie.data.folder import Folder
-from picie.data.images import square_frame
+from picie.data.images import centre_frame
 from picie.data.loading import Frames, default_workers, read_ahead, split_batches
 from picie.errors import InputError, UnreadableImageError
 
@@ -44,7 +44,7 @@ class Counting:
 
 
 def scanned(dataset: object, folder: Path, cache_gb: float = 8.0, workers: int | None = None) -> Frames:
-    frames = Frames(dataset, 8, folder, cache_gb, workers)
+    frames = Frames(dataset, (8, 8), folder, cache_gb, workers)
     frames.scan("skip", lambda n: None)
     return frames
 
@@ -63,7 +63,7 @@ def test_frames_come_in_the_order_asked_for(
     frames.close()
     assert [indices.tolist() for indices, _ in got] == [b.tolist() for b in BATCHES]
     for indices, pixels in got:
-        expected = np.stack([square_frame(dataset.image(int(i)), 8) for i in indices])
+        expected = np.stack([centre_frame(dataset.image(int(i)), (8, 8)) for i in indices])
         assert np.array_equal(pixels.numpy(), expected)
     assert not list(tmp_path.iterdir())  # the frame file has no name
 
@@ -90,7 +90,7 @@ def test_the_cache_has_a_limit(tmp_path: Path) -> None:
 
 def test_scan_skips_and_reports_what_cannot_be_read(tmp_path: Path) -> None:
     done: list[int] = []
-    frames = Frames(Counting(5, bad=(1, 4)), 8, tmp_path)
+    frames = Frames(Counting(5, bad=(1, 4)), (8, 8), tmp_path)
     good = frames.scan("skip", done.append)
     frames.close()
     assert good.tolist() == [0, 2, 3]
@@ -99,14 +99,14 @@ def test_scan_skips_and_reports_what_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_scan_stops_at_a_bad_image_if_asked_to(tmp_path: Path) -> None:
-    frames = Frames(Counting(5, bad=(1, 4)), 8, tmp_path)
+    frames = Frames(Counting(5, bad=(1, 4)), (8, 8), tmp_path)
     with pytest.raises(InputError, match=r"1\.png: broken.*data\.on_bad_image=skip"):
         frames.scan("error", lambda n: None)
     frames.close()
 
 
 def test_scan_needs_one_good_image(tmp_path: Path) -> None:
-    frames = Frames(Counting(2, bad=(0, 1)), 8, tmp_path)
+    frames = Frames(Counting(2, bad=(0, 1)), (8, 8), tmp_path)
     with pytest.raises(InputError, match=r"none of the 2 image files.*0\.png: broken"):
         frames.scan("skip", lambda n: None)
     frames.close()

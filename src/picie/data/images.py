@@ -118,28 +118,31 @@ def image_size(path: Path) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def square_frame(image: Image.Image, side: int) -> np.ndarray:
-    """(3, side, side) uint8: the centre square of an RGB `image`, resized with antialiasing.
+def centre_frame(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """(3, H, W) uint8: the largest centre part of an RGB `image` that has the shape of `size` (H, W), resized to it.
 
-    The same as resizing the short side to `side` and cropping the centre, without making the pixels that are cropped.
+    With antialiasing, and for a square the same as resizing the short side and cropping the centre, without making the pixels
+    that are cropped.
     """
-    width, height = image.size
-    short = min(width, height)
-    left, top = (width - short) / 2, (height - short) / 2
-    box = (left, top, left + short, top + short)
-    frame = image.resize((side, side), Image.Resampling.BILINEAR, box=box)
+    top, left, height, width = _centre_box(image.height, image.width, size)
+    box = (left, top, left + width, top + height)
+    frame = image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box)
     return np.ascontiguousarray(np.asarray(frame).transpose(2, 0, 1))
 
 
-def square_label(label: np.ndarray, side: int) -> np.ndarray:
-    """(side, side): the centre square of a (H, W) label map, each cell from the pixel that its centre falls in."""
-    height, width = label.shape
-    short = min(height, width)
-    centres = (np.arange(side) + 0.5) * (short / side)
-    rows = np.floor((height - short) / 2 + centres).astype(int)
-    columns = np.floor((width - short) / 2 + centres).astype(int)
-    square: np.ndarray = label[np.ix_(rows.clip(0, height - 1), columns.clip(0, width - 1))]
-    return square
+def centre_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """`size` (H, W): the same part of a label map as `centre_frame`'s, each cell from the pixel that its centre falls in."""
+    top, left, height, width = _centre_box(label.shape[0], label.shape[1], size)
+    rows = np.floor(top + (np.arange(size[0]) + 0.5) * (height / size[0])).astype(int)
+    columns = np.floor(left + (np.arange(size[1]) + 0.5) * (width / size[1])).astype(int)
+    part: np.ndarray = label[np.ix_(rows.clip(0, label.shape[0] - 1), columns.clip(0, label.shape[1] - 1))]
+    return part
+
+
+def _centre_box(height: int, width: int, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """(top, left, height, width) in pixels of the largest centre part of `height` x `width` with the shape of `size`."""
+    tall, wide = min(height, width * size[0] / size[1]), min(width, height * size[1] / size[0])
+    return (height - tall) / 2, (width - wide) / 2, tall, wide
 
 
 def whole_size(height: int, width: int, short: int, longest: int = 4096) -> tuple[int, int]:

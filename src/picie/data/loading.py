@@ -1,6 +1,6 @@
 """From a dataset to batches of frames: decoded once, kept as bytes on disk, read ahead in threads.
 
-Every pass of every epoch starts from the same square frame of an image; only the draws differ. So each image is decoded and
+Every pass of every epoch starts from the same frame of an image; only the draws differ. So each image is decoded and
 resized once, at the start of a run, and its frame kept in one nameless file in the run's folder, which is read with positioned
 reads: memory does not grow with the dataset, and the file is gone with the process, however that ends.
 """
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from picie.data.base import Dataset
-from picie.data.images import square_frame
+from picie.data.images import centre_frame
 from picie.errors import InputError, UnreadableImageError
 
 log = logging.getLogger(__name__)
@@ -38,14 +38,14 @@ def default_workers() -> int:
 
 
 class Frames:
-    """The square frames of a dataset, by index.
+    """The frames of a dataset, by index: the centre part of each image, all of one size.
 
     Threads do the decoding: Pillow gives up the interpreter lock while it decodes and resizes, frames need no copying
     between processes, and a fork beside a CUDA context or an OpenMP pool has no safe way to go.
 
     Args:
         dataset: the images.
-        side: side of a frame in pixels.
+        size: (H, W) of a frame in pixels.
         folder: where the frame file lives.
         cache_gb: its largest size; a dataset that needs more, or more than half of the free disk, is decoded in every pass.
         workers: decoding threads; None: by the cores.
@@ -55,10 +55,12 @@ class Frames:
         digest: after `scan`, a hash of the names and pixels of the others.
     """
 
-    def __init__(self, dataset: Dataset, side: int, folder: Path, cache_gb: float = 8.0, workers: int | None = None) -> None:
-        self.dataset, self.side = dataset, side
+    def __init__(
+        self, dataset: Dataset, size: tuple[int, int], folder: Path, cache_gb: float = 8.0, workers: int | None = None
+    ) -> None:
+        self.dataset, self.size = dataset, size
         self._pool = ThreadPoolExecutor(default_workers() if workers is None else max(1, workers), "picie-decode")
-        self._bytes = 3 * side * side
+        self._bytes = 3 * size[0] * size[1]
         fits = self._bytes * len(dataset) <= min(cache_gb * 1e9, shutil.disk_usage(folder).free / 2)
         self._file = tempfile.TemporaryFile(dir=folder) if fits else None  # noqa: SIM115 - lives as long as self
         self._filled = False
@@ -107,7 +109,7 @@ class Frames:
         return good
 
     def batches(self, batches: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Yield (indices, frames (B, 3, side, side) uint8) for each array of indices, reading ahead of the consumer."""
+        """Yield (indices, frames (B, 3, H, W) uint8) for each array of indices, reading ahead of the consumer."""
         if self._filled:  # a read of 0.3 MB from the page cache takes 0.05 ms: not worth a thread
             for indices in batches:
                 yield indices, self._stack([self._read(int(i)) for i in indices])
@@ -121,12 +123,12 @@ class Frames:
         return torch.from_numpy(np.stack(frames))
 
     def _decode(self, index: int) -> np.ndarray:
-        return square_frame(self.dataset.image(index), self.side)
+        return centre_frame(self.dataset.image(index), self.size)
 
     def _read(self, index: int) -> np.ndarray:
         assert self._file is not None
         data = os.pread(self._file.fileno(), self._bytes, index * self._bytes)
-        return np.frombuffer(data, dtype=np.uint8).reshape(3, self.side, self.side)
+        return np.frombuffer(data, dtype=np.uint8).reshape(3, *self.size)
 
     def close(self) -> None:
         """Give back the threads and the frame file."""

@@ -52,11 +52,11 @@ class Method(nn.Module):
         feature map. Cell (i, j) of one is cell (i, j) of the other.
 
         Args:
-            frames: (B, 3, S, S) float in [0, 1].
+            frames: (B, 3, H, W) float in [0, 1].
             draws: G and P of these images.
             view: 0 or 1.
         """
-        size = (self.config.views.size,) * 2
+        size = self.config.views.view_size
         if view == 0:
             z = self.network(draws.recolor(draws.geometry.apply(frames, size), view))
         else:
@@ -95,7 +95,7 @@ class Method(nn.Module):
         So a method whose loss falls apart by views holds the activations of one view at a time.
 
         Args:
-            frames: (B, 3, S, S) float in [0, 1].
+            frames: (B, 3, H, W) float in [0, 1].
             draws: G and P of these images.
             labels: (V, B, h, w) int64 pseudo-labels.
 

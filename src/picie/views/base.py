@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -34,7 +34,13 @@ class Photometric(ABC):
 
 
 class Geometric(ABC):
-    """A transform of positions (paper: G): it draws a `Geometry`, which applies to images, features and labels alike."""
+    """A transform of positions (paper: G): it draws a `Geometry`, which applies to images, features and labels alike.
+
+    Attributes:
+        needs_square: whether it exchanges rows and columns, which frames of `views.aspect` other than 1 do not allow.
+    """
+
+    needs_square: ClassVar[bool] = False
 
     @abstractmethod
     def draw(self, draws: Draws) -> Geometry:

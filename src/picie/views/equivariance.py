@@ -55,6 +55,8 @@ class VerticalFlip(Geometric):
 class QuarterTurns(Geometric):
     """With probability p a turn by 90, 180 or 270 degrees, each as likely; for pictures without an up, e.g. from above."""
 
+    needs_square = True
+
     def __init__(self, p: float = 0.75) -> None:
         self.p = check_probability(p)
 
