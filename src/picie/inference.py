@@ -123,21 +123,29 @@ class Segmenter:
 
     def predict_clusters(self, image: Image.Image) -> np.ndarray:
         """(H, W) int64 clusters of an RGB picture, computed with its short side at `evaluate.size`."""
-        height, width = whole_size(image.height, image.width, self.config.evaluate_size)
-        resized = image.resize((width, height), Image.Resampling.BILINEAR)
-        pixels = torch.from_numpy(np.asarray(resized).transpose(2, 0, 1)[None].copy())
-        clusters: np.ndarray = self.clusters(pixels, (image.height, image.width))[0]
+        clusters: np.ndarray = self.clusters(self.to_pixels(image), (image.height, image.width))[0]
         return clusters
 
     @torch.inference_mode()
     def clusters(self, pixels: Tensor, size: tuple[int, int]) -> np.ndarray:
         """(B, *size) int64 clusters of `pixels` (B, 3, H, W) uint8: logits enlarged bilinearly to `size`, arg max."""
+        logits = prototype_logits(self.features(pixels), *self.classifier)
+        return _enlarged_argmax(logits, size).cpu().numpy()
+
+    @torch.inference_mode()
+    def features(self, pixels: Tensor) -> Tensor:
+        """Unit-norm features (B, D, h, w) float32, on the engine's device, of `pixels` (B, 3, H, W) uint8."""
         training = self.network.training
         self.network.eval()
         z = self.network(self.engine.to_images(pixels))
         self.network.train(training)
-        logits = prototype_logits(F.normalize(z, dim=1), *self.classifier)
-        return _enlarged_argmax(logits, size).cpu().numpy()
+        return F.normalize(z, dim=1)
+
+    def to_pixels(self, image: Image.Image) -> Tensor:
+        """(1, 3, H, W) uint8 of an RGB picture, its short side at `evaluate.size`: what a picture is computed at."""
+        height, width = whole_size(image.height, image.width, self.config.evaluate_size)
+        resized = image.resize((width, height), Image.Resampling.BILINEAR)
+        return torch.from_numpy(np.asarray(resized).transpose(2, 0, 1)[None].copy())
 
 
 def _enlarged_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
