@@ -196,6 +196,28 @@ def predict(
 
 
 @app.command()
+def neighbors(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    image: Annotated[Path, typer.Argument(help="The image that the query lies in.")],
+    x: Annotated[int, typer.Argument(help="Column of the query in pixels, from 0.")],
+    y: Annotated[int, typer.Argument(help="Row of the query in pixels, from 0.")],
+    folder: Annotated[Path, typer.Option("--in", metavar="DIR", help="Images to look in, recursively.")],
+    k: Annotated[int, typer.Option("-k", help="How many pixels.")] = 10,
+    per_image: Annotated[int, typer.Option(help="Most of one image.")] = 1,
+    out: Annotated[Path, typer.Option(help="Picture of query and neighbours; a .json file is written beside it.")] = Path(
+        "neighbors.png"
+    ),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+) -> None:
+    """Find the pixels of a folder that are most like one pixel: exact, over every feature cell of every image."""
+    from picie import neighbors as neighborhood
+
+    for found in neighborhood.neighbors(run, image, x, y, folder, k, per_image, out, device):
+        typer.echo(f"{found.similarity:.3f}  {found.path} ({found.x}, {found.y})  {found.name}")
+    typer.echo(f"{out}")
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the dataset, the run and the pictures.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Seed of the scenes and of the training.")] = 0,

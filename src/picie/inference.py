@@ -118,7 +118,11 @@ class Segmenter:
             UnreadableImageError: the file is no image.
             InputError: an array of another kind.
         """
-        values: np.ndarray = self._value_of_cluster[self.predict_clusters(_as_image(image))]
+        return self.values(self.predict_clusters(_as_image(image)))
+
+    def values(self, clusters: np.ndarray) -> np.ndarray:
+        """What label maps hold for `clusters`, integers of any shape: uint8, or uint16 for more than 256 values."""
+        values: np.ndarray = self._value_of_cluster[clusters]
         return values.astype(np.uint8 if len(self.names) <= 256 else np.uint16)
 
     def predict_clusters(self, image: Image.Image) -> np.ndarray:

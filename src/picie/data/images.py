@@ -60,6 +60,14 @@ def open_image(path: Path) -> Image.Image:
         raise UnreadableImageError(f"{path}: cannot be read as an image ({reason}); replace or remove it") from error
 
 
+def open_or_error(path: Path) -> Image.Image | UnreadableImageError:
+    """As `open_image`, with the error returned: in a thread that reads ahead it must wait for its turn."""
+    try:
+        return open_image(path)
+    except UnreadableImageError as error:
+        return error
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "no known image format"
