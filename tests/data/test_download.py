@@ -67,6 +67,7 @@ class Server:
         self.always_breaks: int | None = None
         self.stalls = False  # where it would break off
         self.statuses: list[int] = []  # of the coming requests
+        self.misplaces = 0  # bytes before the asked place that a partial answer starts
         self.claims_more = 0  # bytes that Content-Length names too many
         self.half_way: Callable[[], object] | None = None  # called after half of what is sent
         self.sent = 0
@@ -88,6 +89,7 @@ class Server:
         asked, condition = handler.headers.get("Range"), handler.headers.get("If-Range")
         partial = self.heeds_range and asked is not None and (not self.heeds_if_range or condition in (None, self.version))
         start = int(asked.removeprefix("bytes=").rstrip("-")) if partial and asked is not None else 0
+        start = max(0, start - self.misplaces)
         out_of_range = partial and start >= len(content)
         handler.send_response(416 if out_of_range else 206 if partial else 200)
         if self.version is not None:
@@ -241,7 +243,14 @@ def test_after_a_break_it_goes_on_where_it_stopped(server: Server, get: Get, tol
     assert files_in(get()) == UNPACKED
     assert server.sent == len(server.files["train.zip"])
     assert [r.get("Range") for r in server.requests] == [None, "bytes=100000-", "bytes=150000-"]
+    assert [r.get("If-Range") for r in server.requests] == [None, '"one"', '"one"']
     assert "train.zip: the connection ended early at 100.0 kB; trying again" in told
+
+
+def test_an_answer_that_starts_elsewhere_is_not_glued_on(server: Server, get: Get) -> None:
+    server.breaks, server.misplaces = [100_000], 10
+    assert files_in(get(sha256=None)) == UNPACKED
+    assert [r.get("Range") for r in server.requests] == [None, "bytes=100000-", None]
 
 
 def test_a_server_that_breaks_off_for_ever_is_given_up_and_the_next_call_goes_on(
@@ -302,7 +311,7 @@ def test_without_any_version_the_length_must_agree(server: Server, get: Get) -> 
     with pytest.raises(DownloadError):
         get(sha256=None)
     server.always_breaks = None
-    longer = {**PICTURES, "train2017/9.jpg": b"new"}
+    longer = {**dict.fromkeys(PICTURES, b"other" * 30_000), "train2017/9.jpg": b"new"}
     server.files["train.zip"] = zipped(longer)
     assert files_in(get(sha256=None)) == {f"images/{name}": content for name, content in longer.items()}
 
