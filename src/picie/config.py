@@ -127,7 +127,7 @@ class ClusterConfig(_Section):
 
     @property
     def heads(self) -> dict[str, int]:
-        """Number of clusters of each head, by the prefix of its names: "" is what predicts, "over_" only helps to train."""
+        """Number of clusters of each head, by the prefix of its names: "" is what predicts, "over_" is for training alone."""
         return {"": self.k} | ({"over_": self.over_k} if self.over_k else {})
 
 
