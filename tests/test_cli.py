@@ -18,7 +18,7 @@ from PIL import Image
 from pydantic import BaseModel
 from tests.conftest import NAMES, TINY, UNTRAINED
 
-from picie import checkpoint, registry, training
+from picie import Segmenter, checkpoint, registry, training
 from picie.cli import main
 from picie.config import Config, preset_names
 from picie.version import __version__
@@ -60,6 +60,18 @@ def test_mdc_runs(cli: Call, labelled_folder: Path, tmp_path: Path, classifier: 
     assert np.load(run / "pseudo_labels.npy").shape[0] == 1
     assert cli("evaluate", run)[0] == 0
     assert cli("predict", run, labelled_folder / "images" / "val", "--out", tmp_path / "out")[0] == 0
+
+
+def test_picie_with_an_over_clustering_head(cli: Call, labelled_folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    status, _, stderr = cli("train", labelled_folder, "--out", run, *TINY, "cluster.over_k=12")
+    assert status == 0, stderr
+    assert all(name in stderr for name in (" within ", " cross ", " over_within ", " over_cross "))
+    assert cli("evaluate", run, "--split", "val", "--json", tmp_path / "scores.json")[0] == 0
+    assert cli("predict", run, labelled_folder / "images" / "val", "--out", tmp_path / "out")[0] == 0
+    assert Segmenter.load(run).k == 3  # what predicts is the first head
+    status, _, stderr = cli("train", "--resume", run, "train.epochs=3")
+    assert status == 0, stderr
 
 
 def test_flags_are_options(cli: Call, labelled_folder: Path, tmp_path: Path) -> None:

@@ -142,23 +142,24 @@ class _Standing:
     epoch: int = 0
     step: int = 0
     finished: bool = False
-    clustering: Clustering | None = None  # of the epoch at hand
+    clusterings: dict[str, Clustering] = field(default_factory=dict)  # of the epoch at hand, by the head's prefix
     totals: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # loss parts, summed over images
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # by stage of the epoch
     matching: dict[str, Any] | None = None  # of the latest evaluation, while the clusters are those that it matched
 
     def state(self) -> dict[str, Any]:
         """Plain values and tensors, for a checkpoint."""
-        clustering = vars(self.clustering) if self.clustering is not None and self.step else None
-        plain = {"totals": dict(self.totals), "seconds": dict(self.seconds), "clustering": clustering}
+        begun = {f"{prefix}clustering": vars(clustering) for prefix, clustering in self.clusterings.items()}
+        plain = {"totals": dict(self.totals), "seconds": dict(self.seconds), **(begun if self.step else {"clustering": None})}
         return {"epoch": self.epoch, "step": self.step, "finished": self.finished, "matching": self.matching, **plain}
 
     @staticmethod
     def of(state: dict[str, Any]) -> _Standing:
         """What `state` gave."""
-        clustering = Clustering(**state["clustering"]) if state["clustering"] is not None else None
+        begun = {prefix: state.get(f"{prefix}clustering") for prefix in ("", "over_")}
+        clusterings = {prefix: Clustering(**values) for prefix, values in begun.items() if values is not None}
         totals, seconds = defaultdict(float, state["totals"]), defaultdict(float, state["seconds"])
-        return _Standing(state["epoch"], state["step"], state["finished"], clustering, totals, seconds, state["matching"])
+        return _Standing(state["epoch"], state["step"], state["finished"], clusterings, totals, seconds, state["matching"])
 
 
 class _Run:
@@ -207,8 +208,9 @@ class _Run:
                 f"--resume {self.out}: the images of {config.data.root} have changed since; bring them back, or train anew"
             )
         begun = state is not None and state["step"] > 0
-        shape = (self.method.views, len(self.dataset), *self.cells)
-        self.store = PseudoLabelStore(self.out / "pseudo_labels.npy", shape, config.cluster.k, keep=begun)
+        ks = config.cluster.heads.values()
+        shape = (len(ks) * self.method.views, len(self.dataset), *self.cells)
+        self.store = PseudoLabelStore(self.out / "pseudo_labels.npy", shape, max(ks), keep=begun)
         self.source = FeatureSource(config, self.method, self.views, self.frames, indices, self.engine)
         if state is None:
             self._start_network()
@@ -233,8 +235,8 @@ class _Run:
         """Take over a checkpoint's state."""
         standing = self.standing
         standing.finished = standing.finished and standing.epoch >= self.config.train.epochs
-        if standing.clustering is not None:
-            self._start_epoch(standing.clustering)
+        if standing.clusterings:
+            self._start_epoch()
         self.method.load_state_dict(state["method"])  # last: over the epoch's new classifier, where a method has one
         for optimizer, saved in zip((self.optimizer, *self.method.optimizers()), state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -248,7 +250,7 @@ class _Run:
         """Train what is left; without any epoch, cluster the network as it is."""
         standing = self.standing
         while standing.epoch < self.config.train.epochs:
-            if standing.clustering is None:
+            if not standing.clusterings:
                 self._label()
             self._train()
             standing.epoch, standing.step = standing.epoch + 1, 0
@@ -261,16 +263,22 @@ class _Run:
         n, standing = len(self.source.indices), self.standing
         with self._timed("label"), self.bars.bar("cluster", n) as first, self.bars.bar("label", n) as second:
             advance = {"cluster": self._stopping(first), "label": self._stopping(second)}
-            standing.clustering = generate_pseudo_labels(
+            standing.clusterings = generate_pseudo_labels(
                 self.source, standing.epoch, self.store, lambda stage, images: advance[stage](images)
             )
         standing.matching = None  # the clusters are new
-        self._start_epoch(standing.clustering)
+        self._start_epoch()
 
-    def _start_epoch(self, clustering: Clustering) -> None:
-        weights = [class_weights(counts, self.config.loss.class_weights) for counts in clustering.counts]
-        stacked = torch.stack([w for w in weights if w is not None]) if weights[0] is not None else None
-        self.method.start_epoch(clustering.centroids, stacked, self.standing.epoch)
+    def _start_epoch(self) -> None:
+        first, *over = ((c.centroids, self._class_weights(c)) for c in self.standing.clusterings.values())
+        self.method.start_epoch(*first, self.standing.epoch)
+        for head in over:
+            self.method.start_over_head(*head)
+
+    def _class_weights(self, clustering: Clustering) -> Tensor | None:
+        kind = self.config.loss.class_weights
+        weights = [w for counts in clustering.counts if (w := class_weights(counts, kind)) is not None]
+        return torch.stack(weights) if weights else None
 
     def _train(self) -> None:
         """The epoch's steps from `step` on."""
@@ -325,7 +333,8 @@ class _Run:
         result = self._score() if scored else None
         line = self._epoch_line(result)
         self.log.metrics(line)
-        standing.clustering, standing.finished = None, last
+        standing.finished = last
+        standing.clusterings.clear()
         standing.totals.clear()
         standing.seconds.clear()
         self.save()
@@ -335,10 +344,10 @@ class _Run:
 
     def _epoch_line(self, result: Evaluation | None) -> dict[str, Any]:
         standing = self.standing
-        assert standing.clustering is not None
         line: dict[str, Any] = {"epoch": standing.epoch}
         line |= {name: total / len(self.source.indices) for name, total in standing.totals.items()}
-        line |= {key: getattr(standing.clustering, key) for key in ("objective", "imbalance", "empty")}
+        for prefix, clustering in standing.clusterings.items():
+            line |= {f"{prefix}{key}": getattr(clustering, key) for key in ("objective", "imbalance", "empty")}
         if result is not None:
             summary = result.to_dict()
             line |= {key: summary[key] for key in ("accuracy", "miou", "protocol")}
@@ -406,7 +415,9 @@ class _Run:
 
 def _epoch_text(line: dict[str, Any], epochs: int) -> str:
     parts = [f"epoch {line['epoch']}/{epochs}"]
-    parts += [f"{name} {line[name]:.3f}" for name in ("loss", "within", "cross", "mse") if name in line]
+    parts += [
+        f"{name} {line[name]:.3f}" for name in ("loss", "within", "cross", "over_within", "over_cross", "mse") if name in line
+    ]
     parts.append("objective " + "/".join(f"{value:.3f}" for value in line["objective"]))
     parts += [f"{name} {line[key]:.1f}" for name, key in (("accuracy", "accuracy"), ("mIoU", "miou")) if line.get(key)]
     parts.append(f"{sum(line['seconds'].values()):.1f} s")
