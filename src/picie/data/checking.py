@@ -33,15 +33,13 @@ def check(name: str, root: Path | None) -> None:
         InputError: an unknown name, no folder, or, after the report, "train" or "val" cannot be used.
     """
     made: Any = registry.find(registry.DATASETS, name, "data check")
+    reads_folder = takes_folder(name)
+    if reads_folder and root is None:
+        raise InputError(f"ROOT is missing; give the folder of {name}: picie data check {name} ROOT")
+    source = DataConfig(name=name, root=str(existing_folder(root)) if reads_folder and root is not None else None)
     typer.echo(f"{name}: {(inspect.getdoc(made) or '').partition(chr(10))[0]}")
-    if not takes_folder(name):
-        typer.echo(f"  {name} needs no folder; {root} is not looked at" if root else f"  {name} needs no folder")
-        source = DataConfig(name=name)
-    else:
-        if root is None:
-            raise InputError(f"ROOT is missing; give the folder of {name}: picie data check {name} ROOT")
-        source = DataConfig(name=name, root=str(existing_folder(root)))
-        typer.echo(f"  in {root}")
+    not_needed = f"{name} needs no folder" + (f"; {root} is not looked at" if root else "")
+    typer.echo(f"  in {root}" if reads_folder else f"  {not_needed}")
     problems = []
     parts: list[Part] = made.parts(root) if hasattr(made, "parts") else []
     for part in parts:

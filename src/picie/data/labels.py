@@ -51,7 +51,7 @@ def to_classes(raw: np.ndarray, lookup: np.ndarray, last: int, where: str | Path
     Args:
         raw: (H, W) integers.
         lookup: (256,) as of `named_labels`.
-        last: the highest id; 0..last and 255, or -1, are valid.
+        last: the highest id; 0..last and 255 are valid.
         where: the file, for the error message.
 
     Returns:
@@ -61,13 +61,13 @@ def to_classes(raw: np.ndarray, lookup: np.ndarray, last: int, where: str | Path
         InputError: a value that is no id.
     """
     check_values(raw, last, where)
-    classes: np.ndarray = lookup[raw & 255]  # -1, where a PNG of more bits holds it, is 255, too
+    classes: np.ndarray = lookup[raw]
     return classes
 
 
 def check_values(raw: np.ndarray, last: int, where: str | Path) -> None:
-    """Raises `InputError` unless all of `raw` (H, W) are ids, 0..last, or unlabelled, 255 or -1."""
-    wrong = raw[((raw < -1) | (raw > last)) & (raw != 255)]
+    """Raises `InputError` unless all of `raw` (H, W) are ids, 0..last, or unlabelled, 255."""
+    wrong = raw[((raw < 0) | (raw > last)) & (raw != 255)]
     if wrong.size:
         raise InputError(
             f"{where}: value {int(wrong[0])} is no label id (0..{last}, 255: none); is it a label map of another dataset?"
