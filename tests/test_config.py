@@ -60,6 +60,16 @@ def test_every_preset_loads_and_opens_with_a_header(name: str) -> None:
     assert from_dict(config.model_dump()) == config
 
 
+def test_a_preset_lies_over_its_base() -> None:
+    config, base = load("cocostuff27-mdc"), load("reference")
+    assert (config.method, base.method) == ("mdc", "picie")  # its own
+    assert (config.cluster.k, config.cluster.batch_size) == (27, 256)
+    assert config.cluster.metric == base.cluster.metric == "mixed"  # the base's, in a section that it has, too
+    assert config.loss == base.loss  # and in one that it has not
+    assert load("cocostuff27-mdc", None, ["cluster.metric=spherical"]).cluster.metric == "spherical"
+    assert "unknown key 'base'" in refusal("base=reference")
+
+
 def test_reference_has_the_published_choices() -> None:
     config = load("reference")
     changed = {key for key, value in leaves(config).items() if value != leaves(Config())[key]}

@@ -13,6 +13,7 @@ from picie.data.images import find_images, open_image, open_label_of
 from picie.data.layout import existing_folder
 from picie.errors import InputError, nearest
 
+_LABELLED_LAYOUTS = (("images", "labels"), ("images", "annotations"), ("images", "stuffthingmaps"), ("leftImg8bit", "gtFine"))
 _KEYS = ("names", "colors", "ignore", "groups")  # of classes.toml
 
 
@@ -38,10 +39,12 @@ class Folder:
     def __init__(self, root: str | Path, split: str = "train") -> None:
         self.root = existing_folder(root)
         labelled = (self.root / "classes.toml").is_file() and (self.root / "images").is_dir()
-        if not labelled and (self.root / "images").is_dir() and (self.root / "labels").is_dir():
-            raise InputError(
-                f"{root}: has images/ and labels/ but no classes.toml; add it to be scored, or give {self.root / 'images'}"
-            )
+        for images, labels in _LABELLED_LAYOUTS:
+            if not labelled and (self.root / images).is_dir() and (self.root / labels).is_dir():
+                raise InputError(
+                    f"{root}: has {images}/ and {labels}/ but no classes.toml; add it to be scored, give {self.root / images}, "
+                    "or say which dataset it is (`picie list datasets`) with data.name=NAME"
+                )
         self._images = self.root / "images" / split if labelled else self.root
         self._labels = self.root / "labels" / split
         has_labels = labelled and self._labels.is_dir()
