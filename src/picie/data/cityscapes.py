@@ -36,7 +36,7 @@ class Cityscapes:
     ROOT/leftImg8bit/{train,val,test,train_extra}/CITY/*_leftImg8bit.png
     ROOT/gtFine/{train,val}/CITY/*_gtFine_labelIds.png    or below ROOT/annotations/gtFine/ or ROOT/annotations/"""
 
-    labels: ClassVar[Callable[[], tuple[ClassMap, np.ndarray]]]
+    _labels: ClassVar[Callable[[], tuple[ClassMap, np.ndarray]]]
 
     def __init__(self, root: str | Path, split: str = "train") -> None:
         self.root = existing_folder(root)
@@ -47,7 +47,7 @@ class Cityscapes:
         self.paths = sorted({path for name in names for path in self._split_images(name)})
         self.classes: ClassMap | None = None
         if all(first_folder(self.root, _label_places(name)).is_dir() for name in names):
-            self.classes, self._lookup = type(self).labels()
+            self.classes, self._lookup = type(self)._labels()
 
     def _split_images(self, split: str) -> list[Path]:
         found = [path for path in find_images(self._images / split) if path.name.endswith(_IMAGE)]
@@ -96,13 +96,13 @@ class Cityscapes:
 class Cityscapes27(Cityscapes):
     """Cityscapes (needs data.root), the 27 classes of label ids 7 to 33, as in the paper."""
 
-    labels = staticmethod(all_labels)
+    _labels = staticmethod(all_labels)
 
 
 class Cityscapes19(Cityscapes):
     """Cityscapes (needs data.root), the 19 classes of the official benchmark."""
 
-    labels = staticmethod(train_id_labels)
+    _labels = staticmethod(train_id_labels)
 
 
 def _label_places(split: str) -> tuple[str, ...]:

@@ -23,7 +23,6 @@ PUBLISHED = {"train": 49_629, "val": 2_175}
 """How many images the published curated lists have."""
 
 _COMPLETE = {"train": 118_287, "val": 5_000}
-_ALL = {folder: folder for folder in FOLDERS.values()}  # splits that take every image
 
 
 class CocoStuff:
@@ -45,7 +44,7 @@ class CocoStuff:
 
     def __init__(self, root: str | Path, split: str = "train") -> None:
         self.root = existing_folder(root)
-        names = split_names(split, FOLDERS | _ALL, self.root)
+        names = split_names(split, (*FOLDERS, *FOLDERS.values()), self.root)
         self.paths = sorted({path for name in names for path in _split_images(self.root, name)}, key=_name)
         labelled = all(label_folder(self.root, path).is_dir() for path in {path.parent.name for path in self.paths})
         self.classes: ClassMap | None = None
