@@ -18,7 +18,7 @@ from tests.comparing import assert_equal_runs
 from tests.conftest import checkpoint_of
 
 from picie import Config, checkpoint, training
-from picie.data import folder as folder_module
+from picie.data import images as images_module
 from picie.data.loading import Frames
 from picie.errors import InputError, TrainingError
 from picie.methods.picie import PiCIE
@@ -191,7 +191,7 @@ def test_no_label_is_opened_without_an_evaluation(
     def refuse(path: Path) -> np.ndarray:
         raise AssertionError(f"{path} was opened")
 
-    monkeypatch.setattr(folder_module, "open_label", refuse)
+    monkeypatch.setattr(images_module, "open_label", refuse)
     root = own_folder / "images"  # nested, and without classes.toml
     run = training.train(tiny(f"data.root={root}"), tmp_path / "run")
     assert "miou" not in read_metrics(run)[-1]

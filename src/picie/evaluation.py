@@ -125,7 +125,10 @@ def open_labelled(
     split = split or config.evaluate.split
     dataset = open_dataset(source, split)
     if dataset.classes is None:
-        raise InputError(f"{source.root}: split {split!r} has no labels; scores need images/, labels/ and classes.toml")
+        needed = (
+            "images/, labels/ and classes.toml" if name == "folder" else f"them; see `picie data check {name} {source.root}`"
+        )
+        raise InputError(f"{source.root}: split {split!r} has no labels; scores need {needed}")
     return dataset, split
 
 

@@ -9,8 +9,7 @@ import torch
 from picie.clustering.pseudo_labels import start_points
 from picie.config import Config, EvaluateConfig
 from picie.data import open_dataset
-from picie.data.base import Dataset
-from picie.data.folder import MissingSplitError
+from picie.data.base import Dataset, MissingSplitError
 from picie.engine import Engine
 from picie.errors import InputError
 from picie.models.extractor import Extractor

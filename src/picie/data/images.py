@@ -114,6 +114,24 @@ def open_label(path: Path) -> np.ndarray:
         raise InputError(f"{path}: cannot be read as a label map ({_reason(error)})") from error
 
 
+def open_label_of(image: Path, path: Path) -> np.ndarray:
+    """The index map at `path` as of `open_label`, which must have the size of the image at `image`, (H, W).
+
+    Raises:
+        InputError: there is no such file, it is no index map, or it has another size.
+        UnreadableImageError: it is the image that cannot be read.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no label for image {image}; add it or remove the image")
+    label, size = open_label(path), image_size(image)
+    if label.shape != size:
+        raise InputError(
+            f"{path}: label is {label.shape[1]}x{label.shape[0]} but its image {image} is {size[1]}x{size[0]}; "
+            "make them the same size"
+        )
+    return label
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """(H, W) of an image as seen upright, from its header alone. Raises `UnreadableImageError`."""
     try:
