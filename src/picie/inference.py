@@ -130,17 +130,22 @@ class Segmenter:
         return clusters
 
     @torch.inference_mode()
-    def clusters(self, pixels: Tensor, size: tuple[int, int]) -> np.ndarray:
-        """(B, *size) int64 clusters of `pixels` (B, 3, H, W) uint8: logits enlarged bilinearly to `size`, arg max."""
+    def features(self, pixels: Tensor) -> Tensor:
+        """(B, D, h, w) float32 unit-norm features of `pixels` (B, 3, H, W) uint8, on the device."""
         training = self.network.training
         self.network.eval()
         z = self.network(self.engine.to_images(pixels))
         self.network.train(training)
-        logits = prototype_logits(F.normalize(z, dim=1), *self.classifier)
-        return _enlarged_argmax(logits, size).cpu().numpy()
+        return F.normalize(z, dim=1)
+
+    @torch.inference_mode()
+    def clusters(self, pixels: Tensor, size: tuple[int, int]) -> np.ndarray:
+        """(B, *size) int64 clusters of `pixels` (B, 3, H, W) uint8: logits enlarged bilinearly to `size`, arg max."""
+        logits = prototype_logits(self.features(pixels), *self.classifier)
+        return enlarged_argmax(logits, size).cpu().numpy()
 
 
-def _enlarged_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
+def enlarged_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, *size) arg max over K of `logits` (B, K, h, w) enlarged to `size`, some rows at a time to bound the memory."""
     (batch, k, h, w), (height, width) = logits.shape, size
     zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
