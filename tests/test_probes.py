@@ -58,10 +58,12 @@ def blobs(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return F.normalize(torch.from_numpy(points).float(), dim=1), torch.from_numpy(labels)
 
 
-def test_the_linear_probe_is_scikit_learns_logistic_regression() -> None:
+@pytest.mark.parametrize("penalty", [1e-4, 0.3])  # as it is, and one that is felt
+def test_the_linear_probe_is_scikit_learns_logistic_regression(penalty: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "_PENALTY", penalty)
     points, labels = blobs(3000)
     x = (points - points.mean(0)) / points.std(0, correction=0)
-    reference = LogisticRegression(C=1 / (probes._PENALTY * len(x)), tol=1e-8, max_iter=2000).fit(x.numpy(), labels.numpy())
+    reference = LogisticRegression(C=1 / (penalty * len(x)), tol=1e-8, max_iter=2000).fit(x.numpy(), labels.numpy())
     weight, offset = logistic_regression(points, labels, 4)
     logits = points @ weight.T + offset
     expected = torch.from_numpy(reference.decision_function(x.numpy())).float()
