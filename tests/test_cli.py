@@ -157,7 +157,7 @@ def test_help_explains_every_option(cli: Call) -> None:
     ("command", "words"),
     [
         ((), ["train", "evaluate", "predict", "demo", "list", "--version", "--quiet"]),
-        (("evaluate",), ["RUN", "--data", "--split", "--json", "--baselines", "--device"]),
+        (("evaluate",), ["RUN", "--data", "--split", "--json", "--baselines", "--probes", "--device"]),
         (("predict",), ["RUN", "PATH", "--out", "--device"]),
         (("demo",), ["--out", "--seed"]),
         (("list",), ["datasets", "backbones", "transforms", "methods", "presets"]),

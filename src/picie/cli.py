@@ -160,24 +160,37 @@ def evaluate(
     ] = None,
     split: Annotated[Optional[str], typer.Option(help="Its split. [default: the run's evaluate.split, val]")] = None,
     json_file: Annotated[Optional[Path], typer.Option("--json", metavar="FILE", help="Write the scores here, too.")] = None,
-    baselines: Annotated[bool, typer.Option("--baselines", help="Score a constant and k-means on colour beside it.")] = False,
+    baselines: Annotated[
+        bool,
+        typer.Option("--baselines", help="Score beside it a constant, and k-means on colour and on raw backbone features."),
+    ] = False,
+    probes: Annotated[
+        bool,
+        typer.Option("--probes", help="Score beside it what else its features give: more clusters; with train labels, probes."),
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
     """Score a run on labelled images, and name its clusters by their classes from then on."""
     from picie import baselines as baseline_methods
     from picie import evaluation, tables
+    from picie import probes as probe_methods
 
     if json_file is not None and json_file.is_dir():
         raise InputError(f"--json {json_file}: is a folder; give a file in it")
     if json_file is not None and not json_file.resolve().parent.is_dir():
         raise InputError(f"--json {json_file}: no such folder; make it first")
     result = evaluation.evaluate(run, data, split, device, dataset=dataset)
-    others = baseline_methods.evaluate_baselines(run, data, split, dataset=dataset) if baselines else {}
-    tables.show_evaluation(result, others)
+    others = {}
+    if baselines:
+        others["baselines"] = baseline_methods.evaluate_baselines(run, data, split, dataset=dataset, device=device)
+    if probes:
+        others["probes"] = probe_methods.evaluate_probes(run, data, split, dataset=dataset, device=device)
+    tables.show_evaluation(result, {name: row for rows in others.values() for name, row in rows.items()})
     if json_file is not None:
         content = result.to_dict()
-        if others:
-            content["baselines"] = {name: {k: v.to_dict()[k] for k in ("accuracy", "miou")} for name, v in others.items()}
+        for kind, rows in others.items():
+            keys = ("accuracy", "miou", "protocol")
+            content[kind] = {name: {key: row.to_dict()[key] for key in keys} for name, row in rows.items()}
         json_file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 

@@ -134,7 +134,7 @@ class Segmenter:
     def clusters(self, pixels: Tensor, size: tuple[int, int]) -> np.ndarray:
         """(B, *size) int64 clusters of `pixels` (B, 3, H, W) uint8: logits enlarged bilinearly to `size`, arg max."""
         logits = prototype_logits(self.features(pixels), *self.classifier)
-        return _enlarged_argmax(logits, size).cpu().numpy()
+        return enlarged_argmax(logits, size).cpu().numpy()
 
     @torch.inference_mode()
     def features(self, pixels: Tensor) -> Tensor:
@@ -152,7 +152,7 @@ class Segmenter:
         return torch.from_numpy(np.asarray(resized).transpose(2, 0, 1)[None].copy())
 
 
-def _enlarged_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
+def enlarged_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, *size) arg max over K of `logits` (B, K, h, w) enlarged to `size`, some rows at a time to bound the memory."""
     (batch, k, h, w), (height, width) = logits.shape, size
     zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)

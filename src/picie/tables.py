@@ -28,11 +28,11 @@ def show_evaluation(result: Evaluation, baselines: Mapping[str, Evaluation]) -> 
     if left:
         console.print(f"clusters without a class (their pixels count as errors): {', '.join(map(str, left))}")
     if baselines:
-        compared = Table("", *(_right(name) for name in ("pixel accuracy %", "mIoU %")))
-        compared.add_row("this run", _number(summary["accuracy"]), _number(summary["miou"]))
-        for name, other in baselines.items():
+        compared = Table("", *(_right(name) for name in ("pixel accuracy %", "mIoU %")), "matching")
+        for name, other in {"this run": result, **baselines}.items():
             values = other.to_dict()
-            compared.add_row(name, _number(values["accuracy"]), _number(values["miou"]))
+            matching = other.protocol.split("; ")[2].split()[0].rstrip(":")
+            compared.add_row(name, _number(values["accuracy"]), _number(values["miou"]), matching)
         console.print(compared)
     console.print(f"pixel accuracy {_number(summary['accuracy'])}  mIoU {_number(summary['miou'])}  ({result.n_images} images)")
     console.print(f"protocol: {result.protocol}", highlight=False)
