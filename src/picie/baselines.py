@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from picie.data.base import Dataset
 from picie.data.images import square_frame
 from picie.data.loading import read_ahead
 from picie.errors import InputError, UnreadableImageError
-from picie.evaluation import Evaluation, Predict, open_labelled, score_split
+from picie.evaluation import Evaluation, Predict, open_labelled, score_split, scored_config
 from picie.runlog import Progress
 from picie.views.draws import derived_seed
 
@@ -31,6 +32,7 @@ def evaluate_baselines(
     split: str | None = None,
     progress: bool = True,
     dataset: str | None = None,
+    overrides: Sequence[str] = (),
 ) -> dict[str, Evaluation]:
     """Score the baselines on what a run is scored on, with its K, seed and protocol.
 
@@ -40,8 +42,9 @@ def evaluate_baselines(
         split: as for `evaluate`.
         progress: show bars, on a terminal.
         dataset: as for `evaluate`.
+        overrides: as for `evaluate`.
     """
-    config = from_dict(checkpoint.load(run)["config"])
+    config = scored_config(from_dict(checkpoint.load(run)["config"]), overrides)
     scored, split = open_labelled(config, data, split, dataset)
     unlabelled = open_dataset(config.data, config.data.train_split)
     with Progress(progress) as bars:
