@@ -79,10 +79,11 @@ def test_the_truth_lies_inside_as_often_as_it_should() -> None:
     assert 0.06 < (high - low).mean() < 0.08  # 3.9 x 0.145 / sqrt(60); pixels taken as independent would give 0.02
 
 
-def test_every_resample_is_matched_anew() -> None:
+def test_every_resample_is_matched_as_it_is_asked_for() -> None:
     # Two images whose classes are named by different clusters: with one image drawn twice, a new matching is perfect.
     images = np.array([[[9, 0], [0, 9]], [[0, 9], [9, 0]]])
     assert bootstrap(sparse(images), 2, match_one_to_one, resamples=200).accuracy == (0.5, 1.0)
+    assert bootstrap(sparse(images), 2, lambda _: np.array([0, 1]), resamples=200).accuracy == (0.0, 1.0)
     assert bootstrap(sparse(images), 2, match_identity, resamples=200).accuracy == (0.0, 1.0)
 
 

@@ -13,7 +13,7 @@ from scipy.sparse import coo_array
 from picie.config import EvaluateConfig
 from picie.data.base import ClassMap
 from picie.intervals import bootstrap
-from picie.metrics import MATCHINGS, UNMATCHED, group_scores, match_one_to_one, published_group_scores, score
+from picie.metrics import MATCHINGS, UNMATCHED, group_scores, published_group_scores, score
 from picie.results import _WORDS, Evaluation, percent, stack_counts, summarise, unmatched_clusters, with_intervals
 
 CLASSES = ClassMap(("cat", "dog", "sky"), ("#ff0000", "#00ff00", "#0000ff"), groups=("things", "things", "stuff"))
@@ -98,9 +98,9 @@ def test_every_matching_can_be_named_in_a_protocol_and_all_but_identity_in_a_con
     assert EvaluateConfig.model_fields["matching"].annotation.__args__ == tuple(m for m in MATCHINGS if m != "identity")  # type: ignore[union-attr]
 
 
-def test_intervals_are_those_of_the_matching_at_hand_and_none_for_a_single_image() -> None:
+def test_intervals_are_those_of_the_matching_found_on_all_images_and_none_for_a_single_image() -> None:
     result = with_intervals(result_of(images(6, 3)), 50)
-    expected = bootstrap(result.counts, 3, match_one_to_one, CLASSES.groups, 50)
+    expected = bootstrap(result.counts, 3, lambda _: result.assignment, CLASSES.groups, 50)
     assert result.intervals == expected
     told = result.to_dict()["intervals"]
     assert told == json.loads(json.dumps(told))

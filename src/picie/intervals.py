@@ -1,7 +1,6 @@
 """How far a score would move on other images: bootstrap confidence intervals over the images of a split.
 
-Images, not pixels, are drawn anew: pixels of one image are not independent. Each resample is matched anew, because the matching
-is fitted to the labels as well, and is part of the score. What is not in it: another seed of the training.
+Images, not pixels, are drawn anew: pixels of one image are not independent. What is not in it: another seed of the training.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ def bootstrap(
     Args:
         counts: (N, C * K) sparse array, row i the confusion of image i, its rows one after the other.
         n_classes: C.
-        match: (C, K) confusion -> (K,) assignment; called for each resample.
+        match: (C, K) confusion -> (K,) assignment of a resample.
         groups: C names of groups, or none.
         resamples: how many times N images are drawn, with replacement.
         seed: equal seeds draw equal images.

@@ -118,11 +118,16 @@ def summarise(counts: Any, classes: ClassMap, matching: str, scope: str, void: i
 
 
 def with_intervals(result: Evaluation, resamples: int = RESAMPLES) -> Evaluation:
-    """`result` with confidence intervals from `resamples` resamples; as it is for 0 of them, or fewer than two images."""
+    """`result` with confidence intervals from `resamples` resamples; as it is for 0 of them, or fewer than two images.
+
+    The matching stays that of the whole split. Found anew in each resample, it fits the fewer different images better than it
+    should: of 15 images the 95 % interval then holds the true accuracy in 63 to 70 % of the cases, against 88 to 90 %; from 100
+    images on the two agree (benchmarks/coverage.py).
+    """
     if not resamples or result.n_images < 2:
         return result
-    match, classes = MATCHINGS[result.matching], result.classes
-    found = bootstrap(result.counts, len(classes), lambda c: match(c, result.void), classes.groups, resamples)
+    classes = result.classes
+    found = bootstrap(result.counts, len(classes), lambda _: result.assignment, classes.groups, resamples)
     return replace(result, intervals=found)
 
 
