@@ -18,7 +18,7 @@ from picie import baselines, training
 from picie.baselines import color_and_position, color_kmeans, evaluate_baselines, feature_kmeans, raw_kmeans, sample_pixels
 from picie.config import Config, with_overrides
 from picie.data.folder import Folder
-from picie.data.images import square_frame
+from picie.data.images import centre_frame
 from picie.errors import InputError, UnreadableImageError
 from picie.evaluation import Predict
 from picie.models.extractor import Extractor
@@ -135,7 +135,7 @@ def test_raw_features_are_clustered_as_their_restatement_says(pretrained: Config
     data = Folder(labelled_folder, "train")
     with Progress(False) as bars:
         predict = raw_kmeans(data, pretrained, "cpu", bars)
-    pixels = torch.from_numpy(np.stack([square_frame(data.image(i), 32) for i in range(len(data))]))
+    pixels = torch.from_numpy(np.stack([centre_frame(data.image(i), (32, 32)) for i in range(len(data))]))
     extractor = Extractor(pretrained.model).eval()
     with torch.no_grad():
         levels = extractor.levels(pixels / 255)

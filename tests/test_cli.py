@@ -40,9 +40,9 @@ def test_train_evaluate_predict(cli: Call, labelled_folder: Path, tmp_path: Path
     assert result["n_images"] == 2
     assert 1 < result["miou"] <= result["accuracy"] <= 100  # percent
     assert [row["name"] for row in result["per_class"]] == list(NAMES)
-    assert set(result["per_class"][0]) == {"name", "iou", "accuracy", "pixels", "cluster"}
+    assert set(result["per_class"][0]) == {"name", "iou", "accuracy", "pixels", "cluster", "clusters"}
     assert result["miou"] == pytest.approx(np.mean([row["iou"] for row in result["per_class"]]), abs=1e-3)
-    assert result["protocol"].startswith("val; centre square of 32 px; one-to-one Hungarian")
+    assert result["protocol"].startswith("val; centre square of 32 px; 3 classes; one-to-one Hungarian")
     assert result["baselines"]["k-means on colour"]["miou"] > 80  # the tiny pictures are told apart by colour
     for text in (*NAMES, "IoU %", f"mIoU {result['miou']:.1f}", "protocol: val;", "k-means on colour"):
         assert text in stdout
@@ -157,7 +157,14 @@ def test_help_explains_every_option(cli: Call) -> None:
     ("command", "words"),
     [
         ((), ["train", "evaluate", "predict", "demo", "list", "--version", "--quiet"]),
-        (("evaluate",), ["RUN", "--data", "--split", "--json", "--baselines", "--probes", "--device"]),
+        (
+            ("evaluate",),
+            ["RUN", "--data", "--split", "--matching", "--json", "--baselines", "--probes", "--bootstrap", "--device"],
+        ),
+        (
+            ("score",),
+            ["PRED_DIR", "LABEL_DIR", "--classes", "--matching", "--label-suffix", "--unpredicted", "--json", "--bootstrap"],
+        ),
         (("predict",), ["RUN", "PATH", "--out", "--device"]),
         (("demo",), ["--out", "--seed"]),
         (("list",), ["datasets", "backbones", "transforms", "methods", "presets"]),
@@ -316,3 +323,25 @@ def test_an_option_with_nothing_is_the_default(cli: Call, labelled_folder: Path,
     assert config["views"]["invariance"] == plain["views"]["invariance"]
     assert config["loss"]["temperature"] == plain["loss"]["temperature"]
     assert config["cluster"]["metric"] == "mixed"  # the preset's, still
+
+
+def test_evaluate_takes_another_matching_size_and_part(cli: Call, refused: Refused, own_run: Path, tmp_path: Path) -> None:
+    scores = tmp_path / "scores.json"
+    options = ("--matching", "many-to-one", "evaluate.size=24", "evaluate.crop=false", "--bootstrap", 30, "--baselines")
+    status, stdout, stderr = cli("evaluate", own_run, *options, "--json", scores)
+    assert status == 0, stderr
+    told = json.loads(scores.read_text("utf-8"))
+    assert told["protocol"].startswith("val; whole images, short side 24 px; 3 classes; many-to-one by majority of pixels")
+    assert (told["matching"], told["intervals"]["resamples"]) == ("many-to-one", 30)
+    assert list(told["matchings"]) == ["one-to-one", "one-to-one-iou", "many-to-one"]
+    assert told["baselines"]["constant prediction"]["accuracy"] > 10
+    assert "in brackets: 95 % intervals" in stdout
+    assert "matched one-to-one" in stdout
+    assert checkpoint.load(own_run)["matching"]["protocol"] == told["protocol"]
+    assert "'train.lr' cannot be changed for a score" in refused("evaluate", own_run, "train.lr=1")
+    assert "'nonsense' is no option" in refused("evaluate", own_run, "nonsense")
+    assert "evaluate.matching is given twice" in refused(
+        "evaluate", own_run, "--matching", "many-to-one", "evaluate.matching=one-to-one"
+    )
+    assert "evaluate.matching = 'identity'" in refused("evaluate", own_run, "--matching", "identity")
+    assert "no split 'trian'; did you mean 'train'" in refused("evaluate", own_run, "--split", "trian")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from picie.data.images import centre_frame
 from picie.data.loading import read_ahead
 from picie.engine import Engine, pick_device
 from picie.errors import InputError, UnreadableImageError
-from picie.evaluation import Evaluation, Predict, open_labelled, score_split
+from picie.evaluation import Evaluation, Predict, open_labelled, score_split, scored_config
 from picie.features import sample_cells
 from picie.inference import Segmenter
 from picie.models.raw import RawFeatures
@@ -40,6 +40,7 @@ def evaluate_baselines(
     progress: bool = True,
     dataset: str | None = None,
     device: str = "auto",
+    overrides: Sequence[str] = (),
 ) -> dict[str, Evaluation]:
     """Score the baselines on what a run is scored on, with its K, seed and protocol; no label is used but to score.
 
@@ -52,8 +53,9 @@ def evaluate_baselines(
         progress: show bars, on a terminal.
         dataset: as for `evaluate`.
         device: as for `evaluate`.
+        overrides: as for `evaluate`.
     """
-    config = from_dict(checkpoint.load(run)["config"])
+    config = scored_config(from_dict(checkpoint.load(run)["config"]), overrides)
     scored, split = open_labelled(config, data, split, dataset)
     unlabelled = open_dataset(config.data, config.data.train_split)
     with Progress(progress) as bars:

@@ -151,15 +151,26 @@ def _say_trained(run: Path) -> None:
     typer.echo(f"{run}")
 
 
+_JsonFile = Annotated[Optional[Path], typer.Option("--json", metavar="FILE", help="Write the scores here, too.")]
+_Bootstrap = Annotated[int, typer.Option(min=0, help="Resamples of the images for confidence intervals; 0: none.")]
+
+
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    overrides: Annotated[
+        Optional[list[str]],
+        typer.Argument(metavar="[evaluate.key=value]...", help="E.g. evaluate.size=320 evaluate.crop=false."),
+    ] = None,
     data: Annotated[Optional[Path], typer.Option(help="Labelled folder to score on. [default: the run's own]")] = None,
     dataset: Annotated[
         Optional[str], typer.Option(help="What that folder is; see `picie list datasets`. [default: as the run's own]")
     ] = None,
     split: Annotated[Optional[str], typer.Option(help="Its split. [default: the run's evaluate.split, val]")] = None,
-    json_file: Annotated[Optional[Path], typer.Option("--json", metavar="FILE", help="Write the scores here, too.")] = None,
+    matching: Annotated[
+        Optional[str], typer.Option(help="one-to-one, one-to-one-iou or many-to-one. [default: the run's evaluate.matching]")
+    ] = None,
+    json_file: _JsonFile = None,
     baselines: Annotated[
         bool,
         typer.Option("--baselines", help="Score beside it a constant, and k-means on colour and on raw backbone features."),
@@ -168,30 +179,74 @@ def evaluate(
         bool,
         typer.Option("--probes", help="Score beside it what else its features give: more clusters; with train labels, probes."),
     ] = False,
+    bootstrap: _Bootstrap = 1000,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
     """Score a run on labelled images, and name its clusters by their classes from then on."""
-    from picie import baselines as baseline_methods
     from picie import evaluation, tables
-    from picie import probes as probe_methods
+    from picie.baselines import evaluate_baselines
+    from picie.probes import evaluate_probes
 
-    if json_file is not None and json_file.is_dir():
-        raise InputError(f"--json {json_file}: is a folder; give a file in it")
-    if json_file is not None and not json_file.resolve().parent.is_dir():
-        raise InputError(f"--json {json_file}: no such folder; make it first")
-    result = evaluation.evaluate(run, data, split, device, dataset=dataset)
-    others = {}
-    if baselines:
-        others["baselines"] = baseline_methods.evaluate_baselines(run, data, split, dataset=dataset, device=device)
-    if probes:
-        others["probes"] = probe_methods.evaluate_probes(run, data, split, dataset=dataset, device=device)
+    _check_json(json_file)
+    flags = {"evaluate.split": split, "evaluate.matching": matching}
+    options = _join_options({key: value for key, value in flags.items() if value is not None}, overrides or [])
+    result = evaluation.evaluate(run, data, None, device, dataset=dataset, overrides=options, bootstrap=bootstrap)
+    asked = {"baselines": (baselines, evaluate_baselines), "probes": (probes, evaluate_probes)}
+    others = {
+        kind: evaluate(run, data, None, dataset=dataset, device=device, overrides=options)
+        for kind, (wanted, evaluate) in asked.items()
+        if wanted
+    }
     tables.show_evaluation(result, {name: row for rows in others.values() for name, row in rows.items()})
-    if json_file is not None:
-        content = result.to_dict()
-        for kind, rows in others.items():
-            keys = ("accuracy", "miou", "protocol")
-            content[kind] = {name: {key: row.to_dict()[key] for key in keys} for name, row in rows.items()}
-        json_file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    content = result.to_dict()
+    for kind, rows in others.items():
+        keys = ("accuracy", "miou", "protocol")
+        content[kind] = {name: {key: row.to_dict()[key] for key in keys} for name, row in rows.items()}
+    _write_json(json_file, content)
+
+
+@app.command()
+def score(
+    predictions: Annotated[Path, typer.Argument(metavar="PRED_DIR", help="Folder of predicted index PNGs, of any method.")],
+    labels: Annotated[Path, typer.Argument(metavar="LABEL_DIR", help="Folder of label PNGs of the same names and sizes.")],
+    classes: Annotated[str, typer.Option(help="A classes.toml, or the name of a label set, e.g. cocostuff27.")],
+    matching: Annotated[str, typer.Option(help="one-to-one, one-to-one-iou, many-to-one or identity.")] = "one-to-one",
+    prediction_suffix: Annotated[str, typer.Option(help="What names of predictions end in, e.g. _leftImg8bit.")] = "",
+    label_suffix: Annotated[str, typer.Option(help="What names of labels end in, e.g. _gtFine_labelIds.")] = "",
+    unpredicted: Annotated[
+        Optional[int], typer.Option(metavar="VALUE", help="Value that predicts nothing: errors, never matched.")
+    ] = None,
+    json_file: _JsonFile = None,
+    bootstrap: _Bootstrap = 1000,
+) -> None:
+    """Score label maps of any method, without any run."""
+    from picie import scoring, tables
+
+    _check_json(json_file)
+    result = scoring.score_folders(
+        predictions,
+        labels,
+        classes,
+        matching,
+        prediction_suffix=prediction_suffix,
+        label_suffix=label_suffix,
+        unpredicted=unpredicted,
+        bootstrap=bootstrap,
+    )
+    tables.show_evaluation(result, {})
+    _write_json(json_file, result.to_dict())
+
+
+def _check_json(file: Path | None) -> None:
+    if file is not None and file.is_dir():
+        raise InputError(f"--json {file}: is a folder; give a file in it")
+    if file is not None and not file.resolve().parent.is_dir():
+        raise InputError(f"--json {file}: no such folder; make it first")
+
+
+def _write_json(file: Path | None, content: dict[str, Any]) -> None:
+    if file is not None:
+        file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
 @app.command()

@@ -187,6 +187,9 @@ class EvaluateConfig(_Section):
     every: NaturalInt = Field(1, description="score every so many epochs; 0 only at the end")
     size: PositiveInt | None = Field(None, description="short side for scoring and prediction; `views.size` if not given")
     crop: bool = Field(True, description="score the centre square; otherwise the whole image")
+    matching: Literal["one-to-one", "one-to-one-iou", "many-to-one"] = Field(
+        "one-to-one", description="how clusters get classes: Hungarian on pixels or on IoU, or by majority"
+    )
 
 
 class RunConfig(_Section):

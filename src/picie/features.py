@@ -11,7 +11,7 @@ from torch import Tensor
 
 from picie.config import Config
 from picie.data.base import Dataset
-from picie.data.images import square_frame, square_label
+from picie.data.images import centre_frame, centre_label
 from picie.data.loading import Frames, read_ahead, split_batches
 from picie.engine import Engine
 from picie.errors import InputError, UnreadableImageError
@@ -99,7 +99,9 @@ def sample_cells(
             read = [(int(i), *pair) for i in batch if (pair := next(loaded)) is not None]
             maps = features(torch.from_numpy(np.stack([frame for _, frame, _ in read]))) if read else ()
             for (index, _, label), z in zip(read, maps, strict=True):
-                values = np.zeros(z[0].numel(), np.int64) if label is None else square_label(label, z.shape[1]).ravel()
+                values = (
+                    np.zeros(z[0].numel(), np.int64) if label is None else centre_label(label, (z.shape[1], z.shape[2])).ravel()
+                )
                 usable = np.flatnonzero(values != ignore)
                 share = max(1, min(_CELLS, _VALUES // len(z)) // len(images))
                 picked = usable[permutation(len(usable), config.seed, "sampled cells", index)[:share]]
@@ -114,6 +116,6 @@ def sample_cells(
 def _load_frame(dataset: Dataset, index: int, side: int, labelled: bool) -> tuple[np.ndarray, np.ndarray | None] | None:
     """The square frame of an image, and its whole label if asked for; None for an image that cannot be read."""
     try:
-        return square_frame(dataset.image(index), side), dataset.label(index) if labelled else None
+        return centre_frame(dataset.image(index), (side, side)), dataset.label(index) if labelled else None
     except UnreadableImageError:
         return None

@@ -5,7 +5,7 @@ They say how much a better classifier, or more clusters, would make of the same 
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,9 @@ from torch.nn import functional as F
 
 from picie.baselines import feature_kmeans, left_out
 from picie.data import open_dataset
-from picie.evaluation import Evaluation, Predict, open_labelled, score_split
+from picie.evaluation import Evaluation, Predict, open_labelled, score_split, scored_config
 from picie.features import sample_cells
 from picie.inference import Segmenter, enlarged_argmax
-from picie.metrics import score
 from picie.runlog import Progress, log
 
 _LABELLED = "(uses train labels)"
@@ -34,6 +33,7 @@ def evaluate_probes(
     progress: bool = True,
     dataset: str | None = None,
     device: str = "auto",
+    overrides: Sequence[str] = (),
 ) -> dict[str, Evaluation]:
     """Score what else can be made of a run's frozen features, on what the run is scored on.
 
@@ -47,9 +47,10 @@ def evaluate_probes(
         progress: show bars, on a terminal.
         dataset: as for `evaluate`.
         device: as for `evaluate`.
+        overrides: as for `evaluate`.
     """
     segmenter = Segmenter.load(run, device)
-    config = segmenter.config
+    config = scored_config(segmenter.config, overrides)
     scored, split = open_labelled(config, data, split, dataset)
     if split == config.data.train_split:
         log.warning("the probes are scored on the labels that they learn from, those of split %r", split)
@@ -69,7 +70,7 @@ def evaluate_probes(
             rows[f"linear probe {_LABELLED}"] = (linear.clusters, n, "identity")
             rows[f"{_NEIGHBOURS}-NN probe {_LABELLED}"] = (neighbour_probe(segmenter, points, labels, n), n, "identity")
         return {
-            name: _matched(score_split(predict, k, scored, config, split, bars), matching)
+            name: score_split(predict, k, scored, config, split, bars, matching)
             for name, (predict, k, matching) in rows.items()
         }
 
@@ -77,16 +78,6 @@ def evaluate_probes(
 def _with(segmenter: Segmenter, classifier: tuple[Tensor, Tensor]) -> Segmenter:
     """The network of `segmenter` with another classifier."""
     return Segmenter(segmenter.network, classifier, segmenter.config, segmenter.engine)
-
-
-def _matched(result: Evaluation, matching: str) -> Evaluation:
-    """`result` with its values matched otherwise: "many-to-one", each with its majority's class, or "identity"."""
-    many = matching == "many-to-one"
-    assignment = result.confusion.argmax(0) if many else np.arange(result.confusion.shape[1])
-    words = "many-to-one: each cluster's majority over the split" if many else "identity: values are classes"
-    protocol = result.protocol.replace("one-to-one Hungarian on pixels over the split", words)
-    scores = score(result.confusion, assignment)
-    return dataclasses.replace(result, assignment=assignment, scores=scores, protocol=protocol)
 
 
 def logistic_regression(points: Tensor, labels: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:

@@ -53,7 +53,12 @@ def test_a_published_recipe_has_the_published_settings(preset: str) -> None:
     config, reference = load(preset), load("reference")
     assert config.data.name == preset.partition("-")[0]
     assert config.method == preset.partition("-")[2]
-    assert (config.model.backbone, config.views.size, config.views.frame, config.evaluate_size) == ("resnet18.tv_in1k", 320, 640, 320)
+    assert (config.model.backbone, config.views.size, config.views.frame, config.evaluate_size) == (
+        "resnet18.tv_in1k",
+        320,
+        640,
+        320,
+    )
     assert (config.cluster.k, config.cluster.batch_size, config.cluster.init_batches) == (27, 256, 20)
     assert (config.train.epochs, config.train.batch_size) == (10, 128)
     assert config.train.lr == (1e-4 if preset.startswith("coco") else 1e-3)
