@@ -195,6 +195,18 @@ def predict(
     typer.echo(f"{done} images -> {out}")
 
 
+@app.command("import-checkpoint")
+def import_checkpoint(
+    file: Annotated[Path, typer.Argument(help="A checkpoint of the authors' published code; nothing in it is run.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder of the run that it becomes.")],
+    dataset: Annotated[str, typer.Option(help="What it is scored on; see `picie list datasets`.")] = "folder",
+) -> None:
+    """Turn a checkpoint of the published code into a run that evaluate, predict and export take."""
+    from picie import importing
+
+    typer.echo(f"{importing.import_checkpoint(file, out, dataset)}")
+
+
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the dataset, the run and the pictures.")] = Path("demo"),
