@@ -208,6 +208,20 @@ def import_checkpoint(
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    file: Annotated[Path, typer.Argument(help="File to write: .pt2 (torch.export) or .onnx.")],
+    size: Annotated[
+        Optional[tuple[int, int]], typer.Option(metavar="HEIGHT WIDTH", help="Fix the size of its input. [default: any]")
+    ] = None,
+) -> None:
+    """Write the segmentation network as one file that is used without picie."""
+    from picie import exporting
+
+    typer.echo(f"{exporting.export(run, file, size)}")
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the dataset, the run and the pictures.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Seed of the scenes and of the training.")] = 0,
