@@ -109,10 +109,12 @@ def test_an_imported_run_predicts_and_is_scored(cli: Call, run: Path, labelled_f
     assert (status, err) == (0, "")
     with Image.open(out / "100.png") as labels:
         assert labels.size == (64, 48)
-    status, _, err = cli("evaluate", run, "--data", labelled_folder, "--json", tmp_path / "scores.json")
+    scored = ("--data", labelled_folder, "--json", tmp_path / "scores.json", "--baselines")
+    status, _, err = cli("evaluate", run, *scored)
     assert status == 0, err
     scores = json.loads((tmp_path / "scores.json").read_text("utf-8"))
     assert scores["n_images"] == 2
+    assert len(scores["baselines"]) == 3
     assert scores["protocol"].startswith("val; centre square of 320 px")
     assert Segmenter.load(run, "cpu").names[:3] == NAMES
 
