@@ -15,7 +15,7 @@ from picie import checkpoint
 from picie.clustering.kmeans import KMeans, assign, bias
 from picie.colors import srgb_to_lab
 from picie.config import Config, from_dict
-from picie.data import open_dataset
+from picie.data import open_dataset, takes_folder
 from picie.data.base import Dataset
 from picie.data.images import centre_frame
 from picie.data.loading import read_ahead
@@ -46,6 +46,8 @@ def evaluate_baselines(
 
     A baseline that cannot be had, e.g. for want of the backbone's weights, is left out with a warning.
 
+    They are made of the run's own training images, or of those in `data` where it has none (an imported run).
+
     Args:
         run: a run's folder.
         data: as for `evaluate`.
@@ -57,7 +59,10 @@ def evaluate_baselines(
     """
     config = scored_config(from_dict(checkpoint.load(run)["config"]), overrides)
     scored, split = open_labelled(config, data, split, dataset)
-    unlabelled = open_dataset(config.data, config.data.train_split)
+    own = config.data
+    if data is not None and own.root is None and takes_folder(own.name):  # an imported run has no images of its own
+        own = own.model_copy(update={"name": dataset or own.name, "root": str(data)})
+    unlabelled = open_dataset(own, own.train_split)
     with Progress(progress) as bars:
         points = sample_pixels(unlabelled, config, bars)
         predictors: dict[str, tuple[Predict, int]] = {

@@ -263,6 +263,32 @@ def predict(
     typer.echo(f"{done} images -> {out}")
 
 
+@app.command("import-checkpoint")
+def import_checkpoint(
+    file: Annotated[Path, typer.Argument(help="A checkpoint of the authors' published code; nothing in it is run.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder of the run that it becomes.")],
+    dataset: Annotated[str, typer.Option(help="What it is scored on; see `picie list datasets`.")] = "cocostuff27",
+) -> None:
+    """Turn a checkpoint of the published code into a run that evaluate, predict and export take."""
+    from picie import importing
+
+    typer.echo(f"{importing.import_checkpoint(file, out, dataset)}")
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    file: Annotated[Path, typer.Argument(help="File to write: .pt2 (torch.export) or .onnx.")],
+    size: Annotated[
+        Optional[tuple[int, int]], typer.Option(metavar="HEIGHT WIDTH", help="Fix the size of its input. [default: any]")
+    ] = None,
+) -> None:
+    """Write the segmentation network as one file that is used without picie."""
+    from picie import exporting
+
+    typer.echo(f"{exporting.export(run, file, size)}")
+
+
 @app.command()
 def neighbors(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],

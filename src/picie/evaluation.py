@@ -91,6 +91,8 @@ def open_labelled(
         name = own.name if data is None or takes_folder(own.name) else "folder"
     root = str(data) if data is not None else own.root if takes_folder(name) else None
     source = own.model_copy(update={"name": name, "root": root})
+    if root is None and takes_folder(name):
+        raise InputError("the run knows no data to be scored on; give a labelled folder: --data FOLDER")
     split = split or config.evaluate.split
     dataset = open_dataset(source, split)
     if dataset.classes is None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from picie import checkpoint, registry
+from picie import checkpoint, registry, run_folder
 from picie.clustering.pseudo_labels import Clustering, PseudoLabelStore, generate_pseudo_labels, refit_prototypes
 from picie.config import Config, from_dict, read_toml, to_toml, with_overrides
 from picie.data import open_dataset
@@ -65,8 +64,7 @@ def train(config: Config, out: str | Path) -> Path:
         Stopped: SIGINT or SIGTERM; the run can be resumed.
     """
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"--out {out}: exists already; give another folder, or --resume {out} to go on with a run in it")
+    run_folder.check_new(out, f", or --resume {out} to go on with a run in it")
     return _carry_out(config, out, None)
 
 
@@ -88,6 +86,8 @@ def resume(out: str | Path, overrides: Sequence[str] = ()) -> Path:
     if not (out / "config.toml").is_file():
         raise InputError(f"--resume {out}: holds no run (no config.toml); give a folder that `picie train` made")
     state = checkpoint.load(out) if (out / checkpoint.FILE_NAME).is_file() else None
+    if state is not None and "imported" in state:
+        raise InputError(f"--resume {out}: was imported, not trained here; it can be evaluated, predicted with and exported")
     settings = read_toml(out / "config.toml") if state is None else state["config"]
     config = with_overrides(from_dict(settings), overrides)
     if state is not None and config.train.epochs < state["epoch"] + (state["step"] > 0):
@@ -99,7 +99,7 @@ def resume(out: str | Path, overrides: Sequence[str] = ()) -> Path:
 
 def _carry_out(config: Config, out: Path, state: dict[str, Any] | None) -> Path:
     """Train from `state`, a checkpoint, or from the start; keep the run's record; leave nothing of a run that never began."""
-    made = [path for path in (out, *out.parents) if not path.exists()]  # what is missing now, `out` first
+    made = run_folder.missing(out)
     with graceful_stop() as stop, Progress(config.run.progress) as bars:
         run = _Run(config, out, bars, stop, pretrained=None if state is None else False)
         out.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def _carry_out(config: Config, out: Path, state: dict[str, Any] | None) -> Path:
                 run.go()
             except InputError:
                 if empty and not (out / checkpoint.FILE_NAME).exists():
-                    _clear(out, made)
+                    run_folder.clear(out, made)
                 raise
             except torch.OutOfMemoryError as error:
                 advice = "lower train.batch_size, cluster.batch_size or views.size"
@@ -122,17 +122,6 @@ def _carry_out(config: Config, out: Path, state: dict[str, Any] | None) -> Path:
                 run.close(time.perf_counter() - began, stop)
     log.info("segment pictures with: picie predict %s PATH... --out DIR", out)
     return out
-
-
-def _clear(out: Path, made: Sequence[Path]) -> None:
-    """Take back what a run that could not begin has written: the content of `out`, and the folders `made` for it."""
-    for path in out.iterdir():
-        path.unlink()
-    if made:
-        shutil.rmtree(out)
-    with contextlib.suppress(OSError):  # a parent that holds something else by now stays
-        for parent in made[1:]:
-            parent.rmdir()
 
 
 @dataclass
