@@ -14,7 +14,7 @@ from typing import Annotated, Any, Optional
 import typer
 from pydantic import BaseModel
 
-from picie import cli_data, registry
+from picie import cli_clusters, cli_data, registry
 from picie.config import Config, load
 from picie.errors import InputError, PicieError, Stopped, nearest
 from picie.version import __version__
@@ -31,6 +31,7 @@ app = typer.Typer(
 
 
 app.add_typer(cli_data.app)
+app.add_typer(cli_clusters.app)
 
 
 def _all_options() -> str:
@@ -193,6 +194,9 @@ def predict(
 
     done = prediction.predict_files(run, paths, out, device)
     typer.echo(f"{done} images -> {out}")
+
+
+app.command()(cli_clusters.name)
 
 
 @app.command()

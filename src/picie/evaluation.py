@@ -139,6 +139,12 @@ def _record(path: Path, state: dict[str, Any], result: Evaluation, alone: bool) 
         checkpoint.save(path, state)
     except OSError as error:
         log.warning("the run cannot be written (%s): its clusters stay without names", error.strerror)
+        return
+    naming = state.get("naming")
+    if naming is not None and naming["segments"]["given"]:
+        log.info(
+            "the names given with `picie name` stay in use, not those of the classes; `picie name RUN --reset` forgets them"
+        )
 
 
 def matching_state(result: Evaluation) -> dict[str, Any]:
