@@ -105,6 +105,8 @@ def evaluate(
         state = checkpoint.load(path)
         segmenter = Segmenter.from_state(state, device)
         labelled, split = open_labelled(segmenter.config, data, split, dataset)
+        if segmenter.k != (trained := len(state["classifier"]["weight"])):
+            log.info("scoring the %d clusters that `picie name` made, not the %d that were trained", segmenter.k, trained)
         with Progress(progress) as bars:
             check_labels(labelled, bars)
             result = score_split(segmenter.clusters, segmenter.k, labelled, segmenter.config, split, bars)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from picie import checkpoint
 from picie.clustering.kmeans import KMeans, Metric, bias
-from picie.clustering.regrouping import agglomerate, mean_centroids, split_clusters
+from picie.clustering.regrouping import WardTree, agglomerate, mean_centroids, split_clusters
 from picie.errors import InputError
 from picie.inference import Segmenter
 from picie.runlog import Progress, log
@@ -134,8 +134,9 @@ class _Edit:
 
     def kmeans(self, points: Tensor, k: int, *purpose: int | str) -> Tensor:
         """(k, D) centroids of `points` (n, D), on the CPU: the best of several starts."""
-        kmeans = KMeans(k, self.metric, _STEPS, seed=derived_seed(self.seed, "name", *purpose), restarts=_RESTARTS)
-        kmeans.start(points)
+        seed = derived_seed(self.seed, "name", *purpose)
+        kmeans = KMeans(k, self.metric, _STEPS, seed=seed, restarts=_RESTARTS)
+        kmeans.start(points, kmeans.best_start(points, WardTree(points, seed).starts(k)))
         return kmeans.centroids.cpu()
 
     def recluster(self, k: int) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,15 @@ from torch import Tensor
 
 from picie.clustering.criteria import calinski_harabasz, silhouette, stability
 from picie.clustering.kmeans import KMeans, Metric, assign
+from picie.clustering.regrouping import WardTree
 from picie.errors import InputError
 from picie.inference import Segmenter
 from picie.runlog import Progress
 from picie.sampling import sample_features, training_images
 from picie.views.draws import derived_seed
 
-_IMAGES, _POINTS = 256, 2**13  # at 16 times the points the same K was found, and the figures moved by 0.02
-_RESTARTS, _STEPS, _HALVINGS = 4, 30, 4
+_IMAGES, _POINTS = 256, 2**13  # a minute on one CPU core for K = 2..40; twice the points led to the same K on CamVid
+_RESTARTS, _STEPS, _HALVINGS = 2, 30, 4
 _STABLE = 0.9  # of the best stability
 _LOOSE = 0.25  # silhouettes below it are read as "no substantial structure" (Kaufman and Rousseeuw 1990)
 
@@ -89,34 +91,43 @@ def suggest_k(
         metric: Metric = "spherical" if config.cluster.metric == "spherical" else "euclidean"
         ks = range(least, most + 1)
         with bars.bar("try K", len(ks)) as advance:
-            figures = []
-            for k in ks:
-                figures.append(judge(sample.points, sample.images, k, metric, config.seed))
-                advance(1)
-    return recommend(ks, figures, config.cluster.k)
+            figures = judge(sample.points, sample.images, ks, metric, config.seed, advance)
+    return recommend(ks, figures, config.cluster.k if config.train.epochs else None)
 
 
-def judge(points: Tensor, images: np.ndarray, k: int, metric: Metric, seed: int) -> Figures:
-    """What `k` clusters of `points` (n, D) come to; `images` (n,) says which image each point is from."""
+def judge(
+    points: Tensor,
+    images: np.ndarray,
+    ks: Sequence[int],
+    metric: Metric,
+    seed: int,
+    advance: Callable[[int], None] = lambda _: None,
+) -> list[Figures]:
+    """What each of `ks` clusters of `points` (n, D) come to; `images` (n,) says which image each point is from."""
+    trees: dict[int, WardTree] = {}  # of all points, -1, and of each half
 
-    def fit(part: Tensor, number: int) -> Tensor:
+    def fit(k: int, part: Tensor, number: int) -> Tensor:
+        if number not in trees:
+            trees[number] = WardTree(part, derived_seed(seed, "tree", number))
         kmeans = KMeans(k, metric, _STEPS, seed=derived_seed(seed, "suggest", k, number), restarts=_RESTARTS)
-        kmeans.start(part)
+        kmeans.start(part, kmeans.best_start(part, trees[number].starts(k)))
         return kmeans.centroids
 
-    clusters, squared = assign(points, fit(points, -1))
-    values = stability(points, images, fit, _HALVINGS, derived_seed(seed, "halves"))
-    return Figures(
-        float(squared.mean()),
-        silhouette(points, clusters, k),
-        calinski_harabasz(points, clusters, k),
-        float(values.mean()),
-        float(values.std()),
-    )
+    found = []
+    for k in ks:
+        clusters, squared = assign(points, fit(k, points, -1))
+        values = stability(points, images, functools.partial(fit, k), _HALVINGS, derived_seed(seed, "halves"))
+        alike = silhouette(points, clusters, k), calinski_harabasz(points, clusters, k)
+        found.append(Figures(float(squared.mean()), *alike, float(values.mean()), float(values.std())))
+        advance(1)
+    return found
 
 
-def recommend(ks: Sequence[int], figures: Sequence[Figures], trained_k: int) -> Suggestion:
-    """Of the numbers whose clusters come back on other images, the one whose clusters stand apart most clearly."""
+def recommend(ks: Sequence[int], figures: Sequence[Figures], trained_k: int | None) -> Suggestion:
+    """Of the numbers whose clusters come back on other images, the one whose clusters stand apart most clearly.
+
+    `trained_k`: the K that the features were trained with, None if they were not.
+    """
     stable = max(f.stability for f in figures)
     steady = [i for i, f in enumerate(figures) if f.stability >= _STABLE * stable]
     best = max(steady, key=lambda i: figures[i].silhouette)
@@ -132,8 +143,9 @@ def recommend(ks: Sequence[int], figures: Sequence[Figures], trained_k: int) -> 
         limits.append(f"these features fall into no clear groups (silhouette below {_LOOSE:g}): take K as a matter of taste")
     if len(ks) > 1 and best in {0, len(ks) - 1} and ks[best] > 2:
         limits.append("it is the edge of what was tried: widen --from and --to")
+    shaped = f", which training with K = {trained_k} has shaped" if trained_k is not None else ""
     limits.append(
-        f"it counts groups of features, which training with K = {trained_k} has shaped, not kinds of things: rare and small "
+        f"it counts groups of features{shaped}, not kinds of things: rare and small "
         "things share a cluster, varied ones take several; ask for more clusters and merge them by eye if you miss something"
     )
     return Suggestion(ks[best], tuple(ks), tuple(figures), reason, tuple(filter(None, limits)))

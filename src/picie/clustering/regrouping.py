@@ -1,4 +1,4 @@
-"""Other groups from clusters that are there: parts of one, or several as one. It knows nothing of images or runs.
+"""Groups from groups: parts of a cluster, several clusters as one, a tree of points. It knows nothing of images or runs.
 
 Shapes: D feature dimension, K clusters, V groups of them.
 """
@@ -17,6 +17,7 @@ from picie.clustering.kmeans import Metric, bias, project
 
 _INNER = 2.0**-8  # differences between the parts of a cluster, relative to those between clusters
 _FINEST = 1e-6  # the same, relative to the weights; float32 resolves 1e-7
+_TREE = 2000  # points of a tree; its cost is their square
 
 
 def split_clusters(
@@ -65,7 +66,7 @@ def mean_centroids(centroids: Tensor, assignment: Sequence[int], v: int, metric:
 
     `assignment` (K,) says which group each is in.
     """
-    member = F.one_hot(torch.tensor(assignment), v).to(centroids)
+    member = F.one_hot(torch.tensor(assignment, device=centroids.device), v).to(centroids)
     return project(member.T @ centroids / member.sum(0).clamp(min=1)[:, None], metric)
 
 
@@ -79,3 +80,27 @@ def agglomerate(centroids: Tensor, n: int) -> np.ndarray:
     tree = linkage(squared[np.triu_indices(len(points), 1)], "average")
     groups: np.ndarray = cut_tree(tree, n)[:, 0]
     return groups
+
+
+class WardTree:
+    """A Ward tree of a part of the points, which gives k-means a start for any K.
+
+    Where groups stand apart, k-means++ alone too often gives two centroids to one and none to another: of 9 mixtures of 12
+    groups `suggest-k` named that number for 4 with the best of 4 starts, for 7 with that of 16, for all with the tree's.
+
+    Args:
+        points: (n, D).
+        seed: of the part, at most 2000 points.
+    """
+
+    def __init__(self, points: Tensor, seed: int) -> None:
+        chosen = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))[:_TREE]
+        self._points = points[chosen.to(points.device)]
+        self._tree = linkage(self._points.cpu().double().numpy(), "ward")
+
+    def starts(self, k: int) -> list[Tensor]:
+        """One start, the (k, D) means of the tree's `k` groups; none where `k` is more than its points."""
+        if k > len(self._points):
+            return []
+        groups = cut_tree(self._tree, k)[:, 0].tolist()
+        return [mean_centroids(self._points, groups, k, "euclidean")]
