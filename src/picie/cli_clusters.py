@@ -26,7 +26,7 @@ def _group() -> None:
 def name(
     run: _Run,
     names: Annotated[
-        Optional[list[str]], typer.Argument(metavar="[SEGMENT=NAME[:#rrggbb]]...", help="Names, colours (7=:#0000ff) or both.")
+        Optional[list[str]], typer.Argument(metavar="SEGMENT=NAME[:#rrggbb]", help="Names, colours (7=:#0000ff) or both.")
     ] = None,
     split: Annotated[
         Optional[list[str]], typer.Option(metavar="SEGMENT:N", help="Split into N, by k-means on its own pixels' features.")
