@@ -42,7 +42,7 @@ def test_train_evaluate_predict(cli: Call, labelled_folder: Path, tmp_path: Path
     assert [row["name"] for row in result["per_class"]] == list(NAMES)
     assert set(result["per_class"][0]) == {"name", "iou", "accuracy", "pixels", "cluster", "clusters"}
     assert result["miou"] == pytest.approx(np.mean([row["iou"] for row in result["per_class"]]), abs=1e-3)
-    assert result["protocol"].startswith("val; centre square of 32 px; 3 classes; one-to-one Hungarian")
+    assert result["protocol"].startswith("val; centre square of 32 px; K = 3, 3 classes; one-to-one Hungarian")
     assert result["baselines"]["k-means on colour"]["miou"] > 80  # the tiny pictures are told apart by colour
     for text in (*NAMES, "IoU %", f"mIoU {result['miou']:.1f}", "protocol: val;", "k-means on colour"):
         assert text in stdout
@@ -331,7 +331,9 @@ def test_evaluate_takes_another_matching_size_and_part(cli: Call, refused: Refus
     status, stdout, stderr = cli("evaluate", own_run, *options, "--json", scores)
     assert status == 0, stderr
     told = json.loads(scores.read_text("utf-8"))
-    assert told["protocol"].startswith("val; whole images, short side 24 px; 3 classes; many-to-one by majority of pixels")
+    assert told["protocol"].startswith(
+        "val; whole images, short side 24 px; K = 3, 3 classes; many-to-one by majority of pixels"
+    )
     assert (told["matching"], told["intervals"]["resamples"]) == ("many-to-one", 30)
     assert list(told["matchings"]) == ["one-to-one", "one-to-one-iou", "many-to-one"]
     assert told["baselines"]["constant prediction"]["accuracy"] > 10

@@ -11,6 +11,7 @@ from picie import config, registry
 from picie.cli import main
 
 ROOT = Path(__file__).parents[1]
+GENERATED = ("commands.md", "options.md")  # by docs/reference_pages.py
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "src/picie/presets").glob("*.toml")]
 
 
@@ -22,7 +23,7 @@ def test_nothing_is_left_to_be_filled_in(path: Path) -> None:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
 def test_links_lead_to_files(path: Path) -> None:
     for target in re.findall(r"\]\((?!https?://)([^)#]+)", path.read_text("utf-8")):
-        assert (path.parent / target).exists(), target
+        assert target in GENERATED or (path.parent / target).exists(), target
 
 
 def test_options_in_the_documents_exist() -> None:

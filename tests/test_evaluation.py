@@ -150,12 +150,13 @@ def test_evaluating_does_not_disturb_a_resume(own_run: Path, tmp_path: Path) -> 
 def test_overrides_change_how_a_run_is_scored_but_not_the_run(own_run: Path) -> None:
     config = checkpoint_of(own_run)["config"]
     assert evaluate(own_run).protocol == (
-        "val; centre square of 32 px; 3 classes; one-to-one Hungarian on pixels over the split; mIoU over classes present"
+        "val; centre square of 32 px; K = 3, 3 classes; one-to-one Hungarian on pixels over the split; "
+        "mIoU over classes present"
     )
     overrides = ["evaluate.size=24", "evaluate.crop=false", "evaluate.split=train", "evaluate.matching=one-to-one-iou"]
     result = evaluate(own_run, overrides=overrides)
     assert result.protocol == (
-        "train; whole images, short side 24 px; 3 classes; one-to-one Hungarian on IoU over the split; "
+        "train; whole images, short side 24 px; K = 3, 3 classes; one-to-one Hungarian on IoU over the split; "
         "mIoU over classes present"
     )
     assert (result.matching, result.n_images) == ("one-to-one-iou", 6)

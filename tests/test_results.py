@@ -48,7 +48,9 @@ def test_the_dictionary_holds_plain_values_in_percent() -> None:
     ]
     assert (found["accuracy"], found["miou"]) == (90.0, 81.6667)
     assert (found["matching"], found["n_images"], found["intervals"]) == ("one-to-one", 1, None)
-    assert found["protocol"] == "how; 3 classes; one-to-one Hungarian on pixels over the split; mIoU over classes present"
+    assert (
+        found["protocol"] == "how; K = 2, 3 classes; one-to-one Hungarian on pixels over the split; mIoU over classes present"
+    )
     assert found["groups"]["things"] == {"accuracy": 90.0, "miou": 81.6667}
     assert found["groups"]["stuff"] == {"accuracy": None, "miou": None}
     assert "groups_published" not in found  # two clusters, three classes

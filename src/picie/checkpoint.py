@@ -10,11 +10,12 @@ import contextlib
 import fcntl
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from picie.errors import InputError
 
@@ -73,6 +74,34 @@ def read_tensors(path: Path, also: Sequence[type] = ()) -> Any:
         raise InputError(
             f"{path}: is not a file of torch, is damaged, or holds more than tensors and plain values (nothing was run)"
         ) from error
+
+
+def classifier_in_use(state: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """(K, D) weights and (K,) offsets of the clusters that a checkpoint predicts: those of its naming, else the trained."""
+    naming = state.get("naming")
+    clusters = naming["clusters"] if naming is not None else None
+    chosen = state["classifier"] if clusters is None else clusters
+    return chosen["weight"], chosen["bias"]
+
+
+def centroids_in_use(state: Mapping[str, Any]) -> Tensor:
+    """(K, D) centroids of the clusters that a checkpoint predicts."""
+    naming = state.get("naming")
+    if naming is not None and naming["clusters"] is not None:
+        centroids: Tensor = naming["clusters"]["centroids"]
+        return centroids.clone()
+    weight: Tensor = state["classifier"]["weight"]
+    prototypes: Tensor = state["method"].get("prototypes", weight)  # of the same clusters, where the classifier is trained
+    return (prototypes if prototypes.shape == weight.shape else weight).clone()
+
+
+def without_naming(state: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's `state` as before any `picie name`: with the trained clusters and the matching that they had."""
+    naming = state.get("naming")
+    if naming is None:
+        return state
+    rest = {key: value for key, value in state.items() if key != "naming"}
+    return rest if naming["clusters"] is None else {**rest, "matching": naming["matching"]}
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Optional
 import typer
 from pydantic import BaseModel
 
-from picie import cli_data, registry
+from picie import cli_clusters, cli_data, registry
 from picie.config import Config, load
 from picie.errors import InputError, PicieError, Stopped, nearest
 from picie.version import __version__
@@ -31,6 +31,7 @@ app = typer.Typer(
 
 
 app.add_typer(cli_data.app)
+app.add_typer(cli_clusters.app)
 
 
 def _all_options() -> str:
@@ -309,6 +310,9 @@ def neighbors(
     for found in neighborhood.neighbors(run, image, x, y, folder, k, per_image, out, device):
         typer.echo(f"{found.similarity:.3f}  {found.path} ({found.x}, {found.y})  {found.name}")
     typer.echo(f"{out}")
+
+
+app.command()(cli_clusters.name)
 
 
 @app.command()

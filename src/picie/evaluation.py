@@ -65,6 +65,8 @@ def evaluate(
         segmenter = Segmenter.from_state(state, device)
         config = scored_config(segmenter.config, overrides)
         labelled, split = open_labelled(config, data, split, dataset)
+        if segmenter.k != (trained := len(state["classifier"]["weight"])):
+            log.info("scoring the %d clusters that `picie name` made, not the %d that were trained", segmenter.k, trained)
         with Progress(progress) as bars:
             check_labels(labelled, bars)
             result = score_split(segmenter.clusters, segmenter.k, labelled, config, split, bars)
@@ -113,6 +115,12 @@ def _record(path: Path, state: dict[str, Any], result: Evaluation, alone: bool) 
         checkpoint.save(path, state)
     except OSError as error:
         log.warning("the run cannot be written (%s): its clusters stay without names", error.strerror)
+        return
+    naming = state.get("naming")
+    if naming is not None and naming["segments"]["given"]:
+        log.info(
+            "the names given with `picie name` stay in use, not those of the classes; `picie name RUN --reset` forgets them"
+        )
 
 
 def matching_state(result: Evaluation) -> dict[str, Any]:

@@ -12,15 +12,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from picie import checkpoint
-from picie.colors import hex_to_rgb, palette
+from picie.colors import hex_to_rgb
 from picie.config import Config, from_dict
 from picie.data.base import ClassMap
 from picie.data.images import open_image, to_rgb, whole_size
 from picie.engine import Engine, pick_device
 from picie.errors import InputError
 from picie.losses import prototype_logits
-from picie.metrics import UNMATCHED
 from picie.models.extractor import Extractor
+from picie.segments import Segments
 from picie.views.geometry import resampling_matrix
 
 _CHUNK = 2**24  # logits enlarged at a time: 64 MB, whatever the size of the picture
@@ -38,9 +38,10 @@ class Segmenter:
         assignment: (K,) each cluster's class or UNMATCHED, from that evaluation.
 
     Attributes:
-        names: what each value of a predicted map means: the classes, then the unmatched clusters, if the run was
-            evaluated; else the clusters.
-        colors: (R, G, B) in 0..255 for each of these.
+        segments: what each value of a predicted map means, and the clusters in it: as a person named them; else the classes,
+            then the unmatched clusters, if the run was evaluated; else the clusters.
+        names: of the segments.
+        colors: (R, G, B) in 0..255 of the segments.
         value_of_cluster: (K,) the value that each cluster gets in a predicted map.
     """
 
@@ -57,25 +58,22 @@ class Segmenter:
         self.classifier = (classifier[0].to(engine.device), classifier[1].to(engine.device))
         self.classes = classes
         self.k = len(classifier[0])
-        self.names: tuple[str, ...]
-        self.colors: tuple[tuple[int, int, int], ...]
-        self.value_of_cluster: np.ndarray
         self.name_clusters(classes, assignment)
 
     def name_clusters(self, classes: ClassMap | None, assignment: np.ndarray | None) -> None:
         """Set what predicted values mean: from an evaluation's `classes` and `assignment` (K,), or plain clusters."""
         self.classes = classes
         if classes is None or assignment is None:
-            self.names = tuple(f"cluster {i}" for i in range(self.k))
-            self.colors = palette(self.k)
-            self.value_of_cluster = np.arange(self.k)
-            return
-        left = np.flatnonzero(assignment == UNMATCHED)
-        self.names = (*classes.names, *(f"cluster {i}" for i in left))
-        self.colors = (*(hex_to_rgb(c) for c in classes.colors), *(palette(self.k)[i] for i in left))
-        values = assignment.copy()
-        values[left] = len(classes) + np.arange(len(left))
-        self.value_of_cluster = values
+            self.take_segments(Segments.plain(self.k))
+        else:
+            self.take_segments(Segments.matched(classes, assignment))
+
+    def take_segments(self, segments: Segments) -> None:
+        """Set what predicted values mean: `segments` of this segmenter's K clusters."""
+        self.segments = segments
+        self.names = segments.names
+        self.colors = tuple(hex_to_rgb(color) for color in segments.colors)
+        self.value_of_cluster = np.array(segments.assignment, dtype=np.int64)
 
     @classmethod
     def load(cls, run: str | Path, device: str = "auto") -> Segmenter:
@@ -102,8 +100,11 @@ class Segmenter:
         if matching is not None:
             classes = ClassMap(tuple(matching["names"]), tuple(matching["colors"]), matching["ignore"])
             assignment = np.array(matching["assignment"], dtype=np.int64)
-        classifier = (state["classifier"]["weight"], state["classifier"]["bias"])
-        return cls(network, classifier, config, engine, classes, assignment)
+        segmenter = cls(network, checkpoint.classifier_in_use(state), config, engine, classes, assignment)
+        naming = state.get("naming")
+        if naming is not None and (naming["segments"]["given"] or matching is None):
+            segmenter.take_segments(Segments.of(naming["segments"]))
+        return segmenter
 
     def predict(self, image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
         """The label map of one picture.

@@ -111,7 +111,9 @@ def summarise(counts: Any, classes: ClassMap, matching: str, scope: str, void: i
     """
     confusion = np.asarray(counts.sum(0)).reshape(len(classes), -1)
     assignment = MATCHINGS[matching](confusion, void)
-    protocol = f"{scope}; {len(classes)} classes; {_WORDS[matching]}; mIoU over classes present"
+    k = confusion.shape[1] - (void is not None)
+    among = f"{len(classes)} classes" if matching == "identity" else f"K = {k}, {len(classes)} classes"
+    protocol = f"{scope}; {among}; {_WORDS[matching]}; mIoU over classes present"
     return Evaluation(
         confusion, assignment, score(confusion, assignment), classes, protocol, counts.shape[0], matching, counts, void
     )

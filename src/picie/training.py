@@ -148,7 +148,8 @@ class _Standing:
         begun = {prefix: state.get(f"{prefix}clustering") for prefix in ("", "over_")}
         clusterings = {prefix: Clustering(**values) for prefix, values in begun.items() if values is not None}
         totals, seconds = defaultdict(float, state["totals"]), defaultdict(float, state["seconds"])
-        return _Standing(state["epoch"], state["step"], state["finished"], clusterings, totals, seconds, state["matching"])
+        matching = checkpoint.without_naming(state)["matching"]
+        return _Standing(state["epoch"], state["step"], state["finished"], clusterings, totals, seconds, matching)
 
 
 class _Run:
@@ -234,6 +235,8 @@ class _Run:
             log.info("finished already, %d epochs; --epochs N goes on", standing.epoch)
         else:
             log.info("going on at epoch %d, step %d", standing.epoch + 1, standing.step + 1)
+            if state.get("naming") is not None:
+                log.warning("the names and clusters of `picie name` are dropped: training makes new clusters")
 
     def go(self) -> None:
         """Train what is left; without any epoch, cluster the network as it is."""

@@ -1,0 +1,49 @@
+"""Tables for the terminal: the segments of a run, and figures for numbers of clusters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+from picie.overview import Row
+from picie.suggestion import Suggestion
+
+
+def show_segments(rows: Sequence[Row]) -> None:
+    """Print the segments by value: name, colour, share of pixels, clusters, and the most similar other one."""
+    table = Table(
+        Column("value", justify="right"),
+        "name",
+        "colour",
+        Column("pixels %", justify="right"),
+        "clusters",
+        "nearest other (similarity)",
+    )
+    for value, row in enumerate(rows):
+        closest = "-" if row.nearest is None else f"{rows[row.nearest].name} ({row.similarity:.2f})"
+        share = "-" if row.share is None else f"{100 * row.share:.1f}"
+        color = Text.assemble(("  ", f"on {row.color}"), f" {row.color}")
+        clusters = ", ".join(map(str, row.clusters)) or "-"
+        table.add_row(str(value), Text(row.name), color, share, clusters, Text(closest))
+    Console().print(table)
+
+
+def show_suggestion(result: Suggestion, run: Path) -> None:
+    """Print the figures of each K, then the recommendation and what it is worth."""
+    titles = ("K", "objective", "silhouette", "Calinski-Harabasz", "stability (ARI)")
+    table = Table(*(Column(title, justify="right") for title in titles))
+    for k, figures in zip(result.ks, result.figures, strict=True):
+        style = "bold" if k == result.k else None
+        stable = f"{figures.stability:.3f} ± {figures.spread:.3f}"
+        table.add_row(
+            str(k), f"{figures.objective:.4f}", f"{figures.silhouette:.3f}", f"{figures.calinski:.0f}", stable, style=style
+        )
+    console = Console()
+    console.print(table)
+    for line in (result.reason, *result.limits):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"without training again: picie name {run} --k {result.k}", highlight=False, markup=False, soft_wrap=True)

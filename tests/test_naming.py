@@ -1,0 +1,251 @@
+"""Naming, merging, splitting and re-clustering a run: what predict makes of it, and what undoes it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.conftest import NAMES, checkpoint_of
+from torch.nn import functional as F
+
+from picie import Config, Segmenter, checkpoint, evaluate, training
+from picie.errors import InputError
+from picie.naming import Changes, change
+from picie.overview import overview
+from picie.prediction import predict_files
+from picie.segments import Segments
+
+Make = Callable[..., Config]
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def six(tiny: Make, labelled_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of six clusters on images without labels, not trained: training leaves the tiny network few clusters a picture."""
+    config = tiny(f"data.root={json.dumps(str(labelled_folder / 'images'))}", "train.epochs=0", "cluster.k=6")
+    return training.train(config, tmp_path_factory.mktemp("six") / "run")
+
+
+@pytest.fixture
+def run(six: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(six, tmp_path / "run"))
+
+
+@pytest.fixture
+def photo(labelled_folder: Path) -> Path:
+    return labelled_folder / "images" / "val" / "100.jpg"
+
+
+def predicted(run: Path, photo: Path) -> np.ndarray:
+    return Segmenter.load(run, "cpu").predict(photo)
+
+
+def test_names_and_merges_are_what_predict_writes(run: Path, photo: Path, tmp_path: Path) -> None:
+    before = predicted(run, photo)
+    change(run, Changes(names={"cluster 5": ("sky", "#0000ff")}, merges=[((3, 2), "plant", "#00ff00")]))
+    expected = np.array([0, 1, 2, 2, 3, 4])[before]
+    assert set(np.unique(expected)) >= {1, 2}
+    assert np.array_equal(predicted(run, photo), expected)
+    predict_files(run, [photo], tmp_path / "out")
+    image = Image.open(tmp_path / "out" / "100.png")
+    assert np.array_equal(np.asarray(image), expected)
+    record = json.loads((tmp_path / "out" / "predictions.json").read_text("utf-8"))
+    assert record["names"] == ["cluster 0", "cluster 1", "plant", "cluster 4", "sky"]
+    assert (record["colors"][2], record["colors"][4]) == ("#00ff00", "#0000ff")
+    palette = np.array(image.getpalette()).reshape(-1, 3)
+    assert palette[4].tolist() == [0, 0, 255]
+    shares = record["images"][str(photo)]["share"]
+    assert shares["plant"] == pytest.approx((expected == 2).mean(), abs=1e-4)
+    legend = np.asarray(Image.open(tmp_path / "out" / "legend.png")).reshape(-1, 3)
+    for color in ((0, 255, 0), (0, 0, 255)):
+        assert (legend == color).all(1).any()
+
+
+def test_split_leaves_other_values_as_they_were(run: Path, photo: Path) -> None:
+    before = predicted(run, photo)
+    value = int(np.bincount(before.ravel()).argmax())
+    change(run, Changes(splits={value: 3}))
+    segmenter = Segmenter.load(run, "cpu")
+    after = segmenter.predict(photo)
+    assert segmenter.k == len(segmenter.names) == 8
+    assert set(np.unique(after[before == value])) <= {value, 6, 7}
+    assert len(np.unique(after[before == value])) > 1
+    assert (after[before != value] == before[before != value]).mean() > 0.99
+
+
+def test_a_merged_and_named_segment_can_be_split(run: Path, photo: Path) -> None:
+    change(run, Changes(merges=[((0, 1, 2), "thing", "")]))
+    before = predicted(run, photo)
+    change(run, Changes(splits={"thing": 2}))
+    segmenter = Segmenter.load(run, "cpu")
+    assert segmenter.names == ("thing.1", "cluster 3", "cluster 4", "cluster 5", "thing.2")
+    after = segmenter.predict(photo)
+    assert (np.where(after == 4, 0, after) == before).mean() > 0.99
+
+
+def test_reclustering_is_nearest_centroid_of_any_number(run: Path, photo: Path) -> None:
+    change(run, Changes(k=11))
+    state = checkpoint_of(run)
+    weight = state["naming"]["clusters"]["weight"]
+    assert torch.allclose(weight.norm(dim=1), torch.ones(11))
+    segmenter = Segmenter.load(run, "cpu")
+    assert segmenter.names == tuple(f"cluster {i}" for i in range(11))
+    image = Image.open(photo)
+    z = segmenter.features(segmenter.to_pixels(image))
+    logits = F.interpolate(torch.einsum("bdhw,kd->bkhw", z, weight), (48, 64), mode="bilinear")
+    assert (segmenter.predict(photo) == logits.argmax(1)[0].numpy()).mean() > 0.999
+    change(run, Changes(k=11))
+    assert torch.equal(checkpoint_of(run)["naming"]["clusters"]["weight"], weight)  # a function of run and K
+
+
+def test_merging_to_n_joins_the_most_similar(run: Path, photo: Path) -> None:
+    before, rows = predicted(run, photo), overview(run)
+    closest = max(range(6), key=lambda v: rows[v].similarity or -1)
+    other = rows[closest].nearest
+    assert other is not None
+    change(run, Changes(merge_to=5))
+    segmenter = Segmenter.load(run, "cpu")
+    assert len(segmenter.names) == 5
+    after = segmenter.predict(photo)
+    assert segmenter.segments.assignment[closest] == segmenter.segments.assignment[other]
+    assert np.array_equal(after, np.array(segmenter.segments.assignment)[before])
+    change(run, Changes(merge_to=2))
+    assert len(set(Segmenter.load(run, "cpu").segments.assignment)) == 2
+
+
+def test_numbers_mean_the_table_as_it_was_before_the_command(run: Path) -> None:
+    change(
+        run, Changes(names={5: ("last", "")}, splits={4: 2}, merges=[((0, 1), "first", ""), (("cluster 2", 3), "second", "")])
+    )
+    segments = Segmenter.load(run, "cpu").segments
+    assert segments.names == ("first", "second", "cluster 4.1", "last", "cluster 4.2")
+    assert segments.assignment == (0, 0, 1, 1, 2, 3, 4)
+
+
+def test_reset_takes_everything_back(tiny: Make, tmp_path: Path, photo: Path) -> None:
+    run = training.train(tiny("train.epochs=0"), tmp_path / "run")
+    before, matching = predicted(run, photo), checkpoint_of(run)["matching"]
+    assert Segmenter.load(run).names == NAMES
+    change(run, Changes(k=5))
+    change(run, Changes(splits={0: 2}, names={1: ("x", "")}))
+    state = checkpoint_of(run)
+    assert state["matching"] is None  # it was of other clusters
+    assert state["naming"]["matching"] == matching
+    evaluate(run)
+    change(run, Changes(reset=True))
+    state = checkpoint_of(run)
+    assert "naming" not in state
+    assert state["matching"] == matching
+    assert np.array_equal(predicted(run, photo), before)
+    assert Segmenter.load(run).names == NAMES
+
+
+def test_an_evaluation_scores_the_clusters_in_use(
+    run: Path, labelled_folder: Path, photo: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    change(run, Changes(k=9))
+    with caplog.at_level("INFO", "picie"):
+        result = evaluate(run, labelled_folder)
+    assert "scoring the 9 clusters that `picie name` made, not the 6 that were trained" in caplog.text
+    assert result.confusion.shape == (3, 9)
+    segmenter = Segmenter.load(run, "cpu")  # nobody named these clusters, so the classes do
+    assert segmenter.names[:3] == NAMES
+    assert len(segmenter.names) == 9
+    change(run, Changes(names={"red": ("blood", "")}))
+    caplog.clear()
+    with caplog.at_level("INFO", "picie"):
+        evaluate(run, labelled_folder)
+    assert "the names given with `picie name` stay in use" in caplog.text
+    assert Segmenter.load(run, "cpu").names[:3] == ("blood", "green", "blue")
+    assert len(checkpoint_of(run)["matching"]["assignment"]) == 9
+    assert result.assignment.tolist() == checkpoint_of(run)["matching"]["assignment"]
+
+
+def test_training_on_drops_the_naming_with_a_line(own_run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    matching = checkpoint_of(own_run)["matching"]
+    change(own_run, Changes(k=4, merge_to=2))
+    training.resume(own_run)  # there is nothing left to do
+    assert "naming" in checkpoint_of(own_run)
+    with caplog.at_level("INFO", "picie"):
+        training.resume(own_run, ["train.epochs=3"])
+    assert "the names and clusters of `picie name` are dropped" in caplog.text
+    state = checkpoint_of(own_run)
+    assert "naming" not in state
+    assert len(state["matching"]["assignment"]) == len(matching["assignment"]) == 3
+    assert Segmenter.load(own_run).names[:3] == NAMES
+
+
+@pytest.mark.parametrize("overrides", [("method=mdc", "train.epochs=1"), ("cluster.metric=euclidean", "train.epochs=0")])
+def test_any_classifier_can_be_split_and_made_anew(tiny: Make, tmp_path: Path, photo: Path, overrides: tuple[str, ...]) -> None:
+    run = training.train(tiny(*overrides), tmp_path / "run")
+    before = Segmenter.load(run, "cpu").predict_clusters(Image.open(photo))
+    largest = int(np.bincount(before.ravel()).argmax())
+    change(run, Changes(splits={Segmenter.load(run).segments.assignment[largest]: 2}))
+    after = Segmenter.load(run, "cpu").predict_clusters(Image.open(photo))
+    assert (np.where(after == 3, largest, after) == before).mean() > 0.99
+    assert (after == 3).any()
+    change(run, Changes(k=5))
+    assert Segmenter.load(run).k == 5
+
+
+def test_the_overview_counts_pixels_and_finds_the_nearest(run: Path) -> None:
+    change(run, Changes(merges=[((0, 1), "both", "")]))
+    rows = overview(run)
+    assert [row.clusters for row in rows] == [[0, 1], [2], [3], [4], [5]]
+    assert sum(row.share or 0 for row in rows) == pytest.approx(1)
+    weight = checkpoint_of(run)["classifier"]["weight"]
+    means = F.normalize(torch.stack([weight[:2].mean(0), *weight[2:]]), dim=1)
+    similar = (means @ means.T).fill_diagonal_(-9)
+    assert [row.nearest for row in rows] == similar.argmax(1).tolist()
+    assert [row.similarity for row in rows] == pytest.approx(similar.max(1).values.tolist(), abs=1e-5)
+
+
+def test_without_the_images_names_can_be_given_and_the_rest_says_what_it_needs(
+    tiny: Make, own_folder: Path, tmp_path: Path, cli: Call, labelled_folder: Path
+) -> None:
+    run = training.train(tiny(f"data.root={json.dumps(str(own_folder))}", "train.epochs=0"), tmp_path / "run")
+    shutil.rmtree(own_folder)
+    status, out, err = cli("name", run, "red=blood")
+    assert status == 0
+    assert "blood" in out
+    assert "no shares of pixels" in err
+    for changes in (Changes(k=4), Changes(splits={0: 2})):
+        with pytest.raises(InputError, match="are not there any more; give a folder of images, --data DIR"):
+            change(run, changes)
+    change(run, Changes(k=4), data=labelled_folder / "images")
+    assert Segmenter.load(run).k == 4
+
+
+def test_what_cannot_be_done_changes_nothing(run: Path) -> None:
+    before = (run / "checkpoint.pt").read_bytes()
+    for changes, part in (
+        (Changes(names={0: ("a", "")}, splits={9: 2}), "9: no such segment"),
+        (Changes(k=100000), "--k 100000: clusters cannot be made of"),
+        (Changes(k=1), "--k 1: give two clusters"),
+        (Changes(k=4, names={0: ("a", "")}), "--k makes new clusters; look at them first"),
+        (Changes(splits={0: 1}), "--split cluster 0:1: give two parts"),
+        (Changes(splits={0: 99999}), "points of it; ask for fewer parts"),
+        (Changes(splits={0: 2}, merges=[((0, 1), "x", "")]), "cluster 0: is to be split and merged"),
+        (Changes(splits={0: 2, "cluster 0": 3}), "or split twice"),
+        (Changes(merge_to=6), "--merge-to 6: the run has 6 segments; give a number from 2 to 5"),
+        (Changes(merge_to=1), "--merge-to 1"),
+        (Changes(names={0: ("a", ""), 1: ("a", "")}), "'a': is the name of 2 segments"),
+    ):
+        with pytest.raises(InputError) as error:
+            change(run, changes)
+        assert part in str(error.value)
+        assert "\n" not in str(error.value)
+    with checkpoint.exclusive(run), pytest.raises(InputError, match="another picie is at work"):
+        change(run, Changes(names={0: ("a", "")}))
+    assert (run / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_checkpoint_with_names_holds_plain_values_alone(run: Path) -> None:
+    change(run, Changes(k=4, merge_to=3))
+    assert Segments.of(checkpoint_of(run)["naming"]["segments"]).given  # loaded with weights_only
