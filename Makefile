@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || echo python3)
 READY := .venv/.ready
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo test check docs clean
 
 setup: $(READY)
 
@@ -21,5 +21,8 @@ test: $(READY)   ## the whole suite
 check: $(READY)  ## style and types
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
+docs: $(READY)   ## the documentation as pages: site/index.html
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet && echo site/index.html
+
 clean:
-	rm -rf .venv demo  # not runs/: those are yours
+	rm -rf .venv demo site  # not runs/: those are yours

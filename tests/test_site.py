@@ -1,0 +1,52 @@
+"""The documentation as pages: it builds without a warning, and its reference says what the code says."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from picie import registry
+from picie.config import Config, preset_names
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(out)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_every_page_is_in_the_navigation(site: Path) -> None:
+    start = (site / "index.html").read_text("utf-8")
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f'href="{page.stem}.html"' in start or page.stem == "index", page.name
+
+
+def test_the_reference_names_every_command_and_option(site: Path) -> None:
+    commands, options = ((site / f"{name}.html").read_text("utf-8") for name in ("commands", "options"))
+    for command in ("train", "evaluate", "predict", "data download", "clusters suggest-k"):
+        assert f"Usage: picie {command}" in commands, command
+    for section, field in Config.model_fields.items():
+        for key in getattr(field.annotation, "model_fields", {}):
+            assert f"<code>{section}.{key}</code>" in options
+    for name in (*registry.INVARIANCE, *registry.EQUIVARIANCE):
+        assert f"<code>{name}</code>" in options
+    for name in preset_names():
+        assert f'id="{name}"' in options
+
+
+def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
+    for page in site.glob("*.html"):
+        for tag in re.findall(r"<(?:script|link|img)\b[^>]*>", page.read_text("utf-8")):
+            if "canonical" not in tag:
+                assert not re.search(r'(?:src|href)="(?:https?:)?//', tag), tag
