@@ -51,8 +51,8 @@ class Evaluation:
 
     @property
     def groups(self) -> dict[str, Ratios]:
-        """Scores of each group of classes, all errors counted (`picie.metrics.group_scores`)."""
-        return group_scores(self.scores, self.classes.groups)
+        """Scores of each group of classes, all errors counted (`picie.metrics.group_scores`); empty for one group alone."""
+        return group_scores(self.scores, _apart(self.classes))
 
     @property
     def groups_published(self) -> dict[str, Ratios]:
@@ -61,7 +61,7 @@ class Evaluation:
         """
         if self.matching != "one-to-one" or UNMATCHED in self.assignment or len(self.assignment) != len(self.classes):
             return {}
-        return published_group_scores(self.confusion, self.assignment, self.classes.groups)
+        return published_group_scores(self.confusion, self.assignment, _apart(self.classes))
 
     @property
     def matchings(self) -> dict[str, Ratios]:
@@ -129,8 +129,13 @@ def with_intervals(result: Evaluation, resamples: int = RESAMPLES) -> Evaluation
     if not resamples or result.n_images < 2:
         return result
     classes = result.classes
-    found = bootstrap(result.counts, len(classes), lambda _: result.assignment, classes.groups, resamples)
+    found = bootstrap(result.counts, len(classes), lambda _: result.assignment, _apart(classes), resamples)
     return replace(result, intervals=found)
+
+
+def _apart(classes: ClassMap) -> tuple[str, ...]:
+    """The groups of the classes, where there are several."""
+    return classes.groups if len(set(classes.groups)) > 1 else ()
 
 
 def stack_counts(images: Sequence[Any], n_classes: int, k: int) -> Any:
