@@ -181,6 +181,15 @@ class RunConfig(_Section):
     workers: NaturalInt | None = Field(None, description="decoding threads; by the cores if not given")
     cache_gb: Annotated[float, Field(ge=0)] = Field(8.0, description="most disk for decoded frames, in the run's folder")
     progress: bool = Field(True, description="progress bars, on a terminal")
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
+        (), description="where the lines of metrics.jsonl go, too: tensorboard, wandb"
+    )
+
+    @field_validator("loggers", mode="before")
+    @classmethod
+    def _accept_names(cls, value: Any) -> Any:
+        """Take "tensorboard,wandb" and ["tensorboard"] alike."""
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 class Config(_Section):
