@@ -11,7 +11,7 @@ from picie import config, registry
 from picie.cli import main
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "src/picie/presets").glob("*.toml")]
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "src/picie").glob("*/*.toml")]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)

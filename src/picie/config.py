@@ -238,13 +238,13 @@ def _presets() -> Any:
     return resources.files("picie").joinpath("presets")
 
 
-def load(preset: str | None = None, file: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+def load(preset: str | None = None, file: Path | None = None, overrides: Sequence[str | Mapping[str, Any]] = ()) -> Config:
     """The configuration of the given layers, lowest first.
 
     Args:
         preset: a name from `preset_names()`; none is `default`.
         file: a TOML file with any of the sections.
-        overrides: "section.key=value" strings; values in TOML's syntax, where bare words are strings.
+        overrides: "section.key=value" strings; values in TOML's syntax, where bare words are strings. Or nested dictionaries.
 
     Raises:
         InputError: an unknown preset or key, a file that is no TOML, or a value out of range.
@@ -257,7 +257,7 @@ def load(preset: str | None = None, file: Path | None = None, overrides: Sequenc
     if file is not None:
         _merge(values, read_toml(file))
     for override in overrides:
-        _merge(values, _parse_override(override))
+        _merge(values, _parse_override(override) if isinstance(override, str) else override)
     return from_dict(values)
 
 

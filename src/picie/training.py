@@ -70,6 +70,11 @@ def train(config: Config, out: str | Path) -> Path:
     return _carry_out(config, out, None)
 
 
+def check(config: Config) -> None:
+    """Raises `InputError` for all that `train` refuses before it reads the images; nothing is written."""
+    _Run(config, Path(), Progress(False), StopRequest())
+
+
 def resume(out: str | Path, overrides: Sequence[str] = ()) -> Path:
     """Go on exactly where the run in `out` stopped.
 
