@@ -89,6 +89,7 @@ def test_folders_are_plain_and_never_shared() -> None:
         (["--vary", "loss.temprature=0.1|1"], "did you mean 'loss.temperature'"),
         (["--vary", "loss.temperature=0.1|0"], "setting 'temperature=0': loss.temperature = 0: must be greater than 0"),
         (["--vary", "loss.temperature=0.3|0.30"], "mean the same"),
+        (["--vary", "seed=0|1"], "mean the same, but for seed and [run]"),
         (["--vary", "loss.temperature=1|2", "--vary", "loss.temperature=3"], "given twice"),
         (["--vary", "views.invariance=blur|blurr"], "did you mean 'blur'"),
         (["--vary", "views.invariance=hflip"], "hflip"),
@@ -244,4 +245,4 @@ def test_processes_are_asked_to_stop_and_nothing_else_is_started(
 
 def test_a_plan_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="would share a folder"):
-        plan({"a b": [{}], "a, b": [{"seed": 3}]}, tmp_path, 1)
+        plan({"a b": [{}], "a, b": [{"method": "mdc"}]}, tmp_path, 1)

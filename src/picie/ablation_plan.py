@@ -13,7 +13,7 @@ from typing import Any
 from picie.config import Config, load
 from picie.errors import InputError
 from picie.recipes import read_recipe
-from picie.run_records import Run
+from picie.run_records import Run, options_of
 
 Layer = str | Mapping[str, Any]
 """A "section.key=value", or a nested dictionary of such."""
@@ -114,9 +114,9 @@ def plan(
             configs[name] = load(own.pop("preset", preset), file, [*base, own, *layers])
         except InputError as error:
             raise InputError(f"setting {name!r}: {error}") from error
-        again = next((other for other in configs if other != name and configs[other] == configs[name]), None)
+        again = next((other for other in configs if other != name and _same(configs[other], configs[name])), None)
         if again is not None:
-            raise InputError(f"settings {again!r} and {name!r} mean the same; leave one out")
+            raise InputError(f"settings {again!r} and {name!r} mean the same, but for seed and [run]; leave one out")
         taken = folders.setdefault(folder_name(name), name)
         if taken != name:
             raise InputError(f"settings {taken!r} and {name!r} would share a folder; rename one")
@@ -126,6 +126,10 @@ def plan(
         for name, config in configs.items()
         for seed in [config.seed + step]
     ]
+
+
+def _same(first: Config, second: Config) -> bool:
+    return options_of(first) | {"seed": 0} == options_of(second) | {"seed": 0}
 
 
 def folder_name(setting: str) -> str:
