@@ -12,7 +12,7 @@ from picie.cli import main
 
 ROOT = Path(__file__).parents[1]
 GENERATED = ("commands.md", "options.md")  # by docs/reference_pages.py
-DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "src/picie/presets").glob("*.toml")]
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "src/picie").glob("*/*.toml")]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)

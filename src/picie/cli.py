@@ -14,7 +14,8 @@ from typing import Annotated, Any, Optional
 import typer
 from pydantic import BaseModel
 
-from picie import cli_clusters, cli_data, registry
+from picie import cli_clusters, cli_data, cli_experiments
+from picie.cli_options import data_options, join_options
 from picie.config import Config, load
 from picie.errors import InputError, PicieError, Stopped, nearest
 from picie.version import __version__
@@ -93,7 +94,7 @@ def train(
         "views.size": size,
         "train.batch_size": batch_size,
     }
-    options = _join_options({key: value for key, value in flags.items() if value is not None}, given)
+    options = join_options({key: value for key, value in flags.items() if value is not None}, given)
     if resume is not None:
         if data is not None or preset is not None or config is not None or out is not None:
             raise InputError("--resume DIR takes data and settings from the run; leave out DATA, --preset, --config and --out")
@@ -101,44 +102,12 @@ def train(
 
         _say_trained(training.resume(resume, options))
         return
-    named = _data_options(data)
-    for key in (option.partition("=")[0] for option in named):
-        if any(option.startswith(f"{key}=") for option in options):
-            raise InputError(f"{key} is given twice, by DATA {data} and as an option; give it once")
-    settings = load(preset, config, [*named, *options])
+    settings = load(preset, config, [*data_options(data, options), *options])
     if settings.data.name == "folder" and settings.data.root is None:
         raise InputError("DATA is missing; give a folder of images, e.g. picie train photos/")
     from picie import training  # torch and timm: seconds, which a mistaken option need not wait for
 
     _say_trained(training.train(settings, out or _default_out(settings)))
-
-
-def _data_options(data: str | None) -> list[str]:
-    """What DATA means: a folder that is there, else a dataset's name."""
-    if data is None:
-        return []
-    if not Path(data).exists() and (data in registry.DATASETS or ":" in data):
-        return [f"data.name={_toml_string(data)}"]
-    if not Path(data).exists() and Path(data).name == data:
-        raise InputError(f"{data}: no such folder, and no dataset of that name; {nearest(data, registry.DATASETS)}")
-    return [f"data.root={_toml_string(data)}"]
-
-
-def _toml_string(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)  # TOML has JSON's strings, but for its escapes of paired surrogates
-
-
-def _join_options(flags: dict[str, Any], overrides: Sequence[str]) -> list[str]:
-    """Flags and section.key=value strings as one list. Raises `InputError` if an option is given two values."""
-    joined = {key: _toml_string(value) if isinstance(value, str) else str(value) for key, value in flags.items()}
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise InputError(f"{text!r} is no option; write section.key=value, e.g. train.lr=1e-4")
-        if joined.get(key, value).strip("\"'") != value.strip("\"'"):
-            raise InputError(f"{key} is given twice, as {joined[key]} and as {value}; give it once")
-        joined[key] = value
-    return [f"{key}={value}" for key, value in joined.items()]
 
 
 def _default_out(config: Config) -> Path:
@@ -190,7 +159,7 @@ def evaluate(
 
     _check_json(json_file)
     flags = {"evaluate.split": split, "evaluate.matching": matching}
-    options = _join_options({key: value for key, value in flags.items() if value is not None}, overrides or [])
+    options = join_options({key: value for key, value in flags.items() if value is not None}, overrides or [])
     result = evaluation.evaluate(run, data, None, device, dataset=dataset, overrides=options, bootstrap=bootstrap)
     asked = {"baselines": (baselines, evaluate_baselines), "probes": (probes, evaluate_probes)}
     others = {
@@ -328,15 +297,19 @@ def demo(
 
 @app.command("list")
 def list_(
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="datasets, backbones, transforms, methods or presets.")],
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="datasets, backbones, transforms, methods, presets or recipes.")],
 ) -> None:
     """List what an option can name."""
     from picie import tables
 
-    kinds = ("datasets", "backbones", "transforms", "methods", "presets")
+    kinds = ("datasets", "backbones", "transforms", "methods", "presets", "recipes")
     if what not in kinds:
         raise InputError(f"list: unknown kind {what!r}; {nearest(what, kinds)}")
     tables.show_list(what)
+
+
+app.command()(cli_experiments.compare)
+app.command()(cli_experiments.ablate)
 
 
 def _print_version(asked: bool) -> None:

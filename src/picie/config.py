@@ -199,6 +199,15 @@ class RunConfig(_Section):
     workers: NaturalInt | None = Field(None, description="decoding threads; by the cores if not given")
     cache_gb: Annotated[float, Field(ge=0)] = Field(8.0, description="most disk for decoded frames, in the run's folder")
     progress: bool = Field(True, description="progress bars, on a terminal")
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
+        (), description="where the lines of metrics.jsonl go, too: tensorboard, wandb"
+    )
+
+    @field_validator("loggers", mode="before")
+    @classmethod
+    def _accept_names(cls, value: Any) -> Any:
+        """Take "tensorboard,wandb" and ["tensorboard"] alike."""
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 class Config(_Section):
@@ -247,13 +256,13 @@ def _presets() -> Any:
     return resources.files("picie").joinpath("presets")
 
 
-def load(preset: str | None = None, file: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+def load(preset: str | None = None, file: Path | None = None, overrides: Sequence[str | Mapping[str, Any]] = ()) -> Config:
     """The configuration of the given layers, lowest first.
 
     Args:
         preset: a name from `preset_names()`; none is `default`.
         file: a TOML file with any of the sections.
-        overrides: "section.key=value" strings; values in TOML's syntax, where bare words are strings.
+        overrides: "section.key=value" strings; values in TOML's syntax, where bare words are strings. Or nested dictionaries.
 
     Raises:
         InputError: an unknown preset or key, a file that is no TOML, or a value out of range.
@@ -266,7 +275,7 @@ def load(preset: str | None = None, file: Path | None = None, overrides: Sequenc
     if file is not None:
         _merge(values, read_toml(file))
     for override in overrides:
-        _merge(values, _parse_override(override))
+        _merge(values, _parse_override(override) if isinstance(override, str) else override)
     return from_dict(values)
 
 

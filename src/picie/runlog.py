@@ -10,7 +10,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,8 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 from rich.text import Text
+
+from picie.loggers import Logger, open_loggers
 
 log = logging.getLogger("picie")
 console = Console(stderr=True)  # progress bars and log lines; results go to stdout
@@ -99,10 +101,12 @@ class RunLog:
 
     Args:
         folder: the run's folder.
+        loggers: where the lines of metrics.jsonl go, too, as `run.loggers` names it.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, loggers: Sequence[str] = ()) -> None:
+        self.folder, self._names = folder, loggers
+        self._loggers: list[Logger] = []
         self._metrics = folder / "metrics.jsonl"
         self._record = folder / "run.json"
 
@@ -113,6 +117,13 @@ class RunLog:
         record.update(status="running", versions=versions(), git=git_state(), platform=platform.platform(), **details)
         self._write(record)
 
+    def open_loggers(self) -> None:
+        """Get the loggers ready, before the run's first line or that with which it goes on. Raises `InputError`."""
+        keys = self.read().get("loggers", {})
+        self._loggers = open_loggers(self._names, self.folder, keys, self.read_metrics())
+        if keys:
+            self.update(loggers=keys)
+
     def update(self, **details: Any) -> None:
         """Add to run.json."""
         self._write({**self.read(), **details})
@@ -121,6 +132,8 @@ class RunLog:
         """Close run.json; `seconds` add up over the times that a run was resumed."""
         seconds = round(self.read().get("seconds", 0) + seconds, 1)
         self.update(status=status, epochs=epochs, seconds=seconds, peak_memory_mb=peak_memory_mb)
+        for logger in self._loggers:
+            logger.close()
 
     def read(self) -> dict[str, Any]:
         """The content of run.json."""
@@ -134,9 +147,11 @@ class RunLog:
         _replace(self._record, text)
 
     def metrics(self, line: dict[str, Any]) -> None:
-        """Append one line to metrics.jsonl."""
+        """Append one line to metrics.jsonl, and hand it to the loggers."""
         with self._metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        for logger in self._loggers:
+            logger.write(line)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""

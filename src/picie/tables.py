@@ -13,6 +13,7 @@ from rich.table import Column, Table
 from picie import registry
 from picie.config import preset_names, preset_text
 from picie.intervals import LEVEL
+from picie.recipes import recipe_names, recipe_text
 from picie.results import Evaluation, unmatched_clusters
 
 
@@ -96,6 +97,9 @@ def _list_rows(what: str) -> Iterator[tuple[str, str]]:
     if what == "presets":
         for name in preset_names():
             yield name, preset_text(name).splitlines()[0].lstrip("# ")
+    elif what == "recipes":
+        for name in recipe_names():
+            yield name, recipe_text(name).splitlines()[0].lstrip("# ")
     elif what == "transforms":
         for option, entries in (("invariance", registry.INVARIANCE), ("equivariance", registry.EQUIVARIANCE)):
             for name in entries:

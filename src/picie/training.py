@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from picie import checkpoint, registry, run_folder
+from picie import checkpoint, loggers, registry, run_folder
 from picie.clustering.pseudo_labels import Clustering, PseudoLabelStore, generate_pseudo_labels, refit_prototypes
 from picie.config import Config, from_dict, read_toml, to_toml, with_overrides
 from picie.data import open_dataset
@@ -66,6 +66,11 @@ def train(config: Config, out: str | Path) -> Path:
     out = Path(out)
     run_folder.check_new(out, f", or --resume {out} to go on with a run in it")
     return _carry_out(config, out, None)
+
+
+def check(config: Config) -> None:
+    """Raises `InputError` for all that `train` refuses before it reads the images; nothing is written."""
+    _Run(config, Path(), Progress(False), StopRequest())
 
 
 def resume(out: str | Path, overrides: Sequence[str] = ()) -> Path:
@@ -157,6 +162,7 @@ class _Run:
 
     def __init__(self, config: Config, out: Path, bars: Progress, stop: StopRequest, pretrained: bool | None = None) -> None:
         self.config, self.out, self.bars, self.stop = with_absolute_root(config), out, bars, stop
+        loggers.check(config.run.loggers)
         device = pick_device(config.run.device)
         self.views = TwoViews(config.views.invariance, config.views.equivariance, config.seed)
         check_turns(self.views, config)
@@ -174,7 +180,7 @@ class _Run:
             check_labels(self.scored, bars)
         trained = [p for p in network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(trained, lr=config.train.lr)
-        self.log = RunLog(out)
+        self.log = RunLog(out, config.run.loggers)
         self.standing = _Standing()
         self.frames: Frames | None = None
 
@@ -190,7 +196,7 @@ class _Run:
         with self.bars.bar("read images", len(self.dataset)) as advance:
             indices = self.frames.scan(config.data.on_bad_image, self._stopping(advance))
         bad = {self.dataset.name(i): reason for i, reason in self.frames.bad.items()}
-        self.log.update(images=len(indices), skipped_images=len(bad), skipped=bad)
+        self.log.update(images=len(indices), skipped_images=len(bad), skipped=bad, digest=self.frames.digest)
         log.info("%d images%s", len(indices), f", {len(bad)} skipped" if bad else "")
         check_points(config, len(indices), self.cells)
         if state is not None and state["images"] != self.frames.digest:
@@ -206,6 +212,8 @@ class _Run:
             self._start_network()
         else:
             self._restore(state)
+        if not self.standing.finished:
+            self.log.open_loggers()
 
     def _start_network(self) -> None:
         """What happens to a new network before its first epoch: the laterals' PCA start."""

@@ -1,0 +1,45 @@
+"""What `picie train` and `picie ablate` make of their arguments: section.key=value strings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from picie import registry
+from picie.errors import InputError, nearest
+
+
+def data_options(data: str | None, options: Sequence[str]) -> list[str]:
+    """What DATA means: a folder that is there, else a dataset's name. Raises `InputError` if `options` say it again."""
+    named = [] if data is None else [_data_option(data)]
+    for key in (option.partition("=")[0] for option in named):
+        if any(option.startswith(f"{key}=") for option in options):
+            raise InputError(f"{key} is given twice, by DATA {data} and as an option; give it once")
+    return named
+
+
+def _data_option(data: str) -> str:
+    if not Path(data).exists() and (data in registry.DATASETS or ":" in data):
+        return f"data.name={_toml_string(data)}"
+    if not Path(data).exists() and Path(data).name == data:
+        raise InputError(f"{data}: no such folder, and no dataset of that name; {nearest(data, registry.DATASETS)}")
+    return f"data.root={_toml_string(data)}"
+
+
+def _toml_string(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)  # TOML has JSON's strings, but for its escapes of paired surrogates
+
+
+def join_options(flags: dict[str, Any], overrides: Sequence[str]) -> list[str]:
+    """Flags and section.key=value strings as one list. Raises `InputError` if an option is given two values."""
+    joined = {key: _toml_string(value) if isinstance(value, str) else str(value) for key, value in flags.items()}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"{text!r} is no option; write section.key=value, e.g. train.lr=1e-4")
+        if joined.get(key, value).strip("\"'") != value.strip("\"'"):
+            raise InputError(f"{key} is given twice, as {joined[key]} and as {value}; give it once")
+        joined[key] = value
+    return [f"{key}={value}" for key, value in joined.items()]

@@ -1,0 +1,184 @@
+"""A comparison for people: tables on the terminal, and a plot of the scores over the epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Column, Table
+
+from picie.colors import palette, rgb_to_hex, srgb_to_lab
+from picie.comparison import LABEL_FREE, SCORES, Comparison, Group
+from picie.errors import InputError
+from picie.significance import Spread
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PLOTS = (".png", ".svg", ".pdf")
+_NAMES = {"accuracy": "pixel accuracy %", "miou": "mIoU %", "loss": "loss", "objective": "objective", "imbalance": "imbalance"}
+_MARKERS = "os^DvPX"  # for those to whom two colours look alike
+_DARK, _VIVID = 62, 90  # CIELAB lightness and chroma
+_WIDTH = 160  # of a file or a pipe, where a table need not be folded
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """Print what differs, the scores of each group, the verdicts and the notes."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)
+    if comparison.differs:
+        console.print(_differing(comparison))
+    console.print(_scores(comparison))
+    if comparison.verdicts:
+        console.print(_verdicts(comparison))
+    for group in comparison.groups:
+        for protocol in sorted(group.protocols - set().union(*(g.protocols for g in _before(comparison, group)))):
+            console.print(f"protocol: {protocol}", highlight=False, soft_wrap=True)
+    for note in comparison.notes:
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _before(comparison: Comparison, group: Group) -> Sequence[Group]:
+    return comparison.groups[: comparison.groups.index(group)]
+
+
+def _table(*columns: str | Column) -> Table:
+    return Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
+
+
+def _right(name: str) -> Column:
+    return Column(name, justify="right")
+
+
+def _differing(comparison: Comparison) -> Table:
+    """Options by groups, or the other way round where there are more groups than options."""
+    names = [group.name for group in comparison.groups]
+    cells = {key: [_setting(value) for value in values] for key, values in comparison.differs.items()}
+    if len(cells) >= len(names):
+        table = _table("what differs", *names)
+        for key, values in cells.items():
+            table.add_row(key, *values)
+    else:
+        table = _table("what differs", *cells)
+        for name, *values in zip(names, *cells.values(), strict=True):
+            table.add_row(name, *values)
+    return table
+
+
+def _setting(value: Any) -> str:
+    """A setting as short as can be read: lists of transforms as they are written on the command line."""
+    if isinstance(value, list):
+        return ", ".join(_setting(item) for item in value) or "none"
+    if isinstance(value, dict):
+        rest = " ".join(f"{k}={v}" for k, v in value.items() if k != "name")
+        return f"{value['name']}({rest})" if rest else str(value.get("name"))
+    return "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _scores(comparison: Comparison) -> Table:
+    """A row a group: mean, standard deviation and values of each number."""
+    groups = comparison.groups
+    keys = [key for key in (*SCORES, *LABEL_FREE) if any(group.spread(key).values for group in groups)]
+    keys = [key for key in keys if key in SCORES or not comparison.scored]
+    table = _table("last epoch", _right("seeds"), *(_NAMES[key] for key in keys), _right("s an epoch"))
+    for group in groups:
+        digits = [(1 if key in SCORES else 4) for key in keys]
+        spreads = [_spread(group.spread(key), places) for key, places in zip(keys, digits, strict=True)]
+        seconds = "-" if group.seconds is None else f"{group.seconds:.1f}"
+        table.add_row(group.name, str(len(group.counted)), *spreads, seconds)
+    return table
+
+
+def _spread(spread: Spread, digits: int) -> str:
+    """'mean ± deviation (values)'."""
+    if spread.mean is None:
+        return "-"
+    if spread.deviation is None:
+        return f"{spread.mean:.{digits}f}"
+    values = ", ".join(f"{value:.{digits}f}" for value in spread.values)
+    return f"{spread.mean:.{digits}f} ± {spread.deviation:.{digits}f} ({values})"
+
+
+def _verdicts(comparison: Comparison) -> Table:
+    corrected = len(comparison.verdicts) > len(SCORES)
+    table = _table("difference", "of", _right("mean"), _right("95 % interval"), _right("p"), "verdict")
+    for verdict in comparison.verdicts:
+        pair, d = f"{verdict.second} less {verdict.first}", verdict.difference
+        if d is None:
+            table.add_row(pair, _NAMES[verdict.score], "-", "-", "-", verdict.words)
+        else:
+            p = f"{_p(d.p)} (Holm {_p(d.corrected)})" if corrected else _p(d.p)
+            interval = f"{d.interval[0]:+.1f} to {d.interval[1]:+.1f}"
+            table.add_row(pair, _NAMES[verdict.score], f"{d.mean:+.1f}", interval, p, verdict.words)
+    return table
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
+def check_plot(path: Path) -> None:
+    """Raises `InputError` if a plot cannot be written to `path`."""
+    if path.suffix.lower() not in PLOTS:
+        raise InputError(f"--out {path}: is no name of a picture; end it in {', '.join(PLOTS)}")
+    if not path.resolve().parent.is_dir():
+        raise InputError(f"--out {path}: no such folder; make it first")
+
+
+def save_plot(comparison: Comparison, path: Path) -> None:
+    """Write a plot of the scores over the epochs, or of the losses where there are no scores.
+
+    A group has a line, its mean over the seeds; a band, one standard deviation to either side; and a thin line a run.
+
+    Args:
+        comparison: the runs.
+        path: a file ending in one of `PLOTS`.
+    """
+    from matplotlib.figure import Figure  # not pyplot: no window, no state
+
+    keys = SCORES if comparison.scored else ("loss", "objective")
+    colors = _line_colors(len(comparison.groups))
+    columns = max(1, min(4, 90 // (8 + max(len(group.name) for group in comparison.groups))))
+    rows = -(-len(comparison.groups) // columns)
+    figure = Figure(figsize=(10, 4.2 + 0.25 * rows), layout="constrained")
+    for axes, key in zip(figure.subplots(1, len(keys)), keys, strict=True):
+        for index, (group, color) in enumerate(zip(comparison.groups, colors, strict=True)):
+            _draw(axes, group, key, color, _MARKERS[index % len(_MARKERS)])
+        axes.set(xlabel="epoch", ylabel=_NAMES[key])
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def _line_colors(n: int) -> list[str]:
+    """The first `n` colours of the palette that are dark and calm enough for lines on white."""
+    candidates = palette(5 * n + 16)
+    lab = srgb_to_lab(np.array(candidates) / 255)
+    fit = (lab[:, 0] < _DARK) & (np.hypot(lab[:, 1], lab[:, 2]) < _VIVID)
+    return [rgb_to_hex(color) for color, kept in zip(candidates, fit, strict=True) if kept][:n]
+
+
+def _draw(axes: Axes, group: Group, key: str, color: str, marker: str) -> None:
+    """One group's lines; a setting that is not trained is drawn across, dashed."""
+    curves = [run.curve(key) for run in group.counted or group.runs]
+    shared = sorted(set.intersection(*(set(curve) for curve in curves)))
+    spreads = [Spread(tuple(curve[epoch] for curve in curves)) for epoch in shared]
+    means = [spread.mean or 0.0 for spread in spreads]
+    label = f"{group.name} (n = {len(group.counted)})"
+    low, high = ([m + sign * (s.deviation or 0.0) for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
+    if shared == [0]:
+        axes.axhspan(low[0], high[0], color=color, alpha=0.15, linewidth=0)
+        axes.axhline(means[0], color=color, linestyle="--", linewidth=1.8, label=f"{label}, 0 epochs")
+        return
+    for curve in curves if len(curves) > 1 else ():
+        axes.plot(list(curve), list(curve.values()), color=color, linewidth=0.7, alpha=0.5)
+    axes.fill_between(shared, low, high, color=color, alpha=0.15, linewidth=0)
+    axes.plot(shared, means, color=color, linewidth=2.2, marker=marker, markersize=5, label=label)
