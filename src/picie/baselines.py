@@ -17,18 +17,15 @@ from picie.colors import srgb_to_lab
 from picie.config import Config, from_dict
 from picie.data import open_dataset, takes_folder
 from picie.data.base import Dataset
-from picie.data.images import centre_frame
-from picie.data.loading import read_ahead
 from picie.engine import Engine, pick_device
-from picie.errors import InputError, UnreadableImageError
+from picie.errors import InputError
 from picie.evaluation import Evaluation, Predict, open_labelled, score_split, scored_config
-from picie.features import sample_cells
 from picie.inference import Segmenter
 from picie.models.raw import RawFeatures
 from picie.runlog import Progress, log
+from picie.sampling import centre_square, sample_cells
 from picie.views.draws import derived_seed
 
-_SAMPLE = 2**17  # pixels that the clustering is made of
 _POSITION = 0.5  # weight of the standardised position beside standardised colour (METHOD 8)
 _RESTARTS = 8  # of k-means on features, as many as a run's own by default: one start alone leaves the score to chance
 
@@ -36,11 +33,12 @@ _RESTARTS = 8  # of k-means on features, as many as a run's own by default: one 
 def evaluate_baselines(
     run: str | Path,
     data: str | Path | None = None,
+    *,
     split: str | None = None,
-    progress: bool = True,
     dataset: str | None = None,
-    device: str = "auto",
     overrides: Sequence[str] = (),
+    device: str = "auto",
+    progress: bool = True,
 ) -> dict[str, Evaluation]:
     """Score the baselines on what a run is scored on, with its K, seed and protocol; no label is used but to score.
 
@@ -52,27 +50,28 @@ def evaluate_baselines(
         run: a run's folder.
         data: as for `evaluate`.
         split: as for `evaluate`.
-        progress: show bars, on a terminal.
         dataset: as for `evaluate`.
-        device: as for `evaluate`.
         overrides: as for `evaluate`.
+        device: as for `evaluate`.
+        progress: show bars, on a terminal.
     """
-    config = scored_config(from_dict(checkpoint.load(run)["config"]), overrides)
+    state = checkpoint.load(run)
+    k = len(checkpoint.classifier_in_use(state)[0])  # `picie name` may have made other clusters than those of the training
+    config = scored_config(from_dict({**state["config"], "cluster": {**state["config"]["cluster"], "k": k}}), overrides)
     scored, split = open_labelled(config, data, split, dataset)
     own = config.data
     if data is not None and own.root is None and takes_folder(own.name):  # an imported run has no images of its own
         own = own.model_copy(update={"name": dataset or own.name, "root": str(data)})
     unlabelled = open_dataset(own, own.train_split)
     with Progress(progress) as bars:
-        points = sample_pixels(unlabelled, config, bars)
-        predictors: dict[str, tuple[Predict, int]] = {
-            "constant prediction": (_constant, 1),
-            "k-means on colour": (color_kmeans(points, config, 0.0), config.cluster.k),
-            "k-means on colour and position": (color_kmeans(points, config, _POSITION), config.cluster.k),
-        }
+        predictors: dict[str, tuple[Predict, int]] = {"constant prediction": (_constant, 1)}
+        with left_out("k-means on colour"):
+            points = sample_pixels(unlabelled, config, bars)
+            predictors["k-means on colour"] = (color_kmeans(points, config, 0.0), k)
+            predictors["k-means on colour and position"] = (color_kmeans(points, config, _POSITION), k)
         with left_out("k-means on raw backbone features"):
-            predictors["k-means on raw backbone features"] = (raw_kmeans(unlabelled, config, device, bars), config.cluster.k)
-        return {name: score_split(f, k, scored, config, split, bars) for name, (f, k) in predictors.items()}
+            predictors["k-means on raw backbone features"] = (raw_kmeans(unlabelled, config, device, bars), k)
+        return {name: score_split(f, n, scored, config, split, bars) for name, (f, n) in predictors.items()}
 
 
 @contextlib.contextmanager
@@ -89,27 +88,14 @@ def _constant(pixels: Tensor, size: tuple[int, int]) -> np.ndarray:
 
 
 def sample_pixels(dataset: Dataset, config: Config, bars: Progress) -> np.ndarray:
-    """(n, 5) `color_and_position` of an equal number of random pixels of each image that can be read."""
-    size, seed = config.evaluate_size, derived_seed(config.seed, "color k-means")
-    share = max(1, _SAMPLE // len(dataset))
+    """(n, 5) `color_and_position` of an equal number of random pixels of each image. Raises `InputError` if there is none."""
 
-    def sample(index: int) -> np.ndarray | None:
-        try:
-            frame = centre_frame(dataset.image(index), (size, size))
-        except UnreadableImageError:
-            return None
-        points = color_and_position(frame[None])
-        picked = np.random.default_rng([seed, index]).choice(len(points), min(share, len(points)), replace=False)
-        chosen: np.ndarray = points[picked]
-        return chosen
+    def maps(pixels: Tensor) -> Tensor:
+        values = torch.from_numpy(color_and_position(pixels.numpy()))
+        return values.view(len(pixels), *pixels.shape[2:], -1).permute(0, 3, 1, 2)
 
-    found = []
-    with bars.bar("sample colours", len(dataset)) as advance:
-        for points in read_ahead(sample, range(len(dataset))):
-            advance(1)
-            if points is not None:
-                found.append(points)
-    return np.concatenate(found)
+    found: np.ndarray = sample_cells(maps, dataset, centre_square(config.evaluate_size), config.seed, bars).points.numpy()
+    return found
 
 
 def color_kmeans(points: np.ndarray, config: Config, position_weight: float) -> Predict:
@@ -143,8 +129,9 @@ def raw_kmeans(dataset: Dataset, config: Config, device: str, bars: Progress) ->
     network = RawFeatures(config.model)
     engine = Engine(pick_device(device), config.train.precision, network)
     network.eval()
-    points, _ = sample_cells(lambda pixels: network(engine.to_images(pixels)), dataset, config, bars)
-    points = F.normalize(network.fit(points), dim=1)
+    load = centre_square(config.evaluate_size)
+    sample = sample_cells(lambda pixels: network(engine.to_images(pixels)), dataset, load, config.seed, bars)
+    points = F.normalize(network.fit(sample.points), dim=1)
     return Segmenter(network, feature_kmeans(points, config.cluster.k, config), config, engine).clusters
 
 

@@ -35,12 +35,13 @@ Predict = Callable[[Tensor, tuple[int, int]], np.ndarray]
 def evaluate(
     run: str | Path,
     data: str | Path | None = None,
+    *,
     split: str | None = None,
+    dataset: str | None = None,
+    overrides: Sequence[str] = (),
     device: str = "auto",
     progress: bool = True,
     record: bool = True,
-    dataset: str | None = None,
-    overrides: Sequence[str] = (),
     bootstrap: int = RESAMPLES,
 ) -> Evaluation:
     """Score a run on a labelled split, and store the matching in the run, so that predictions carry class names.
@@ -49,29 +50,27 @@ def evaluate(
         run: a run's folder or checkpoint file.
         data: the folder of labelled images; none: the run's own.
         split: the split; none: the run's `evaluate.split`.
+        dataset: what the folder is, a name from `picie list datasets`; none: as the run's own.
+        overrides: "evaluate.key=value", laid over the run's configuration: size, crop, split, matching.
         device: where to compute.
         progress: show a bar, on a terminal.
         record: store the matching in the run's checkpoint.
-        dataset: what the folder is, a name from `picie list datasets`; none: as the run's own.
-        overrides: "evaluate.key=value", laid over the run's configuration: size, crop, split, matching.
         bootstrap: resamples of the images for confidence intervals; 0 for none.
 
     Raises:
         InputError: no such run, data or split, no labels, labels that cannot be used, or an override of something else.
     """
     path = checkpoint.find_checkpoint(run)
-    with checkpoint.exclusive(path.parent) as alone:
-        state = checkpoint.load(path)
-        segmenter = Segmenter.from_state(state, device)
-        config = scored_config(segmenter.config, overrides)
-        labelled, split = open_labelled(config, data, split, dataset)
-        if segmenter.k != (trained := len(state["classifier"]["weight"])):
-            log.info("scoring the %d clusters that `picie name` made, not the %d that were trained", segmenter.k, trained)
-        with Progress(progress) as bars:
-            check_labels(labelled, bars)
-            result = score_split(segmenter.clusters, segmenter.k, labelled, config, split, bars)
-        if record:
-            _record(path, state, result, alone)
+    state = checkpoint.load(path)
+    segmenter = Segmenter.from_state(state, device)
+    config = scored_config(segmenter.config, overrides)
+    labelled, split = open_labelled(config, data, split, dataset)
+    if segmenter.k != (trained := len(state["classifier"]["weight"])):
+        log.info("scoring the %d clusters that `picie name` made, not the %d that were trained", segmenter.k, trained)
+    with Progress(progress) as bars:
+        result = score_split(segmenter.clusters, segmenter.k, labelled, config, split, bars)
+    if record:
+        _record(path, state, result)
     return with_intervals(result, bootstrap)
 
 

@@ -24,7 +24,7 @@ from picie.clustering.regrouping import WardTree, agglomerate, mean_centroids, s
 from picie.errors import InputError
 from picie.inference import Segmenter
 from picie.runlog import Progress, log
-from picie.sampling import Sample, classify, sample_features, training_images
+from picie.sampling import Sample, classify, sample_predicted, training_images
 from picie.segments import Reference, Segments, joint_name, read_file
 from picie.views.draws import derived_seed
 
@@ -129,7 +129,7 @@ class _Edit:
             options, images = self.segmenter.config.cluster, training_images(self.segmenter, self.data)
             with Progress() as bars:
                 most = options.init_batches * options.batch_size
-                self._sample = sample_features(self.segmenter, images, most, options.init_points, bars)
+                self._sample = sample_predicted(self.segmenter, images, bars, most, options.init_points)
         return self._sample.points
 
     def kmeans(self, points: Tensor, k: int, *purpose: int | str) -> Tensor:

@@ -14,7 +14,7 @@ from picie.clustering.regrouping import mean_centroids
 from picie.errors import InputError
 from picie.inference import Segmenter
 from picie.runlog import Progress, log
-from picie.sampling import classify, sample_features, training_images
+from picie.sampling import classify, sample_predicted, training_images
 from picie.segments import Segments
 
 _IMAGES, _POINTS = 64, 2**15  # shares to a percent or so, in seconds
@@ -45,7 +45,7 @@ def overview(run: str | Path, data: str | Path | None = None, device: str = "aut
     try:
         images = training_images(segmenter, data)
         with Progress() as bars:
-            points = sample_features(segmenter, images, _IMAGES, _POINTS, bars).points
+            points = sample_predicted(segmenter, images, bars, _IMAGES, _POINTS).points
         clusters = classify(points, *segmenter.classifier)[0].cpu().numpy()
         shares = np.bincount(np.array(segments.assignment)[clusters], minlength=len(segments)) / len(clusters)
     except InputError as error:

@@ -5,6 +5,7 @@ They say how much a better classifier, or more clusters, would make of the same 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,13 +15,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from picie.baselines import feature_kmeans, left_out
+from picie.config import Config
 from picie.data import open_dataset
+from picie.data.base import Dataset
+from picie.errors import InputError
 from picie.evaluation import Evaluation, Predict, open_labelled, score_split, scored_config
-from picie.features import sample_cells
 from picie.inference import Segmenter, enlarged_argmax
 from picie.runlog import Progress, log
+from picie.sampling import centre_square, sample_cells
 
-_LABELLED = "(uses train labels)"
+_TRAIN = "train"  # the split whose labels are learnt, where the one that is trained on has none
 _PENALTY, _STEPS = 1e-4, 500  # of the linear probe: weight of |W|^2 / 2 beside the mean cross-entropy; most L-BFGS steps
 _NEIGHBOURS, _TEMPERATURE, _BANK = 20, 0.07, 2**14  # of the k-NN probe; 0.07 is the usual choice of the field
 _SIMILARITIES = 2**24  # computed at a time: 64 MB
@@ -29,50 +33,70 @@ _SIMILARITIES = 2**24  # computed at a time: 64 MB
 def evaluate_probes(
     run: str | Path,
     data: str | Path | None = None,
+    *,
     split: str | None = None,
-    progress: bool = True,
     dataset: str | None = None,
-    device: str = "auto",
     overrides: Sequence[str] = (),
+    device: str = "auto",
+    progress: bool = True,
+    learnt: str | None = None,
 ) -> dict[str, Evaluation]:
     """Score what else can be made of a run's frozen features, on what the run is scored on.
 
-    The labels of the split that is trained on, `data.train_split`, are opened here and nowhere else. A probe that cannot be
-    had, e.g. for want of these labels, is left out with a warning.
+    Labels to learn from are opened here and nowhere else. A probe that cannot be had, e.g. for want of them, is left out with
+    a warning.
 
     Args:
         run: a run's folder.
-        data: as for `evaluate`; the labels that the probes learn from are those of its `data.train_split`.
+        data: as for `evaluate`.
         split: as for `evaluate`.
-        progress: show bars, on a terminal.
         dataset: as for `evaluate`.
-        device: as for `evaluate`.
         overrides: as for `evaluate`.
+        device: as for `evaluate`.
+        progress: show bars, on a terminal.
+        learnt: the split whose labels the probes learn from; none: the run's `data.train_split`, or "train" where that has no
+            labels.
     """
     segmenter = Segmenter.load(run, device)
     config = scored_config(segmenter.config, overrides)
     scored, split = open_labelled(config, data, split, dataset)
-    if split == config.data.train_split:
-        log.warning("the probes are scored on the labels that they learn from, those of split %r", split)
-    finer = max(100, 4 * segmenter.k)
+    load, seed, finer = centre_square(config.evaluate_size), config.seed, max(100, 4 * segmenter.k)
     rows: dict[str, tuple[Predict, int, str]] = {}
     with Progress(progress) as bars:
         with left_out(f"clustering again at K = {finer}"):
-            points, _ = sample_cells(segmenter.features, open_dataset(config.data, config.data.train_split), config, bars)
+            images = open_dataset(config.data, config.data.train_split)
+            points = sample_cells(segmenter.features, images, load, seed, bars).points
             classifier = feature_kmeans(points, finer, config)
             rows[f"clustered again at K = {finer}"] = (_with(segmenter, classifier).clusters, finer, "many-to-one")
         with left_out("linear and k-NN probe"):
-            train, _ = open_labelled(config, data, config.data.train_split, dataset)
+            train, name = _labelled_train(config, data, dataset, learnt)
             assert train.classes is not None
-            points, labels = sample_cells(segmenter.features, train, config, bars, labelled=True)
-            n = len(train.classes)
+            common = len(scored) if name == split else len(_files(train) & _files(scored))
+            if common:
+                log.warning("the probes learn from %d of the %d images that they are scored on", common, len(scored))
+            sample = sample_cells(segmenter.features, train, load, seed, bars, labelled=True)
+            points, labels, n = sample.points, sample.classes, len(train.classes)
             linear = _with(segmenter, logistic_regression(points, labels, n))
-            rows[f"linear probe {_LABELLED}"] = (linear.clusters, n, "identity")
-            rows[f"{_NEIGHBOURS}-NN probe {_LABELLED}"] = (neighbour_probe(segmenter, points, labels, n), n, "identity")
+            rows[f"linear probe (labels of {name})"] = (linear.clusters, n, "identity")
+            rows[f"{_NEIGHBOURS}-NN probe (labels of {name})"] = (neighbour_probe(segmenter, points, labels, n), n, "identity")
         return {
             name: score_split(predict, k, scored, config, split, bars, matching)
             for name, (predict, k, matching) in rows.items()
         }
+
+
+def _labelled_train(config: Config, data: str | Path | None, dataset: str | None, split: str | None) -> tuple[Dataset, str]:
+    """The split that probes learn from, and its name. Raises `InputError` where no split has labels."""
+    own = config.data.train_split
+    if split is None and own != _TRAIN:
+        with contextlib.suppress(InputError):  # e.g. Cityscapes' test+train_extra, which has no labels
+            return open_labelled(config, data, own, dataset)
+    return open_labelled(config, data, split or _TRAIN, dataset)
+
+
+def _files(dataset: Dataset) -> set[Path]:
+    """The image files of a dataset that is made of files."""
+    return set(getattr(dataset, "paths", ()))
 
 
 def _with(segmenter: Segmenter, classifier: tuple[Tensor, Tensor]) -> Segmenter:

@@ -18,7 +18,7 @@ from picie.clustering.regrouping import WardTree
 from picie.errors import InputError
 from picie.inference import Segmenter
 from picie.runlog import Progress
-from picie.sampling import sample_features, training_images
+from picie.sampling import sample_predicted, training_images
 from picie.views.draws import derived_seed
 
 _IMAGES, _POINTS = 256, 2**13  # a minute on one CPU core for K = 2..40; twice the points led to the same K on CamVid
@@ -82,7 +82,7 @@ def suggest_k(
     segmenter = Segmenter.load(run, device)
     config, images = segmenter.config, training_images(segmenter, data)
     with Progress() as bars:
-        sample = sample_features(segmenter, images, _IMAGES, _POINTS, bars)
+        sample = sample_predicted(segmenter, images, bars, _IMAGES, _POINTS)
         names, counts = np.unique(sample.images, return_counts=True)
         if len(names) < 4 or most > np.sort(counts)[: len(names) // 2].sum():
             raise InputError(
