@@ -294,7 +294,7 @@ def test_a_run_that_is_being_trained_is_scored_but_not_renamed(cli: Call, own_ru
     assert status == 0
     assert "mIoU" in stdout
     (warning,) = [line for line in stderr.splitlines() if "warning" in line]
-    assert warning.startswith("picie: warning: the run is being trained: these scores do not name its clusters")
+    assert warning.startswith("picie: warning: another picie is at work on the run: these scores do not name its clusters")
     assert file.read_bytes() == content
     status, _, stderr = cli("evaluate", own_run, "--split", "train", "--json", scores[1])
     assert (status, "warning" in stderr) == (0, False)

@@ -7,14 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from picie import features
-from picie.config import Config
+from picie import sampling
 from picie.data.base import ClassMap
 from picie.errors import InputError, UnreadableImageError
-from picie.features import sample_cells
 from picie.runlog import Progress
+from picie.sampling import centre_square, sample_cells
 
-CONFIG = Config.model_validate({"views": {"size": 32}})
 CLASSES = ClassMap(tuple(f"class {i}" for i in range(65)), ("#000000",) * 65)
 
 
@@ -51,10 +49,11 @@ def cells(pixels: torch.Tensor) -> torch.Tensor:
     return torch.stack([pixels[:, 0, ::4, ::4].float(), number], dim=1)
 
 
-def sampled(dataset: Blocks, labelled: bool) -> tuple[np.ndarray, np.ndarray]:
+def sampled(dataset: Blocks, labelled: bool, images: int = 4096, most: int = 2**17) -> tuple[np.ndarray, np.ndarray]:
     with Progress(False) as bars:
-        points, classes = sample_cells(cells, dataset, CONFIG, bars, labelled)
-    return points.numpy(), classes.numpy()
+        sample = sample_cells(cells, dataset, centre_square(32), 0, bars, images, most, labelled)
+    assert np.array_equal(sample.points[:, 0], 10.0 * sample.images)  # each point says which image it is from
+    return sample.points.numpy(), sample.classes.numpy()
 
 
 def test_every_cell_with_the_class_at_its_centre_where_they_are_few() -> None:
@@ -77,16 +76,14 @@ def test_cells_without_a_class_are_left_out_only_where_labels_are_asked_for() ->
 
 
 def test_an_equal_share_of_each_of_a_bounded_number_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "_IMAGES", 10)
-    monkeypatch.setattr(features, "_CELLS", 109)
-    points, _ = sampled(Blocks(20), labelled=True)
+    points, _ = sampled(Blocks(20), True, 10, 109)
     values, counts = np.unique(points[:, 0], return_counts=True)
     assert (len(values), set(counts)) == (10, {10})
     assert len(np.unique(points, axis=0)) == 100
     assert len({tuple(sorted(points[points[:, 0] == value, 1])) for value in values}) == 10  # each image's own
-    assert np.array_equal(points, sampled(Blocks(20), labelled=True)[0])
-    monkeypatch.setattr(features, "_VALUES", 60)  # of two numbers each
-    assert len(sampled(Blocks(20), labelled=True)[0]) == 30
+    assert np.array_equal(points, sampled(Blocks(20), True, 10, 109)[0])
+    monkeypatch.setattr(sampling, "_VALUES", 60)  # of two numbers each
+    assert len(sampled(Blocks(20), True, 10, 109)[0]) == 30
 
 
 def test_no_cell_at_all_is_refused() -> None:

@@ -52,9 +52,9 @@ def test_every_number_is_in_the_table_with_its_name(capsys: pytest.CaptureFixtur
         assert f"{group}, published arithmetic {cells(told['groups_published'][group], None)}" in lines
     for name in ("one-to-one-iou", "many-to-one"):
         assert f"matched {name} {cells(told['matchings'][name], None)}" in lines
-    assert f"k-means on colour {cells(told, None)}" in lines
+    assert f"k-means on colour, one-to-one {cells(told, None)}" in lines
     assert "in brackets: 95 % intervals, images resampled 20 times" in lines
-    assert f"pixel accuracy {told['accuracy']:.1f} mIoU {told['miou']:.1f} (4 images)" in lines
+    assert f"pixel accuracy {told['accuracy']:.1f} mIoU {told['miou']:.1f} (4 images, mIoU of 4 classes)" in lines
     row = told["per_class"][2]
     assert f"{row['name']} {row['iou']:.1f} {row['accuracy']:.1f} {row['pixels']:,} {row['cluster']}" in lines
 

@@ -149,6 +149,7 @@ def evaluate(
         bool,
         typer.Option("--probes", help="Score beside it what else its features give: more clusters; with train labels, probes."),
     ] = False,
+    record: Annotated[bool, typer.Option("--record/--no-record", help="Name the run's clusters by these classes.")] = True,
     bootstrap: _Bootstrap = 1000,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
@@ -160,17 +161,19 @@ def evaluate(
     _check_json(json_file)
     flags = {"evaluate.split": split, "evaluate.matching": matching}
     options = join_options({key: value for key, value in flags.items() if value is not None}, overrides or [])
-    result = evaluation.evaluate(run, data, None, device, dataset=dataset, overrides=options, bootstrap=bootstrap)
+    result = evaluation.evaluate(
+        run, data, dataset=dataset, overrides=options, device=device, record=record, bootstrap=bootstrap
+    )
     asked = {"baselines": (baselines, evaluate_baselines), "probes": (probes, evaluate_probes)}
     others = {
-        kind: evaluate(run, data, None, dataset=dataset, device=device, overrides=options)
+        kind: evaluate(run, data, dataset=dataset, device=device, overrides=options)
         for kind, (wanted, evaluate) in asked.items()
         if wanted
     }
     tables.show_evaluation(result, {name: row for rows in others.values() for name, row in rows.items()})
     content = result.to_dict()
     for kind, rows in others.items():
-        keys = ("accuracy", "miou", "protocol")
+        keys = ("accuracy", "miou", "matching", "protocol")
         content[kind] = {name: {key: row.to_dict()[key] for key in keys} for name, row in rows.items()}
     _write_json(json_file, content)
 

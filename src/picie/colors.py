@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 
 import numpy as np
@@ -13,6 +14,11 @@ _TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193,
 _WHITE = np.array([0.9505, 1.0, 1.089])
 _STEPS = np.arange(0, 256, 15)  # of each channel of the candidates
 _LIGHTNESS = (30, 88)  # neither lost on black nor on white
+
+
+def is_hex(color: str) -> bool:
+    """Whether `color` is of the form "#rrggbb"."""
+    return re.fullmatch(r"#[0-9a-fA-F]{6}", color) is not None
 
 
 def hex_to_rgb(color: str) -> Color:

@@ -142,6 +142,11 @@ class ClusterConfig(_Section):
         return value
 
     @property
+    def kmeans_metric(self) -> Literal["spherical", "euclidean"]:
+        """What k-means works with: "mixed" clusters as euclidean does, and differs in the logits alone."""
+        return "spherical" if self.metric == "spherical" else "euclidean"
+
+    @property
     def heads(self) -> dict[str, int]:
         """Number of clusters of each head, by the prefix of its names: "" is what predicts, "over_" is for training alone."""
         return {"": self.k} | ({"over_": self.over_k} if self.over_k else {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,17 +105,20 @@ def open_labelled(
     return dataset, split
 
 
-def _record(path: Path, state: dict[str, Any], result: Evaluation, alone: bool) -> None:
-    """Store the matching in the run's checkpoint, unless another process may be writing it."""
-    if not alone:
-        log.warning("the run is being trained: these scores do not name its clusters; evaluate it again when it is done")
-        return
-    state["matching"] = matching_state(result)
-    try:
-        checkpoint.save(path, state)
-    except OSError as error:
-        log.warning("the run cannot be written (%s): its clusters stay without names", error.strerror)
-        return
+def _record(path: Path, scored: dict[str, Any], result: Evaluation) -> None:
+    """Store the matching in the run's checkpoint, unless another process works on it or has changed it meanwhile."""
+    with checkpoint.exclusive(path.parent) as alone:
+        state = checkpoint.load(path) if alone else scored
+        weights = [checkpoint.classifier_in_use(s)[0] for s in (state, scored)]
+        if not alone or weights[0].shape != weights[1].shape or not torch.equal(*weights):
+            log.warning("another picie is at work on the run: these scores do not name its clusters; evaluate it again later")
+            return
+        state["matching"] = matching_state(result)
+        try:
+            checkpoint.save(path, state)
+        except OSError as error:
+            log.warning("the run cannot be written (%s): its clusters stay without names", error.strerror)
+            return
     naming = state.get("naming")
     if naming is not None and naming["segments"]["given"]:
         log.info(
@@ -135,7 +139,7 @@ def matching_state(result: Evaluation) -> dict[str, Any]:
 
 
 def check_labels(dataset: Dataset, bars: Progress) -> None:
-    """Open every label once, so that a bad one is found before any work. Raises `InputError`."""
+    """Open every label once, so that a bad one is found before any training. Raises `InputError`."""
     assert dataset.classes is not None
     ignore, readable, labelled = dataset.classes.ignore, 0, False
     with bars.bar("check labels", len(dataset)) as advance:
@@ -143,6 +147,11 @@ def check_labels(dataset: Dataset, bars: Progress) -> None:
             readable += label is not None
             labelled = labelled or (label is not None and bool((label != ignore).any()))
             advance(1)
+    _check_scorable(readable, labelled, ignore)
+
+
+def _check_scorable(readable: int, labelled: bool, ignore: int) -> None:
+    """Raises `InputError` unless some image can be read, and some pixel has a class."""
     if not readable:
         raise InputError("none of the split's images can be read")
     if not labelled:
@@ -166,6 +175,7 @@ def score_split(
     """
     assert dataset.classes is not None
     counts = count(predict, k, dataset, config, bars)
+    _check_scorable(counts.shape[0], counts.nnz > 0, dataset.classes.ignore)
     return summarise(counts, dataset.classes, matching or config.evaluate.matching, f"{split}; {_part(config)}")
 
 
@@ -179,30 +189,29 @@ def count(predict: Predict, k: int, dataset: Dataset, config: Config, bars: Prog
     """(N, C * K) sparse: the confusion of `predict` on each of the N images of `dataset` that can be read."""
     assert dataset.classes is not None
     n_classes, ignore = len(dataset.classes), dataset.classes.ignore
-    counted: list[Any] = []
-    pending: list[tuple[np.ndarray, np.ndarray]] = []
+    counted: dict[int, Any] = {}
+    pending: defaultdict[tuple[int, ...], list[tuple[int, np.ndarray, np.ndarray]]] = defaultdict(list)  # by size
 
-    def flush() -> None:
-        if pending:
-            pixels = torch.from_numpy(np.stack([p for p, _ in pending]))
-            labels = [label for _, label in pending]
-            clusters = predict(pixels, labels[0].shape)
-            counted.extend(
-                coo_array(confusion_matrix(*pair, n_classes, k, ignore)) for pair in zip(labels, clusters, strict=True)
-            )
-            pending.clear()
+    def flush(items: list[tuple[int, np.ndarray, np.ndarray]]) -> None:
+        clusters = predict(torch.from_numpy(np.stack([pixels for _, pixels, _ in items])), items[0][2].shape)
+        for (index, _, label), own in zip(items, clusters, strict=True):
+            counted[index] = coo_array(confusion_matrix(label, own, n_classes, k, ignore))
+        items.clear()
 
     with bars.bar("evaluate", len(dataset)) as advance:
-        for pair in read_ahead(lambda i: _load_pair(dataset, i, config), range(len(dataset))):
+        for index, pair in enumerate(read_ahead(lambda i: _load_pair(dataset, i, config), range(len(dataset)))):
             if pair is not None:
-                if pending and pending[0][0].shape != pair[0].shape:
-                    flush()
-                pending.append(pair)
-                if len(pending) == _BATCH:
-                    flush()
+                own = pending[pair[0].shape]
+                own.append((index, *pair))
+                if len(own) == _BATCH:
+                    flush(own)
+                elif sum(map(len, pending.values())) > 4 * _BATCH:  # of many sizes, not all can wait
+                    flush(max(pending.values(), key=len))
             advance(1)
-        flush()
-    return stack_counts(counted, n_classes, k)
+        for left in pending.values():
+            if left:
+                flush(left)
+    return stack_counts([counted[index] for index in sorted(counted)], n_classes, k)
 
 
 def _load_pair(dataset: Dataset, index: int, config: Config) -> tuple[np.ndarray, np.ndarray] | None:

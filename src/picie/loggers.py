@@ -54,11 +54,13 @@ class TensorBoard:
         self._writer = module.SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
 
     def write(self, line: Mapping[str, Any]) -> None:
+        """Add the numbers of `line` as a point at its epoch."""
         for name, value in numbers(line):
             self._writer.add_scalar(name, value, line["epoch"])
         self._writer.flush()
 
     def close(self) -> None:
+        """Write out what is held back."""
         self._writer.close()
 
 
@@ -77,9 +79,11 @@ class WandB:
         self._run = module.init(**place, id=key, resume="allow", config=read_toml(folder / "config.toml"))
 
     def write(self, line: Mapping[str, Any]) -> None:
+        """Add the numbers of `line` as a point at its epoch."""
         self._run.log(dict(numbers(line)), step=line["epoch"])
 
     def close(self) -> None:
+        """Write out what is held back."""
         self._run.finish()
 
 

@@ -29,13 +29,14 @@ def confusion_matrix(labels: np.ndarray, clusters: np.ndarray, n_classes: int, k
 def match_one_to_one(confusion: np.ndarray, void: int | None = None) -> np.ndarray:
     """(K,) int64: each cluster's class, or UNMATCHED; the Hungarian assignment that maximises agreeing pixels.
 
-    With more clusters than classes the rest stays unmatched; with fewer, some classes are never predicted. The column `void`,
-    if there is one, holds pixels without a prediction and is never matched.
+    With more clusters than classes the rest stays unmatched; with fewer, some classes are never predicted. A class without
+    labelled pixels is matched to no cluster. The column `void`, if there is one, holds pixels without a prediction and is
+    never matched.
 
     >>> match_one_to_one(np.array([[0, 9, 1], [5, 0, 4]])).tolist()
     [1, 0, -1]
     """
-    return _best_pairs(confusion, void)
+    return _best_pairs(confusion, void, confusion.sum(1) > 0)
 
 
 def match_one_to_one_iou(confusion: np.ndarray, void: int | None = None) -> np.ndarray:
@@ -46,7 +47,7 @@ def match_one_to_one_iou(confusion: np.ndarray, void: int | None = None) -> np.n
     ([0, 1], [1, 0])
     """
     union = confusion.sum(1, keepdims=True) + confusion.sum(0) - confusion
-    return _best_pairs(confusion / np.maximum(union, 1), void)
+    return _best_pairs(confusion / np.maximum(union, 1), void, confusion.sum(1) > 0)
 
 
 def match_many_to_one(confusion: np.ndarray, void: int | None = None) -> np.ndarray:
@@ -76,11 +77,16 @@ MATCHINGS: dict[str, Callable[[np.ndarray, int | None], np.ndarray]] = {
 }
 
 
-def _best_pairs(gain: np.ndarray, void: int | None) -> np.ndarray:
-    columns = np.flatnonzero(np.arange(gain.shape[1]) != void)
-    classes, pairs = linear_sum_assignment(gain[:, columns], maximize=True)
+def _best_pairs(gain: np.ndarray, void: int | None, labelled: np.ndarray) -> np.ndarray:
+    """The assignment of the largest sum of `gain` (C, K) among the `labelled` (C,) classes.
+
+    A class without labelled pixels gains nothing from any cluster. It is left out, or a coin would decide whether it is matched
+    to an empty cluster and stays out of the mean IoU, or to a full one and counts there as 0.
+    """
+    rows, columns = np.flatnonzero(labelled), np.flatnonzero(np.arange(gain.shape[1]) != void)
+    classes, pairs = linear_sum_assignment(gain[np.ix_(rows, columns)], maximize=True)
     assignment = np.full(gain.shape[1], UNMATCHED, dtype=np.int64)
-    assignment[columns[pairs]] = classes
+    assignment[columns[pairs]] = rows[classes]
     return assignment
 
 

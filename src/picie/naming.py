@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from picie import checkpoint
-from picie.clustering.kmeans import KMeans, Metric, bias
+from picie.clustering.kmeans import KMeans, bias
 from picie.clustering.regrouping import WardTree, agglomerate, mean_centroids, split_clusters
 from picie.errors import InputError
 from picie.inference import Segmenter
@@ -97,7 +97,7 @@ class _Edit:
         self.weight, self.bias = (part.clone() for part in checkpoint.classifier_in_use(state))
         self.centroids = checkpoint.centroids_in_use(state)
         self.seed = self.segmenter.config.seed
-        self.metric: Metric = "spherical" if self.segmenter.config.cluster.metric == "spherical" else "euclidean"
+        self.metric = self.segmenter.config.cluster.kmeans_metric
         self.new_clusters = False
         self._sample: Sample | None = None
 
@@ -149,7 +149,9 @@ class _Edit:
         if self.segments.given:
             log.warning("the names given so far are gone with the clusters they were given to")
         self.centroids = self.weight = self.kmeans(points, k, k)
-        self.bias, self.segments, self.new_clusters = bias(self.weight), Segments.plain(k), True
+        euclidean = self.segmenter.config.cluster.metric == "euclidean"  # "mixed" predicts by the bare dot product
+        self.bias = bias(self.weight) if euclidean else torch.zeros(len(self.weight))
+        self.segments, self.new_clusters = Segments.plain(k), True
 
     def split(self, value: int, parts: int) -> None:
         """A segment in `parts`, by k-means on the features of its own pixels; the pixels of others stay where they are."""

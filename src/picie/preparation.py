@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -32,7 +33,8 @@ def labelled_split(config: Config) -> Dataset | None:
     except MissingSplitError as error:
         if config.evaluate.split != EvaluateConfig.model_fields["split"].default:
             raise
-        log.info("no scores while training: %s", error)
+        level = logging.INFO if config.data.name == "folder" else logging.WARNING  # who names a labelled dataset wants scores
+        log.log(level, "no scores while training: %s", error)
         return None
     return dataset if dataset.classes is not None else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -57,11 +58,17 @@ class Evaluation:
     @property
     def groups_published(self) -> dict[str, Ratios]:
         """Scores of each group by the published code's arithmetic; empty where it has no meaning: it is made for as many
-        clusters as classes, matched one to one on pixels.
+        clusters as classes, matched one to one on pixels, and for groups that follow each other.
         """
-        if self.matching != "one-to-one" or UNMATCHED in self.assignment or len(self.assignment) != len(self.classes):
+        square = _square(self.confusion, self.void)
+        groups = _apart(self.classes)
+        blocks = sum(a != b for a, b in pairwise(groups)) + 1
+        if self.matching != "one-to-one" or square is None or blocks != len(set(groups)):
             return {}
-        return published_group_scores(self.confusion, self.assignment, _apart(self.classes))
+        assignment = MATCHINGS["one-to-one"](square, None)
+        unmatched = assignment == UNMATCHED
+        assignment[unmatched] = np.setdiff1d(np.arange(len(square)), assignment)  # classes without pixels, in order
+        return published_group_scores(square, assignment, groups)
 
     @property
     def matchings(self) -> dict[str, Ratios]:
@@ -77,6 +84,7 @@ class Evaluation:
             "accuracy": percent(self.scores.accuracy),
             "miou": percent(self.scores.miou),
             "matching": self.matching,
+            "n_classes_in_miou": int((~np.isnan(self.scores.iou)).sum()),
             "intervals": None if self.intervals is None else _plain_intervals(self.intervals),
             "groups": {name: _plain(ratios) for name, ratios in self.groups.items()},
             **({"groups_published": {name: _plain(ratios) for name, ratios in published.items()}} if published else {}),
@@ -99,7 +107,9 @@ class Evaluation:
         }
 
 
-def summarise(counts: Any, classes: ClassMap, matching: str, scope: str, void: int | None = None) -> Evaluation:
+def summarise(
+    counts: Any, classes: ClassMap, matching: str, scope: str, void: int | None = None, k: int | None = None
+) -> Evaluation:
     """Match and score.
 
     Args:
@@ -108,10 +118,11 @@ def summarise(counts: Any, classes: ClassMap, matching: str, scope: str, void: i
         matching: a key of `picie.metrics.MATCHINGS`.
         scope: the part of the protocol that says what was counted.
         void: the column of pixels without a prediction, if there is one.
+        k: the number of clusters as the protocol names it; none: all columns but `void`.
     """
     confusion = np.asarray(counts.sum(0)).reshape(len(classes), -1)
     assignment = MATCHINGS[matching](confusion, void)
-    k = confusion.shape[1] - (void is not None)
+    k = confusion.shape[1] - (void is not None) if k is None else k
     among = f"{len(classes)} classes" if matching == "identity" else f"K = {k}, {len(classes)} classes"
     protocol = f"{scope}; {among}; {_WORDS[matching]}; mIoU over classes present"
     return Evaluation(
@@ -131,6 +142,19 @@ def with_intervals(result: Evaluation, resamples: int = RESAMPLES) -> Evaluation
     classes = result.classes
     found = bootstrap(result.counts, len(classes), lambda _: result.assignment, _apart(classes), resamples)
     return replace(result, intervals=found)
+
+
+def _square(confusion: np.ndarray, void: int | None) -> np.ndarray | None:
+    """`confusion` with as many clusters as classes, empty ones added or taken away; None where more than that hold pixels."""
+    n_classes = len(confusion)
+    filled = confusion[:, confusion.any(0)]
+    if void is not None and confusion[:, void].any():
+        return None
+    if confusion.shape[1] - (void is not None) == n_classes:
+        return confusion if void is None else np.delete(confusion, void, axis=1)
+    if filled.shape[1] > n_classes:
+        return None
+    return np.pad(filled, ((0, 0), (0, n_classes - filled.shape[1])))
 
 
 def _apart(classes: ClassMap) -> tuple[str, ...]:

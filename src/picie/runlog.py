@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -32,6 +33,7 @@ from picie.loggers import Logger, open_loggers
 
 log = logging.getLogger("picie")
 console = Console(stderr=True)  # progress bars and log lines; results go to stdout
+_LINE_EVERY = 60.0  # seconds, where there is no terminal
 _PACKAGES = ("picie", "torch", "torchvision", "timm", "numpy", "scipy", "pillow", "safetensors")
 
 
@@ -61,7 +63,7 @@ class _Rate(ProgressColumn):
 
 
 class Progress:
-    """Progress bars with rate and time left, on a terminal; silent elsewhere.
+    """Progress bars with rate and time left, on a terminal; elsewhere a log line a minute.
 
     Args:
         enabled: False never shows any.
@@ -77,6 +79,7 @@ class Progress:
             TimeRemainingColumn(),
             TextColumn("left"),
         )
+        self._lines, self._unit = enabled and not console.is_terminal, unit
         self._shown = RichProgress(*columns, console=console, transient=True, disable=not (enabled and console.is_terminal))
 
     def __enter__(self) -> Progress:
@@ -90,8 +93,19 @@ class Progress:
     def bar(self, name: str, total: int | None) -> Iterator[Callable[[int], None]]:
         """A bar of `total` (None: unknown) for the duration of the context; call what it yields with the number just done."""
         task = self._shown.add_task(name, total=total)
+        done, told = 0, time.monotonic()
+
+        def advance(n: int) -> None:
+            nonlocal done, told
+            self._shown.advance(task, n)
+            done += n
+            if self._lines and time.monotonic() - told > _LINE_EVERY:
+                told = time.monotonic()
+                shown = [decimal(amount) if self._unit == "bytes" else f"{amount:,}" for amount in (done, total or 0)]
+                log.info("%s: %s%s", name, shown[0], f" of {shown[1]}" if total else "")
+
         try:
-            yield lambda n: self._shown.advance(task, n)
+            yield advance
         finally:
             self._shown.remove_task(task)
 

@@ -101,8 +101,25 @@ def score_folders(
     counts, void = _stack(counted, len(values.classes), unpredicted)
     if not counts.nnz:
         raise InputError(f"{labels}: no labelled pixel: all are ignore ({values.classes.ignore}); are these the --classes?")
+    used = np.flatnonzero(np.asarray(counts.sum(0)).reshape(len(values.classes), -1).any(0))
+    used = used[used != void] if void is not None else used
+    _remark(used, values.classes, matching, unpredicted)
     scope = "whole label maps" + ("" if unpredicted is None else f", value {unpredicted} predicts nothing")
-    return with_intervals(summarise(counts, values.classes, matching, scope, void), bootstrap)
+    return with_intervals(summarise(counts, values.classes, matching, scope, void, len(used)), bootstrap)
+
+
+def _remark(used: np.ndarray, classes: ClassMap, matching: str, unpredicted: int | None) -> None:
+    """Say what predicted values look like a mistake: they count as they are."""
+    beyond = used[used >= len(classes)]
+    if matching == "identity" and len(beyond):
+        log.warning(
+            "%d predicted values are no class (0..%d), the first %d: their pixels are errors; are they ids of other labels?",
+            len(beyond),
+            len(classes) - 1,
+            beyond[0],
+        )
+    elif unpredicted is None and matching != "identity" and 255 in used and len(used) < 255:
+        log.warning("value 255 is predicted, and counts as a cluster; if it stands for none, say so: --unpredicted 255")
 
 
 def pair_files(predictions: Path, labels: Path, prediction_suffix: str = "", label_suffix: str = "") -> list[tuple[Path, Path]]:

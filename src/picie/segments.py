@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 import tomli_w
 
-from picie.colors import palette, rgb_to_hex
+from picie.colors import is_hex, palette, rgb_to_hex
 from picie.config import read_toml
 from picie.data.base import ClassMap
 from picie.errors import InputError, nearest
 from picie.metrics import UNMATCHED
 
-_HEX = re.compile(r"#[0-9a-fA-F]{6}")
 _AUTOMATIC = re.compile(r"cluster \d+(\.\d+)*")
 Reference = int | str
 """A segment, by its value or by its name."""
@@ -53,7 +52,8 @@ class Segments:
         left, colors = np.flatnonzero(assignment == UNMATCHED), palette(len(assignment))
         values = assignment.copy()
         values[left] = len(classes) + np.arange(len(left))
-        names = (*classes.names, *(f"cluster {i}" for i in left))
+        own = [f"cluster {i}" for i in left]
+        names = (*classes.names, *(f"{name} (no class)" if name in classes.names else name for name in own))
         return Segments(names, (*classes.colors, *(rgb_to_hex(colors[i]) for i in left)), tuple(values.tolist()))
 
     @staticmethod
@@ -177,7 +177,7 @@ def check_name(name: str) -> str:
 
 def check_color(color: str) -> str:
     """`color` in small letters. Raises `InputError` if it is no "#rrggbb"."""
-    if not _HEX.fullmatch(color):
+    if not is_hex(color):
         raise InputError(f"{color!r}: is no colour; write #rrggbb, e.g. #0000ff")
     return color.lower()
 

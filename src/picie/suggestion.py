@@ -88,7 +88,7 @@ def suggest_k(
             raise InputError(
                 f"--to {most}: {len(names)} images are too few to try so many on half of them; give more, --data DIR"
             )
-        metric: Metric = "spherical" if config.cluster.metric == "spherical" else "euclidean"
+        metric = config.cluster.kmeans_metric
         ks = range(least, most + 1)
         with bars.bar("try K", len(ks)) as advance:
             figures = judge(sample.points, sample.images, ks, metric, config.seed, advance)

@@ -21,17 +21,23 @@ def show_evaluation(result: Evaluation, baselines: Mapping[str, Evaluation]) -> 
     """Print a table of the classes, one of the whole, its groups, other matchings and `baselines`, and the protocol."""
     summary = result.to_dict()
     console = Console()
-    console.print(_class_table(summary["per_class"]))
+    rows = [row for row in summary["per_class"] if row["pixels"] or row["cluster"] is not None]
+    console.print(_class_table(rows))
+    if len(rows) < len(summary["per_class"]):
+        console.print(f"classes that occur in no label: {len(summary['per_class']) - len(rows)} more")
     left = [i for i in unmatched_clusters(result) if result.confusion[:, i].any()]
     if left:
-        console.print(f"clusters without a class (their pixels count as errors): {_listed(left, 12)}")
+        console.print(f"clusters without a class (their pixels count as errors): {_listed(left, 12, ' and another ')}")
     console.print(_score_table(result, summary, baselines))
     if result.intervals is not None:
         console.print(f"in brackets: {LEVEL} % intervals, images resampled {result.intervals.resamples:,} times")
     if result.void is not None:
         share = result.confusion[:, result.void].sum() / result.confusion.sum()
         console.print(f"labelled pixels without a prediction, which count as errors: {100 * share:.1f} %")
-    console.print(f"pixel accuracy {_number(summary['accuracy'])}  mIoU {_number(summary['miou'])}  ({result.n_images} images)")
+    console.print(
+        f"pixel accuracy {_number(summary['accuracy'])}  mIoU {_number(summary['miou'])}  "
+        f"({result.n_images} images, mIoU of {summary['n_classes_in_miou']} classes)"
+    )
     console.print(f"protocol: {result.protocol}", highlight=False)
 
 
@@ -63,7 +69,7 @@ def _score_table(result: Evaluation, summary: Mapping[str, Any], baselines: Mapp
             add(f"matched {name}", scores)
     table.add_section()
     for name, other in baselines.items():
-        add(name if other.matching == result.matching else f"{name}, {other.matching}", other.to_dict())
+        add(f"{name}, {other.matching}", other.to_dict())
     return table
 
 
@@ -71,9 +77,9 @@ def _bracketed(ends: Sequence[float | None] | None) -> str:
     return "" if ends is None else f" ({_number(ends[0])} to {_number(ends[1])})"
 
 
-def _listed(numbers: Sequence[int], most: int) -> str:
+def _listed(numbers: Sequence[int], most: int, between: str = " +") -> str:
     """The first of `numbers`, and how many more there are."""
-    more = f" +{len(numbers) - most}" if len(numbers) > most else ""
+    more = f"{between}{len(numbers) - most}" if len(numbers) > most else ""
     return ", ".join(map(str, numbers[:most])) + more if numbers else "-"
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from picie.colors import palette, rgb_to_hex
 from picie.config import DataConfig
 from picie.data import open_dataset
 from picie.data.base import ClassMap, Dataset
@@ -138,7 +139,7 @@ def test_check_label_knows_classes_and_ignore() -> None:
     [
         ("names = [", "not valid TOML"),
         (TOML + "ignored = 3\n", "unknown key 'ignored'; did you mean 'ignore'"),
-        ('names = ["a"]\n', "colors must be a list of strings"),
+        ('names = ["a"]\ncolors = "red"\n', "colors must be a list of strings"),
         ('names = [1]\ncolors = ["#000000"]\n', "names must be a list of strings"),
         (TOML.replace('"a"', '"b"'), "name 'b' occurs twice"),
         (TOML.replace(', "b"', ""), "1 names but 2 colors"),
@@ -175,3 +176,8 @@ def test_open_dataset_gives_what_the_name_stands_for(labelled_folder: Path) -> N
         open_dataset(DataConfig(name="scenes", root="somewhere"), "train")
     with pytest.raises(InputError, match=r"unknown name 'scene'; did you mean 'scenes'"):
         open_dataset(DataConfig(name="scene"), "train")
+
+
+def test_colours_are_chosen_where_none_are_given(tmp_path: Path) -> None:
+    (tmp_path / "classes.toml").write_text('names = ["a", "b"]\n', "utf-8")
+    assert read_classes(tmp_path / "classes.toml").colors == tuple(rgb_to_hex(color) for color in palette(2))

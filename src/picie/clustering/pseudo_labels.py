@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from picie.clustering.kmeans import KMeans, Metric, Tally, assign
+from picie.clustering.kmeans import KMeans, Tally, assign
 from picie.config import Config
 from picie.data.loading import split_batches
 from picie.errors import InputError
@@ -192,8 +192,7 @@ def start_points(config: Config, images: int, cells: int) -> int:
 
 def _kmeans(config: Config, k: int, seed: int, restarts: int = 1) -> KMeans:
     options = config.cluster
-    metric: Metric = "spherical" if options.metric == "spherical" else "euclidean"
-    return KMeans(k, metric, options.lloyd_steps, options.reseed, seed, restarts)
+    return KMeans(k, options.kmeans_metric, options.lloyd_steps, options.reseed, seed, restarts)
 
 
 def _points(z: Tensor) -> Tensor:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
 
+from picie.colors import is_hex
 from picie.errors import InputError
-
-_HEX = re.compile(r"#[0-9a-fA-F]{6}")
 
 
 class MissingSplitError(InputError):
@@ -46,7 +44,7 @@ class ClassMap:
         if self.groups and len(self.names) != len(self.groups):
             raise InputError(f"classes: {len(self.names)} names but {len(self.groups)} groups; give one group for each name")
         for color in self.colors:
-            if not _HEX.fullmatch(color):
+            if not is_hex(color):
                 raise InputError(f"classes: color {color!r} is not of the form '#rrggbb'")
         if len(set(self.names)) != len(self.names):
             twice = sorted({n for n in self.names if self.names.count(n) > 1})

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from picie.colors import palette, rgb_to_hex
 from picie.config import read_toml
 from picie.data.base import ClassMap, MissingSplitError
 from picie.data.images import find_images, open_image, open_label_of
@@ -92,21 +93,22 @@ def check_label(label: np.ndarray, classes: ClassMap, where: str | Path) -> None
 
 
 def read_classes(path: Path) -> ClassMap:
-    """The `ClassMap` of a classes.toml with names, colors, and (optional) ignore and groups. Raises `InputError`."""
+    """The `ClassMap` of a classes.toml with names, and (optional) colors, ignore and groups. Raises `InputError`."""
     values = read_toml(path)
     unknown = set(values) - set(_KEYS)
     if unknown:
         key = sorted(unknown)[0]
         raise InputError(f"{path}: unknown key {key!r}; {nearest(key, _KEYS)}")
-    lists = {key: values.get(key, [] if key == "groups" else None) for key in ("names", "colors", "groups")}
+    names = values.get("names")
+    automatic = [rgb_to_hex(color) for color in palette(len(names))] if isinstance(names, list) else []
+    lists = {"names": names, "colors": values.get("colors", automatic), "groups": values.get("groups", [])}
     for key, value in lists.items():
         if not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
             raise InputError(f"{path}: {key} must be a list of strings")
     ignore = values.get("ignore", 255)
     if not isinstance(ignore, int) or isinstance(ignore, bool):
         raise InputError(f"{path}: ignore must be an integer, not {ignore!r}")
-    names, colors, groups = (tuple(value or ()) for value in lists.values())
     try:
-        return ClassMap(names, colors, ignore, groups)
+        return ClassMap(tuple(names or ()), tuple(lists["colors"]), ignore, tuple(lists["groups"]))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
