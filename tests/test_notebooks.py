@@ -49,11 +49,11 @@ def read(path: Path) -> Any:
 def test_a_notebook_is_kept_without_outputs(path: Path) -> None:
     notebook = read(path)
     nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.nbformat_minor) >= (4, 5), "older ones have no ids of cells, and change with every save"
     for cell in notebook.cells:
-        assert re.fullmatch(r"[a-z][a-z-]*", cell.id), f"{cell.id}: no name given by hand; another would come with every save"
         if cell.cell_type == "code":
-            assert not cell.outputs, cell.id
-            assert cell.execution_count is None, cell.id
+            assert not cell.outputs, f"{cell.id}: clear all outputs before you save"
+            assert cell.execution_count is None, f"{cell.id}: clear all outputs before you save"
     assert set(notebook.metadata) == {"kernelspec", "language_info"}
     assert path.read_text("utf-8") == nbformat.writes(notebook, indent=1) + "\n"
 
