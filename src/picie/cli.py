@@ -14,7 +14,7 @@ from typing import Annotated, Any, Optional
 import typer
 from pydantic import BaseModel
 
-from picie import cli_clusters, cli_data, registry
+from picie import cli_app, cli_clusters, cli_data, registry
 from picie.config import Config, load
 from picie.errors import InputError, PicieError, Stopped, nearest
 from picie.version import __version__
@@ -313,6 +313,7 @@ def neighbors(
 
 
 app.command()(cli_clusters.name)
+app.command("app")(cli_app.page)
 
 
 @app.command()
