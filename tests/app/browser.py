@@ -91,7 +91,8 @@ class Browser:
     def press(self, key: str) -> None:
         codes = {"ArrowLeft": 37, "ArrowRight": 39, "Enter": 13, "Escape": 27, "Home": 36, "End": 35}
         for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=codes[key])
+            text = {"text": "\r"} if key == "Enter" and kind == "keyDown" else {}
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=codes[key], **text)
 
     def type(self, text: str) -> None:
         self.call("Input.insertText", text=text)
@@ -112,7 +113,15 @@ class Browser:
 def browser(profile: Path) -> Iterator[Browser]:
     """A browser with an empty `profile` folder, ended with the context."""
     assert PROGRAM is not None
-    options = ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "no-first-run", "remote-debugging-port=0")
+    options = (
+        "headless=new",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-dev-shm-usage",
+        "no-first-run",
+        "hide-scrollbars",
+        "remote-debugging-port=0",
+    )
     command = [PROGRAM, *(f"--{option}" for option in options), f"--user-data-dir={profile}", "about:blank"]
     with (profile / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
@@ -134,7 +143,11 @@ def _page_address(profile: Path, process: subprocess.Popen[bytes]) -> str:
     port = file.read_text().split()[0]
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while True:
-        pages = [page for page in json.load(direct.open(f"http://127.0.0.1:{port}/json", timeout=_PATIENCE)) if page["type"] == "page"]
+        pages = [
+            page
+            for page in json.load(direct.open(f"http://127.0.0.1:{port}/json", timeout=_PATIENCE))
+            if page["type"] == "page"
+        ]
         if pages:
             address: str = pages[0]["webSocketDebuggerUrl"]
             return address

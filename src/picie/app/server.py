@@ -78,7 +78,9 @@ class Pages:
             "version": __version__,
             "limits": vars(self.limits),
             "segments": self.studio.segments(),
-            "gallery": None if gallery is None else {"count": len(gallery), "source": gallery.source, **gallery.progress()},
+            "gallery": None
+            if gallery is None
+            else {"count": len(gallery), "source": gallery.source, "memory": gallery.memory, **gallery.progress()},
         }
         return JSONResponse(content)
 
@@ -232,12 +234,12 @@ class Listening:
     """
 
     def __init__(self, run: Path, images: Path | None, host: str, port: int, limits: Limits, device: str) -> None:
+        self._socket = _listen(host, port)
+        application = create(Studio(run, images, device), limits, host)
         if not is_loopback(host):
             log.warning(
                 "--host %s: whoever reaches this machine can use the page and rename segments: it asks for no password", host
             )
-        self._socket = _listen(host, port)
-        application = create(Studio(run, images, device), limits, host)
         config = uvicorn.Config(
             application, log_config=None, access_log=False, limit_concurrency=64, timeout_graceful_shutdown=5, ws="none"
         )

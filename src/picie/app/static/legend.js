@@ -60,7 +60,9 @@ export class Legend {
       item.querySelector(".edit").focus();
     };
     cancel.onclick = close;
-    form.onkeydown = (event) => event.key === "Escape" && close();
+    form.onkeydown = (event) => {
+      if (event.key === "Escape") close();
+    };
     form.onsubmit = async (event) => {
       event.preventDefault();
       save.disabled = true;

@@ -147,7 +147,9 @@ function point(at) {
 }
 
 const canvas = byId("canvas");
-canvas.onpointermove = (event) => event.pointerType === "mouse" && point(view.place(event));
+canvas.onpointermove = (event) => {
+  if (event.pointerType === "mouse") point(view.place(event)); // a finger has a click alone
+};
 canvas.onpointerleave = () => point(null);
 canvas.onclick = (event) => {
   const at = view.place(event);
@@ -211,7 +213,7 @@ guarded(async () => {
   Object.assign(now, { segments: state.segments, limits: state.limits, gallery: state.gallery });
   document.title = `picie · ${state.run}`;
   byId("run").textContent = state.run;
-  byId("limits").textContent = `or open one; at most ${state.limits.megabytes} MB and ${state.limits.megapixels} megapixels. It stays on this machine.`;
+  byId("limits").textContent = `or open one; at most ${state.limits.megabytes} MB and ${state.limits.megapixels} megapixels. It goes to picie alone.`;
   if (state.gallery) await gallery.add(state.gallery.count);
   show();
   document.body.dataset.ready = "yes";

@@ -31,8 +31,8 @@ export class Pixel {
 
 function among(gallery) {
   if (!gallery) return "There are no pictures to look in; start picie app with --images DIR.";
-  const { seen, count, source, finished, full } = gallery;
-  if (!finished) return `Among the first ${seen} of ${count} pictures of ${source}; more are being looked at …`;
-  if (full) return `Among the first ${seen} of ${count} pictures of ${source}: the features of more do not fit into the 1 GB kept for them.`;
-  return `Among all ${count} pictures of ${source}, at most one spot of each.`;
+  const { seen, count, source, finished, full, memory } = gallery;
+  if (!finished) return `Among the first ${seen} of ${count} pictures in ${source}; more are being looked at …`;
+  if (full) return `Among the first ${seen} of ${count} pictures in ${source}: the features of more do not fit into the ${memory / 2 ** 30} GB kept for them.`;
+  return `Among all ${count} pictures in ${source}, at most one spot of each.`;
 }
