@@ -31,8 +31,9 @@ def page(
     """
     if not all(importlib.util.find_spec(name) for name in ("starlette", "uvicorn")):
         raise InputError("app: Starlette and uvicorn are not installed; install them: pip install 'picie[app]'")
-    from picie.app import server
+    from picie.app.listening import Listening
+    from picie.app.server import Limits
 
-    listening = server.Listening(run, images, host, port, server.Limits(max_mb, max_megapixels), device)
+    listening = Listening(run, images, host, port, Limits(max_mb, max_megapixels), device)
     typer.echo(listening.url)
     listening.run()

@@ -6,12 +6,19 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import uvicorn
+from PIL import Image
 from starlette.testclient import TestClient
 
+from picie import Segmenter, checkpoint
+from picie.app.listening import listen
 from picie.app.server import Limits, create
 from picie.app.studio import Studio
+from picie.data.images import open_image
+from picie.neighbors import feature_at
 
 HOST = "127.0.0.1"
 
@@ -20,6 +27,19 @@ HOST = "127.0.0.1"
 def images(labelled_folder: Path) -> Path:
     """The pictures to choose from."""
     return labelled_folder / "images" / "train"
+
+
+@pytest.fixture
+def own_run(own_run: Path, images: Path) -> Path:
+    """A run of one's own whose clusters are the three things of the pictures: its training was too short to find them."""
+    segmenter, picture = Segmenter.load(own_run, "cpu"), open_image(images / "000.jpg")
+    label = np.asarray(Image.open(images.parents[1] / "labels" / "train" / "000.png"))
+    inner = [np.argwhere(label == value).mean(0).astype(int) for value in range(3)]
+    state = checkpoint.load(own_run)
+    rows = [feature_at(segmenter, picture, int(x), int(y)) for y, x in inner]
+    state["classifier"] = {"weight": torch.stack(rows), "bias": torch.zeros(3)}
+    checkpoint.save(own_run / "checkpoint.pt", state)
+    return own_run
 
 
 @pytest.fixture
@@ -41,11 +61,9 @@ def client(studio: Studio) -> Iterator[TestClient]:
 @pytest.fixture
 def served(studio: Studio) -> Iterator[str]:
     """The address of the page, served from a thread."""
-    from picie.app.server import _listen
-
     application = create(studio, Limits(1, 1), HOST)
     server = uvicorn.Server(uvicorn.Config(application, log_config=None, timeout_graceful_shutdown=1))
-    with _listen(HOST, 0) as socket:
+    with listen(HOST, 0) as socket:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
         thread.start()
         yield f"http://{HOST}:{socket.getsockname()[1]}/"

@@ -26,9 +26,10 @@ from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from picie import Segmenter, checkpoint, naming
+from picie.app.checks import read_body
 from picie.app.gallery import Gallery
 from picie.app.guard import Guard, is_loopback
-from picie.app.server import Limits, _body, create
+from picie.app.server import Limits, create
 from picie.app.studio import Studio
 from picie.data.folder import Folder
 from picie.data.images import decode_image, open_image
@@ -69,6 +70,7 @@ def test_the_mask_is_what_predict_writes(client: TestClient, upload: Opens, phot
     np.testing.assert_array_equal(np.asarray(mask), np.asarray(written))
     counts = np.bincount(np.asarray(written).ravel(), minlength=3) / (64 * 48)
     np.testing.assert_allclose(told["shares"], counts)
+    assert (counts > 0).sum() > 1
 
 
 def test_what_is_shown_of_a_small_picture_is_all_of_it(client: TestClient, upload: Opens, photo: Path, own_run: Path) -> None:
@@ -153,6 +155,15 @@ def test_formats_that_run_other_programs_are_not_opened() -> None:
         decode_image(file.getvalue(), 100)
 
 
+@pytest.mark.parametrize("kind", ["BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"])
+def test_the_usual_formats_are_opened(kind: str) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30), (200, 40, 90)).save(file, kind)
+    picture = decode_image(file.getvalue(), 1200)
+    assert (picture.mode, picture.size) == ("RGB", (40, 30))
+    np.testing.assert_allclose(picture.getpixel((20, 15)), (200, 40, 90), atol=3)
+
+
 def test_a_large_file_is_refused_by_its_announced_length(client: TestClient) -> None:
     answer = client.post("/api/pictures", content=b"x" * 1_000_001, headers=IMAGE)
     assert (answer.status_code, answer.json()["error"]) == (413, "the file is too large; at most 1 MB are taken")
@@ -168,7 +179,7 @@ def test_a_large_file_without_a_length_is_refused_while_it_comes() -> None:
 
     request = Request({"type": "http", "method": "POST", "headers": []}, receive)
     with pytest.raises(HTTPException, match="too large"):
-        asyncio.run(_body(request, 1_000_000, "1 MB"))
+        asyncio.run(read_body(request, 1_000_000, "1 MB"))
     assert sent == 11
 
 
@@ -400,7 +411,7 @@ def test_what_is_missing_is_said(own_run: Path, refused: Any, monkeypatch: Any, 
 
 
 def test_listening_for_others_is_warned_of(own_run: Path, images: Path, monkeypatch: Any, cli: Any) -> None:
-    monkeypatch.setattr("picie.app.server.Listening.run", lambda _: None)
+    monkeypatch.setattr("picie.app.listening.Listening.run", lambda _: None)
     status, out, err = cli("app", own_run, "--images", images, "--port", 0, "--host", "0.0.0.0")
     assert status == 0
     assert out.startswith(f"http://{socket.gethostname()}:")

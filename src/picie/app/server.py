@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -20,11 +18,11 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from picie.app.guard import Guard, is_loopback
+from picie.app.checks import check_type, number, read_body
+from picie.app.guard import Guard
 from picie.app.studio import ChangedError, GoneError, Opened, Studio
 from picie.data.images import decode_image
 from picie.errors import InputError
-from picie.runlog import log
 from picie.version import __version__
 
 _STATIC = Path(__file__).parent / "static"
@@ -86,8 +84,8 @@ class Pages:
 
     async def upload(self, request: Request) -> Response:
         """Segment the picture that is the request's body."""
-        _check_type(request, "image/", "application/octet-stream")
-        data = await _body(request, self.limits.megabytes * 1_000_000, f"{self.limits.megabytes} MB")
+        check_type(request, "image/", "application/octet-stream")
+        data = await read_body(request, self.limits.megabytes * 1_000_000, f"{self.limits.megabytes} MB")
         return await run_in_threadpool(lambda: self._open(decode_image(data, self.limits.megapixels * 1_000_000)))
 
     async def choose(self, request: Request) -> Response:
@@ -97,9 +95,9 @@ class Pages:
 
     async def rename(self, request: Request) -> Response:
         """Name and colour a segment, from {"was", "name", "color"}; answers with all segments."""
-        _check_type(request, "application/json")
+        check_type(request, "application/json")
         try:
-            wanted = json.loads(await _body(request, _SMALL, "64 KB"))
+            wanted = json.loads(await read_body(request, _SMALL, "64 KB"))
             was, name, color = (str(wanted[key]) for key in ("was", "name", "color"))
         except (ValueError, KeyError, TypeError) as error:
             raise HTTPException(400, "give was, name and color, as JSON") from error
@@ -108,7 +106,7 @@ class Pages:
 
     async def listing(self, request: Request) -> Response:
         """Names of some pictures of the gallery, from number `start` on."""
-        gallery, start = self._gallery(), _number(request, "start")
+        gallery, start = self._gallery(), number(request, "start")
         stop = min(start + _LISTED, len(gallery))
         return JSONResponse([gallery.images.name(index) for index in range(start, stop)])
 
@@ -118,7 +116,7 @@ class Pages:
 
     async def spot(self, request: Request) -> Response:
         """The surroundings of a pixel of the gallery, ringed."""
-        return await _jpeg(self._gallery().spot, self._index(request), _number(request, "x"), _number(request, "y"))
+        return await _jpeg(self._gallery().spot, self._index(request), number(request, "x"), number(request, "y"))
 
     def _open(self, *picture: Any) -> Response:
         key, opened = self.studio.open(*picture)
@@ -148,7 +146,7 @@ class Pages:
         return Response(self.studio.mask(opened), media_type="image/png")
 
     def _query(self, opened: Opened, request: Request) -> Response:
-        return JSONResponse(self.studio.query(opened, _number(request, "x"), _number(request, "y")))
+        return JSONResponse(self.studio.query(opened, number(request, "x"), number(request, "y")))
 
     def _gallery(self) -> Any:
         if self.studio.gallery is None:
@@ -162,32 +160,6 @@ class Pages:
 
 async def _jpeg(make: Callable[..., bytes], *arguments: int) -> Response:
     return Response(await run_in_threadpool(make, *arguments), media_type="image/jpeg")
-
-
-async def _body(request: Request, most: int, told: str) -> bytes:
-    """The request's body; one that is too long is refused by its announced length, or else as soon as it is too long."""
-    refusal = HTTPException(413, f"the file is too large; at most {told} are taken")
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > most:
-        raise refusal
-    data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > most:
-            raise refusal
-    return bytes(data)
-
-
-def _check_type(request: Request, *types: str) -> None:
-    if not request.headers.get("content-type", "").startswith(types):
-        raise HTTPException(415, f"the content type must be {' or '.join(types)}")
-
-
-def _number(request: Request, name: str) -> int:
-    text = request.query_params.get(name, "")
-    if not (text.isascii() and text.isdecimal() and len(text) < 10):
-        raise HTTPException(400, f"{name}: give a number")
-    return int(text)
 
 
 def create(studio: Studio, limits: Limits, host: str) -> Starlette:
@@ -213,50 +185,3 @@ def create(studio: Studio, limits: Limits, host: str) -> Starlette:
         exception_handlers={InputError: refused, HTTPException: http_error, Exception: http_error},
         lifespan=lifespan,
     )
-
-
-class Listening:
-    """A page that waits for browsers.
-
-    Args:
-        run: a run's folder.
-        images: see `Studio`.
-        host: the name or address to listen on.
-        port: 0 takes a free one.
-        limits: of uploads.
-        device: where to compute.
-
-    Attributes:
-        url: where the page is.
-
-    Raises:
-        InputError: the port is taken, the host is not this machine's, or as of `Studio`.
-    """
-
-    def __init__(self, run: Path, images: Path | None, host: str, port: int, limits: Limits, device: str) -> None:
-        self._socket = _listen(host, port)
-        application = create(Studio(run, images, device), limits, host)
-        if not is_loopback(host):
-            log.warning(
-                "--host %s: whoever reaches this machine can use the page and rename segments: it asks for no password", host
-            )
-        config = uvicorn.Config(
-            application, log_config=None, access_log=False, limit_concurrency=64, timeout_graceful_shutdown=5, ws="none"
-        )
-        self._server = uvicorn.Server(config)
-        name = socket.gethostname() if host in {"0.0.0.0", "::"} else f"[{host}]" if ":" in host else host
-        self.url = f"http://{name}:{self._socket.getsockname()[1]}/"
-
-    def run(self) -> None:
-        """Serve until a signal comes; SIGINT ends as `KeyboardInterrupt`."""
-        self._server.run(sockets=[self._socket])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        raise InputError(
-            f"--host {host} --port {port}: cannot listen there ({error}); give others; --port 0 is a free one"
-        ) from error
