@@ -150,11 +150,13 @@ class Studio:
             "neighbors": [],
         }
         if self.gallery is not None:
-            names = self.segmenter.names
             images = self.gallery.features(feature.device, opened.index)
+            with self._model:  # so that no name changes meanwhile
+                found = search(self.segmenter, feature, images, _NEIGHBORS, per_image=1)
+                values = [self.segmenter.names.index(n.name) for n in found]
             answer["neighbors"] = [
-                vars(n) | {"index": int(n.path), "path": self.gallery.images.name(int(n.path)), "value": names.index(n.name)}
-                for n in search(self.segmenter, feature, images, _NEIGHBORS, per_image=1)
+                vars(n) | {"index": int(n.path), "path": self.gallery.images.name(int(n.path)), "value": value}
+                for n, value in zip(found, values, strict=True)
             ]
         return answer
 
