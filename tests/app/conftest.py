@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,23 +24,37 @@ from picie.neighbors import feature_at
 HOST = "127.0.0.1"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def images(labelled_folder: Path) -> Path:
     """The pictures to choose from."""
     return labelled_folder / "images" / "train"
 
 
-@pytest.fixture
-def own_run(own_run: Path, images: Path) -> Path:
-    """A run of one's own whose clusters are the three things of the pictures: its training was too short to find them."""
-    segmenter, picture = Segmenter.load(own_run, "cpu"), open_image(images / "000.jpg")
+@pytest.fixture(scope="session")
+def split_run(trained: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose clusters are the three things of the pictures: the training was too short to find them. Read it."""
+    run = Path(shutil.copytree(trained, tmp_path_factory.mktemp("split") / "run"))
+    segmenter, picture = Segmenter.load(run, "cpu"), open_image(images / "000.jpg")
     label = np.asarray(Image.open(images.parents[1] / "labels" / "train" / "000.png"))
     inner = [np.argwhere(label == value).mean(0).astype(int) for value in range(3)]
-    state = checkpoint.load(own_run)
+    state = checkpoint.load(run)
     rows = [feature_at(segmenter, picture, int(x), int(y)) for y, x in inner]
     state["classifier"] = {"weight": torch.stack(rows), "bias": torch.zeros(3)}
-    checkpoint.save(own_run / "checkpoint.pt", state)
-    return own_run
+    checkpoint.save(run / "checkpoint.pt", state)
+    return run
+
+
+@pytest.fixture
+def own_run(split_run: Path, tmp_path: Path) -> Path:
+    """A copy of `split_run` that the test may change."""
+    return Path(shutil.copytree(split_run, tmp_path / "own_run"))
+
+
+@pytest.fixture(scope="session")
+def still(split_run: Path, images: Path) -> Iterator[TestClient]:
+    """A browser's requests to a page that no test changes."""
+    with TestClient(create(Studio(split_run, images, "cpu"), Limits(1, 1), HOST), base_url=f"http://{HOST}:7860") as made:
+        yield made
 
 
 @pytest.fixture

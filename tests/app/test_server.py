@@ -91,11 +91,11 @@ def test_a_large_picture_is_shown_smaller_and_saved_whole(studio: Studio, photo:
     np.testing.assert_array_equal(values, full[1::2, 1::2])
 
 
-def test_a_picture_is_seen_upright(client: TestClient, photo: Path, tmp_path: Path) -> None:
+def test_a_picture_is_seen_upright(still: TestClient, photo: Path, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     open_image(photo).save(tmp_path / "turned.jpg", exif=exif)
-    told = client.post("/api/pictures", content=(tmp_path / "turned.jpg").read_bytes(), headers=IMAGE).json()
+    told = still.post("/api/pictures", content=(tmp_path / "turned.jpg").read_bytes(), headers=IMAGE).json()
     assert (told["width"], told["height"]) == (48, 64)
 
 
@@ -130,19 +130,19 @@ def test_old_pictures_make_room_and_say_so(client: TestClient, upload: Opens, ph
 # ---- what is refused
 
 
-def test_pixels_are_counted_before_they_are_decoded(client: TestClient, monkeypatch: Any) -> None:
+def test_pixels_are_counted_before_they_are_decoded(still: TestClient, monkeypatch: Any) -> None:
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("it was decoded"))
-    answer = client.post("/api/pictures", content=png(1001, 1000), headers=IMAGE)
+    answer = still.post("/api/pictures", content=png(1001, 1000), headers=IMAGE)
     assert answer.status_code == 400
     assert answer.json()["error"] == "the picture has 1001 x 1000 pixels; at most 1 megapixels are taken"
-    bomb = client.post("/api/pictures", content=png(60_000, 60_000), headers=IMAGE)
+    bomb = still.post("/api/pictures", content=png(60_000, 60_000), headers=IMAGE)
     assert bomb.status_code == 400
     assert "too many pixels" in bomb.json()["error"]
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", png(40, 40), b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
-def test_what_is_no_picture_is_told_in_one_line(client: TestClient, content: bytes) -> None:
-    answer = client.post("/api/pictures", content=content, headers=IMAGE)
+def test_what_is_no_picture_is_told_in_one_line(still: TestClient, content: bytes) -> None:
+    answer = still.post("/api/pictures", content=content, headers=IMAGE)
     assert answer.status_code == 400
     assert answer.json()["error"].startswith("this cannot be read as an image (")
     assert "\n" not in answer.json()["error"]
@@ -164,8 +164,8 @@ def test_the_usual_formats_are_opened(kind: str) -> None:
     np.testing.assert_allclose(picture.getpixel((20, 15)), (200, 40, 90), atol=3)
 
 
-def test_a_large_file_is_refused_by_its_announced_length(client: TestClient) -> None:
-    answer = client.post("/api/pictures", content=b"x" * 1_000_001, headers=IMAGE)
+def test_a_large_file_is_refused_by_its_announced_length(still: TestClient) -> None:
+    answer = still.post("/api/pictures", content=b"x" * 1_000_001, headers=IMAGE)
     assert (answer.status_code, answer.json()["error"]) == (413, "the file is too large; at most 1 MB are taken")
 
 
@@ -184,22 +184,22 @@ def test_a_large_file_without_a_length_is_refused_while_it_comes() -> None:
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data; boundary=x", "application/x-www-form-urlencoded", ""])
-def test_what_a_plain_form_of_another_site_can_send_is_no_upload(client: TestClient, photo: Path, kind: str) -> None:
-    answer = client.post("/api/pictures", content=photo.read_bytes(), headers={"Content-Type": kind})
+def test_what_a_plain_form_of_another_site_can_send_is_no_upload(still: TestClient, photo: Path, kind: str) -> None:
+    answer = still.post("/api/pictures", content=photo.read_bytes(), headers={"Content-Type": kind})
     assert answer.status_code == 415
-    assert client.put("/api/segments/0", content=b"{}", headers={"Content-Type": kind}).status_code == 415
+    assert still.put("/api/segments/0", content=b"{}", headers={"Content-Type": kind}).status_code == 415
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", "", "[", "192.168.0.9"])
-def test_another_name_of_this_machine_is_refused(client: TestClient, host: str) -> None:
-    answer = client.get("/", headers={"Host": host})
+def test_another_name_of_this_machine_is_refused(still: TestClient, host: str) -> None:
+    answer = still.get("/", headers={"Host": host})
     assert answer.status_code == 403
     assert "picie app printed" in answer.json()["error"]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:7860", "localhost:1", "LOCALHOST", "[::1]:7860"])
-def test_the_names_of_a_local_page_are_its_own(client: TestClient, host: str) -> None:
-    assert client.get("/", headers={"Host": host}).status_code == 200
+def test_the_names_of_a_local_page_are_its_own(still: TestClient, host: str) -> None:
+    assert still.get("/", headers={"Host": host}).status_code == 200
 
 
 def test_a_public_page_has_its_addresses_and_its_own_name_but_no_other() -> None:
@@ -219,20 +219,20 @@ def test_a_public_page_has_its_addresses_and_its_own_name_but_no_other() -> None
         {"Sec-Fetch-Site": "same-site"},
     ],
 )
-def test_another_site_may_ask_for_nothing(client: TestClient, photo: Path, headers: dict[str, str]) -> None:
-    assert client.post("/api/pictures", content=photo.read_bytes(), headers=IMAGE | headers).status_code == 403
-    assert client.get("/api/gallery/0/thumbnail.jpg", headers=headers).status_code == 403
+def test_another_site_may_ask_for_nothing(still: TestClient, photo: Path, headers: dict[str, str]) -> None:
+    assert still.post("/api/pictures", content=photo.read_bytes(), headers=IMAGE | headers).status_code == 403
+    assert still.get("/api/gallery/0/thumbnail.jpg", headers=headers).status_code == 403
 
 
-def test_the_page_itself_may(client: TestClient, photo: Path) -> None:
+def test_the_page_itself_may(still: TestClient, photo: Path) -> None:
     own = {"Origin": "http://127.0.0.1:7860", "Sec-Fetch-Site": "same-origin"}
-    assert client.post("/api/pictures", content=photo.read_bytes(), headers=IMAGE | own).status_code == 200
-    assert client.get("/", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 200  # a link on another site
+    assert still.post("/api/pictures", content=photo.read_bytes(), headers=IMAGE | own).status_code == 200
+    assert still.get("/", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 200  # a link on another site
 
 
-def test_every_answer_forbids_scripts_from_elsewhere(client: TestClient) -> None:
+def test_every_answer_forbids_scripts_from_elsewhere(still: TestClient) -> None:
     for path in ("/", "/api/state", "/static/page.js", "/nowhere"):
-        headers = client.get(path).headers
+        headers = still.get(path).headers
         assert "default-src 'none'; script-src 'self'" in headers["Content-Security-Policy"]
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert "Access-Control-Allow-Origin" not in headers
@@ -251,8 +251,8 @@ def test_every_answer_forbids_scripts_from_elsewhere(client: TestClient) -> None
         ("/nowhere", 404),
     ],
 )
-def test_what_is_not_there_is_told_as_json(client: TestClient, path: str, status: int) -> None:
-    answer = client.get(path)
+def test_what_is_not_there_is_told_as_json(still: TestClient, path: str, status: int) -> None:
+    answer = still.get(path)
     assert answer.status_code == status
     assert answer.json()["error"]
 
@@ -374,8 +374,8 @@ def test_new_clusters_in_the_run_ask_for_a_new_start(client: TestClient, own_run
 
 
 @pytest.mark.parametrize("content", [b"[]", b"{", b'{"was": "a"}', b'"text"', b"\xff"])
-def test_a_rename_that_is_none_is_refused(client: TestClient, content: bytes) -> None:
-    assert client.put("/api/segments/0", content=content, headers={"Content-Type": "application/json"}).status_code == 400
+def test_a_rename_that_is_none_is_refused(still: TestClient, content: bytes) -> None:
+    assert still.put("/api/segments/0", content=content, headers={"Content-Type": "application/json"}).status_code == 400
 
 
 # ---- the command
@@ -420,11 +420,11 @@ def test_listening_for_others_is_warned_of(own_run: Path, images: Path, monkeypa
     assert (status, err) == (0, "")
 
 
-def test_the_page_and_all_its_parts_come_with_the_package(client: TestClient) -> None:
+def test_the_page_and_all_its_parts_come_with_the_package(still: TestClient) -> None:
     from picie.app import server
 
     for file in server._STATIC.iterdir():
-        assert client.get(f"/static/{file.name}").status_code == 200
+        assert still.get(f"/static/{file.name}").status_code == 200
     text = "".join(file.read_text("utf-8") for file in server._STATIC.iterdir())
     assert "innerHTML" not in text
     assert "https://" not in text  # nothing is fetched from elsewhere
