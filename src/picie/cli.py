@@ -14,7 +14,7 @@ from typing import Annotated, Any, Optional
 import typer
 from pydantic import BaseModel
 
-from picie import cli_clusters, cli_data, cli_experiments
+from picie import cli_app, cli_clusters, cli_data, cli_experiments
 from picie.cli_options import data_options, join_options
 from picie.config import Config, load
 from picie.errors import InputError, PicieError, Stopped, nearest
@@ -285,6 +285,7 @@ def neighbors(
 
 
 app.command()(cli_clusters.name)
+app.command("app")(cli_app.page)
 
 
 @app.command()

@@ -139,8 +139,12 @@ class Segmenter:
     @torch.inference_mode()
     def clusters(self, pixels: Tensor, size: tuple[int, int]) -> np.ndarray:
         """(B, *size) int64 clusters of `pixels` (B, 3, H, W) uint8: logits enlarged bilinearly to `size`, arg max."""
-        logits = prototype_logits(self.features(pixels), *self.classifier)
-        return enlarged_argmax(logits, size).cpu().numpy()
+        return self.clusters_of(self.features(pixels), size)
+
+    @torch.inference_mode()
+    def clusters_of(self, features: Tensor, size: tuple[int, int]) -> np.ndarray:
+        """(B, *size) int64 clusters of unit-norm `features` (B, D, h, w): what `clusters` makes of them."""
+        return enlarged_argmax(prototype_logits(features, *self.classifier), size).cpu().numpy()
 
     @torch.inference_mode()
     def features(self, pixels: Tensor) -> Tensor:

@@ -94,10 +94,19 @@ def neighbors(
 
 def feature_at(segmenter: Segmenter, picture: Image.Image, x: int, y: int) -> Tensor:
     """(D,) unit-norm feature of the cell that pixel (`x`, `y`) of an upright RGB `picture` lies in. Raises `InputError`."""
-    if not (0 <= x < picture.width and 0 <= y < picture.height):
-        raise InputError(f"pixel ({x}, {y}) lies outside the picture; it has {picture.width} x {picture.height} pixels")
-    z = segmenter.features(segmenter.to_pixels(picture))[0]
-    return z[:, y * z.shape[1] // picture.height, x * z.shape[2] // picture.width]
+    _check_inside(x, y, picture.size)
+    return feature_of(segmenter.features(segmenter.to_pixels(picture))[0], picture.size, x, y)
+
+
+def feature_of(z: Tensor, size: tuple[int, int], x: int, y: int) -> Tensor:
+    """(D,) what features `z` (D, h, w) of a picture of `size` (width, height) hold for its pixel. Raises `InputError`."""
+    _check_inside(x, y, size)
+    return z[:, y * z.shape[1] // size[1], x * z.shape[2] // size[0]]
+
+
+def _check_inside(x: int, y: int, size: tuple[int, int]) -> None:
+    if not (0 <= x < size[0] and 0 <= y < size[1]):
+        raise InputError(f"pixel ({x}, {y}) lies outside the picture; it has {size[0]} x {size[1]} pixels")
 
 
 Features = tuple[str, tuple[int, int], Tensor]
@@ -147,7 +156,7 @@ def _write(out: Path, query: Neighbor, found: Sequence[Neighbor]) -> None:
         while len(title) > 4 and font.getlength(title) > _SIDE:
             title = title[:-2] + "…"
         draw.text((left, top), title, fill="black", font=font)
-        canvas.paste(_surroundings(neighbor), (left, top + _FONT_SIZE + _GAP))
+        canvas.paste(surroundings(open_image(Path(neighbor.path)), neighbor.x, neighbor.y), (left, top + _FONT_SIZE + _GAP))
     canvas.save(out)
 
 
@@ -155,15 +164,14 @@ def _plain(neighbor: Neighbor) -> dict[str, Any]:
     return vars(neighbor) | {"similarity": round(neighbor.similarity, 6)}
 
 
-def _surroundings(neighbor: Neighbor) -> Image.Image:
-    """The square part of the picture around a pixel, with a ring about the pixel."""
-    picture = open_image(Path(neighbor.path))
+def surroundings(picture: Image.Image, x: int, y: int) -> Image.Image:
+    """The square part of an RGB `picture` around its pixel (`x`, `y`), with a ring about the pixel."""
     side = max(1, round(_PART * min(picture.size)))
-    left = min(max(neighbor.x - side // 2, 0), picture.width - side)
-    top = min(max(neighbor.y - side // 2, 0), picture.height - side)
+    left = min(max(x - side // 2, 0), picture.width - side)
+    top = min(max(y - side // 2, 0), picture.height - side)
     part = picture.crop((left, top, left + side, top + side)).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
-    x, y = ((neighbor.x + 0.5 - left) * _SIDE / side, (neighbor.y + 0.5 - top) * _SIDE / side)
+    column, row = (x + 0.5 - left) * _SIDE / side, (y + 0.5 - top) * _SIDE / side
     draw = ImageDraw.Draw(part)
     for radius, color in ((_RADIUS + 2, "black"), (_RADIUS, "white")):
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=color, width=2)
+        draw.ellipse((column - radius, row - radius, column + radius, row + radius), outline=color, width=2)
     return part

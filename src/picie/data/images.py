@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from pathlib import Path
@@ -14,6 +15,7 @@ from picie.errors import InputError, UnreadableImageError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"})
 _MARKERS = ("run.json", "predictions.json")  # a folder with one of these holds picie's output, not input
+_UPLOADED = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # none that runs another program
 _WRONG_CONTENT = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)  # what Pillow raises
 
 
@@ -58,6 +60,27 @@ def open_image(path: Path) -> Image.Image:
     except _WRONG_CONTENT as error:
         reason = "it has too many pixels" if isinstance(error, Image.DecompressionBombError) else _reason(error)
         raise UnreadableImageError(f"{path}: cannot be read as an image ({reason}); replace or remove it") from error
+
+
+def decode_image(data: bytes, most_pixels: int) -> Image.Image:
+    """The picture in `data`, which a stranger may have made, as `open_image` gives one.
+
+    The number of pixels is read from the header: a small file that unfolds to gigabytes is refused before it does.
+
+    Raises:
+        UnreadableImageError: it is no image of a usual format, it is damaged, or it has more than `most_pixels`.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=_UPLOADED) as image:
+            if image.width * image.height > most_pixels:
+                raise UnreadableImageError(
+                    f"the picture has {image.width} x {image.height} pixels; at most {most_pixels / 1e6:g} megapixels are taken"
+                )
+            image.load()
+            return to_rgb(ImageOps.exif_transpose(image))
+    except _WRONG_CONTENT as error:
+        reason = "it has too many pixels" if isinstance(error, Image.DecompressionBombError) else _reason(error)
+        raise UnreadableImageError(f"this cannot be read as an image ({reason}); give another") from error
 
 
 def open_or_error(path: Path) -> Image.Image | UnreadableImageError:

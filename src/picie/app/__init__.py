@@ -1,0 +1,1 @@
+"""`picie app`: a page on this machine that segments pictures with a run; needs the extra `app` (Starlette and uvicorn)."""

@@ -1,0 +1,128 @@
+"""The pictures that neighbours are looked for in, and their features, which a thread computes in the background."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from picie.data.base import Dataset
+from picie.data.folder import Folder
+from picie.errors import InputError, UnreadableImageError
+from picie.inference import Segmenter
+from picie.neighbors import Features, surroundings
+from picie.runlog import log
+from picie.sampling import training_images
+
+_MEMORY = 2**30  # bytes of features, 16 bits each: at 160 px some 2000 photos
+_THUMBNAIL = (192, 128)  # most width and height
+_KEPT = 512  # thumbnails
+
+
+class Gallery:
+    """Some pictures, by number.
+
+    Args:
+        images: the pictures.
+        source: where they are from, in words for the page.
+        features: makes unit-norm features (D, h, w) of an RGB picture.
+        memory: bytes that features may take; the pictures after the first that do not fit are left out.
+    """
+
+    def __init__(self, images: Dataset, source: str, features: Callable[[Image.Image], Tensor], memory: int = _MEMORY) -> None:
+        self.images, self.source, self.memory = images, source, memory
+        self._features = features
+        self._found: list[tuple[int, tuple[int, int], Tensor]] = []
+        self._seen, self._bytes, self._finished = 0, 0, False
+        self._thread = threading.Thread(target=self._compute, name="picie features", daemon=True)
+        self._stop = threading.Event()
+        self._starting = threading.Lock()
+        self.thumbnail = lru_cache(_KEPT)(self._thumbnail)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def check(self, index: int) -> int:
+        """`index`, if there is such a picture. Raises `InputError`."""
+        if not 0 <= index < len(self):
+            raise InputError(f"{index}: no such picture; they are 0..{len(self) - 1}")
+        return index
+
+    def start(self) -> None:
+        """Begin to compute features, if that has not begun."""
+        with self._starting:
+            if self._thread.ident is None:
+                self._thread.start()
+
+    def stop(self) -> None:
+        """Stop after the picture that is at work."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def progress(self) -> dict[str, int | bool]:
+        """How many pictures were looked at, whether more will be, and whether `memory` was too small for all."""
+        return {"seen": self._seen, "finished": self._finished, "full": self._finished and self._seen < len(self)}
+
+    def features(self, device: torch.device, without: int | None = None) -> Iterator[Features]:
+        """Yield what there is so far, float32 on `device`, each under its number as text; but for picture `without`."""
+        for index, size, z in self._found[:]:
+            if index != without:
+                yield str(index), size, z.to(device, torch.float32)
+
+    def spot(self, index: int, x: int, y: int) -> bytes:
+        """JPEG of the surroundings of a pixel, ringed. Raises `InputError`."""
+        picture = self.images.image(self.check(index))
+        if not (0 <= x < picture.width and 0 <= y < picture.height):
+            raise InputError(f"pixel ({x}, {y}) lies outside the picture")
+        return _jpeg(surroundings(picture, x, y))
+
+    def _thumbnail(self, index: int) -> bytes:
+        """JPEG of a picture, small. Raises `InputError`."""
+        picture = self.images.image(self.check(index))
+        picture.thumbnail(_THUMBNAIL)
+        return _jpeg(picture)
+
+    def _compute(self) -> None:
+        for index in range(len(self)):
+            if self._stop.is_set():
+                return
+            try:
+                picture = self.images.image(index)
+            except UnreadableImageError as error:
+                log.warning("skipped: %s", error)
+            else:
+                z = self._features(picture).half().cpu()
+                self._bytes += z.numel() * 2
+                if self._bytes > self.memory:
+                    break
+                self._found.append((index, (picture.height, picture.width), z))
+            self._seen = index + 1
+        self._finished = True
+
+
+def open_gallery(segmenter: Segmenter, features: Callable[[Image.Image], Tensor], folder: Path | None) -> Gallery | None:
+    """The pictures in `folder`, or those that a run was trained on; None, with a warning, where these are gone.
+
+    Raises:
+        InputError: no such folder, or no picture in it.
+    """
+    if folder is not None:
+        return Gallery(Folder(folder), str(folder), features)
+    try:
+        return Gallery(training_images(segmenter), "the run's own data", features)
+    except InputError as error:
+        log.warning("no neighbours: %s", str(error).replace("--data", "--images"))
+        return None
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=88)
+    return file.getvalue()

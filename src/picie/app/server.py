@@ -1,0 +1,187 @@
+"""The page's addresses. Whatever takes longer than a moment runs in a thread; errors are one line of JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from picie.app.checks import check_type, number, read_body
+from picie.app.guard import Guard
+from picie.app.studio import ChangedError, GoneError, Opened, Studio
+from picie.data.images import decode_image
+from picie.errors import InputError
+from picie.version import __version__
+
+_STATIC = Path(__file__).parent / "static"
+_SMALL = 2**16  # bytes of a request that is no picture
+_LISTED = 200  # most pictures of the gallery that one request lists
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an uploaded picture may have."""
+
+    megabytes: int = 20
+    megapixels: int = 40
+
+
+class Pages:
+    """One function for each address.
+
+    Args:
+        studio: what they ask.
+        limits: of uploads.
+    """
+
+    def __init__(self, studio: Studio, limits: Limits) -> None:
+        self.studio, self.limits = studio, limits
+
+    def routes(self) -> list[Route | Mount]:
+        """All addresses."""
+        picture, gallery = "/api/pictures/{key}", "/api/gallery/{index:int}"
+        return [
+            Route("/", lambda _: FileResponse(_STATIC / "index.html")),
+            Route("/api/state", self.state),
+            Route("/api/pictures", self.upload, methods=["POST"]),
+            Route(f"{picture}/picture.png", self._of_picture(lambda o, _: Response(o.shown, media_type="image/png"))),
+            Route(f"{picture}/values", self._of_picture(self._values)),
+            Route(f"{picture}/mask.png", self._of_picture(self._mask)),
+            Route(f"{picture}/query", self._of_picture(self._query)),
+            Route("/api/segments/{value:int}", self.rename, methods=["PUT"]),
+            Route("/api/gallery", self.listing),
+            Route(gallery, self.choose, methods=["POST"]),
+            Route(f"{gallery}/thumbnail.jpg", self.thumbnail),
+            Route(f"{gallery}/spot.jpg", self.spot),
+            Mount("/static", StaticFiles(directory=_STATIC)),
+        ]
+
+    async def state(self, _: Request) -> Response:
+        """All that the page shows before a picture is there."""
+        gallery = self.studio.gallery
+        content = {
+            "run": self.studio.run.resolve().name,
+            "version": __version__,
+            "limits": vars(self.limits),
+            "segments": self.studio.segments(),
+            "gallery": None
+            if gallery is None
+            else {"count": len(gallery), "source": gallery.source, "memory": gallery.memory, **gallery.progress()},
+        }
+        return JSONResponse(content)
+
+    async def upload(self, request: Request) -> Response:
+        """Segment the picture that is the request's body."""
+        check_type(request, "image/", "application/octet-stream")
+        data = await read_body(request, self.limits.megabytes * 1_000_000, f"{self.limits.megabytes} MB")
+        return await run_in_threadpool(lambda: self._open(decode_image(data, self.limits.megapixels * 1_000_000)))
+
+    async def choose(self, request: Request) -> Response:
+        """Segment a picture of the gallery."""
+        index = self._index(request)
+        return await run_in_threadpool(lambda: self._open(self._gallery().images.image(index), index))
+
+    async def rename(self, request: Request) -> Response:
+        """Name and colour a segment, from {"was", "name", "color"}; answers with all segments."""
+        check_type(request, "application/json")
+        try:
+            wanted = json.loads(await read_body(request, _SMALL, "64 KB"))
+            was, name, color = (str(wanted[key]) for key in ("was", "name", "color"))
+        except (ValueError, KeyError, TypeError) as error:
+            raise HTTPException(400, "give was, name and color, as JSON") from error
+        await run_in_threadpool(self.studio.rename, request.path_params["value"], was, name, color)
+        return JSONResponse(self.studio.segments())
+
+    async def listing(self, request: Request) -> Response:
+        """Names of some pictures of the gallery, from number `start` on."""
+        gallery, start = self._gallery(), number(request, "start")
+        stop = min(start + _LISTED, len(gallery))
+        return JSONResponse([gallery.images.name(index) for index in range(start, stop)])
+
+    async def thumbnail(self, request: Request) -> Response:
+        """A picture of the gallery, small."""
+        return await _jpeg(self._gallery().thumbnail, self._index(request))
+
+    async def spot(self, request: Request) -> Response:
+        """The surroundings of a pixel of the gallery, ringed."""
+        return await _jpeg(self._gallery().spot, self._index(request), number(request, "x"), number(request, "y"))
+
+    def _open(self, *picture: Any) -> Response:
+        key, opened = self.studio.open(*picture)
+        (width, height), (shown_width, shown_height) = opened.size, opened.shown_size
+        return JSONResponse(
+            {
+                "key": key,
+                "width": width,
+                "height": height,
+                "shownWidth": shown_width,
+                "shownHeight": shown_height,
+                "shares": self.studio.shares(opened),
+            }
+        )
+
+    def _of_picture(self, answer: Callable[[Opened, Request], Response]) -> Callable[[Request], Any]:
+        async def endpoint(request: Request) -> Response:
+            return await run_in_threadpool(lambda: answer(self.studio.opened(request.path_params["key"]), request))
+
+        return endpoint
+
+    def _values(self, opened: Opened, _: Request) -> Response:
+        values = self.studio.shown_values(opened)
+        return Response(values, media_type="application/octet-stream", headers={"Content-Encoding": "deflate"})
+
+    def _mask(self, opened: Opened, _: Request) -> Response:
+        return Response(self.studio.mask(opened), media_type="image/png")
+
+    def _query(self, opened: Opened, request: Request) -> Response:
+        return JSONResponse(self.studio.query(opened, number(request, "x"), number(request, "y")))
+
+    def _gallery(self) -> Any:
+        if self.studio.gallery is None:
+            raise HTTPException(404, "there are no pictures to look in; start picie app with --images DIR")
+        return self.studio.gallery
+
+    def _index(self, request: Request) -> int:
+        index: int = self._gallery().check(request.path_params["index"])
+        return index
+
+
+async def _jpeg(make: Callable[..., bytes], *arguments: int) -> Response:
+    return Response(await run_in_threadpool(make, *arguments), media_type="image/jpeg")
+
+
+def create(studio: Studio, limits: Limits, host: str) -> Starlette:
+    """The page as an ASGI application, for `host`, the name or address that it is served on."""
+
+    async def refused(_: Request, error: Exception) -> Response:
+        status = 410 if isinstance(error, GoneError) else 409 if isinstance(error, ChangedError) else 400
+        return JSONResponse({"error": str(error)}, status)
+
+    async def http_error(_: Request, error: Exception) -> Response:
+        status, detail = (error.status_code, error.detail) if isinstance(error, HTTPException) else (500, "")
+        return JSONResponse({"error": detail or "picie failed; its terminal says why"}, status)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        if studio.gallery is not None:
+            await run_in_threadpool(studio.gallery.stop)
+
+    return Starlette(
+        routes=Pages(studio, limits).routes(),
+        middleware=[Middleware(Guard, host=host)],
+        exception_handlers={InputError: refused, HTTPException: http_error, Exception: http_error},
+        lifespan=lifespan,
+    )

@@ -1,0 +1,38 @@
+// What a pixel is, and the places that are most like it.
+
+import { byId, make, swatch } from "./make.js";
+import { spotPath } from "./server.js";
+
+export class Pixel {
+  /** `choose(index)` opens a picture of the gallery. */
+  constructor(choose) {
+    this.choose = choose;
+  }
+
+  show(answer, x, y, segments, gallery) {
+    const { value, cluster, similarity, neighbors } = answer;
+    byId("pixel").hidden = false;
+    byId("facts").replaceChildren(swatch(segments[value].color), " ", make("strong", { textContent: segments[value].name }),
+      ` · cluster ${cluster} · similarity to its centre ${similarity.toFixed(3)} · column ${x}, row ${y}`);
+    byId("among").textContent = among(gallery);
+    byId("neighbors").replaceChildren(...neighbors.map((one) => this.neighbor(one, segments)));
+  }
+
+  neighbor(one, segments) {
+    const name = segments[one.value].name;
+    const image = make("img", { src: spotPath(one), alt: "", loading: "lazy", width: 200, height: 200 });
+    const button = make("button", { type: "button", title: `Open ${one.path}` }, image,
+      make("span", { className: "line" }, swatch(segments[one.value].color), make("span", { textContent: name })),
+      make("span", { className: "from", textContent: `${one.similarity.toFixed(3)} · ${one.path}` }));
+    button.onclick = () => this.choose(one.index);
+    return make("li", {}, button);
+  }
+}
+
+function among(gallery) {
+  if (!gallery) return "There are no pictures to look in; start picie app with --images DIR.";
+  const { seen, count, source, finished, full, memory } = gallery;
+  if (!finished) return `Among the first ${seen} of ${count} pictures in ${source}; more are being looked at …`;
+  if (full) return `Among the first ${seen} of ${count} pictures in ${source}: the features of more do not fit into the ${memory / 2 ** 30} GB kept for them.`;
+  return `Among all ${count} pictures in ${source}, at most one spot of each.`;
+}

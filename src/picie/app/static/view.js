@@ -1,0 +1,72 @@
+// The canvas: picture and segments blended pixel by pixel, so that what is shown is what is saved.
+
+export const rgb = (color) => [1, 3, 5].map((i) => parseInt(color.slice(i, i + 2), 16));
+
+export class View {
+  constructor(canvas) {
+    this.canvas = canvas;
+    this.context = canvas.getContext("2d", { willReadFrequently: true });
+    this.waiting = false;
+  }
+
+  /** Show another picture: a blob, its width and height, and the value of each pixel. */
+  async show(blob, width, height, values) {
+    const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
+    Object.assign(this.canvas, { width, height });
+    this.context.drawImage(bitmap, 0, 0);
+    this.pixels = this.context.getImageData(0, 0, width, height);
+    this.blended = this.context.createImageData(width, height);
+    this.values = values;
+    this.border = borders(values, width);
+    const frame = this.canvas.parentElement; // as large as fits, however small the picture is
+    frame.style.width = `min(100%, ${(0.74 * window.innerHeight * width / height).toFixed(0)}px)`;
+    this.canvas.style.imageRendering = width < 300 ? "pixelated" : "auto";
+  }
+
+  /** Draw soon, once for many calls. */
+  draw(look) {
+    this.look = look;
+    if (this.waiting || !this.pixels) return;
+    this.waiting = true;
+    requestAnimationFrame(() => {
+      this.waiting = false;
+      this.blend(this.look);
+    });
+  }
+
+  blend({ segments, hidden, opacity, outlines }) {
+    const from = this.pixels.data, to = this.blended.data;
+    const colors = segments.map((segment, value) => (hidden.has(value) ? null : rgb(segment.color)));
+    for (let i = 0, at = 0; i < this.values.length; i += 1, at += 4) {
+      const color = colors[this.values[i]];
+      const dark = color && outlines && this.border[i] ? 1 / 3 : 1;
+      for (let c = 0; c < 3; c += 1) {
+        const own = from[at + c];
+        to[at + c] = color ? (own + opacity * (color[c] - own)) * dark : own;
+      }
+      to[at + 3] = 255;
+    }
+    this.context.putImageData(this.blended, 0, 0);
+  }
+
+  /** The place of a pointer in the picture, in [0, 1); null outside. */
+  place(event) {
+    const box = this.canvas.getBoundingClientRect();
+    const x = (event.clientX - box.left) / box.width, y = (event.clientY - box.top) / box.height;
+    return x >= 0 && x < 1 && y >= 0 && y < 1 ? { x, y } : null;
+  }
+
+  valueAt({ x, y }) {
+    const { width, height } = this.canvas;
+    return this.values[Math.floor(y * height) * width + Math.floor(x * width)];
+  }
+}
+
+/** 1 where a pixel's value differs from that above it or left of it. */
+function borders(values, width) {
+  const found = new Uint8Array(values.length);
+  for (let i = 0; i < values.length; i += 1) {
+    found[i] = (i >= width && values[i] !== values[i - width]) || (i % width && values[i] !== values[i - 1]) ? 1 : 0;
+  }
+  return found;
+}

@@ -1,0 +1,430 @@
+"""What the page's addresses answer, and refuse."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import urllib.request
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.testclient import TestClient
+
+from picie import Segmenter, checkpoint, naming
+from picie.app.checks import read_body
+from picie.app.gallery import Gallery
+from picie.app.guard import Guard, is_loopback
+from picie.app.server import Limits, create
+from picie.app.studio import Studio
+from picie.data.folder import Folder
+from picie.data.images import decode_image, open_image
+from picie.errors import UnreadableImageError
+from picie.naming import Changes
+from picie.neighbors import neighbors
+from picie.overview import segments_of
+
+Opens = Callable[[Path], dict[str, Any]]
+IMAGE = {"Content-Type": "image/png"}
+
+
+@pytest.fixture
+def photo(labelled_folder: Path) -> Path:
+    return labelled_folder / "images" / "val" / "100.jpg"
+
+
+def png(width: int, height: int) -> bytes:
+    """A PNG of a few hundred bytes that announces so many pixels; it holds none."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
+
+
+# ---- segmenting
+
+
+def test_the_mask_is_what_predict_writes(client: TestClient, upload: Opens, photo: Path, own_run: Path, cli: Any) -> None:
+    told = upload(photo)
+    mask = Image.open(io.BytesIO(client.get(f"/api/pictures/{told['key']}/mask.png").content))
+    assert cli("predict", own_run, photo, "--out", own_run.parent / "out", "--device", "cpu")[0] == 0
+    written = Image.open(own_run.parent / "out" / "100.png")
+    assert mask.mode == written.mode == "P"
+    assert mask.getpalette() == written.getpalette()
+    np.testing.assert_array_equal(np.asarray(mask), np.asarray(written))
+    counts = np.bincount(np.asarray(written).ravel(), minlength=3) / (64 * 48)
+    np.testing.assert_allclose(told["shares"], counts)
+    assert (counts > 0).sum() > 1
+
+
+def test_what_is_shown_of_a_small_picture_is_all_of_it(client: TestClient, upload: Opens, photo: Path, own_run: Path) -> None:
+    told = upload(photo)
+    values = np.frombuffer(client.get(f"/api/pictures/{told['key']}/values").content, "<u2").reshape(48, 64)
+    np.testing.assert_array_equal(values, Segmenter.load(own_run, "cpu").predict(photo))
+    shown = Image.open(io.BytesIO(client.get(f"/api/pictures/{told['key']}/picture.png").content))
+    np.testing.assert_array_equal(np.asarray(shown), np.asarray(open_image(photo)))
+
+
+def test_a_large_picture_is_shown_smaller_and_saved_whole(studio: Studio, photo: Path) -> None:
+    picture = open_image(photo).resize((4096, 96))
+    _, opened = studio.open(picture)
+    assert opened.shown_size == (2048, 48)
+    full = np.asarray(Image.open(io.BytesIO(studio.mask(opened))))
+    assert full.shape == (96, 4096)
+    values = np.frombuffer(zlib.decompress(studio.shown_values(opened)), "<u2").reshape(48, 2048)
+    np.testing.assert_array_equal(values, full[1::2, 1::2])
+
+
+def test_a_picture_is_seen_upright(still: TestClient, photo: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    open_image(photo).save(tmp_path / "turned.jpg", exif=exif)
+    told = still.post("/api/pictures", content=(tmp_path / "turned.jpg").read_bytes(), headers=IMAGE).json()
+    assert (told["width"], told["height"]) == (48, 64)
+
+
+def test_clusters_without_a_class_have_a_name_of_their_own(own_run: Path, images: Path, photo: Path) -> None:
+    state = checkpoint.load(own_run)
+    state["matching"] = {"names": ["thing"], "colors": ["#ff0000"], "ignore": 255, "assignment": [-1, 0, -1]}
+    checkpoint.save(own_run / "checkpoint.pt", state)
+    studio = Studio(own_run, images, "cpu")
+    assert [row["name"] for row in studio.segments()] == ["thing", "cluster 0", "cluster 2"]
+    opened = studio.open(open_image(photo))[1]
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(studio.mask(opened)))), studio.segmenter.predict(photo))
+
+
+def test_more_than_256_values_are_saved_with_16_bits(studio: Studio, photo: Path) -> None:
+    segmenter, generator = studio.segmenter, torch.Generator().manual_seed(0)
+    weight = torch.nn.functional.normalize(torch.randn(300, 8, generator=generator), dim=1)
+    studio.segmenter = Segmenter(segmenter.network, (weight, torch.zeros(300)), segmenter.config, segmenter.engine)
+    _, opened = studio.open(open_image(photo))
+    saved = Image.open(io.BytesIO(studio.mask(opened)))
+    assert saved.mode == "I;16"
+    np.testing.assert_array_equal(np.asarray(saved), studio.segmenter.predict(photo))
+
+
+def test_old_pictures_make_room_and_say_so(client: TestClient, upload: Opens, photo: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("picie.app.studio._MEMORY", 1)
+    first, second = upload(photo), upload(photo)
+    gone = client.get(f"/api/pictures/{first['key']}/mask.png")
+    assert (gone.status_code, gone.json()["error"]) == (410, "the picture is not kept any more; open it again")
+    assert client.get(f"/api/pictures/{second['key']}/mask.png").status_code == 200
+
+
+# ---- what is refused
+
+
+def test_pixels_are_counted_before_they_are_decoded(still: TestClient, monkeypatch: Any) -> None:
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("it was decoded"))
+    answer = still.post("/api/pictures", content=png(1001, 1000), headers=IMAGE)
+    assert answer.status_code == 400
+    assert answer.json()["error"] == "the picture has 1001 x 1000 pixels; at most 1 megapixels are taken"
+    bomb = still.post("/api/pictures", content=png(60_000, 60_000), headers=IMAGE)
+    assert bomb.status_code == 400
+    assert "too many pixels" in bomb.json()["error"]
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", png(40, 40), b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
+def test_what_is_no_picture_is_told_in_one_line(still: TestClient, content: bytes) -> None:
+    answer = still.post("/api/pictures", content=content, headers=IMAGE)
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("this cannot be read as an image (")
+    assert "\n" not in answer.json()["error"]
+
+
+def test_formats_that_run_other_programs_are_not_opened() -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, "EPS")
+    with pytest.raises(UnreadableImageError, match="no known image format"):
+        decode_image(file.getvalue(), 100)
+
+
+@pytest.mark.parametrize("kind", ["BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"])
+def test_the_usual_formats_are_opened(kind: str) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30), (200, 40, 90)).save(file, kind)
+    picture = decode_image(file.getvalue(), 1200)
+    assert (picture.mode, picture.size) == ("RGB", (40, 30))
+    np.testing.assert_allclose(picture.getpixel((20, 15)), (200, 40, 90), atol=3)
+
+
+def test_a_large_file_is_refused_by_its_announced_length(still: TestClient) -> None:
+    answer = still.post("/api/pictures", content=b"x" * 1_000_001, headers=IMAGE)
+    assert (answer.status_code, answer.json()["error"]) == (413, "the file is too large; at most 1 MB are taken")
+
+
+def test_a_large_file_without_a_length_is_refused_while_it_comes() -> None:
+    sent = 0
+
+    async def receive() -> dict[str, Any]:  # it never ends
+        nonlocal sent
+        sent += 1
+        return {"type": "http.request", "body": b"x" * 100_000, "more_body": True}
+
+    request = Request({"type": "http", "method": "POST", "headers": []}, receive)
+    with pytest.raises(HTTPException, match="too large"):
+        asyncio.run(read_body(request, 1_000_000, "1 MB"))
+    assert sent == 11
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data; boundary=x", "application/x-www-form-urlencoded", ""])
+def test_what_a_plain_form_of_another_site_can_send_is_no_upload(still: TestClient, photo: Path, kind: str) -> None:
+    answer = still.post("/api/pictures", content=photo.read_bytes(), headers={"Content-Type": kind})
+    assert answer.status_code == 415
+    assert still.put("/api/segments/0", content=b"{}", headers={"Content-Type": kind}).status_code == 415
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", "", "[", "192.168.0.9"])
+def test_another_name_of_this_machine_is_refused(still: TestClient, host: str) -> None:
+    answer = still.get("/", headers={"Host": host})
+    assert answer.status_code == 403
+    assert "picie app printed" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:7860", "localhost:1", "LOCALHOST", "[::1]:7860"])
+def test_the_names_of_a_local_page_are_its_own(still: TestClient, host: str) -> None:
+    assert still.get("/", headers={"Host": host}).status_code == 200
+
+
+def test_a_public_page_has_its_addresses_and_its_own_name_but_no_other() -> None:
+    guard = Guard(lambda *_: None, "0.0.0.0")  # type: ignore[arg-type, return-value]
+    assert all(guard._is_own(name) for name in ("192.168.0.9", "localhost", socket.gethostname().lower()))
+    assert not guard._is_own("evil.example")
+    assert not is_loopback("0.0.0.0")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:9999"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+)
+def test_another_site_may_ask_for_nothing(still: TestClient, photo: Path, headers: dict[str, str]) -> None:
+    assert still.post("/api/pictures", content=photo.read_bytes(), headers=IMAGE | headers).status_code == 403
+    assert still.get("/api/gallery/0/thumbnail.jpg", headers=headers).status_code == 403
+
+
+def test_the_page_itself_may(still: TestClient, photo: Path) -> None:
+    own = {"Origin": "http://127.0.0.1:7860", "Sec-Fetch-Site": "same-origin"}
+    assert still.post("/api/pictures", content=photo.read_bytes(), headers=IMAGE | own).status_code == 200
+    assert still.get("/", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 200  # a link on another site
+
+
+def test_every_answer_forbids_scripts_from_elsewhere(still: TestClient) -> None:
+    for path in ("/", "/api/state", "/static/page.js", "/nowhere"):
+        headers = still.get(path).headers
+        assert "default-src 'none'; script-src 'self'" in headers["Content-Security-Policy"]
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert "Access-Control-Allow-Origin" not in headers
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/api/pictures/none/mask.png", 410),
+        ("/api/gallery/99/thumbnail.jpg", 400),
+        ("/api/gallery/0/spot.jpg?x=64&y=0", 400),
+        ("/api/gallery/0/spot.jpg?x=-1&y=0", 400),
+        ("/api/gallery/0/spot.jpg", 400),
+        ("/static/../server.py", 404),
+        ("/static/%2e%2e/server.py", 404),
+        ("/nowhere", 404),
+    ],
+)
+def test_what_is_not_there_is_told_as_json(still: TestClient, path: str, status: int) -> None:
+    answer = still.get(path)
+    assert answer.status_code == status
+    assert answer.json()["error"]
+
+
+def test_a_fault_of_picie_shows_no_trace(studio: Studio, monkeypatch: Any) -> None:
+    monkeypatch.setattr(Studio, "segments", lambda _: 1 / 0)
+    with TestClient(
+        create(studio, Limits(), "127.0.0.1"), base_url="http://127.0.0.1", raise_server_exceptions=False
+    ) as client:
+        answer = client.get("/api/state")
+    assert (answer.status_code, answer.json()) == (500, {"error": "picie failed; its terminal says why"})
+
+
+# ---- neighbours
+
+
+def test_neighbours_are_those_of_picie_neighbors(
+    client: TestClient, upload: Opens, studio: Studio, photo: Path, images: Path, own_run: Path
+) -> None:
+    told = upload(photo)
+    assert studio.gallery is not None
+    studio.gallery._thread.join()
+    answer = client.get(f"/api/pictures/{told['key']}/query?x=30&y=20").json()
+    labels = Segmenter.load(own_run, "cpu").predict_clusters(open_image(photo))
+    assert answer["cluster"] == labels[20, 30]
+    assert -1 <= answer["similarity"] <= 1
+    expected = neighbors(own_run, photo, 30, 20, images, k=8, device="cpu")
+    found = answer["neighbors"]
+    np.testing.assert_allclose([n["similarity"] for n in found], [n.similarity for n in expected], atol=2e-3)  # 16 bits
+    assert {n["path"] for n in found} == {Path(n.path).name for n in expected}
+    assert client.get(f"/api/gallery/{found[0]['index']}/spot.jpg?x={found[0]['x']}&y={found[0]['y']}").status_code == 200
+    assert client.get(f"/api/pictures/{told['key']}/query?x=64&y=0").status_code == 400
+
+
+def test_a_picture_of_the_gallery_is_no_neighbour_of_itself(client: TestClient, studio: Studio) -> None:
+    assert client.get("/api/gallery?start=2").json() == ["002.jpg", "003.jpg", "004.jpg", "005.jpg"]
+    told = client.post("/api/gallery/2").json()
+    assert studio.gallery is not None
+    studio.gallery._thread.join()
+    found = client.get(f"/api/pictures/{told['key']}/query?x=1&y=1").json()["neighbors"]
+    assert sorted(n["path"] for n in found) == ["000.jpg", "001.jpg", "003.jpg", "004.jpg", "005.jpg"]
+
+
+def test_features_stay_within_their_memory(studio: Studio, images: Path) -> None:
+    each = studio._features(open_image(images / "000.jpg")).numel() * 2
+    gallery = Gallery(Folder(images), "", studio._features, memory=4 * each + 1)
+    gallery.start()
+    gallery._thread.join()
+    assert gallery.progress() == {"seen": 4, "finished": True, "full": True}
+    assert [path for path, *_ in gallery.features(torch.device("cpu"))] == ["0", "1", "2", "3"]
+
+
+def test_a_run_whose_pictures_are_gone_has_a_page_without_neighbours(own_run: Path, photo: Path) -> None:
+    state = checkpoint.load(own_run)
+    state["config"]["data"]["root"] = "/nowhere/at/all"
+    checkpoint.save(own_run / "checkpoint.pt", state)
+    studio = Studio(own_run, None, "cpu")
+    assert studio.gallery is None
+    assert studio.query(studio.open(open_image(photo))[1], 0, 0)["neighbors"] == []
+
+
+# ---- names
+
+
+def put(client: TestClient, value: int, was: str, name: str, color: str = "#102030") -> Any:
+    return client.put(f"/api/segments/{value}", json={"was": was, "name": name, "color": color})
+
+
+def test_a_name_is_stored_in_the_run_and_predict_uses_it(
+    client: TestClient, upload: Opens, photo: Path, own_run: Path, cli: Any
+) -> None:
+    told = upload(photo)
+    was = segments_of(own_run).names[1]
+    answer = put(client, 1, was, "  my <b>road</b> ")
+    assert answer.status_code == 200, answer.text
+    assert answer.json()[1] == {"name": "my <b>road</b>", "color": "#102030", "clusters": segments_of(own_run).clusters(1)}
+    assert client.get("/api/state").json()["segments"] == answer.json()
+    assert cli("predict", own_run, photo, "--out", own_run.parent / "out", "--device", "cpu")[0] == 0
+    written = Image.open(own_run.parent / "out" / "100.png")
+    assert written.getpalette()[3:6] == [0x10, 0x20, 0x30]
+    mask = Image.open(io.BytesIO(client.get(f"/api/pictures/{told['key']}/mask.png").content))
+    assert mask.getpalette() == written.getpalette()
+
+
+@pytest.mark.parametrize(
+    ("name", "color", "told"),
+    [
+        ("", "#102030", "is no name"),
+        ("7", "#102030", "is no name"),
+        ("a\nb", "#102030", "is no name"),
+        ("sky", "red", "is no colour"),
+        ("TAKEN", "#102030", "another segment has this name"),
+    ],
+)
+def test_a_name_that_cannot_be_changes_nothing(client: TestClient, own_run: Path, name: str, color: str, told: str) -> None:
+    before = segments_of(own_run)
+    answer = put(client, 1, before.names[1], before.names[0] if name == "TAKEN" else name, color)
+    assert answer.status_code == 400
+    assert told in answer.json()["error"]
+    assert segments_of(own_run) == before
+
+
+def test_names_that_changed_elsewhere_are_shown_first(client: TestClient, own_run: Path) -> None:
+    was = segments_of(own_run).names
+    naming.change(own_run, Changes(merges=[([0, 1], "both", "")]), device="cpu")
+    answer = put(client, 1, was[1], "mine")
+    assert answer.status_code == 409
+    assert [row["name"] for row in client.get("/api/state").json()["segments"]] == list(segments_of(own_run).names)
+    assert "mine" not in segments_of(own_run).names
+
+
+def test_new_clusters_in_the_run_ask_for_a_new_start(client: TestClient, own_run: Path) -> None:
+    state = checkpoint.load(own_run)
+    state["classifier"]["bias"] += 1
+    checkpoint.save(own_run / "checkpoint.pt", state)
+    answer = put(client, 1, segments_of(own_run).names[1], "mine")
+    assert answer.status_code == 409
+    assert "start it again" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{", b'{"was": "a"}', b'"text"', b"\xff"])
+def test_a_rename_that_is_none_is_refused(still: TestClient, content: bytes) -> None:
+    assert still.put("/api/segments/0", content=content, headers={"Content-Type": "application/json"}).status_code == 400
+
+
+# ---- the command
+
+
+def test_it_says_where_it_is_and_ends_with_the_interrupt(own_run: Path, images: Path) -> None:
+    command = [sys.executable, "-m", "picie", "app", own_run, "--images", images, "--port", "0", "--device", "cpu"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        url = process.stdout.readline().strip()
+        assert url.startswith("http://127.0.0.1:")
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with direct.open(url, timeout=30) as page:
+            assert b"<title>picie" in page.read()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        assert process.stderr.read() == ""
+
+
+def test_a_port_that_is_taken_is_one_line(own_run: Path, refused: Any) -> None:
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        assert "cannot listen there" in refused("app", own_run, "--port", port)
+    assert "cannot listen there" in refused("app", own_run, "--port", 0, "--host", "no such host")
+
+
+def test_what_is_missing_is_said(own_run: Path, refused: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    assert "no such run" in refused("app", tmp_path / "none", "--port", 0)
+    assert "no such folder" in refused("app", own_run, "--port", 0, "--images", tmp_path / "none")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert refused("app", own_run).endswith("install them: pip install 'picie[app]'")
+
+
+def test_listening_for_others_is_warned_of(own_run: Path, images: Path, monkeypatch: Any, cli: Any) -> None:
+    monkeypatch.setattr("picie.app.listening.Listening.run", lambda _: None)
+    status, out, err = cli("app", own_run, "--images", images, "--port", 0, "--host", "0.0.0.0")
+    assert status == 0
+    assert out.startswith(f"http://{socket.gethostname()}:")
+    assert err.count("picie: warning: --host 0.0.0.0: whoever reaches this machine can use the page") == 1
+    status, _, err = cli("app", own_run, "--images", images, "--port", 0)
+    assert (status, err) == (0, "")
+
+
+def test_the_page_and_all_its_parts_come_with_the_package(still: TestClient) -> None:
+    from picie.app import server
+
+    for file in server._STATIC.iterdir():
+        assert still.get(f"/static/{file.name}").status_code == 200
+    text = "".join(file.read_text("utf-8") for file in server._STATIC.iterdir())
+    assert "innerHTML" not in text
+    assert "https://" not in text  # nothing is fetched from elsewhere
