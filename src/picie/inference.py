@@ -41,6 +41,7 @@ class Segmenter:
         names: what each value of a predicted map means: the classes, then the unmatched clusters, if the run was
             evaluated; else the clusters.
         colors: (R, G, B) in 0..255 for each of these.
+        value_of_cluster: (K,) the value that each cluster gets in a predicted map.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Segmenter:
         self.k = len(classifier[0])
         self.names: tuple[str, ...]
         self.colors: tuple[tuple[int, int, int], ...]
-        self._value_of_cluster: np.ndarray
+        self.value_of_cluster: np.ndarray
         self.name_clusters(classes, assignment)
 
     def name_clusters(self, classes: ClassMap | None, assignment: np.ndarray | None) -> None:
@@ -67,14 +68,14 @@ class Segmenter:
         if classes is None or assignment is None:
             self.names = tuple(f"cluster {i}" for i in range(self.k))
             self.colors = palette(self.k)
-            self._value_of_cluster = np.arange(self.k)
+            self.value_of_cluster = np.arange(self.k)
             return
         left = np.flatnonzero(assignment == UNMATCHED)
         self.names = (*classes.names, *(f"cluster {i}" for i in left))
         self.colors = (*(hex_to_rgb(c) for c in classes.colors), *(palette(self.k)[i] for i in left))
         values = assignment.copy()
         values[left] = len(classes) + np.arange(len(left))
-        self._value_of_cluster = values
+        self.value_of_cluster = values
 
     @classmethod
     def load(cls, run: str | Path, device: str = "auto") -> Segmenter:
@@ -118,7 +119,7 @@ class Segmenter:
             UnreadableImageError: the file is no image.
             InputError: an array of another kind.
         """
-        values: np.ndarray = self._value_of_cluster[self.predict_clusters(_as_image(image))]
+        values: np.ndarray = self.value_of_cluster[self.predict_clusters(_as_image(image))]
         return values.astype(np.uint8 if len(self.names) <= 256 else np.uint16)
 
     def predict_clusters(self, image: Image.Image) -> np.ndarray:
