@@ -144,9 +144,10 @@ def test_help_explains_every_option(cli: Call) -> None:
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ((), ["train", "evaluate", "predict", "demo", "list", "--version", "--quiet"]),
+        ((), ["train", "evaluate", "predict", "report", "demo", "list", "--version", "--quiet"]),
         (("evaluate",), ["RUN", "--data", "--split", "--json", "--baselines", "--device"]),
         (("predict",), ["RUN", "PATH", "--out", "--device"]),
+        (("report",), ["RUN", "--out", "--data", "--device"]),
         (("demo",), ["--out", "--seed"]),
         (("list",), ["datasets", "backbones", "transforms", "methods", "presets"]),
     ],

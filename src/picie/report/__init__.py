@@ -22,11 +22,11 @@ from picie.config import Config, to_toml
 from picie.errors import InputError
 from picie.evaluation import Evaluation
 from picie.report.charts import HEIGHT, WIDTH, Chart, line_chart
-from picie.report.contact_sheets import contact_sheets
-from picie.report.examples import examples
+from picie.report.contact_sheets import gather_sheets
+from picie.report.examples import UNLABELLED, gather_examples
 from picie.report.score_tables import class_rows, confusion_matrices
 from picie.report.subject import Subject, open_subject
-from picie.report.view_pairs import view_pairs
+from picie.report.view_pairs import gather_views
 from picie.version import __version__
 
 FILE_NAME = "report.html"
@@ -77,14 +77,14 @@ def write_report(
 
 
 def _render(subject: Subject, began: float) -> str:
-    sheets, looked_at = contact_sheets(subject)
+    sheets, looked_at = gather_sheets(subject)
     content = {
         "title": subject.folder.absolute().name,
         "config": subject.config,
         "summary": _summary(subject),
         "charts": curves(subject.metrics),
         "metrics": _table(subject.metrics),
-        "examples": examples(subject),
+        "examples": gather_examples(subject),
         "legend": _legend(subject),
         "label_legend": _label_legend(subject),
         "result": subject.evaluation,
@@ -92,7 +92,7 @@ def _render(subject: Subject, began: float) -> str:
         "matrices": confusion_matrices(subject.evaluation) if subject.evaluation else [],
         "sheets": sheets,
         "looked_at": looked_at,
-        "views": view_pairs(subject),
+        "views": gather_views(subject),
         "changed": _changed(subject.config),
         "toml": to_toml(subject.config),
         "environment": _environment(subject),
@@ -169,12 +169,13 @@ def _legend(subject: Subject) -> list[tuple[str, str]]:
 
 
 def _label_legend(subject: Subject) -> list[tuple[str, str]]:
-    """That of the labels, where it says more than `_legend`: other classes, or clusters under names of their own."""
+    """What the predictions' legend does not say of the labels: unlabelled pixels, and classes that no value carries."""
     classes = subject.labelled.classes if subject.labelled is not None else None
     if classes is None:
         return []
     entries = list(zip(classes.names, (color.lower() for color in classes.colors), strict=True))
-    return [] if set(entries) <= set(_legend(subject)) else entries
+    unlabelled = ("not labelled", rgb_to_hex(UNLABELLED))
+    return [unlabelled] if set(entries) <= set(_legend(subject)) else [*entries, unlabelled]
 
 
 def _changed(config: Config) -> list[tuple[str, str, str]]:

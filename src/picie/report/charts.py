@@ -54,6 +54,7 @@ def line_chart(title: str, note: str, series: Mapping[str, Sequence[tuple[int, f
     values = [value for points in kept.values() for _, value in points]
     y_ticks = ticks(min(values), max(values))
     low, high = y_ticks[0], y_ticks[-1]
+    decimals = max(len(f"{tick:.6g}".partition(".")[2]) for tick in y_ticks)
 
     def x(epoch: float) -> float:
         return _LEFT + (epoch - epochs[0]) / (epochs[-1] - epochs[0]) * (WIDTH - _LEFT - _RIGHT)
@@ -68,7 +69,7 @@ def line_chart(title: str, note: str, series: Mapping[str, Sequence[tuple[int, f
     ]
     every = max(1, math.ceil((epochs[-1] - epochs[0]) / 8))
     x_ticks = [(x(epoch), str(epoch)) for epoch in range(epochs[0], epochs[-1] + 1, every)]
-    return Chart(title, note, lines, x_ticks, [(y(tick), f"{tick:g}") for tick in y_ticks])
+    return Chart(title, note, lines, x_ticks, [(y(tick), f"{tick:.{decimals}f}") for tick in y_ticks])
 
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:

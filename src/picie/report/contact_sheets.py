@@ -27,6 +27,7 @@ _MOST_CROPS, _CROPS_IN_ALL = 8, 480  # of one name, and of all of them: they are
 _MOST_SHEETS = 256
 _SIDE = 112  # pixels of a crop in the page
 _PART = 0.45  # of the picture's short side that a crop shows
+_PALE = (168, 168, 168)
 _KEPT = 256  # short side of the pictures that crops are cut from
 
 
@@ -69,7 +70,7 @@ class _Seen:
     values: np.ndarray
 
 
-def contact_sheets(subject: Subject) -> tuple[list[ContactSheet], int]:
+def gather_sheets(subject: Subject) -> tuple[list[ContactSheet], int]:
     """The sheets of all values, largest share first, and the number of images that they were made from."""
     if subject.segmenter is None or subject.images is None:
         return [], 0
@@ -142,10 +143,11 @@ def _reduced(image: Image.Image) -> Image.Image:
 
 
 def _crop(seen: _Seen, value: int, y: int, x: int, name: str) -> Picture:
-    """A square about cell (y, x): the pixels of `value` as they are, others paled, and the cell framed."""
+    """A square about cell (y, x): the pixels of `value` as they are, others pale and grey, and the cell framed."""
     picture, (h, w) = seen.picture, seen.values.shape
     mask = Image.fromarray(((seen.values == value) * 255).astype(np.uint8)).resize(picture.size, Image.Resampling.NEAREST)
-    paled = Image.composite(picture, Image.blend(picture, Image.new("RGB", picture.size, "white"), 0.6), mask)
+    grey = Image.blend(picture.convert("L").convert("RGB"), Image.new("RGB", picture.size, _PALE), 0.65)
+    paled = Image.composite(picture, grey, mask)
     side = min(min(picture.size), max(8.0, _PART * min(picture.size)))
     centre = ((x + 0.5) / w * picture.width, (y + 0.5) / h * picture.height)
     left, top = (min(max(0.0, c - side / 2), end - side) for c, end in zip(centre, picture.size, strict=True))

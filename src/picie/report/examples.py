@@ -14,10 +14,10 @@ from picie.errors import InputError, UnreadableImageError
 from picie.inference import Segmenter
 from picie.report.pictures import fitted, jpeg_uri, map_uri
 from picie.report.subject import Subject
-from picie.views.draws import permutation
 from picie.visualize import overlay
 
 _EXAMPLES = 6
+UNLABELLED = (0, 0, 0)
 _LONGEST = 400  # pixels of a picture in the page; it is shown at up to 280
 
 
@@ -39,19 +39,29 @@ class Example:
     pictures: list[Picture]
 
 
-def examples(subject: Subject) -> list[Example]:
+def gather_examples(subject: Subject) -> list[Example]:
     """A few images with their predictions, of the labelled split, or of the training images where there is none."""
     dataset = subject.labelled or subject.images
     if subject.segmenter is None or dataset is None:
         return []
     shown = []
-    for index, image in readable(dataset, permutation(len(dataset), subject.config.seed, "report examples")):
+    for index, image in readable(dataset, spread(len(dataset), _EXAMPLES)):
         shown.append(_example(subject.segmenter, dataset, index, image))
         if len(shown) == _EXAMPLES:
             break
     if not shown:
         subject.notes.append("No examples: none of the images can be read.")
     return shown
+
+
+def spread(n: int, k: int) -> np.ndarray:
+    """(n,) every index below `n`: first `k` of them at equal distances, then the others, for those that cannot be read.
+
+    >>> spread(7, 3).tolist()
+    [1, 3, 5, 0, 2, 4, 6]
+    """
+    first = np.unique(((np.arange(k) + 0.5) * n / k).astype(int)) if n > k else np.arange(n)
+    return np.concatenate([first, np.setdiff1d(np.arange(n), first)])
 
 
 def readable(dataset: Dataset, order: Sequence[int] | np.ndarray) -> Iterator[tuple[int, Image.Image]]:
@@ -79,7 +89,7 @@ def _example(segmenter: Segmenter, dataset: Dataset, index: int, image: Image.Im
 
 
 def _label(dataset: Dataset, index: int, size: tuple[int, int]) -> Picture | None:
-    """The label in its classes' colours at `size` (H, W), unlabelled pixels black; None without one that can be read."""
+    """The label in its classes' colours at `size` (H, W), None without one that can be read."""
     if dataset.classes is None:
         return None
     try:
@@ -90,7 +100,7 @@ def _label(dataset: Dataset, index: int, size: tuple[int, int]) -> Picture | Non
     columns = ((np.arange(size[1]) + 0.5) * label.shape[1] / size[1]).astype(int)
     reduced = label[np.ix_(rows, columns)].astype(np.int64)
     known = (reduced >= 0) & (reduced < len(dataset.classes))
-    colors = [*(hex_to_rgb(color) for color in dataset.classes.colors), (0, 0, 0)]
+    colors = [*(hex_to_rgb(color) for color in dataset.classes.colors), UNLABELLED]
     uri = map_uri(np.where(known, reduced, len(dataset.classes)), colors)
     present = ", ".join(dataset.classes.names[i] for i in np.unique(reduced[known]))
     return Picture("label (only for the score)", uri, f"Its label: {present}", True)

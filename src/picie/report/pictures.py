@@ -62,16 +62,10 @@ def with_box(image: Image.Image, box: Box, dot: tuple[float, float] | None = Non
     framed = image.copy()
     draw = ImageDraw.Draw(framed)
     (width, height), line = image.size, max(1, round(max(image.size) / 200))
-    top, bottom = sorted((box[0] * height, box[1] * height))
-    left, right = sorted((box[2] * width, box[3] * width))
+    top, bottom = (min(max(edge * height, line), height - 1 - line) for edge in sorted(box[:2]))  # the outline stays inside
+    left, right = (min(max(edge * width, line), width - 1 - line) for edge in sorted(box[2:]))
     for margin, color, thickness in ((line, "black", 3 * line), (0, "white", line)):
-        corners = (
-            max(0, left - margin),
-            max(0, top - margin),
-            min(width - 1, right + margin),
-            min(height - 1, bottom + margin),
-        )
-        draw.rectangle(corners, outline=color, width=thickness)
+        draw.rectangle((left - margin, top - margin, right + margin, bottom + margin), outline=color, width=thickness)
     if dot is not None:
         mark_corner(draw, dot[1] * width, dot[0] * height, image.size)
     return framed

@@ -15,6 +15,7 @@ from picie import registry
 from picie.colors import palette
 from picie.data.base import Dataset
 from picie.data.images import centre_frame
+from picie.errors import InputError
 from picie.report.examples import Example, Picture, readable
 from picie.report.pictures import Box, fitted, jpeg_uri, map_uri, to_picture, with_box, with_dot
 from picie.report.subject import Subject
@@ -46,25 +47,32 @@ class ViewPairs:
     agreement: float | None
 
 
-def view_pairs(subject: Subject) -> ViewPairs | None:
+def gather_views(subject: Subject) -> ViewPairs | None:
     """Both views of a few training images; None if the images cannot be had."""
     if subject.images is None:
         return None
-    views: int = registry.find(registry.METHODS, subject.config.method, "method").views
+    options = subject.config.views
+    try:
+        views: int = registry.find(registry.METHODS, subject.config.method, "method").views
+        draws = TwoViews(options.invariance, options.equivariance, subject.config.seed)
+    except InputError as error:  # somebody's own method or transform, which is not here
+        subject.notes.append(f"No views: {error}.")
+        return None
     labels = _labels(subject, subject.images, views)
     epoch = subject.record["labelled_epoch"] if labels is not None else max(1, subject.state["epoch"])
     colors = [palette(2 * subject.config.cluster.k)[subject.config.cluster.k :]] * views  # none that names a cluster
     order = permutation(len(subject.images), subject.config.seed, "report views")
     agreement = None
     if labels is not None and views == 2 and subject.config.cluster.k <= _MOST_MATCHED:
-        matched, agreement = match_views(np.asarray(labels[:2, np.sort(order[:_COUNTED])]), subject.config.cluster.k)
+        skipped = subject.record.get("skipped", {})  # they have no labels, only zeros
+        counted = np.sort([i for i in order[:_COUNTED] if subject.images.name(int(i)) not in skipped])
+        matched, agreement = match_views(labels[:2, counted], subject.config.cluster.k)
         colors[1] = tuple(colors[0][i] for i in matched)
-    draws = TwoViews(subject.config.views.invariance, subject.config.views.equivariance, subject.config.seed)
     rows = []
     for index, image in readable(subject.images, order):
-        frame = torch.from_numpy(centre_frame(image, subject.config.views.frame_size))[None].float() / 255
+        frame = torch.from_numpy(centre_frame(image, options.frame_size))[None].float() / 255
         drawn = draws.draw(epoch - 1, [index], views)
-        pictures = [drawn.pictures(frame, view, subject.config.views.view_size)[0] for view in range(views)]
+        pictures = [drawn.pictures(frame, view, options.view_size)[0] for view in range(views)]
         maps = None if labels is None else [map_uri(labels[view, index], colors[view]) for view in range(views)]
         rows.append(Example(subject.images.name(index), _row(frame[0], pictures, drawn.geometry, maps)))
         if len(rows) == _PAIRS:
@@ -81,7 +89,7 @@ def _labels(subject: Subject, images: Dataset, views: int) -> np.ndarray | None:
         subject.notes.append("Views without pseudo-labels: the run has no pseudo_labels.npy that can be read.")
         return None
     if subject.record.get("labelled_epoch") is None:
-        subject.notes.append("Views without pseudo-labels: the run was stopped while it made those of an epoch.")
+        subject.notes.append("Views without pseudo-labels: run.json does not say of which epoch those of the run are.")
         return None
     if labels.ndim != 4 or labels.shape[0] < views or labels.shape[1] != len(images):
         subject.notes.append("Views without pseudo-labels: they were made of another number of images than there are now.")
