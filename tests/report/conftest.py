@@ -64,7 +64,7 @@ class Page(HTMLParser):
             self.tables[self._table][-1].append("")
         elif tag == "img":
             self.images.append((self._section, values.get("class", ""), values["alt"], values["src"]))
-        elif tag == "ul" and values.get("class") == "legend":
+        elif tag == "ul" and "legend" in values.get("class", "").split():
             self._legend = values.get("aria-label", "")
         elif tag == "i" and values.get("class") == "swatch":
             self._color = values["style"].removeprefix("background:")

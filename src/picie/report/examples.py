@@ -33,10 +33,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Example:
-    """One image's row."""
+    """One image's row; `unlabelled` if some pixels of its label have no class."""
 
     name: str
     pictures: list[Picture]
+    unlabelled: bool = False
 
 
 def gather_examples(subject: Subject) -> list[Example]:
@@ -85,11 +86,17 @@ def _example(segmenter: Segmenter, dataset: Dataset, index: int, image: Image.Im
         Picture("overlay", jpeg_uri(overlay(small, values, segmenter.colors)), "The segments over the image"),
     ]
     label = _label(dataset, index, (height, width))
-    return Example(name, [*pictures, label] if label else pictures)
+    if dataset.classes is None or label is None:
+        return Example(name, pictures)
+    known = label < len(dataset.classes)
+    colors = [*(hex_to_rgb(color) for color in dataset.classes.colors), UNLABELLED]
+    present = ", ".join(dataset.classes.names[i] for i in np.unique(label[known]))
+    shown = Picture("label (only for the score)", map_uri(label, colors), f"Its label: {present}", True)
+    return Example(name, [*pictures, shown], not known.all())
 
 
-def _label(dataset: Dataset, index: int, size: tuple[int, int]) -> Picture | None:
-    """The label in its classes' colours at `size` (H, W), None without one that can be read."""
+def _label(dataset: Dataset, index: int, size: tuple[int, int]) -> np.ndarray | None:
+    """(H, W) int64 label at `size`, unlabelled pixels as the number of classes; None without one that can be read."""
     if dataset.classes is None:
         return None
     try:
@@ -99,8 +106,4 @@ def _label(dataset: Dataset, index: int, size: tuple[int, int]) -> Picture | Non
     rows = ((np.arange(size[0]) + 0.5) * label.shape[0] / size[0]).astype(int)
     columns = ((np.arange(size[1]) + 0.5) * label.shape[1] / size[1]).astype(int)
     reduced = label[np.ix_(rows, columns)].astype(np.int64)
-    known = (reduced >= 0) & (reduced < len(dataset.classes))
-    colors = [*(hex_to_rgb(color) for color in dataset.classes.colors), UNLABELLED]
-    uri = map_uri(np.where(known, reduced, len(dataset.classes)), colors)
-    present = ", ".join(dataset.classes.names[i] for i in np.unique(reduced[known]))
-    return Picture("label (only for the score)", uri, f"Its label: {present}", True)
+    return np.where((reduced >= 0) & (reduced < len(dataset.classes)), reduced, len(dataset.classes))
