@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.report.conftest import Page
 from picie import Config, Segmenter, evaluate, report, training
 from picie.colors import rgb_to_hex
 from picie.config import from_dict, load
+from picie.errors import Stopped
 from picie.runlog import RunLog, read_metrics
 
 PageOf = Callable[..., Page]
@@ -244,6 +246,37 @@ def _spied(generate: Callable[..., object], run: Path, seen: list[object]) -> Ca
         return generate(*arguments)
 
     return spied
+
+
+def test_a_run_stopped_within_an_epoch_shows_that_epochs_views(
+    tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page_of: PageOf
+) -> None:
+    plain = training._Run._step
+
+    def step(run: training._Run, *batch: object) -> None:
+        plain(run, *batch)  # type: ignore[arg-type]
+        if (run.standing.epoch, run.standing.step) == (1, 1):
+            run.stop.signum = signal.SIGINT
+
+    monkeypatch.setattr(training._Run, "_step", step)
+    with pytest.raises(Stopped):
+        training.train(tiny("run.report=true"), tmp_path / "run")
+    assert not (tmp_path / "run" / report.FILE_NAME).exists()
+    page = page_of(tmp_path / "run")
+    assert sections(page) == SECTIONS
+    assert "1 of 2" in page.notes
+    assert "in epoch 2, " in page.text["views"]
+    assert [row[0] for row in page.tables["numbers"]] == ["1"]
+    assert "stopped" in page.text["settings"]
+
+
+@pytest.mark.parametrize("options", [("cluster.metric=euclidean",), ("method=mdc",), ("views.aspect=2.0", "cluster.refit=0")])
+def test_other_runs_have_pages_too(
+    tiny: Callable[..., Config], tmp_path: Path, page_of: PageOf, options: tuple[str, ...]
+) -> None:
+    page = page_of(training.train(tiny("train.epochs=1", *options), tmp_path / "run"))
+    assert sections(page) == SECTIONS
+    assert "Left out" not in page.notes
 
 
 def test_training_ends_with_a_report(tiny: Callable[..., Config], tmp_path: Path) -> None:
