@@ -142,6 +142,7 @@ def test_images_that_are_gone_leave_curves_and_settings(own_run: Path, labelled_
     page = page_of(own_run)
     assert sections(page) == {"curves", "settings"}
     assert "No crops and no views: " in page.notes
+    assert f"{read_metrics(own_run)[-1]['miou']:.1f} %" in page.notes  # as it was while training
     assert "--data DIR" in page.notes
     assert sections(page_of(own_run, labelled_folder)) == SECTIONS
 

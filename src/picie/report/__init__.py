@@ -107,14 +107,15 @@ def _render(subject: Subject, began: float) -> str:
 
 def _summary(subject: Subject) -> list[tuple[str, str]]:
     """The run in a few numbers."""
-    config, record, result = subject.config, subject.record, subject.evaluation
+    config, record = subject.config, subject.record
+    latest = subject.metrics[-1] if subject.metrics else {}
+    scores = subject.evaluation.to_dict() if subject.evaluation is not None else latest
     done = f"{subject.state['epoch']} of {config.train.epochs}" if config.train.epochs else "none: not trained"
     numbers = [("clusters", str(config.cluster.k)), ("epochs", done)]
     if "images" in record:
         numbers.append(("images", f"{record['images']:,}"))
-    if result is not None:
-        summary = result.to_dict()
-        numbers += [("pixel accuracy", _percent(summary["accuracy"])), ("mIoU", _percent(summary["miou"]))]
+    if "accuracy" in scores:
+        numbers += [("pixel accuracy", _percent(scores["accuracy"])), ("mIoU", _percent(scores["miou"]))]
     if "seconds" in record:
         minutes, seconds = divmod(round(record["seconds"]), 60)
         numbers.append(("time", f"{minutes} min {seconds} s" if minutes else f"{seconds} s"))
