@@ -1,19 +1,27 @@
-"""Colour conversion against published values, and the colour k-means on pictures that have an answer."""
+"""Colour conversion against published values, and k-means on pictures that have an answer."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
+from torch.nn import functional as F
 
-from picie import baselines
-from picie.baselines import color_and_position, color_kmeans, sample_pixels
-from picie.config import Config
+from picie import baselines, training
+from picie.baselines import color_and_position, color_kmeans, evaluate_baselines, feature_kmeans, raw_kmeans, sample_pixels
+from picie.config import Config, with_overrides
+from picie.data.folder import Folder
+from picie.data.images import centre_frame
 from picie.errors import InputError, UnreadableImageError
 from picie.evaluation import Predict
+from picie.models.extractor import Extractor
 from picie.runlog import Progress
 
 
@@ -109,3 +117,74 @@ def test_scored_at_the_size_of_its_pixels_alone() -> None:
     predict = clustered([checkers()[0]], 2, 0.0)
     with pytest.raises(InputError, match="size of their pixels"):
         predict(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), (32, 32))
+
+
+RAW = "k-means on raw backbone features"
+
+
+@pytest.fixture
+def pretrained(tiny: Callable[..., Config], tmp_path: Path) -> Config:
+    """The tiny configuration with weights from a file, which stand in for ImageNet's."""
+    torch.manual_seed(5)
+    save_file(timm.create_model("test_efficientnet").state_dict(), tmp_path / "weights.safetensors")
+    return tiny("model.pretrained=true", f"model.weights={tmp_path / 'weights.safetensors'}", "train.epochs=0")
+
+
+def test_raw_features_are_clustered_as_their_restatement_says(pretrained: Config, labelled_folder: Path) -> None:
+    """Every centroid is the direction of the mean of its cells' features: k-means has arrived, and on these features."""
+    data = Folder(labelled_folder, "train")
+    with Progress(False) as bars:
+        predict = raw_kmeans(data, pretrained, "cpu", bars)
+    pixels = torch.from_numpy(np.stack([centre_frame(data.image(i), (32, 32)) for i in range(len(data))]))
+    extractor = Extractor(pretrained.model).eval()
+    with torch.no_grad():
+        levels = extractor.levels(pixels / 255)
+    maps = [F.interpolate(level, (8, 8), mode="bilinear", align_corners=False) for level in levels]
+    centred = [m - m.mean((0, 2, 3), keepdim=True) for m in maps]
+    scaled = torch.cat([m / m.square().sum(1).mean().sqrt() for m in centred], dim=1)
+    z = F.normalize(scaled, dim=1).permute(0, 2, 3, 1).flatten(0, 2)
+    clusters = torch.from_numpy(predict(pixels, (8, 8)).ravel())
+    assert len(clusters.unique()) == 3
+    centroids = F.normalize(torch.stack([z[clusters == i].sum(0) for i in range(3)]), dim=1)
+    assert torch.equal((z @ centroids.T).argmax(1), clusters)
+
+
+def test_a_run_is_shown_beside_the_raw_features_of_its_backbone(pretrained: Config, tmp_path: Path) -> None:
+    run = training.train(pretrained, tmp_path / "run")
+    rows = evaluate_baselines(run, progress=False, device="cpu")
+    names = ["constant prediction", "k-means on colour", "k-means on colour and position", RAW]
+    assert list(rows) == names
+    assert rows[RAW].confusion.shape == (3, 3)
+    assert rows[RAW].protocol == rows["k-means on colour"].protocol
+    assert rows[RAW].confusion.sum() == rows["k-means on colour"].confusion.sum()
+
+
+def test_raw_features_are_left_out_where_there_are_no_weights(
+    cli: Callable[..., tuple[int, str, str]], pretrained: Config, trained: Path, tmp_path: Path
+) -> None:
+    status, stdout, stderr = cli("evaluate", trained, "--baselines")
+    assert status == 0
+    assert f"warning: left out: {RAW}: the run's backbone did not start from pretrained weights" in stderr
+    assert RAW not in stdout
+    assert "k-means on colour" in stdout
+    run = training.train(pretrained, tmp_path / "run")
+    Path(str(pretrained.model.weights)).unlink()
+    status, stdout, stderr = cli("evaluate", run, "--baselines")
+    assert status == 0
+    assert "weights.safetensors: no such file" in stderr
+    assert RAW not in stdout
+
+
+def test_no_label_is_opened_but_to_score(own_folder: Path, pretrained: Config, tmp_path: Path) -> None:
+    run = training.train(with_overrides(pretrained, [f"data.root={own_folder}"]), tmp_path / "run")
+    expected = evaluate_baselines(run, progress=False)
+    for file in (own_folder / "labels" / "train").iterdir():
+        file.write_bytes(b"no label")
+    rows = evaluate_baselines(run, progress=False)
+    assert len(rows) == 4
+    assert all(np.array_equal(rows[name].confusion, expected[name].confusion) for name in expected)
+
+
+def test_more_clusters_than_cells_are_refused() -> None:
+    with pytest.raises(InputError, match="5 clusters cannot be made of 4 cells"):
+        feature_kmeans(torch.eye(4), 5, config(2))

@@ -18,7 +18,7 @@ from PIL import Image
 from pydantic import BaseModel
 from tests.conftest import NAMES, TINY, UNTRAINED
 
-from picie import checkpoint, registry, training
+from picie import Segmenter, checkpoint, registry, training
 from picie.cli import main
 from picie.config import Config, preset_names
 from picie.version import __version__
@@ -40,9 +40,9 @@ def test_train_evaluate_predict(cli: Call, labelled_folder: Path, tmp_path: Path
     assert result["n_images"] == 2
     assert 1 < result["miou"] <= result["accuracy"] <= 100  # percent
     assert [row["name"] for row in result["per_class"]] == list(NAMES)
-    assert set(result["per_class"][0]) == {"name", "iou", "accuracy", "pixels", "cluster"}
+    assert set(result["per_class"][0]) == {"name", "iou", "accuracy", "pixels", "cluster", "clusters"}
     assert result["miou"] == pytest.approx(np.mean([row["iou"] for row in result["per_class"]]), abs=1e-3)
-    assert result["protocol"].startswith("val; centre square of 32 px; one-to-one Hungarian")
+    assert result["protocol"].startswith("val; centre square of 32 px; 3 classes; one-to-one Hungarian")
     assert result["baselines"]["k-means on colour"]["miou"] > 80  # the tiny pictures are told apart by colour
     for text in (*NAMES, "IoU %", f"mIoU {result['miou']:.1f}", "protocol: val;", "k-means on colour"):
         assert text in stdout
@@ -60,6 +60,18 @@ def test_mdc_runs(cli: Call, labelled_folder: Path, tmp_path: Path, classifier: 
     assert np.load(run / "pseudo_labels.npy").shape[0] == 1
     assert cli("evaluate", run)[0] == 0
     assert cli("predict", run, labelled_folder / "images" / "val", "--out", tmp_path / "out")[0] == 0
+
+
+def test_picie_with_an_over_clustering_head(cli: Call, labelled_folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    status, _, stderr = cli("train", labelled_folder, "--out", run, *TINY, "cluster.over_k=12")
+    assert status == 0, stderr
+    assert all(name in stderr for name in (" within ", " cross ", " over_within ", " over_cross "))
+    assert cli("evaluate", run, "--split", "val", "--json", tmp_path / "scores.json")[0] == 0
+    assert cli("predict", run, labelled_folder / "images" / "val", "--out", tmp_path / "out")[0] == 0
+    assert Segmenter.load(run).k == 3  # what predicts is the first head
+    status, _, stderr = cli("train", "--resume", run, "train.epochs=3")
+    assert status == 0, stderr
 
 
 def test_flags_are_options(cli: Call, labelled_folder: Path, tmp_path: Path) -> None:
@@ -145,7 +157,14 @@ def test_help_explains_every_option(cli: Call) -> None:
     ("command", "words"),
     [
         ((), ["train", "evaluate", "predict", "report", "demo", "list", "--version", "--quiet"]),
-        (("evaluate",), ["RUN", "--data", "--split", "--json", "--baselines", "--device"]),
+        (
+            ("evaluate",),
+            ["RUN", "--data", "--split", "--matching", "--json", "--baselines", "--probes", "--bootstrap", "--device"],
+        ),
+        (
+            ("score",),
+            ["PRED_DIR", "LABEL_DIR", "--classes", "--matching", "--label-suffix", "--unpredicted", "--json", "--bootstrap"],
+        ),
         (("predict",), ["RUN", "PATH", "--out", "--device"]),
         (("report",), ["RUN", "--out", "--data", "--device"]),
         (("demo",), ["--out", "--seed"]),
@@ -305,3 +324,25 @@ def test_an_option_with_nothing_is_the_default(cli: Call, labelled_folder: Path,
     assert config["views"]["invariance"] == plain["views"]["invariance"]
     assert config["loss"]["temperature"] == plain["loss"]["temperature"]
     assert config["cluster"]["metric"] == "mixed"  # the preset's, still
+
+
+def test_evaluate_takes_another_matching_size_and_part(cli: Call, refused: Refused, own_run: Path, tmp_path: Path) -> None:
+    scores = tmp_path / "scores.json"
+    options = ("--matching", "many-to-one", "evaluate.size=24", "evaluate.crop=false", "--bootstrap", 30, "--baselines")
+    status, stdout, stderr = cli("evaluate", own_run, *options, "--json", scores)
+    assert status == 0, stderr
+    told = json.loads(scores.read_text("utf-8"))
+    assert told["protocol"].startswith("val; whole images, short side 24 px; 3 classes; many-to-one by majority of pixels")
+    assert (told["matching"], told["intervals"]["resamples"]) == ("many-to-one", 30)
+    assert list(told["matchings"]) == ["one-to-one", "one-to-one-iou", "many-to-one"]
+    assert told["baselines"]["constant prediction"]["accuracy"] > 10
+    assert "in brackets: 95 % intervals" in stdout
+    assert "matched one-to-one" in stdout
+    assert checkpoint.load(own_run)["matching"]["protocol"] == told["protocol"]
+    assert "'train.lr' cannot be changed for a score" in refused("evaluate", own_run, "train.lr=1")
+    assert "'nonsense' is no option" in refused("evaluate", own_run, "nonsense")
+    assert "evaluate.matching is given twice" in refused(
+        "evaluate", own_run, "--matching", "many-to-one", "evaluate.matching=one-to-one"
+    )
+    assert "evaluate.matching = 'identity'" in refused("evaluate", own_run, "--matching", "identity")
+    assert "no split 'trian'; did you mean 'train'" in refused("evaluate", own_run, "--split", "trian")

@@ -60,6 +60,16 @@ def test_every_preset_loads_and_opens_with_a_header(name: str) -> None:
     assert from_dict(config.model_dump()) == config
 
 
+def test_a_preset_lies_over_its_base() -> None:
+    config, base = load("cocostuff27-mdc"), load("reference")
+    assert (config.method, base.method) == ("mdc", "picie")  # its own
+    assert (config.cluster.k, config.cluster.batch_size) == (27, 256)
+    assert config.cluster.metric == base.cluster.metric == "mixed"  # the base's, in a section that it has, too
+    assert config.loss == base.loss  # and in one that it has not
+    assert load("cocostuff27-mdc", None, ["cluster.metric=spherical"]).cluster.metric == "spherical"
+    assert "unknown key 'base'" in refusal("base=reference")
+
+
 def test_reference_has_the_published_choices() -> None:
     config = load("reference")
     changed = {key for key, value in leaves(config).items() if value != leaves(Config())[key]}
@@ -72,7 +82,7 @@ def test_reference_has_the_published_choices() -> None:
 
 @pytest.mark.parametrize("preset", preset_names())
 def test_toml_holds_everything(tmp_path: Path, preset: str) -> None:
-    config = load(preset, None, ["data.root=some where/é😀", "views.crop=200", 'data.train_split="x"', "run.workers=0"])
+    config = load(preset, None, ["data.root=some where/é😀", "views.crop=400", 'data.train_split="x"', "run.workers=0"])
     file = tmp_path / "config.toml"
     file.write_text(to_toml(config), "utf-8")
     assert load(None, file) == config
@@ -170,6 +180,10 @@ def test_an_unknown_preset_gives_the_nearest() -> None:
         ("cluster.k=70000", "less than or equal to 65535"),
         ("cluster.k=3.5", "integer"),
         ("cluster.k=many", "integer"),
+        ("cluster.over_k=1", "one cluster tells nothing apart; 0 for no such head, or 2 and more"),
+        ("cluster.over_k=-2", "greater than or equal to 0"),
+        ("cluster.over_k=65536", "less than or equal to 65535"),
+        ("cluster.over_k=2.5", "integer"),
         ("views.size=0", "greater than or equal to 1"),
         ("train.epochs=-1", "greater than or equal to 0"),
         ("train.batch_size=0", "greater than or equal to 1"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +17,9 @@ from picie import Config, Segmenter, evaluate, training
 from picie.data.folder import Folder
 from picie.data.images import centre_frame, centre_label, whole_size
 from picie.errors import InputError
-from picie.evaluation import Evaluation, check_labels, count, percent, unmatched_clusters
-from picie.metrics import Scores
+from picie.evaluation import check_labels, count
+from picie.metrics import UNMATCHED
+from picie.results import unmatched_clusters
 from picie.runlog import Progress, read_metrics
 
 Make = Callable[..., Config]
@@ -61,8 +61,9 @@ def test_count_is_the_confusion_of_each_pixel(mixed: Path, tiny: Make, crop: boo
                 expected[truth, cluster] += 1
                 labelled += 1
     with Progress(False) as bars:
-        confusion, n_images = count(by_color, 3, data, config, bars)
-    assert n_images == 20
+        counts = count(by_color, 3, data, config, bars)
+    confusion = counts.sum(0).reshape(3, 3)
+    assert counts.shape == (20, 9)
     assert np.array_equal(confusion, expected)
     assert confusion.sum() == labelled
     assert np.trace(confusion) > 0.9 * labelled  # the pictures are told apart by their strongest channel
@@ -76,9 +77,9 @@ def test_order_and_batches_do_not_matter(mixed: Path, tiny: Make, monkeypatch: p
             data.paths.reverse()
         monkeypatch.setattr("picie.evaluation._BATCH", size)
         with Progress(False) as bars:
-            counts.append(count(by_color, 3, data, config, bars)[0])
+            counts.append(count(by_color, 3, data, config, bars).toarray())
     assert np.array_equal(counts[0], counts[1])
-    assert np.array_equal(counts[0], counts[2])
+    assert np.array_equal(counts[0], counts[2][::-1])
 
 
 def test_an_image_that_cannot_be_read_is_not_counted(mixed: Path, tiny: Make) -> None:
@@ -88,7 +89,7 @@ def test_an_image_that_cannot_be_read_is_not_counted(mixed: Path, tiny: Make) ->
     data = Folder(mixed, "val")
     with Progress(False) as bars:
         check_labels(data, bars)
-        assert count(by_color, 3, data, tiny(), bars)[1] == 18
+        assert count(by_color, 3, data, tiny(), bars).shape == (18, 9)
         for image in data.paths:
             image.write_bytes(b"x")
         with pytest.raises(InputError, match="none of the split's images"):
@@ -146,17 +147,67 @@ def test_evaluating_does_not_disturb_a_resume(own_run: Path, tmp_path: Path) -> 
     assert_equal_runs(own_run, other)
 
 
-def test_the_dictionary_holds_plain_values_in_percent(labelled_folder: Path) -> None:
-    nan = float("nan")
-    scores = Scores(0.5, 0.25, np.array([0.5, 0.0, nan]), np.array([1.0, 0.0, nan]), np.array([10, 5, 0]))
-    classes = Folder(labelled_folder, "val").classes
-    assert classes is not None
-    found: dict[str, Any] = Evaluation(np.zeros((3, 2)), np.array([1, 0]), scores, classes, "how", 7).to_dict()
-    assert found["per_class"] == [
-        {"name": "red", "iou": 50.0, "accuracy": 100.0, "pixels": 10, "cluster": 1},
-        {"name": "green", "iou": 0.0, "accuracy": 0.0, "pixels": 5, "cluster": 0},
-        {"name": "blue", "iou": None, "accuracy": None, "pixels": 0, "cluster": None},
-    ]
-    assert (found["accuracy"], found["miou"], found["protocol"], found["n_images"]) == (50.0, 25.0, "how", 7)
-    assert percent(1 / 3) == 33.3333
-    assert percent(nan) is None
+def test_overrides_change_how_a_run_is_scored_but_not_the_run(own_run: Path) -> None:
+    config = checkpoint_of(own_run)["config"]
+    assert evaluate(own_run).protocol == (
+        "val; centre square of 32 px; 3 classes; one-to-one Hungarian on pixels over the split; mIoU over classes present"
+    )
+    overrides = ["evaluate.size=24", "evaluate.crop=false", "evaluate.split=train", "evaluate.matching=one-to-one-iou"]
+    result = evaluate(own_run, overrides=overrides)
+    assert result.protocol == (
+        "train; whole images, short side 24 px; 3 classes; one-to-one Hungarian on IoU over the split; "
+        "mIoU over classes present"
+    )
+    assert (result.matching, result.n_images) == ("one-to-one-iou", 6)
+    assert result.confusion.sum() == 6 * 32 * (24 - 2)  # whole pictures of 64 x 48, but for two unlabelled borders
+    assert checkpoint_of(own_run)["config"] == config
+    assert checkpoint_of(own_run)["matching"]["protocol"] == result.protocol
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("cluster.k=5", "'cluster.k' cannot be changed for a score"),
+        ("evaluate.every=2", "'evaluate.every' cannot be changed for a score"),
+        ("evaluate.sise=24", "did you mean 'evaluate.size'"),
+        ("evaluate.matching=identity", "evaluate.matching = 'identity'"),
+        ("evaluate.size=0", "evaluate.size = 0"),
+    ],
+)
+def test_other_overrides_are_refused(own_run: Path, override: str, message: str) -> None:
+    content = (own_run / "checkpoint.pt").read_bytes()
+    with pytest.raises(InputError, match=message):
+        evaluate(own_run, overrides=[override])
+    assert (own_run / "checkpoint.pt").read_bytes() == content
+
+
+def test_many_clusters_of_one_class_share_its_name_and_value(tiny: Make, tmp_path: Path, labelled_folder: Path) -> None:
+    run = training.train(tiny("train.epochs=0", "cluster.k=9", "evaluate.matching=many-to-one"), tmp_path / "run")
+    state, logged = checkpoint_of(run)["matching"], read_metrics(run)[-1]
+    assert "many-to-one by majority of pixels" in logged["protocol"]
+    assigned = np.array(state["assignment"])
+    assert len(set(assigned[assigned != UNMATCHED].tolist())) < (assigned != UNMATCHED).sum()  # some class has several
+    result = evaluate(run)
+    assert result.to_dict()["accuracy"] == logged["accuracy"]
+    assert result.assignment.tolist() == state["assignment"]
+    segmenter = Segmenter.load(run)
+    assert segmenter.names == ("red", "green", "blue", *(f"cluster {i}" for i in unmatched_clusters(result)))
+    image = Folder(labelled_folder, "val").image(0)
+    clusters, values = segmenter.predict_clusters(image), segmenter.predict(image)
+    matched = assigned[clusters] != UNMATCHED
+    assert np.array_equal(values[matched], assigned[clusters][matched])
+    one_to_one = evaluate(run, record=False, overrides=["evaluate.matching=one-to-one"])
+    assert len(unmatched_clusters(one_to_one)) == 6
+    assert result.scores.accuracy >= one_to_one.scores.accuracy
+    found = result.to_dict()["matchings"]
+    assert found == one_to_one.to_dict()["matchings"]
+    assert found["many-to-one"]["accuracy"] == result.to_dict()["accuracy"]
+    assert found["one-to-one"]["miou"] == one_to_one.to_dict()["miou"]
+
+
+def test_scores_while_training_take_no_resamples(tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("picie.results.bootstrap", lambda *_: pytest.fail("resampled"))
+    run = training.train(tiny("train.epochs=1"), tmp_path / "run")
+    assert evaluate(run, record=False, bootstrap=0).intervals is None
+    with pytest.raises(pytest.fail.Exception, match="resampled"):
+        evaluate(run, record=False)

@@ -16,7 +16,7 @@ from picie.colors import palette
 from picie.data.base import ClassMap
 from picie.data.images import whole_size
 from picie.errors import InputError, UnreadableImageError
-from picie.inference import _enlarged_argmax
+from picie.inference import enlarged_argmax
 
 CLASSES = ClassMap(("a", "b"), ("#010203", "#ff8000"))
 
@@ -103,24 +103,24 @@ def test_prediction_is_the_nearest_centroid_of_each_enlarged_cell(segmenter: Seg
 
 @pytest.mark.parametrize("size", [(48, 64), (31, 17), (8, 8), (100, 9)])
 @pytest.mark.parametrize("chunk", [None, 1, 500])
-def test_enlarged_argmax_is_interpolate_and_argmax(
+def testenlarged_argmax_is_interpolate_and_argmax(
     size: tuple[int, int], chunk: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if chunk is not None:
         monkeypatch.setattr(inference, "_CHUNK", chunk)
     logits = torch.randn(2, 5, 8, 8, generator=torch.Generator().manual_seed(1))
     expected = F.interpolate(logits, size, mode="bilinear", align_corners=False)
-    got = _enlarged_argmax(logits, size)
+    got = enlarged_argmax(logits, size)
     assert got.shape == (2, *size)
     chosen = expected.gather(1, got[:, None])[:, 0]
     assert torch.allclose(chosen, expected.max(1).values, atol=1e-5)  # but for ties of rounding
     assert (got == expected.argmax(1)).float().mean() > 0.999
 
 
-def test_enlarged_argmax_shrinks_with_antialiasing() -> None:
+def testenlarged_argmax_shrinks_with_antialiasing() -> None:
     logits = torch.randn(1, 4, 16, 24, generator=torch.Generator().manual_seed(1))
     expected = F.interpolate(logits, (5, 7), mode="bilinear", align_corners=False, antialias=True).argmax(1)
-    assert torch.equal(_enlarged_argmax(logits, (5, 7)), expected)
+    assert torch.equal(enlarged_argmax(logits, (5, 7)), expected)
 
 
 def test_without_an_evaluation_values_are_clusters(tiny_unlabelled: Path, photo: Path) -> None:

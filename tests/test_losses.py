@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from picie.clustering.kmeans import assign, bias
-from picie.losses import class_weights, prototype_logits, view_distance, view_loss
+from picie.losses import class_weights, head_weights, prototype_logits, view_distance, view_loss
 
 B, D, H, W, K = 2, 5, 3, 4, 6
 
@@ -104,6 +104,25 @@ def test_class_weights_by_hand(kind: str, counts: list[int], expected: list[floa
     assert weights is not None
     assert weights.dtype == torch.float32
     assert weights.tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("ks", "expected"),
+    [
+        ((8,), [1.0]),
+        ((4, 16), [2 / 3, 1 / 3]),
+        ((16, 4), [1 / 3, 2 / 3]),
+        ((9, 9), [0.5, 0.5]),
+        ((27, 100), [0.582859, 0.417141]),
+    ],
+)
+def test_head_weights_by_hand(ks: tuple[int, ...], expected: list[float]) -> None:
+    """log 16 = 2 log 4; log 27 = 3.295837, log 100 = 4.605170."""
+    assert head_weights(ks) == pytest.approx(expected, abs=1e-6)
+
+
+def test_one_head_has_weight_1_to_the_bit() -> None:
+    assert all(head_weights([k]) == [1.0] for k in range(2, 2000))
 
 
 def test_no_class_weights() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.comparing import assert_equal_runs
 from tests.conftest import checkpoint_of
 
 from picie import Config, checkpoint, training
-from picie.data import folder as folder_module
+from picie.data import images as images_module
 from picie.data.loading import Frames
 from picie.errors import InputError, TrainingError
 from picie.methods.picie import PiCIE
@@ -109,6 +110,8 @@ def test_any_subset_of_transforms_trains(tiny: Make, tmp_path: Path, invariance:
         ("loss.class_weights=sqrt_inverse",),
         ("cluster.metric=euclidean",),
         ("cluster.warm_start=true", "train.epochs=2"),
+        ("cluster.over_k=2",),
+        ("cluster.over_k=300", "cluster.metric=euclidean", "loss.class_weights=inverse", "loss.mse=true"),
         ("model.laterals=random",),
         ("train.precision=fp32",),
         ("train.precision=bf16",),
@@ -130,6 +133,35 @@ def test_every_option_trains(tiny: Make, tmp_path: Path, change: tuple[str, ...]
 def test_views_of_another_shape_fill_it(tiny: Make, tmp_path: Path) -> None:
     run = training.train(tiny("train.epochs=0", "views.aspect=2"), tmp_path / "run")
     assert np.load(run / "pseudo_labels.npy").shape == (2, 6, 8, 16)
+
+
+def test_an_over_clustering_head_has_its_own_records(tiny: Make, tmp_path: Path) -> None:
+    """PiCIE+H; and the first epoch's clusters of the first head are those of a run without it."""
+    alone = training.train(tiny("train.epochs=1", "cluster.refit=0"), tmp_path / "alone")
+    both = training.train(tiny("train.epochs=1", "cluster.refit=0", "cluster.over_k=9"), tmp_path / "both")
+    (expected,), (line,) = read_metrics(alone), read_metrics(both)
+    for name in ("objective", "imbalance", "empty"):
+        assert line[name] == expected[name]
+        assert len(line[f"over_{name}"]) == 2
+    assert line["over_objective"] < line["objective"]
+    own, over = (line["within"] + line["cross"]) / 2, (line["over_within"] + line["over_cross"]) / 2
+    assert line["loss"] == pytest.approx((math.log(9) * own + math.log(3) * over) / math.log(27))
+    assert not [name for name in expected if name.startswith("over")]
+    method = checkpoint_of(both)["method"]
+    assert torch.equal(method["centroids"], checkpoint_of(alone)["method"]["centroids"])
+    assert torch.equal(checkpoint_of(both)["classifier"]["weight"], method["centroids"][0])
+    torch.testing.assert_close(method["over_centroids"].norm(dim=2), torch.ones(2, 9))  # the method was given them
+    stores = [np.load(run / "pseudo_labels.npy") for run in (alone, both)]
+    assert stores[1].shape == (4, 6, 8, 8)
+    assert np.array_equal(stores[0], stores[1][:2])
+    assert stores[1][2:].max() == 8
+
+
+def test_labels_of_more_than_256_over_clusters_are_whole(tiny: Make, tmp_path: Path) -> None:
+    store = np.load(training.train(tiny("train.epochs=0", "cluster.over_k=300"), tmp_path / "run") / "pseudo_labels.npy")
+    assert store.dtype == np.uint16
+    assert store[:2].max() == 2
+    assert 256 < store[2:].max() < 300
 
 
 def test_epochs_0_clusters_the_network_as_it_starts(tiny: Make, tmp_path: Path) -> None:
@@ -159,7 +191,7 @@ def test_no_label_is_opened_without_an_evaluation(
     def refuse(path: Path) -> np.ndarray:
         raise AssertionError(f"{path} was opened")
 
-    monkeypatch.setattr(folder_module, "open_label", refuse)
+    monkeypatch.setattr(images_module, "open_label", refuse)
     root = own_folder / "images"  # nested, and without classes.toml
     run = training.train(tiny(f"data.root={root}"), tmp_path / "run")
     assert "miou" not in read_metrics(run)[-1]

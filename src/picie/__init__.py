@@ -1,7 +1,7 @@
 """picie: unsupervised semantic segmentation by invariance and equivariance in clustering.
 
-The public interface: `Config`, `train`, `evaluate`, `Segmenter`. They are imported when first asked for, so that `picie --help`
-does not wait for torch.
+The public interface: `Config`, `train`, `evaluate`, `score_folders`, `Segmenter`. They are imported when first asked for,
+so that `picie --help` does not wait for torch.
 """
 
 from __future__ import annotations
@@ -15,11 +15,18 @@ if TYPE_CHECKING:
     from picie.config import Config
     from picie.evaluation import evaluate
     from picie.inference import Segmenter
+    from picie.scoring import score_folders
     from picie.training import train
 
-__all__ = ["Config", "Segmenter", "__version__", "evaluate", "train"]
+__all__ = ["Config", "Segmenter", "__version__", "evaluate", "score_folders", "train"]
 
-_HOMES = {"Config": "config", "Segmenter": "inference", "evaluate": "evaluation", "train": "training"}
+_HOMES = {
+    "Config": "config",
+    "Segmenter": "inference",
+    "evaluate": "evaluation",
+    "score_folders": "scoring",
+    "train": "training",
+}
 
 
 def __getattr__(name: str) -> Any:

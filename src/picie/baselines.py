@@ -1,28 +1,36 @@
-"""What a score must beat: a constant, and k-means on colour and position, under the same protocol."""
+"""What a score must beat: a constant, and k-means on colours and on what the backbone knew, under the same protocol."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from picie import checkpoint
-from picie.clustering.kmeans import KMeans, assign
+from picie.clustering.kmeans import KMeans, assign, bias
 from picie.colors import srgb_to_lab
 from picie.config import Config, from_dict
-from picie.data import open_dataset
+from picie.data import open_dataset, takes_folder
 from picie.data.base import Dataset
 from picie.data.images import centre_frame
 from picie.data.loading import read_ahead
+from picie.engine import Engine, pick_device
 from picie.errors import InputError, UnreadableImageError
-from picie.evaluation import Evaluation, Predict, open_labelled, score_split
-from picie.runlog import Progress
+from picie.evaluation import Evaluation, Predict, open_labelled, score_split, scored_config
+from picie.features import sample_cells
+from picie.inference import Segmenter
+from picie.models.raw import RawFeatures
+from picie.runlog import Progress, log
 from picie.views.draws import derived_seed
 
 _SAMPLE = 2**17  # pixels that the clustering is made of
 _POSITION = 0.5  # weight of the standardised position beside standardised colour (METHOD 8)
+_RESTARTS = 8  # of k-means on features, as many as a run's own by default: one start alone leaves the score to chance
 
 
 def evaluate_baselines(
@@ -31,8 +39,14 @@ def evaluate_baselines(
     split: str | None = None,
     progress: bool = True,
     dataset: str | None = None,
+    device: str = "auto",
+    overrides: Sequence[str] = (),
 ) -> dict[str, Evaluation]:
-    """Score the baselines on what a run is scored on, with its K, seed and protocol.
+    """Score the baselines on what a run is scored on, with its K, seed and protocol; no label is used but to score.
+
+    A baseline that cannot be had, e.g. for want of the backbone's weights, is left out with a warning.
+
+    They are made of the run's own training images, or of those in `data` where it has none (an imported run).
 
     Args:
         run: a run's folder.
@@ -40,10 +54,15 @@ def evaluate_baselines(
         split: as for `evaluate`.
         progress: show bars, on a terminal.
         dataset: as for `evaluate`.
+        device: as for `evaluate`.
+        overrides: as for `evaluate`.
     """
-    config = from_dict(checkpoint.load(run)["config"])
+    config = scored_config(from_dict(checkpoint.load(run)["config"]), overrides)
     scored, split = open_labelled(config, data, split, dataset)
-    unlabelled = open_dataset(config.data, config.data.train_split)
+    own = config.data
+    if data is not None and own.root is None and takes_folder(own.name):  # an imported run has no images of its own
+        own = own.model_copy(update={"name": dataset or own.name, "root": str(data)})
+    unlabelled = open_dataset(own, own.train_split)
     with Progress(progress) as bars:
         points = sample_pixels(unlabelled, config, bars)
         predictors: dict[str, tuple[Predict, int]] = {
@@ -51,7 +70,18 @@ def evaluate_baselines(
             "k-means on colour": (color_kmeans(points, config, 0.0), config.cluster.k),
             "k-means on colour and position": (color_kmeans(points, config, _POSITION), config.cluster.k),
         }
+        with left_out("k-means on raw backbone features"):
+            predictors["k-means on raw backbone features"] = (raw_kmeans(unlabelled, config, device, bars), config.cluster.k)
         return {name: score_split(f, k, scored, config, split, bars) for name, (f, k) in predictors.items()}
+
+
+@contextlib.contextmanager
+def left_out(what: str) -> Iterator[None]:
+    """Do without `what`, and say why, where the context raises `InputError`."""
+    try:
+        yield
+    except InputError as error:
+        log.warning("left out: %s: %s", what, error)
 
 
 def _constant(pixels: Tensor, size: tuple[int, int]) -> np.ndarray:
@@ -106,3 +136,22 @@ def color_and_position(pixels: np.ndarray) -> np.ndarray:
     columns = np.broadcast_to(np.linspace(-1, 1, width), (batch, height, width))
     lab = srgb_to_lab(pixels.transpose(0, 2, 3, 1).reshape(-1, 3) / 255)
     return np.concatenate([lab, rows.reshape(-1, 1), columns.reshape(-1, 1)], axis=1)
+
+
+def raw_kmeans(dataset: Dataset, config: Config, device: str, bars: Progress) -> Predict:
+    """K-means on `RawFeatures` of the images of `dataset`. Raises `InputError` where the backbone's weights cannot be had."""
+    network = RawFeatures(config.model)
+    engine = Engine(pick_device(device), config.train.precision, network)
+    network.eval()
+    points, _ = sample_cells(lambda pixels: network(engine.to_images(pixels)), dataset, config, bars)
+    points = F.normalize(network.fit(points), dim=1)
+    return Segmenter(network, feature_kmeans(points, config.cluster.k, config), config, engine).clusters
+
+
+def feature_kmeans(points: Tensor, k: int, config: Config) -> tuple[Tensor, Tensor]:
+    """Spherical k-means on unit-norm `points` (n, D), the best of 8 starts, as a `Segmenter`'s classifier of `k` clusters."""
+    if len(points) < k:
+        raise InputError(f"{k} clusters cannot be made of {len(points)} cells")
+    kmeans = KMeans(k, steps=100, seed=derived_seed(config.seed, "feature k-means"), restarts=_RESTARTS)
+    kmeans.start(points)
+    return kmeans.centroids, bias(kmeans.centroids)

@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +55,18 @@ def load(run: str | Path) -> dict[str, Any]:
     return state
 
 
-def read_tensors(path: Path) -> Any:
+def read_tensors(path: Path, also: Sequence[type] = ()) -> Any:
     """What a file of torch holds, on the CPU, if that is tensors and plain values; nothing in it is run.
+
+    Args:
+        path: the file.
+        also: classes whose instances it may hold; they must do nothing when they are made and given attributes.
 
     Raises:
         InputError: another format, a damaged file, or one that holds more than that.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(list(also)):
             warnings.simplefilter("ignore")  # torch remarks on pickles of another protocol; the error below says it all
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file that is no pickle can end in any error at all

@@ -151,34 +151,102 @@ def _say_trained(run: Path) -> None:
     typer.echo(f"{run}")
 
 
+_JsonFile = Annotated[Optional[Path], typer.Option("--json", metavar="FILE", help="Write the scores here, too.")]
+_Bootstrap = Annotated[int, typer.Option(min=0, help="Resamples of the images for confidence intervals; 0: none.")]
+
+
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    overrides: Annotated[
+        Optional[list[str]],
+        typer.Argument(metavar="[evaluate.key=value]...", help="E.g. evaluate.size=320 evaluate.crop=false."),
+    ] = None,
     data: Annotated[Optional[Path], typer.Option(help="Labelled folder to score on. [default: the run's own]")] = None,
     dataset: Annotated[
         Optional[str], typer.Option(help="What that folder is; see `picie list datasets`. [default: as the run's own]")
     ] = None,
     split: Annotated[Optional[str], typer.Option(help="Its split. [default: the run's evaluate.split, val]")] = None,
-    json_file: Annotated[Optional[Path], typer.Option("--json", metavar="FILE", help="Write the scores here, too.")] = None,
-    baselines: Annotated[bool, typer.Option("--baselines", help="Score a constant and k-means on colour beside it.")] = False,
+    matching: Annotated[
+        Optional[str], typer.Option(help="one-to-one, one-to-one-iou or many-to-one. [default: the run's evaluate.matching]")
+    ] = None,
+    json_file: _JsonFile = None,
+    baselines: Annotated[
+        bool,
+        typer.Option("--baselines", help="Score beside it a constant, and k-means on colour and on raw backbone features."),
+    ] = False,
+    probes: Annotated[
+        bool,
+        typer.Option("--probes", help="Score beside it what else its features give: more clusters; with train labels, probes."),
+    ] = False,
+    bootstrap: _Bootstrap = 1000,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
     """Score a run on labelled images, and name its clusters by their classes from then on."""
-    from picie import baselines as baseline_methods
     from picie import evaluation, tables
+    from picie.baselines import evaluate_baselines
+    from picie.probes import evaluate_probes
 
-    if json_file is not None and json_file.is_dir():
-        raise InputError(f"--json {json_file}: is a folder; give a file in it")
-    if json_file is not None and not json_file.resolve().parent.is_dir():
-        raise InputError(f"--json {json_file}: no such folder; make it first")
-    result = evaluation.evaluate(run, data, split, device, dataset=dataset)
-    others = baseline_methods.evaluate_baselines(run, data, split, dataset=dataset) if baselines else {}
-    tables.show_evaluation(result, others)
-    if json_file is not None:
-        content = result.to_dict()
-        if others:
-            content["baselines"] = {name: {k: v.to_dict()[k] for k in ("accuracy", "miou")} for name, v in others.items()}
-        json_file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    _check_json(json_file)
+    flags = {"evaluate.split": split, "evaluate.matching": matching}
+    options = _join_options({key: value for key, value in flags.items() if value is not None}, overrides or [])
+    result = evaluation.evaluate(run, data, None, device, dataset=dataset, overrides=options, bootstrap=bootstrap)
+    asked = {"baselines": (baselines, evaluate_baselines), "probes": (probes, evaluate_probes)}
+    others = {
+        kind: evaluate(run, data, None, dataset=dataset, device=device, overrides=options)
+        for kind, (wanted, evaluate) in asked.items()
+        if wanted
+    }
+    tables.show_evaluation(result, {name: row for rows in others.values() for name, row in rows.items()})
+    content = result.to_dict()
+    for kind, rows in others.items():
+        keys = ("accuracy", "miou", "protocol")
+        content[kind] = {name: {key: row.to_dict()[key] for key in keys} for name, row in rows.items()}
+    _write_json(json_file, content)
+
+
+@app.command()
+def score(
+    predictions: Annotated[Path, typer.Argument(metavar="PRED_DIR", help="Folder of predicted index PNGs, of any method.")],
+    labels: Annotated[Path, typer.Argument(metavar="LABEL_DIR", help="Folder of label PNGs of the same names and sizes.")],
+    classes: Annotated[str, typer.Option(help="A classes.toml, or the name of a label set, e.g. cocostuff27.")],
+    matching: Annotated[str, typer.Option(help="one-to-one, one-to-one-iou, many-to-one or identity.")] = "one-to-one",
+    prediction_suffix: Annotated[str, typer.Option(help="What names of predictions end in, e.g. _leftImg8bit.")] = "",
+    label_suffix: Annotated[str, typer.Option(help="What names of labels end in, e.g. _gtFine_labelIds.")] = "",
+    unpredicted: Annotated[
+        Optional[int], typer.Option(metavar="VALUE", help="Value that predicts nothing: errors, never matched.")
+    ] = None,
+    json_file: _JsonFile = None,
+    bootstrap: _Bootstrap = 1000,
+) -> None:
+    """Score label maps of any method, without any run."""
+    from picie import scoring, tables
+
+    _check_json(json_file)
+    result = scoring.score_folders(
+        predictions,
+        labels,
+        classes,
+        matching,
+        prediction_suffix=prediction_suffix,
+        label_suffix=label_suffix,
+        unpredicted=unpredicted,
+        bootstrap=bootstrap,
+    )
+    tables.show_evaluation(result, {})
+    _write_json(json_file, result.to_dict())
+
+
+def _check_json(file: Path | None) -> None:
+    if file is not None and file.is_dir():
+        raise InputError(f"--json {file}: is a folder; give a file in it")
+    if file is not None and not file.resolve().parent.is_dir():
+        raise InputError(f"--json {file}: no such folder; make it first")
+
+
+def _write_json(file: Path | None, content: dict[str, Any]) -> None:
+    if file is not None:
+        file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
 @app.command()
@@ -193,6 +261,54 @@ def predict(
 
     done = prediction.predict_files(run, paths, out, device)
     typer.echo(f"{done} images -> {out}")
+
+
+@app.command("import-checkpoint")
+def import_checkpoint(
+    file: Annotated[Path, typer.Argument(help="A checkpoint of the authors' published code; nothing in it is run.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder of the run that it becomes.")],
+    dataset: Annotated[str, typer.Option(help="What it is scored on; see `picie list datasets`.")] = "cocostuff27",
+) -> None:
+    """Turn a checkpoint of the published code into a run that evaluate, predict and export take."""
+    from picie import importing
+
+    typer.echo(f"{importing.import_checkpoint(file, out, dataset)}")
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    file: Annotated[Path, typer.Argument(help="File to write: .pt2 (torch.export) or .onnx.")],
+    size: Annotated[
+        Optional[tuple[int, int]], typer.Option(metavar="HEIGHT WIDTH", help="Fix the size of its input. [default: any]")
+    ] = None,
+) -> None:
+    """Write the segmentation network as one file that is used without picie."""
+    from picie import exporting
+
+    typer.echo(f"{exporting.export(run, file, size)}")
+
+
+@app.command()
+def neighbors(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    image: Annotated[Path, typer.Argument(help="The image that the query lies in.")],
+    x: Annotated[int, typer.Argument(help="Column of the query in pixels, from 0.")],
+    y: Annotated[int, typer.Argument(help="Row of the query in pixels, from 0.")],
+    folder: Annotated[Path, typer.Option("--in", metavar="DIR", help="Images to look in, recursively.")],
+    k: Annotated[int, typer.Option("-k", help="How many pixels.")] = 10,
+    per_image: Annotated[int, typer.Option(help="Most of one image.")] = 1,
+    out: Annotated[Path, typer.Option(help="Picture of query and neighbours; a .json file is written beside it.")] = Path(
+        "neighbors.png"
+    ),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+) -> None:
+    """Find the pixels of a folder that are most like one pixel: exact, over every feature cell of every image."""
+    from picie import neighbors as neighborhood
+
+    for found in neighborhood.neighbors(run, image, x, y, folder, k, per_image, out, device):
+        typer.echo(f"{found.similarity:.3f}  {found.path} ({found.x}, {found.y})  {found.name}")
+    typer.echo(f"{out}")
 
 
 @app.command()

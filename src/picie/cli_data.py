@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 
@@ -16,7 +16,10 @@ _Root = Annotated[Path, typer.Argument(help="The dataset's folder.")]
 
 
 @app.command()
-def check(name: _Name, root: _Root) -> None:
+def check(
+    name: _Name,
+    root: Annotated[Optional[Path], typer.Argument(help="The dataset's folder; scenes needs none.")] = None,
+) -> None:
     """Say what a dataset's folder holds, what is missing, where it was looked for, and what is expected."""
     from picie.data import checking
 

@@ -114,6 +114,9 @@ class ClusterConfig(_Section):
     """K-means over pixel features."""
 
     k: Annotated[int, Field(ge=2, le=65535, strict=True)] = Field(27, description="number of clusters K")
+    over_k: Annotated[int, Field(ge=0, le=65535, strict=True)] = Field(
+        0, description="clusters of an auxiliary over-clustering head (PiCIE+H; the paper: 100); 0: none"
+    )
     metric: Literal["spherical", "euclidean", "mixed"] = Field(
         "spherical",
         description="unit-norm centroids; plain centroids; or plain centroids for labels, bare dot products for logits",
@@ -130,6 +133,18 @@ class ClusterConfig(_Section):
         8, description="for prediction, cluster whole unaltered images, best of so many starts; 0: view 1's centroids"
     )
     reseed: bool = Field(True, description="move empty clusters to the worst represented points")
+
+    @field_validator("over_k")
+    @classmethod
+    def _not_one(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("one cluster tells nothing apart; 0 for no such head, or 2 and more")
+        return value
+
+    @property
+    def heads(self) -> dict[str, int]:
+        """Number of clusters of each head, by the prefix of its names: "" is what predicts, "over_" is for training alone."""
+        return {"": self.k} | ({"over_": self.over_k} if self.over_k else {})
 
 
 class LossConfig(_Section):
@@ -172,6 +187,9 @@ class EvaluateConfig(_Section):
     every: NaturalInt = Field(1, description="score every so many epochs; 0 only at the end")
     size: PositiveInt | None = Field(None, description="short side for scoring and prediction; `views.size` if not given")
     crop: bool = Field(True, description="score the centre square; otherwise the whole image")
+    matching: Literal["one-to-one", "one-to-one-iou", "many-to-one"] = Field(
+        "one-to-one", description="how clusters get classes: Hungarian on pixels or on IoU, or by majority"
+    )
 
 
 class RunConfig(_Section):

@@ -1,7 +1,8 @@
 """The errors that picie raises on purpose.
 
 The command line turns each into one line on stderr: `InputError` ends with exit status 2 (the input was at fault and
-nothing was done), `TrainingError` with 1 (the run went wrong), `Stopped` with 128 + signal (someone asked it to stop).
+nothing was done), `TrainingError` and `DownloadError` with 1 (the run or the network went wrong), `Stopped` with 128 + signal
+(someone asked it to stop).
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ class UnreadableImageError(InputError):
 
 class TrainingError(PicieError):
     """A run cannot go on, e.g. the loss is not finite."""
+
+
+class DownloadError(PicieError):
+    """A file could not be fetched, is not what it should be, or cannot be unpacked; what is good on disk stays there."""
 
 
 class Stopped(PicieError):

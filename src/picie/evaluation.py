@@ -2,79 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from scipy.sparse import coo_array
 from torch import Tensor
 
 from picie import checkpoint
-from picie.config import Config
+from picie.config import Config, EvaluateConfig, with_overrides
 from picie.data import open_dataset, takes_folder
-from picie.data.base import ClassMap, Dataset
+from picie.data.base import Dataset
 from picie.data.images import centre_frame, centre_label, whole_size
 from picie.data.loading import read_ahead
-from picie.errors import InputError, UnreadableImageError
+from picie.errors import InputError, UnreadableImageError, nearest
 from picie.inference import Segmenter
-from picie.metrics import UNMATCHED, Scores, confusion_matrix, match_one_to_one, score
+from picie.intervals import RESAMPLES
+from picie.metrics import confusion_matrix
+from picie.results import Evaluation as Evaluation  # what this module makes
+from picie.results import stack_counts, summarise, with_intervals
 from picie.runlog import Progress, log
 
 _BATCH = 16
 
 Predict = Callable[[Tensor, tuple[int, int]], np.ndarray]
 """(B, 3, H, W) uint8 and a size -> (B, *size) int64 clusters."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The result of scoring a split.
-
-    Attributes:
-        confusion: (C, K) pixel counts.
-        assignment: (K,) each cluster's class or UNMATCHED.
-        scores: what they come to.
-        classes: the classes.
-        protocol: how it was counted, in words; it belongs beside every number.
-        n_images: images scored.
-    """
-
-    confusion: np.ndarray
-    assignment: np.ndarray
-    scores: Scores
-    classes: ClassMap
-    protocol: str
-    n_images: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: scores in percent, NaN as None."""
-        rows = []
-        for index, name in enumerate(self.classes.names):
-            clusters = np.flatnonzero(self.assignment == index)
-            rows.append(
-                {
-                    "name": name,
-                    "iou": percent(self.scores.iou[index]),
-                    "accuracy": percent(self.scores.class_accuracy[index]),
-                    "pixels": int(self.scores.pixels[index]),
-                    "cluster": int(clusters[0]) if len(clusters) else None,
-                }
-            )
-        return {
-            "accuracy": percent(self.scores.accuracy),
-            "miou": percent(self.scores.miou),
-            "per_class": rows,
-            "protocol": self.protocol,
-            "n_images": self.n_images,
-        }
-
-
-def percent(ratio: float) -> float | None:
-    """`ratio` in percent, None for NaN."""
-    return None if np.isnan(ratio) else round(100 * float(ratio), 4)
 
 
 def evaluate(
@@ -85,6 +40,8 @@ def evaluate(
     progress: bool = True,
     record: bool = True,
     dataset: str | None = None,
+    overrides: Sequence[str] = (),
+    bootstrap: int = RESAMPLES,
 ) -> Evaluation:
     """Score a run on a labelled split, and store the matching in the run, so that predictions carry class names.
 
@@ -96,21 +53,33 @@ def evaluate(
         progress: show a bar, on a terminal.
         record: store the matching in the run's checkpoint.
         dataset: what the folder is, a name from `picie list datasets`; none: as the run's own.
+        overrides: "evaluate.key=value", laid over the run's configuration: size, crop, split, matching.
+        bootstrap: resamples of the images for confidence intervals; 0 for none.
 
     Raises:
-        InputError: no such run, data or split, no labels, or labels that cannot be used.
+        InputError: no such run, data or split, no labels, labels that cannot be used, or an override of something else.
     """
     path = checkpoint.find_checkpoint(run)
     with checkpoint.exclusive(path.parent) as alone:
         state = checkpoint.load(path)
         segmenter = Segmenter.from_state(state, device)
-        labelled, split = open_labelled(segmenter.config, data, split, dataset)
+        config = scored_config(segmenter.config, overrides)
+        labelled, split = open_labelled(config, data, split, dataset)
         with Progress(progress) as bars:
             check_labels(labelled, bars)
-            result = score_split(segmenter.clusters, segmenter.k, labelled, segmenter.config, split, bars)
+            result = score_split(segmenter.clusters, segmenter.k, labelled, config, split, bars)
         if record:
             _record(path, state, result, alone)
-    return result
+    return with_intervals(result, bootstrap)
+
+
+def scored_config(config: Config, overrides: Sequence[str]) -> Config:
+    """A run's configuration with "evaluate.key=value" strings applied. Raises `InputError` for any other key."""
+    valid = [f"evaluate.{key}" for key in EvaluateConfig.model_fields if key != "every"]
+    for key in (override.partition("=")[0].strip() for override in overrides):
+        if key not in valid:
+            raise InputError(f"{key!r} cannot be changed for a score, the run is trained; {nearest(key, valid)}")
+    return with_overrides(config, overrides)
 
 
 def open_labelled(
@@ -122,10 +91,15 @@ def open_labelled(
         name = own.name if data is None or takes_folder(own.name) else "folder"
     root = str(data) if data is not None else own.root if takes_folder(name) else None
     source = own.model_copy(update={"name": name, "root": root})
+    if root is None and takes_folder(name):
+        raise InputError("the run knows no data to be scored on; give a labelled folder: --data FOLDER")
     split = split or config.evaluate.split
     dataset = open_dataset(source, split)
     if dataset.classes is None:
-        raise InputError(f"{source.root}: split {split!r} has no labels; scores need images/, labels/ and classes.toml")
+        needed = (
+            "images/, labels/ and classes.toml" if name == "folder" else f"them; see `picie data check {name} {source.root}`"
+        )
+        raise InputError(f"{source.root}: split {split!r} has no labels; scores need {needed}")
     return dataset, split
 
 
@@ -176,38 +150,39 @@ def _usable_label(dataset: Dataset, index: int) -> np.ndarray | None:
         return None
 
 
-def score_split(predict: Predict, k: int, dataset: Dataset, config: Config, split: str, bars: Progress) -> Evaluation:
-    """Count, match and score `predict`, which makes `k` clusters, on all images of a labelled `dataset`."""
+def score_split(
+    predict: Predict, k: int, dataset: Dataset, config: Config, split: str, bars: Progress, matching: str | None = None
+) -> Evaluation:
+    """Count, match and score `predict`, which makes `k` clusters, on all images of a labelled `dataset`.
+
+    `matching` is a key of `picie.metrics.MATCHINGS`; None: `evaluate.matching`.
+    """
     assert dataset.classes is not None
-    confusion, n_images = count(predict, k, dataset, config, bars)
-    assignment = match_one_to_one(confusion)
-    return Evaluation(
-        confusion, assignment, score(confusion, assignment), dataset.classes, protocol_name(config, split), n_images
-    )
+    counts = count(predict, k, dataset, config, bars)
+    return summarise(counts, dataset.classes, matching or config.evaluate.matching, f"{split}; {_part(config)}")
 
 
-def protocol_name(config: Config, split: str) -> str:
-    """The way a score is taken, in words."""
+def _part(config: Config) -> str:
+    """The part of each image that is scored, in words."""
     size = config.evaluate_size
-    part = f"centre square of {size} px" if config.evaluate.crop else f"whole images, short side {size} px"
-    return f"{split}; {part}; one-to-one Hungarian on pixels over the split; mIoU over classes present"
+    return f"centre square of {size} px" if config.evaluate.crop else f"whole images, short side {size} px"
 
 
-def count(predict: Predict, k: int, dataset: Dataset, config: Config, bars: Progress) -> tuple[np.ndarray, int]:
-    """(C, K) confusion of `predict` over `dataset`, and the number of images in it."""
+def count(predict: Predict, k: int, dataset: Dataset, config: Config, bars: Progress) -> Any:
+    """(N, C * K) sparse: the confusion of `predict` on each of the N images of `dataset` that can be read."""
     assert dataset.classes is not None
     n_classes, ignore = len(dataset.classes), dataset.classes.ignore
-    confusion = np.zeros((n_classes, k), dtype=np.int64)
-    n_images = 0
+    counted: list[Any] = []
     pending: list[tuple[np.ndarray, np.ndarray]] = []
 
     def flush() -> None:
-        nonlocal confusion
         if pending:
             pixels = torch.from_numpy(np.stack([p for p, _ in pending]))
-            labels = np.stack([label for _, label in pending])
-            clusters = predict(pixels, labels.shape[1:])
-            confusion += confusion_matrix(labels, clusters, n_classes, k, ignore)
+            labels = [label for _, label in pending]
+            clusters = predict(pixels, labels[0].shape)
+            counted.extend(
+                coo_array(confusion_matrix(*pair, n_classes, k, ignore)) for pair in zip(labels, clusters, strict=True)
+            )
             pending.clear()
 
     with bars.bar("evaluate", len(dataset)) as advance:
@@ -216,12 +191,11 @@ def count(predict: Predict, k: int, dataset: Dataset, config: Config, bars: Prog
                 if pending and pending[0][0].shape != pair[0].shape:
                     flush()
                 pending.append(pair)
-                n_images += 1
                 if len(pending) == _BATCH:
                     flush()
             advance(1)
         flush()
-    return confusion, n_images
+    return stack_counts(counted, n_classes, k)
 
 
 def _load_pair(dataset: Dataset, index: int, config: Config) -> tuple[np.ndarray, np.ndarray] | None:
@@ -240,8 +214,3 @@ def _load_pair(dataset: Dataset, index: int, config: Config) -> tuple[np.ndarray
     rows = ((np.arange(height) + 0.5) * label.shape[0] / height).astype(int)
     columns = ((np.arange(width) + 0.5) * label.shape[1] / width).astype(int)
     return pixels, label[np.ix_(rows, columns)]
-
-
-def unmatched_clusters(result: Evaluation) -> list[int]:
-    """Clusters that no class was matched to."""
-    return [int(i) for i in np.flatnonzero(result.assignment == UNMATCHED)]

@@ -119,7 +119,11 @@ class Segmenter:
             UnreadableImageError: the file is no image.
             InputError: an array of another kind.
         """
-        values: np.ndarray = self.value_of_cluster[self.predict_clusters(_as_image(image))]
+        return self.values(self.predict_clusters(_as_image(image)))
+
+    def values(self, clusters: np.ndarray) -> np.ndarray:
+        """What label maps hold for `clusters`, integers of any shape: uint8, or uint16 for more than 256 values."""
+        values: np.ndarray = self.value_of_cluster[clusters]
         return values.astype(np.uint8 if len(self.names) <= 256 else np.uint16)
 
     def predict_clusters(self, image: Image.Image) -> np.ndarray:
@@ -127,11 +131,15 @@ class Segmenter:
         clusters: np.ndarray = self.clusters(self.to_pixels(image), (image.height, image.width))[0]
         return clusters
 
+    def logits(self, images: Tensor) -> Tensor:
+        """(B, K, h, w) float32 logits of each feature cell of `images` (B, 3, H, W) float32 in [0, 1]."""
+        return prototype_logits(F.normalize(self.network(images), dim=1), *self.classifier)
+
     @torch.inference_mode()
     def clusters(self, pixels: Tensor, size: tuple[int, int]) -> np.ndarray:
         """(B, *size) int64 clusters of `pixels` (B, 3, H, W) uint8: logits enlarged bilinearly to `size`, arg max."""
         logits = prototype_logits(self.features(pixels), *self.classifier)
-        return _enlarged_argmax(logits, size).cpu().numpy()
+        return enlarged_argmax(logits, size).cpu().numpy()
 
     @torch.inference_mode()
     def features(self, pixels: Tensor) -> Tensor:
@@ -149,7 +157,7 @@ class Segmenter:
         return torch.from_numpy(np.asarray(resized).transpose(2, 0, 1)[None].copy())
 
 
-def _enlarged_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
+def enlarged_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, *size) arg max over K of `logits` (B, K, h, w) enlarged to `size`, some rows at a time to bound the memory."""
     (batch, k, h, w), (height, width) = logits.shape, size
     zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)

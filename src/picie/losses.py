@@ -5,6 +5,8 @@ Shapes: V views, B batch, D feature dimension, h w cells, K clusters.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import Literal
 
 from torch import Tensor
@@ -37,6 +39,19 @@ def class_weights(counts: Tensor, kind: ClassWeights) -> Tensor | None:
     power = {"inverse": -1.0, "sqrt_inverse": -0.5, "frequency": 1.0}[kind]
     weights = share**power
     return (weights / weights.mean()).float()
+
+
+def head_weights(ks: Iterable[int]) -> list[float]:
+    """The lambda of each head's loss from its number of clusters (paper, PiCIE+H): in proportion to 1 / log K.
+
+    That is log K2 / (log K1 + log K2) for K1 clusters and the converse for K2; by chance alone, where cross-entropy is log K,
+    both heads then count the same.
+
+    >>> [round(weight, 3) for weight in head_weights([10, 100])]
+    [0.667, 0.333]
+    """
+    shares = [1 / math.log(k) for k in ks]
+    return [share / sum(shares) for share in shares]
 
 
 def view_loss(

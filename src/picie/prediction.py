@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from picie.colors import rgb_to_hex
-from picie.data.images import find_images, open_image
+from picie.data.images import find_images, open_or_error
 from picie.data.loading import read_ahead
 from picie.errors import InputError, UnreadableImageError
 from picie.inference import Segmenter
@@ -44,7 +43,7 @@ def predict_files(run: str | Path, paths: Sequence[str | Path], out: str | Path,
     entries = {}
     skipped: dict[str, str] = {}
     with Progress() as bars, bars.bar("predict", len(sources)) as advance:
-        readable = read_ahead(_open_or_error, list(sources.values()), ahead=4)
+        readable = read_ahead(open_or_error, list(sources.values()), ahead=4)
         for (name, path), image in zip(sources.items(), readable, strict=True):
             advance(1)
             if isinstance(image, UnreadableImageError):
@@ -128,13 +127,6 @@ def _plan(paths: Sequence[Path], out: Path, earlier: Mapping[str, Any]) -> dict[
             unique, number = f"{stem}_{number}", number + 1
         planned[unique] = file
     return planned
-
-
-def _open_or_error(path: Path) -> Image.Image | UnreadableImageError:
-    try:
-        return open_image(path)
-    except UnreadableImageError as error:
-        return error
 
 
 def _shares(labels: np.ndarray, segmenter: Segmenter) -> dict[str, float]:

@@ -9,8 +9,7 @@ import torch
 from picie.clustering.pseudo_labels import start_points
 from picie.config import Config, EvaluateConfig
 from picie.data import open_dataset
-from picie.data.base import Dataset
-from picie.data.folder import MissingSplitError
+from picie.data.base import Dataset, MissingSplitError
 from picie.engine import Engine
 from picie.errors import InputError
 from picie.models.extractor import Extractor
@@ -71,11 +70,12 @@ def feature_size(network: Extractor, engine: Engine, config: Config) -> tuple[in
 
 
 def check_points(config: Config, images: int, cells: tuple[int, int]) -> None:
-    """Raises `InputError` if K clusters cannot be made of the points that k-means starts from."""
+    """Raises `InputError` if the clusters of a head cannot be made of the points that k-means starts from."""
     points = start_points(config, images, cells[0] * cells[1])
-    if config.cluster.k > points:
-        raise InputError(
-            f"cluster.k = {config.cluster.k} clusters cannot be made of {points} points (those of at most "
-            f"cluster.init_batches x cluster.batch_size of {images} images, {cells[0]}x{cells[1]} each, and at most "
-            "cluster.init_points); ask for fewer clusters or give more images"
-        )
+    for prefix, k in config.cluster.heads.items():
+        if k > points:
+            raise InputError(
+                f"cluster.{prefix}k = {k} clusters cannot be made of {points} points (those of at most "
+                f"cluster.init_batches x cluster.batch_size of {images} images, {cells[0]}x{cells[1]} each, and at most "
+                "cluster.init_points); ask for fewer clusters or give more images"
+            )

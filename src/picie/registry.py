@@ -15,6 +15,12 @@ from picie.errors import InputError, nearest
 DATASETS = {
     "folder": "picie.data.folder:Folder",
     "scenes": "picie.data.scenes:Scenes",
+    "cocostuff27": "picie.data.cocostuff:CocoStuff27",
+    "cocostuff15": "picie.data.cocostuff:CocoStuff15",
+    "cocostuff12": "picie.data.cocostuff:CocoStuff12",
+    "cocostuff171": "picie.data.cocostuff:CocoStuff171",
+    "cityscapes27": "picie.data.cityscapes:Cityscapes27",
+    "cityscapes19": "picie.data.cityscapes:Cityscapes19",
 }
 
 METHODS = {

@@ -12,16 +12,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     ProgressColumn,
     Task,
     TextColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 from rich.progress import Progress as RichProgress
 from rich.text import Text
@@ -61,14 +63,15 @@ class Progress:
 
     Args:
         enabled: False never shows any.
+        unit: what is counted, "images" or "bytes".
     """
 
-    def __init__(self, enabled: bool = True) -> None:
+    def __init__(self, enabled: bool = True, unit: Literal["images", "bytes"] = "images") -> None:
+        counts = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(), _Rate())
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            _Rate(),
+            *counts,
             TimeRemainingColumn(),
             TextColumn("left"),
         )
@@ -82,8 +85,8 @@ class Progress:
         self._shown.stop()
 
     @contextlib.contextmanager
-    def bar(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A bar of `total` images for the duration of the context; call what it yields with the number just done."""
+    def bar(self, name: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        """A bar of `total` (None: unknown) for the duration of the context; call what it yields with the number just done."""
         task = self._shown.add_task(name, total=total)
         try:
             yield lambda n: self._shown.advance(task, n)

@@ -3,39 +3,77 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import timm
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from picie import registry
 from picie.config import preset_names, preset_text
-from picie.evaluation import Evaluation, unmatched_clusters
+from picie.intervals import LEVEL
+from picie.results import Evaluation, unmatched_clusters
 
 
 def show_evaluation(result: Evaluation, baselines: Mapping[str, Evaluation]) -> None:
-    """Print the table per class, the scores of the whole, those of `baselines`, and the protocol."""
+    """Print a table of the classes, one of the whole, its groups, other matchings and `baselines`, and the protocol."""
     summary = result.to_dict()
-    table = Table("class", *(_right(name) for name in ("IoU %", "accuracy %", "pixels", "cluster")))
-    for row in summary["per_class"]:
-        cluster = "-" if row["cluster"] is None else str(row["cluster"])
-        table.add_row(row["name"], _number(row["iou"]), _number(row["accuracy"]), f"{row['pixels']:,}", cluster)
     console = Console()
-    console.print(table)
-    left = unmatched_clusters(result)
+    console.print(_class_table(summary["per_class"]))
+    left = [i for i in unmatched_clusters(result) if result.confusion[:, i].any()]
     if left:
-        console.print(f"clusters without a class (their pixels count as errors): {', '.join(map(str, left))}")
-    if baselines:
-        compared = Table("", *(_right(name) for name in ("pixel accuracy %", "mIoU %")))
-        compared.add_row("this run", _number(summary["accuracy"]), _number(summary["miou"]))
-        for name, other in baselines.items():
-            values = other.to_dict()
-            compared.add_row(name, _number(values["accuracy"]), _number(values["miou"]))
-        console.print(compared)
+        console.print(f"clusters without a class (their pixels count as errors): {_listed(left, 12)}")
+    console.print(_score_table(result, summary, baselines))
+    if result.intervals is not None:
+        console.print(f"in brackets: {LEVEL} % intervals, images resampled {result.intervals.resamples:,} times")
+    if result.void is not None:
+        share = result.confusion[:, result.void].sum() / result.confusion.sum()
+        console.print(f"labelled pixels without a prediction, which count as errors: {100 * share:.1f} %")
     console.print(f"pixel accuracy {_number(summary['accuracy'])}  mIoU {_number(summary['miou'])}  ({result.n_images} images)")
     console.print(f"protocol: {result.protocol}", highlight=False)
+
+
+def _class_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table("class", *(_right(name) for name in ("IoU %", "accuracy %", "pixels", "cluster")))
+    for row in rows:
+        numbers = (_number(row["iou"]), _number(row["accuracy"]), f"{row['pixels']:,}", _listed(row["clusters"], 2))
+        table.add_row(escape(row["name"]), *numbers)
+    return table
+
+
+def _score_table(result: Evaluation, summary: Mapping[str, Any], baselines: Mapping[str, Evaluation]) -> Table:
+    """Rows of accuracy and mIoU, with their intervals where there are any."""
+    table = Table("", *(_right(name) for name in ("pixel accuracy %", "mIoU %")))
+    intervals = summary["intervals"] or {"groups": {}}
+
+    def add(name: str, scores: Mapping[str, Any], ends: Mapping[str, Any] | None = None) -> None:
+        cells = [f"{_number(scores[key])}{_bracketed((ends or {}).get(key))}" for key in ("accuracy", "miou")]
+        table.add_row(escape(name), *cells)
+
+    add(f"all classes, {result.matching}", summary, intervals)
+    for name, scores in summary["groups"].items():
+        add(f"{name}, all errors counted", scores, intervals["groups"].get(name))
+    for name, scores in summary.get("groups_published", {}).items():
+        add(f"{name}, published arithmetic", scores)
+    table.add_section()
+    for name, scores in summary["matchings"].items():
+        if name != result.matching:
+            add(f"matched {name}", scores)
+    table.add_section()
+    for name, other in baselines.items():
+        add(name if other.matching == result.matching else f"{name}, {other.matching}", other.to_dict())
+    return table
+
+
+def _bracketed(ends: Sequence[float | None] | None) -> str:
+    return "" if ends is None else f" ({_number(ends[0])} to {_number(ends[1])})"
+
+
+def _listed(numbers: Sequence[int], most: int) -> str:
+    """The first of `numbers`, and how many more there are."""
+    more = f" +{len(numbers) - most}" if len(numbers) > most else ""
+    return ", ".join(map(str, numbers[:most])) + more if numbers else "-"
 
 
 def _right(name: str) -> Any:
@@ -68,6 +106,8 @@ def _list_rows(what: str) -> Iterator[tuple[str, str]]:
         for name in registry.BACKBONES:
             shipped = name == registry.SHIPPED_BACKBONE
             yield name, "ImageNet weights installed with picie" if shipped else "weights from timm's hub, or model.weights=FILE"
+        import timm  # with torch it takes seconds, which a table of scores need not wait for
+
         yield f"... and {len(timm.list_models()):,} more of timm", "any with a feature pyramid or patches"
     else:
         entries = {"datasets": registry.DATASETS, "methods": registry.METHODS}[what]

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from picie import checkpoint, registry
+from picie import checkpoint, registry, run_folder
 from picie.clustering.pseudo_labels import Clustering, PseudoLabelStore, generate_pseudo_labels, refit_prototypes
 from picie.config import Config, from_dict, read_toml, to_toml, with_overrides
 from picie.data import open_dataset
@@ -65,8 +64,7 @@ def train(config: Config, out: str | Path) -> Path:
         Stopped: SIGINT or SIGTERM; the run can be resumed.
     """
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"--out {out}: exists already; give another folder, or --resume {out} to go on with a run in it")
+    run_folder.check_new(out, f", or --resume {out} to go on with a run in it")
     return _carry_out(config, out, None)
 
 
@@ -88,6 +86,8 @@ def resume(out: str | Path, overrides: Sequence[str] = ()) -> Path:
     if not (out / "config.toml").is_file():
         raise InputError(f"--resume {out}: holds no run (no config.toml); give a folder that `picie train` made")
     state = checkpoint.load(out) if (out / checkpoint.FILE_NAME).is_file() else None
+    if state is not None and "imported" in state:
+        raise InputError(f"--resume {out}: was imported, not trained here; it can be evaluated, predicted with and exported")
     settings = read_toml(out / "config.toml") if state is None else state["config"]
     config = with_overrides(from_dict(settings), overrides)
     if state is not None and config.train.epochs < state["epoch"] + (state["step"] > 0):
@@ -99,7 +99,7 @@ def resume(out: str | Path, overrides: Sequence[str] = ()) -> Path:
 
 def _carry_out(config: Config, out: Path, state: dict[str, Any] | None) -> Path:
     """Train from `state`, a checkpoint, or from the start; keep the run's record; leave nothing of a run that never began."""
-    made = [path for path in (out, *out.parents) if not path.exists()]  # what is missing now, `out` first
+    made = run_folder.missing(out)
     with graceful_stop() as stop, Progress(config.run.progress) as bars:
         run = _Run(config, out, bars, stop, pretrained=None if state is None else False)
         out.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ def _carry_out(config: Config, out: Path, state: dict[str, Any] | None) -> Path:
                 run.go()
             except InputError:
                 if empty and not (out / checkpoint.FILE_NAME).exists():
-                    _clear(out, made)
+                    run_folder.clear(out, made)
                 raise
             except torch.OutOfMemoryError as error:
                 advice = "lower train.batch_size, cluster.batch_size or views.size"
@@ -138,17 +138,6 @@ def _report(out: Path, device: str, evaluation: Evaluation | None) -> None:
         log.warning("no report was written (%s: %s); picie report %s tries again", type(error).__name__, reason, out)
 
 
-def _clear(out: Path, made: Sequence[Path]) -> None:
-    """Take back what a run that could not begin has written: the content of `out`, and the folders `made` for it."""
-    for path in out.iterdir():
-        path.unlink()
-    if made:
-        shutil.rmtree(out)
-    with contextlib.suppress(OSError):  # a parent that holds something else by now stays
-        for parent in made[1:]:
-            parent.rmdir()
-
-
 @dataclass
 class _Standing:
     """Where a run stands: `epoch` epochs are done, and `step` steps of the next."""
@@ -156,23 +145,24 @@ class _Standing:
     epoch: int = 0
     step: int = 0
     finished: bool = False
-    clustering: Clustering | None = None  # of the epoch at hand
+    clusterings: dict[str, Clustering] = field(default_factory=dict)  # of the epoch at hand, by the head's prefix
     totals: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # loss parts, summed over images
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # by stage of the epoch
     matching: dict[str, Any] | None = None  # of the latest evaluation, while the clusters are those that it matched
 
     def state(self) -> dict[str, Any]:
         """Plain values and tensors, for a checkpoint."""
-        clustering = vars(self.clustering) if self.clustering is not None and self.step else None
-        plain = {"totals": dict(self.totals), "seconds": dict(self.seconds), "clustering": clustering}
+        begun = {f"{prefix}clustering": vars(clustering) for prefix, clustering in self.clusterings.items()}
+        plain = {"totals": dict(self.totals), "seconds": dict(self.seconds), **(begun if self.step else {"clustering": None})}
         return {"epoch": self.epoch, "step": self.step, "finished": self.finished, "matching": self.matching, **plain}
 
     @staticmethod
     def of(state: dict[str, Any]) -> _Standing:
         """What `state` gave."""
-        clustering = Clustering(**state["clustering"]) if state["clustering"] is not None else None
+        begun = {prefix: state.get(f"{prefix}clustering") for prefix in ("", "over_")}
+        clusterings = {prefix: Clustering(**values) for prefix, values in begun.items() if values is not None}
         totals, seconds = defaultdict(float, state["totals"]), defaultdict(float, state["seconds"])
-        return _Standing(state["epoch"], state["step"], state["finished"], clustering, totals, seconds, state["matching"])
+        return _Standing(state["epoch"], state["step"], state["finished"], clusterings, totals, seconds, state["matching"])
 
 
 class _Run:
@@ -222,8 +212,9 @@ class _Run:
                 f"--resume {self.out}: the images of {config.data.root} have changed since; bring them back, or train anew"
             )
         begun = state is not None and state["step"] > 0
-        shape = (self.method.views, len(self.dataset), *self.cells)
-        self.store = PseudoLabelStore(self.out / "pseudo_labels.npy", shape, config.cluster.k, keep=begun)
+        ks = config.cluster.heads.values()
+        shape = (len(ks) * self.method.views, len(self.dataset), *self.cells)
+        self.store = PseudoLabelStore(self.out / "pseudo_labels.npy", shape, max(ks), keep=begun)
         if not begun:
             self.log.update(labelled_epoch=None)
         self.source = FeatureSource(config, self.method, self.views, self.frames, indices, self.engine)
@@ -250,8 +241,8 @@ class _Run:
         """Take over a checkpoint's state."""
         standing = self.standing
         standing.finished = standing.finished and standing.epoch >= self.config.train.epochs
-        if standing.clustering is not None:
-            self._start_epoch(standing.clustering)
+        if standing.clusterings:
+            self._start_epoch()
         self.method.load_state_dict(state["method"])  # last: over the epoch's new classifier, where a method has one
         for optimizer, saved in zip((self.optimizer, *self.method.optimizers()), state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -265,7 +256,7 @@ class _Run:
         """Train what is left; without any epoch, cluster the network as it is."""
         standing = self.standing
         while standing.epoch < self.config.train.epochs:
-            if standing.clustering is None:
+            if not standing.clusterings:
                 self._label()
             self._train()
             standing.epoch, standing.step = standing.epoch + 1, 0
@@ -279,17 +270,23 @@ class _Run:
         self.log.update(labelled_epoch=None)  # while the file holds labels of two epochs
         with self._timed("label"), self.bars.bar("cluster", n) as first, self.bars.bar("label", n) as second:
             advance = {"cluster": self._stopping(first), "label": self._stopping(second)}
-            standing.clustering = generate_pseudo_labels(
+            standing.clusterings = generate_pseudo_labels(
                 self.source, standing.epoch, self.store, lambda stage, images: advance[stage](images)
             )
         self.log.update(labelled_epoch=standing.epoch + 1)  # whose draws the file's labels belong to
         standing.matching = None  # the clusters are new
-        self._start_epoch(standing.clustering)
+        self._start_epoch()
 
-    def _start_epoch(self, clustering: Clustering) -> None:
-        weights = [class_weights(counts, self.config.loss.class_weights) for counts in clustering.counts]
-        stacked = torch.stack([w for w in weights if w is not None]) if weights[0] is not None else None
-        self.method.start_epoch(clustering.centroids, stacked, self.standing.epoch)
+    def _start_epoch(self) -> None:
+        first, *over = ((c.centroids, self._class_weights(c)) for c in self.standing.clusterings.values())
+        self.method.start_epoch(*first, self.standing.epoch)
+        for head in over:
+            self.method.start_over_head(*head)
+
+    def _class_weights(self, clustering: Clustering) -> Tensor | None:
+        kind = self.config.loss.class_weights
+        weights = [w for counts in clustering.counts if (w := class_weights(counts, kind)) is not None]
+        return torch.stack(weights) if weights else None
 
     def _train(self) -> None:
         """The epoch's steps from `step` on."""
@@ -344,7 +341,8 @@ class _Run:
         result = self._score() if scored else None
         line = self._epoch_line(result)
         self.log.metrics(line)
-        standing.clustering, standing.finished = None, last
+        standing.finished = last
+        standing.clusterings.clear()
         standing.totals.clear()
         standing.seconds.clear()
         self.save()
@@ -354,10 +352,10 @@ class _Run:
 
     def _epoch_line(self, result: Evaluation | None) -> dict[str, Any]:
         standing = self.standing
-        assert standing.clustering is not None
         line: dict[str, Any] = {"epoch": standing.epoch}
         line |= {name: total / len(self.source.indices) for name, total in standing.totals.items()}
-        line |= {key: getattr(standing.clustering, key) for key in ("objective", "imbalance", "empty")}
+        for prefix, clustering in standing.clusterings.items():
+            line |= {f"{prefix}{key}": getattr(clustering, key) for key in ("objective", "imbalance", "empty")}
         if result is not None:
             summary = result.to_dict()
             line |= {key: summary[key] for key in ("accuracy", "miou", "protocol")}
@@ -426,7 +424,9 @@ class _Run:
 
 def _epoch_text(line: dict[str, Any], epochs: int) -> str:
     parts = [f"epoch {line['epoch']}/{epochs}"]
-    parts += [f"{name} {line[name]:.3f}" for name in ("loss", "within", "cross", "mse") if name in line]
+    parts += [
+        f"{name} {line[name]:.3f}" for name in ("loss", "within", "cross", "over_within", "over_cross", "mse") if name in line
+    ]
     parts.append("objective " + "/".join(f"{value:.3f}" for value in line["objective"]))
     parts += [f"{name} {line[key]:.1f}" for name, key in (("accuracy", "accuracy"), ("mIoU", "miou")) if line.get(key)]
     parts.append(f"{sum(line['seconds'].values()):.1f} s")

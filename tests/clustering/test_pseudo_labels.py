@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.comparing import assert_same
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from picie.clustering import pseudo_labels as module
-from picie.clustering.kmeans import KMeans, assign, lloyd, project
+from picie.clustering.kmeans import KMeans, Metric, assign, lloyd, project
 from picie.clustering.pseudo_labels import (
     Clustering,
     PseudoLabelStore,
@@ -72,7 +73,8 @@ class Setup:
         self.engine = Engine(torch.device("cpu"), "fp32", self.method.network)
         self.views = TwoViews(self.config.views.invariance, self.config.views.equivariance, 0)
         self.frames = StillFrames()
-        self.store = PseudoLabelStore(path, (family.views, N, CELLS, CELLS), K)
+        heads = self.config.cluster.heads.values()
+        self.store = PseudoLabelStore(path, (len(heads) * family.views, N, CELLS, CELLS), max(heads))
         self.advanced = {"cluster": 0, "label": 0}
 
     def source(self, indices: np.ndarray | None = None) -> FeatureSource:
@@ -80,6 +82,9 @@ class Setup:
         return FeatureSource(self.config, self.method, self.views, self.frames, chosen, self.engine)
 
     def run(self, epoch: int = 0, indices: np.ndarray | None = None) -> Clustering:
+        return self.run_heads(epoch, indices)[""]
+
+    def run_heads(self, epoch: int = 0, indices: np.ndarray | None = None) -> dict[str, Clustering]:
         return generate_pseudo_labels(self.source(indices), epoch, self.store, self.advance)
 
     def advance(self, stage: str, images: int) -> None:
@@ -186,6 +191,53 @@ def test_centroids_by_the_recipe(tmp_path: Path) -> None:
         kmeans.update(setup.points(1, order[12:], view))
         torch.testing.assert_close(clustering.centroids[view], kmeans.centroids, atol=1e-4, rtol=0)
         assert float(kmeans.counts.sum()) == N * CELLS**2
+
+
+@pytest.mark.parametrize("over_k", [2, 9])
+def test_a_second_head_leaves_the_first_as_it_is_to_the_bit(tmp_path: Path, over_k: int) -> None:
+    sizes = {"init_batches": 3, "init_points": 90}  # random shares of three batches to start from, then one update
+    alone, both = Setup(tmp_path / "a.npy", **sizes), Setup(tmp_path / "b.npy", over_k=over_k, **sizes)
+    seen: list[int] = []
+    both.method.network.register_forward_hook(lambda *_: seen.append(1))
+    for epoch in (0, 1):
+        expected, found = alone.run_heads(epoch), both.run_heads(epoch)
+        assert set(expected) == {""}
+        assert set(found) == {"", "over_"}
+        assert_same(vars(found[""]), vars(expected[""]), f"epoch {epoch}")
+    assert len(seen) == 2 * 2 * 2 * 4  # epochs, passes, views, batches: no more of them for the second head
+    every = np.arange(N)
+    assert torch.equal(both.store.read(every)[:2], alone.store.read(every))
+
+
+@pytest.mark.parametrize("metric", ["spherical", "euclidean"])
+def test_the_second_head_has_its_own_clusters_by_the_same_recipe(tmp_path: Path, metric: Metric) -> None:
+    setup = Setup(tmp_path / "l.npy", over_k=9, metric=metric)
+    over = setup.run_heads(epoch=1)["over_"]
+    setup.method.eval()
+    order, stored = permutation(N, 0, 1, "cluster"), setup.store.read(np.arange(N))[2:]
+    for view in (0, 1):
+        kmeans = KMeans(9, metric, setup.config.cluster.lloyd_steps, seed=derived_seed(0, 1, "over_kmeans", view))
+        kmeans.start(torch.cat([setup.points(1, order[:4], view), setup.points(1, order[4:8], view)]))
+        kmeans.update(setup.points(1, order[8:12], view))
+        kmeans.update(setup.points(1, order[12:], view))
+        torch.testing.assert_close(over.centroids[view], kmeans.centroids, atol=1e-4, rtol=0)
+        squared = torch.cdist(setup.points(1, range(N), view).double(), over.centroids[view].double()).square()
+        chosen = squared.gather(1, stored[view].flatten()[:, None])[:, 0]
+        torch.testing.assert_close(chosen, squared.min(1).values, atol=1e-5, rtol=0)
+        assert over.counts[view].tolist() == torch.bincount(stored[view].flatten(), minlength=9).tolist()
+        assert over.objective[view] == pytest.approx(float(squared.min(1).values.mean()), rel=1e-3)
+
+
+def test_a_warm_start_keeps_the_identities_of_both_heads_clusters(tmp_path: Path) -> None:
+    setup = Setup(tmp_path / "l.npy", warm_start=True, over_k=7)
+    found = setup.run_heads(0)
+    relabelled = {head: clustering.centroids.flip(1) for head, clustering in found.items()}
+    setup.method.start_epoch(relabelled[""], None, 0)
+    setup.method.start_over_head(relabelled["over_"], None)
+    warm = setup.run_heads(1)
+    for head, k in (("", K), ("over_", 7)):
+        for view in (0, 1):
+            assert assign(warm[head].centroids[view], relabelled[head][view])[0].tolist() == list(range(k))
 
 
 def test_an_epoch_is_a_function_of_its_number(tmp_path: Path) -> None:

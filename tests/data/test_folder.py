@@ -71,6 +71,19 @@ def test_what_is_no_dataset_is_refused(own_folder: Path, tmp_path: Path) -> None
         Folder(tmp_path / "empty")
 
 
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [("images", "labels"), ("images", "annotations"), ("leftImg8bit", "gtFine"), ("images", "stuffthingmaps")],
+)
+def test_label_maps_are_not_taken_for_photos(tmp_path: Path, images: str, labels: str) -> None:
+    for kind in (images, labels):
+        (tmp_path / kind).mkdir()
+        Image.new("RGB", (8, 6)).save(tmp_path / kind / "x.png")
+    with pytest.raises(InputError, match=rf"has {images}/ and {labels}/ but no classes\.toml; .* data\.name=NAME"):
+        Folder(tmp_path)
+    assert len(Folder(tmp_path / images)) == 1
+
+
 def test_a_label_that_does_not_fit_is_refused(own_folder: Path) -> None:
     data, path = Folder(own_folder, "val"), own_folder / "labels" / "val" / "100.png"
     good = np.asarray(Image.open(path)).copy()

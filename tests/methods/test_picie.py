@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Callable
 
 import pytest
@@ -71,6 +73,73 @@ def test_terms_and_their_gradients_add_up_to_the_formula(
         assert value == pytest.approx(float(expected[name].detach()), rel=1e-4), name
     for parameter, gradient in zip(method.parameters(), joint, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, atol=1e-6, rtol=1e-4)
+
+
+def over_batch(batch: Batch, weighted: bool) -> tuple[Tensor, ViewDraws, list[tuple[Tensor, Tensor, Tensor | None]]]:
+    """Frames, draws, and for 5 and 11 clusters: labels (2, B, h, w), centroids (2, K, 6), class weights (2, K) or None."""
+    g = torch.Generator().manual_seed(3)
+    frames, draws, labels, centroids = batch(2, 6)
+    over_labels, over_centroids = torch.randint(0, 11, labels.shape, generator=g), torch.randn(2, 11, 6, generator=g)
+    weights = [torch.rand(2, k, generator=g) + 0.2 if weighted else None for k in (5, 11)]
+    return frames, draws, [(labels, centroids, weights[0]), (over_labels, over_centroids, weights[1])]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("metric", ["spherical", "euclidean"])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_two_heads_are_weighed_by_the_logarithms_of_their_sizes(
+    network: nn.Module, configure: Callable[..., Config], batch: Batch, options: dict, metric: str, weighted: bool
+) -> None:
+    """PiCIE+H (METHOD 2), restated head by head and view by view; the MSE is there once."""
+    o = {"temperature": 0.3, "within": 1.0, "cross": 1.0, "mse": False} | options
+    method = PiCIE(configure(loss=options, cluster={"k": 5, "over_k": 11, "metric": metric}), network)
+    frames, draws, heads = over_batch(batch, weighted)
+    method.start_epoch(heads[0][1], heads[0][2], 0)
+    method.start_over_head(heads[1][1], heads[1][2])
+
+    z = [method.features(frames, draws, view) for view in (0, 1)]
+    expected: dict[str, Tensor] = {}
+    losses = []
+    for name, (labels, centroids, weights) in zip(("", "over_"), heads, strict=True):
+        ce = {}
+        for view in (0, 1):
+            for u in (0, 1):
+                logits = F.conv2d(z[view], centroids[u][:, :, None, None])
+                if metric == "euclidean":
+                    logits = logits - (centroids[u] ** 2).sum(1)[:, None, None] / 2
+                ce[view, u] = F.cross_entropy(logits / o["temperature"], labels[u], None if weights is None else weights[u])
+        within, cross = (ce[0, 0] + ce[1, 1]) / 2, (ce[0, 1] + ce[1, 0]) / 2
+        expected |= {f"{name}within": within, f"{name}cross": cross}
+        losses.append((o["within"] * within + o["cross"] * cross) / max(o["within"] + o["cross"], 1e-9))
+    loss = (math.log(11) * losses[0] + math.log(5) * losses[1]) / (math.log(5) + math.log(11))
+    if o["mse"]:
+        mse = ((z[0] - z[1]) ** 2).mean()
+        expected["mse"] = mse
+        loss = (loss + mse) / 2 if o["within"] + o["cross"] else mse
+    expected["loss"] = loss
+    joint = torch.autograd.grad(loss, list(method.parameters()))
+    assert all(g.abs().max() > 1e-6 for g in joint)
+
+    sums: dict[str, float] = defaultdict(float)
+    for term in method.losses(frames, draws, torch.cat([heads[0][0], heads[1][0]])):
+        term["loss"].backward()
+        for name, value in term.items():
+            sums[name] += float(value.detach())
+    assert sums == pytest.approx({name: float(value.detach()) for name, value in expected.items()}, rel=1e-4)
+    for parameter, gradient in zip(method.parameters(), joint, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_the_over_clustering_head_is_saved_and_does_not_predict(
+    network: nn.Module, configure: Callable[..., Config], batch: Batch
+) -> None:
+    method = PiCIE(configure(cluster={"k": 5, "over_k": 11}), network)
+    _, _, heads = over_batch(batch, weighted=False)
+    method.start_epoch(heads[0][1], None, 0)
+    method.start_over_head(heads[1][1], None)
+    assert torch.equal(method.state_dict()["over_centroids"], heads[1][1])
+    assert torch.equal(method.classifier()[0], heads[0][1][0])
+    assert "over_centroids" not in PiCIE(configure(), network).state_dict()  # checkpoints of runs without it are as before
 
 
 def test_one_view_at_a_time_holds_half_of_the_activations(

@@ -45,6 +45,9 @@ class Colors:
     value_of_cluster = np.array([0, 2, 1])
     classifier = (torch.tensor([[-1.0, -1, -1], [0, 0, 1], [1, 0, 0]]), torch.zeros(3))
 
+    def values(self, clusters: np.ndarray) -> np.ndarray:
+        return self.value_of_cluster[clusters]
+
     def to_pixels(self, image: Image.Image) -> torch.Tensor:
         return torch.from_numpy(np.asarray(image).transpose(2, 0, 1)[None].copy())
 

@@ -15,7 +15,7 @@ def evaluation(confusion: np.ndarray, assignment: np.ndarray | None = None) -> E
     names = tuple(f"class {i}" for i in range(len(confusion)))
     classes = ClassMap(names, ("#112233",) * len(names), 65535)
     assignment = match_one_to_one(confusion) if assignment is None else assignment
-    return Evaluation(confusion, assignment, score(confusion, assignment), classes, "protocol", 1)
+    return Evaluation(confusion, assignment, score(confusion, assignment), classes, "protocol", 1, "one-to-one", None)
 
 
 def test_a_row_for_each_class_and_none_for_what_has_no_meaning() -> None:

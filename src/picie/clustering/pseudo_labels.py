@@ -1,14 +1,15 @@
 """Where pseudo-labels are made: cluster the features of each view, then label every cell (paper, section 3.1; METHOD 2).
 
     pass 1: z = method.features(...); the first batches give k-means its start, later ones move its centroids
-    pass 2: store[view, image] = nearest centroid of each cell; counts -> class weights, statistics
+    pass 2: store[head and view, image] = nearest centroid of each cell; counts -> class weights, statistics
 
 Both passes ask for the same draws as the training pass of the epoch, so a label belongs to the very crop that is trained on.
+A head is a number of clusters: K and, for PiCIE+H, K2. Heads share the features and the sample that k-means starts from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,12 +29,14 @@ _NEEDED = "is needed to go on within an epoch,"
 
 
 class PseudoLabelStore:
-    """The pseudo-labels of an epoch in one memory-mapped .npy file: (V, N, h, w), uint8, or uint16 where K > 256.
+    """The pseudo-labels of an epoch in one memory-mapped .npy file: (M, N, h, w), uint8, or uint16 where K > 256.
+
+    M is views times heads: the first head's views, then the second's.
 
     Args:
         path: the file.
-        shape: (V, N, h, w).
-        k: number of clusters.
+        shape: (M, N, h, w).
+        k: number of clusters, the largest of any head.
         keep: open the labels that are there, for an epoch that was begun; otherwise begin a new file.
 
     Raises:
@@ -53,12 +56,12 @@ class PseudoLabelStore:
         if self._map.shape != shape or self._map.dtype != dtype:
             raise InputError(f"{path}: {_NEEDED} but belongs to another run; put the right one back or train anew")
 
-    def write(self, view: int, indices: np.ndarray, labels: Tensor) -> None:
-        """Store `labels` (B, h, w) of the images `indices`."""
-        self._map[view, indices] = labels.cpu().numpy()
+    def write(self, row: int, indices: np.ndarray, labels: Tensor) -> None:
+        """Store `labels` (B, h, w) of the images `indices` as the row-th of the M."""
+        self._map[row, indices] = labels.cpu().numpy()
 
     def read(self, indices: np.ndarray) -> Tensor:
-        """(V, B, h, w) int64 labels of the images `indices`."""
+        """(M, B, h, w) int64 labels of the images `indices`."""
         return torch.from_numpy(self._map[:, indices].astype(np.int64))
 
     def flush(self) -> None:
@@ -68,7 +71,7 @@ class PseudoLabelStore:
 
 @dataclass(frozen=True)
 class Clustering:
-    """What clustering an epoch gave.
+    """What clustering an epoch gave one head.
 
     Attributes:
         centroids: (V, K, D).
@@ -87,7 +90,7 @@ class Clustering:
 
 def generate_pseudo_labels(
     source: FeatureSource, epoch: int, store: PseudoLabelStore, advance: Callable[[str, int], None]
-) -> Clustering:
+) -> dict[str, Clustering]:
     """Cluster the features of every view of the images of `source` and write their pseudo-labels to `store`.
 
     Args:
@@ -95,18 +98,27 @@ def generate_pseudo_labels(
         epoch: the epoch whose draws are used.
         store: takes the labels.
         advance: called as (stage, images) with stage "cluster" or "label" and the number of images just done.
+
+    Returns:
+        What it gave each head, by the head's prefix.
     """
-    options = source.config.cluster
-    kmeans = _cluster(source, epoch, lambda n: advance("cluster", n))
-    tallies = [Tally(options.k) for _ in kmeans]
+    heads = _cluster(source, epoch, lambda n: advance("cluster", n))
+    tallies = [[Tally(kmeans.k) for kmeans in head] for head in heads]
     source.method.eval()
-    for batch, view, z in source.view_features(split_batches(source.indices, options.batch_size), epoch):
-        clusters, distances = assign(_points(z), kmeans[view].centroids)
-        store.write(view, batch, clusters.view(z.shape[0], z.shape[2], z.shape[3]))
-        tallies[view].add(clusters, distances)
+    for batch, view, z in source.view_features(split_batches(source.indices, source.config.cluster.batch_size), epoch):
+        points = _points(z)
+        for i, head in enumerate(heads):
+            clusters, distances = assign(points, head[view].centroids)
+            store.write(i * len(head) + view, batch, clusters.view(z.shape[0], z.shape[2], z.shape[3]))
+            tallies[i][view].add(clusters, distances)
         if view == 0:
             advance("label", len(batch))
     store.flush()
+    found = zip(source.config.cluster.heads, heads, tallies, strict=True)
+    return {prefix: _clustering(head, counted) for prefix, head, counted in found}
+
+
+def _clustering(kmeans: Sequence[KMeans], tallies: Sequence[Tally]) -> Clustering:
     return Clustering(
         centroids=torch.stack([k.centroids for k in kmeans]),
         counts=torch.stack([tally.counts for tally in tallies]),
@@ -116,15 +128,17 @@ def generate_pseudo_labels(
     )
 
 
-def _cluster(source: FeatureSource, epoch: int, advance: Callable[[int], None]) -> list[KMeans]:
-    """Pass 1: one k-means a view, its centroids found."""
+def _cluster(source: FeatureSource, epoch: int, advance: Callable[[int], None]) -> list[list[KMeans]]:
+    """Pass 1: for each head one k-means a view, its centroids found."""
     config, method = source.config, source.method
-    options = config.cluster
-    seeds = [derived_seed(config.seed, epoch, "kmeans", view) for view in range(method.views)]
-    kmeans = [_kmeans(config, seed) for seed in seeds]
+    options, views = config.cluster, range(method.views)
+    heads = [
+        [_kmeans(config, k, derived_seed(config.seed, epoch, f"{prefix}kmeans", view)) for view in views]
+        for prefix, k in options.heads.items()
+    ]
     batches = split_batches(source.order(epoch, "cluster"), options.batch_size)
     n_start = min(options.init_batches, len(batches))
-    samples = [_Sample(options.init_points, n_start, seed) for seed in seeds]
+    samples = [_Sample(options.init_points, n_start, kmeans.seed) for kmeans in heads[0]]
     method.train(options.batchnorm == "train")
     done = [0] * method.views
     for batch, view, z in source.view_features(batches, epoch):
@@ -132,15 +146,17 @@ def _cluster(source: FeatureSource, epoch: int, advance: Callable[[int], None]) 
         if done[view] < n_start:
             samples[view].add(points)
         else:
-            kmeans[view].update(points)
+            for head in heads:
+                head[view].update(points)
         done[view] += 1
         if done[view] == n_start:
-            warm = method.centroids[view] if options.warm_start and epoch > 0 else None
             sample, weight = samples[view].take()
-            kmeans[view].start(sample, warm, weight)
+            for head, (last, _) in zip(heads, method.heads, strict=True):
+                warm = last[view] if options.warm_start and epoch > 0 else None
+                head[view].start(sample, warm, weight)
         if view == 0:
             advance(len(batch))
-    return kmeans
+    return heads
 
 
 @torch.no_grad()
@@ -161,7 +177,7 @@ def refit_prototypes(source: FeatureSource, advance: Callable[[int], None]) -> T
         sample.add(_points(F.normalize(method.network(images), dim=1)))
         advance(len(batch))
     points, _ = sample.take()
-    kmeans = _kmeans(config, seed, options.refit)
+    kmeans = _kmeans(config, options.k, seed, options.refit)
     kmeans.start(points, kmeans.best_start(points, list(method.centroids)))
     return kmeans.centroids
 
@@ -174,10 +190,10 @@ def start_points(config: Config, images: int, cells: int) -> int:
     return sum(min(share, len(batch) * cells) for batch in batches)
 
 
-def _kmeans(config: Config, seed: int, restarts: int = 1) -> KMeans:
+def _kmeans(config: Config, k: int, seed: int, restarts: int = 1) -> KMeans:
     options = config.cluster
     metric: Metric = "spherical" if options.metric == "spherical" else "euclidean"
-    return KMeans(options.k, metric, options.lloyd_steps, options.reseed, seed, restarts)
+    return KMeans(k, metric, options.lloyd_steps, options.reseed, seed, restarts)
 
 
 def _points(z: Tensor) -> Tensor:

@@ -14,6 +14,10 @@ from picie.errors import InputError
 _HEX = re.compile(r"#[0-9a-fA-F]{6}")
 
 
+class MissingSplitError(InputError):
+    """A dataset's folder has no such split."""
+
+
 @dataclass(frozen=True)
 class ClassMap:
     """The classes of a labelled dataset; the index in `names` is the value in a label map.

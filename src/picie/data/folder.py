@@ -8,15 +8,13 @@ import numpy as np
 from PIL import Image
 
 from picie.config import read_toml
-from picie.data.base import ClassMap
-from picie.data.images import find_images, image_size, open_image, open_label
+from picie.data.base import ClassMap, MissingSplitError
+from picie.data.images import find_images, open_image, open_label_of
+from picie.data.layout import existing_folder
 from picie.errors import InputError, nearest
 
+_LABELLED_LAYOUTS = (("images", "labels"), ("images", "annotations"), ("images", "stuffthingmaps"), ("leftImg8bit", "gtFine"))
 _KEYS = ("names", "colors", "ignore", "groups")  # of classes.toml
-
-
-class MissingSplitError(InputError):
-    """A labelled folder has no such split."""
 
 
 class Folder:
@@ -33,17 +31,20 @@ class Folder:
         InputError: no such folder or split, no image file in it, or a classes.toml that cannot be used.
     """
 
+    tree = """
+    ROOT/images/{train,val}/**.jpg    or any folder of images, which is then never scored
+    ROOT/labels/{train,val}/**.png    index PNGs of the same names and sizes
+    ROOT/classes.toml                 names, colors, ignore"""
+
     def __init__(self, root: str | Path, split: str = "train") -> None:
-        self.root = Path(root)
-        if not self.root.exists():
-            raise InputError(f"{root}: no such folder; give a folder of images or a name from `picie list datasets`")
-        if not self.root.is_dir():
-            raise InputError(f"{root}: is a file; give the folder that holds the images")
+        self.root = existing_folder(root)
         labelled = (self.root / "classes.toml").is_file() and (self.root / "images").is_dir()
-        if not labelled and (self.root / "images").is_dir() and (self.root / "labels").is_dir():
-            raise InputError(
-                f"{root}: has images/ and labels/ but no classes.toml; add it to be scored, or give {self.root / 'images'}"
-            )
+        for images, labels in _LABELLED_LAYOUTS:
+            if not labelled and (self.root / images).is_dir() and (self.root / labels).is_dir():
+                raise InputError(
+                    f"{root}: has {images}/ and {labels}/ but no classes.toml; add it to be scored, give {self.root / images}, "
+                    "or say which dataset it is (`picie list datasets`) with data.name=NAME"
+                )
         self._images = self.root / "images" / split if labelled else self.root
         self._labels = self.root / "labels" / split
         has_labels = labelled and self._labels.is_dir()
@@ -70,18 +71,14 @@ class Folder:
         """(H, W) integers. Raises `InputError` for a label that is missing, of another size, or out of range."""
         if self.classes is None:
             raise InputError(f"{self.root}: has no labels; for scores it needs images/, labels/ and classes.toml")
-        path = (self._labels / self.name(index)).with_suffix(".png")
-        if not path.is_file():
-            raise InputError(f"{path}: no label for image {self.paths[index]}; add it or remove the image")
-        label = open_label(path)
-        size = image_size(self.paths[index])
-        if label.shape != size:
-            raise InputError(
-                f"{path}: label is {label.shape[1]}x{label.shape[0]} but its image {self.paths[index]} is {size[1]}x{size[0]}; "
-                "make them the same size"
-            )
+        path = self.label_path(index)
+        label = open_label_of(self.paths[index], path)
         check_label(label, self.classes, path)
         return label
+
+    def label_path(self, index: int) -> Path:
+        """Where the label of an image is looked for."""
+        return (self._labels / self.name(index)).with_suffix(".png")
 
 
 def check_label(label: np.ndarray, classes: ClassMap, where: str | Path) -> None:

@@ -60,6 +60,14 @@ def open_image(path: Path) -> Image.Image:
         raise UnreadableImageError(f"{path}: cannot be read as an image ({reason}); replace or remove it") from error
 
 
+def open_or_error(path: Path) -> Image.Image | UnreadableImageError:
+    """As `open_image`, with the error returned: in a thread that reads ahead it must wait for its turn."""
+    try:
+        return open_image(path)
+    except UnreadableImageError as error:
+        return error
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "no known image format"
@@ -104,6 +112,24 @@ def open_label(path: Path) -> np.ndarray:
             return np.asarray(image).astype(np.uint8) if image.mode == "1" else np.asarray(image)
     except _WRONG_CONTENT as error:
         raise InputError(f"{path}: cannot be read as a label map ({_reason(error)})") from error
+
+
+def open_label_of(image: Path, path: Path) -> np.ndarray:
+    """The index map at `path` as of `open_label`, which must have the size of the image at `image`, (H, W).
+
+    Raises:
+        InputError: there is no such file, it is no index map, or it has another size.
+        UnreadableImageError: it is the image that cannot be read.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no label for image {image}; add it or remove the image")
+    label, size = open_label(path), image_size(image)
+    if label.shape != size:
+        raise InputError(
+            f"{path}: label is {label.shape[1]}x{label.shape[0]} but its image {image} is {size[1]}x{size[0]}; "
+            "make them the same size"
+        )
+    return label
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -16,12 +16,13 @@ from torch.nn import functional as F
 
 from picie.clustering.kmeans import bias
 from picie.config import Config
+from picie.errors import InputError
 from picie.models.extractor import Extractor
 from picie.views.two_views import ViewDraws
 
 
 class Method(nn.Module):
-    """Base of the methods; `views` says how many views each image has.
+    """Base of the methods; `views` says how many views each image has, `over_clusters` whether `losses` trains a second head.
 
     Args:
         config: the run's configuration.
@@ -31,18 +32,41 @@ class Method(nn.Module):
         centroids: (V, K, D) of the epoch's clustering, frozen while training.
         prototypes: (K, D), what predicts: the first view's centroids until `cluster.refit` replaces them.
         class_weights: (V, K) of the epoch, or None.
+        over_centroids: (V, K2, D) of the over-clustering head, or None without one.
+        over_class_weights: (V, K2) of that head, or None.
+
+    Raises:
+        InputError: `cluster.over_k` asks for a second head, and the method has none.
     """
 
     views: ClassVar[int]
+    over_clusters: ClassVar[bool] = False
 
     def __init__(self, config: Config, network: Extractor) -> None:
         super().__init__()
+        k, over_k = config.cluster.k, config.cluster.over_k
+        if over_k and not self.over_clusters:
+            raise InputError(
+                f"cluster.over_k = {over_k}: method={config.method} has no over-clustering head; leave it out, or use "
+                "method=picie"
+            )
         self.config, self.network = config, network
-        self.register_buffer("centroids", torch.zeros(self.views, config.cluster.k, network.dim))
-        self.register_buffer("prototypes", torch.zeros(config.cluster.k, network.dim))
+        self.register_buffer("centroids", torch.zeros(self.views, k, network.dim))
+        self.register_buffer("over_centroids", torch.zeros(self.views, over_k, network.dim) if over_k else None)
+        self.register_buffer("prototypes", torch.zeros(k, network.dim))
         self.centroids: Tensor
+        self.over_centroids: Tensor | None
         self.prototypes: Tensor
         self.class_weights: Tensor | None = None
+        self.over_class_weights: Tensor | None = None
+
+    @property
+    def heads(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Centroids and class weights of each head, in the order of `cluster.heads` and of the labels."""
+        heads = [(self.centroids, self.class_weights)]
+        if self.over_centroids is not None:
+            heads.append((self.over_centroids, self.over_class_weights))
+        return heads
 
     def features(self, frames: Tensor, draws: ViewDraws, view: int) -> Tensor:
         """Unit-norm features (B, D, h, w) float32 of one view, in the transformed frame; every pass calls this.
@@ -65,6 +89,12 @@ class Method(nn.Module):
         self.centroids.copy_(centroids)
         self.prototypes.copy_(centroids[0])
         self.class_weights = None if class_weights is None else class_weights.to(self.centroids)
+
+    def start_over_head(self, centroids: Tensor, class_weights: Tensor | None) -> None:
+        """Take over that of the over-clustering head: `centroids` (V, K2, D), `class_weights` (V, K2) or None."""
+        assert self.over_centroids is not None
+        self.over_centroids.copy_(centroids)
+        self.over_class_weights = None if class_weights is None else class_weights.to(self.over_centroids)
 
     def logit_bias(self, centroids: Tensor) -> Tensor:
         """(..., K) offsets of the logits of `centroids` (..., K, D): those of the nearest one if euclidean, else none."""
@@ -92,7 +122,7 @@ class Method(nn.Module):
         Args:
             frames: (B, 3, H, W) float in [0, 1].
             draws: G and P of these images.
-            labels: (V, B, h, w) int64 pseudo-labels.
+            labels: (V, B, h, w) int64 pseudo-labels; those of the over-clustering head, if any, follow: (2 V, B, h, w).
 
         Yields:
             {"loss": the term to minimise, and its parts by name}, all scalars.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from picie.config import Config
 from picie.errors import InputError
-from picie.losses import view_distance, view_loss
+from picie.losses import head_weights, view_distance, view_loss
 from picie.methods.base import Method
 from picie.models.extractor import Extractor
 from picie.views.two_views import ViewDraws
@@ -18,9 +18,11 @@ class PiCIE(Method):
     """PiCIE: two views of each image, each predicting the clusters of both.
 
     loss = (w within + c cross) / (w + c) with w = `loss.within` and c = `loss.cross`; `loss.mse` averages in MSE(z1, z2).
+    With `cluster.over_k` (PiCIE+H) it is the mean of two such losses, of K and of K2 clusters, by `head_weights`.
     """
 
     views = 2
+    over_clusters = True
 
     def __init__(self, config: Config, network: Extractor) -> None:
         super().__init__(config, network)
@@ -40,8 +42,13 @@ class PiCIE(Method):
                 yield self._share(self.features(frames, draws, view), view, labels)
 
     def _share(self, z: Tensor, view: int, labels: Tensor) -> dict[str, Tensor]:
-        options = self.config.loss
-        bias = self.logit_bias(self.centroids)
-        within, cross = view_loss(z, view, labels, self.centroids, bias, self.class_weights, options.temperature)
-        weight = max(options.within + options.cross, 1e-12)
-        return {"loss": (options.within * within + options.cross * cross) / weight, "within": within, "cross": cross}
+        """What one view's features add to the loss and to its parts, of every head."""
+        options, ks = self.config.loss, self.config.cluster.heads
+        total = max(options.within + options.cross, 1e-12)
+        share = {"loss": z.new_zeros(())}
+        heads = zip(ks, head_weights(ks.values()), self.heads, labels.split(self.views), strict=True)
+        for prefix, weight, (centroids, class_weights), y in heads:
+            within, cross = view_loss(z, view, y, centroids, self.logit_bias(centroids), class_weights, options.temperature)
+            share["loss"] = share["loss"] + weight * ((options.within * within + options.cross * cross) / total)
+            share |= {f"{prefix}within": within, f"{prefix}cross": cross}
+        return share

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import torch
@@ -61,5 +62,7 @@ class Extractor(nn.Module):
             out: Tensor = self.fpn(levels)
         return out.float()
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.input_mean.device.type, self.autocast_to, enabled=self.autocast_to is not None)
+    def _autocast(self) -> contextlib.AbstractContextManager[object]:
+        if self.autocast_to is None:
+            return contextlib.nullcontext()  # not a disabled autocast, which an exported program would keep
+        return torch.autocast(self.input_mean.device.type, self.autocast_to)

@@ -115,7 +115,7 @@ def _read(dataset: Dataset, order: np.ndarray) -> Iterator[tuple[str, Image.Imag
 def _cells(segmenter: Segmenter, image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
     """(h, w) value and score of each feature cell; the score is the logit of the cell's cluster."""
     scores, clusters = _logits(segmenter, segmenter.to_pixels(image)).max(0)
-    return segmenter.value_of_cluster[clusters.cpu().numpy()], scores.cpu().numpy()
+    return segmenter.values(clusters.cpu().numpy()), scores.cpu().numpy()
 
 
 @torch.inference_mode()

@@ -78,7 +78,7 @@ def _example(segmenter: Segmenter, dataset: Dataset, index: int, image: Image.Im
     name = dataset.name(index)
     width, height = fitted(image.width, image.height, _LONGEST)
     small = image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    values = segmenter.value_of_cluster[segmenter.clusters(segmenter.to_pixels(image), (height, width))[0]]
+    values = segmenter.values(segmenter.clusters(segmenter.to_pixels(image), (height, width))[0])
     present = ", ".join(segmenter.names[i] for i in np.unique(values))
     pictures = [
         Picture("image", jpeg_uri(small), f"The image {name}"),

@@ -75,7 +75,7 @@ def open_subject(run: str | Path, data: str | Path | None, device: str, evaluati
     subject.segmenter = Segmenter.from_state(state, device)
     try:
         subject.labelled, _ = open_labelled(subject.config, data)
-        subject.evaluation = evaluation or evaluate(path, data, device=device, record=False)
+        subject.evaluation = evaluation or evaluate(path, data, device=device, record=False, bootstrap=0)
     except InputError as error:
         notes.append(f"No scores: {error}.")
     _share_names(subject)

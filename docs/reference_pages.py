@@ -1,0 +1,71 @@
+"""MkDocs hook: the pages commands.md and options.md, made from the code, so that they cannot say anything else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from pydantic import BaseModel
+
+from picie import registry
+from picie.cli import app
+from picie.config import Config, preset_names, preset_text
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages."""
+    files.append(File.generated(config, "commands.md", content="\n".join(_commands())))
+    files.append(File.generated(config, "options.md", content="\n".join(_options())))
+    return files
+
+
+def _commands() -> Iterator[str]:
+    yield "# Commands\n"
+    yield "What `--help` says of each. Options as `section.key=value`: see [options](options.md).\n"
+    root = typer.main.get_command(app)
+    yield from _help(root, "picie", None)
+
+
+def _help(command: Any, path: str, parent: Any) -> Iterator[str]:
+    context = command.make_context(path.split()[-1], [], parent=parent, resilient_parsing=True)
+    text = command.get_help(context).split("\n  All options, as section.key=value")[0].rstrip()
+    yield f"{'#' * (1 + len(path.split()))} {path}\n\n```text\n{text}\n```\n"
+    for name, sub in getattr(command, "commands", {}).items():
+        yield from _help(sub, f"{path} {name}", context)
+
+
+def _options() -> Iterator[str]:
+    yield "# Options, presets and transforms\n"
+    yield "Every option, as `section.key=value` on the command line of `picie train` or in a TOML file (`--config`).\n"
+    for name, field in Config.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            yield f"\n## [{name}]\n\n{section.__doc__}\n"
+            yield "| option | default | meaning |\n|---|---|---|"
+            yield from (_row(f"{name}.{key}", option) for key, option in section.model_fields.items())
+        else:
+            yield f"\n## {name}\n\n`{name}` (default `{json.dumps(field.default)}`): {field.description}."
+    yield "\n## Transforms\n\n| list | name | what it does |\n|---|---|---|"
+    for option, entries in (("invariance", registry.INVARIANCE), ("equivariance", registry.EQUIVARIANCE)):
+        for name in entries:
+            made = registry.find(entries, name, "docs")
+            yield f"| `views.{option}` | `{name}` | {_first_line(made)} |"
+    yield "\n## Presets\n"
+    for name in preset_names():
+        yield f"\n### {name}\n\n```toml\n{preset_text(name).rstrip()}\n```\n"
+
+
+def _row(key: str, field: Any) -> str:
+    default = field.default
+    shown = [spec["name"] for spec in default] if isinstance(default, tuple) else default
+    words = [c for c in getattr(field.annotation, "__args__", ()) if isinstance(c, str)]
+    choices = f" ({', '.join(words)})" if words else ""
+    return f"| `{key}` | {'' if shown is None else f'`{json.dumps(shown)}`'} | {field.description}{choices} |"
+
+
+def _first_line(thing: Any) -> str:
+    return (thing.__doc__ or "").strip().splitlines()[0]

@@ -1,0 +1,110 @@
+"""Cityscapes: street scenes as 27 or 19 classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image
+
+from picie.data.base import ClassMap, MissingSplitError
+from picie.data.cityscapes_classes import LAST_ID, all_labels, train_id_labels
+from picie.data.images import find_images, open_image, open_label_of
+from picie.data.labels import to_classes
+from picie.data.layout import Part, existing_folder, first_folder, folder_part, split_names
+from picie.errors import InputError
+
+_IMAGE, _LABEL = "_leftImg8bit.png", "_gtFine_labelIds.png"
+_COMPLETE = {"train": 2_975, "val": 500, "test": 1_525, "train_extra": 19_998}
+_LABELLED = ("train", "val")  # the labels of test are not public, those of train_extra are coarse
+
+
+class Cityscapes:
+    """Cityscapes, whatever its classes. A split is a folder of leftImg8bit, or several: test+train_extra.
+
+    Args:
+        root: the folder, see `tree`.
+        split: train, val, test, train_extra, or several joined with "+".
+
+    Raises:
+        InputError: no such folder or split, or no image in it.
+    """
+
+    tree: ClassVar[str] = """
+    ROOT/leftImg8bit/{train,val,test,train_extra}/CITY/*_leftImg8bit.png
+    ROOT/gtFine/{train,val}/CITY/*_gtFine_labelIds.png    or below ROOT/annotations/gtFine/ or ROOT/annotations/"""
+
+    _labels: ClassVar[Callable[[], tuple[ClassMap, np.ndarray]]]
+
+    def __init__(self, root: str | Path, split: str = "train") -> None:
+        self.root = existing_folder(root)
+        self._images = self.root / "leftImg8bit"
+        if not self._images.is_dir():
+            raise MissingSplitError(f"{self._images}: no such folder; it must hold train/, val/ and so on, with the images")
+        names = split_names(split, [path.name for path in self._images.iterdir() if path.is_dir()], self._images)
+        self.paths = sorted({path for name in names for path in self._split_images(name)})
+        self.classes: ClassMap | None = None
+        if all(first_folder(self.root, _label_places(name)).is_dir() for name in names):
+            self.classes, self._lookup = type(self)._labels()
+
+    def _split_images(self, split: str) -> list[Path]:
+        found = [path for path in find_images(self._images / split) if path.name.endswith(_IMAGE)]
+        if not found:
+            raise InputError(f"{self._images / split}: no *{_IMAGE} in it or below it; put the images there")
+        return found
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, index: int) -> str:
+        """E.g. "val/lindau/lindau_000000_000019_leftImg8bit.png"."""
+        return self.paths[index].relative_to(self._images).as_posix()
+
+    def image(self, index: int) -> Image.Image:
+        """The photo, RGB. Raises `UnreadableImageError`."""
+        return open_image(self.paths[index])
+
+    def label(self, index: int) -> np.ndarray:
+        """(H, W) uint8, classes or 255. Raises `InputError` for a label that is missing, of another size, or no label."""
+        path = self.label_path(index)
+        if self.classes is None:
+            raise InputError(f"{path}: no such label, and no labels for all of the split; for scores, put gtFine there")
+        return to_classes(open_label_of(self.paths[index], path), self._lookup, LAST_ID, path)
+
+    def label_path(self, index: int) -> Path:
+        """Where the label of an image is looked for."""
+        split, *cities, file = self.paths[index].relative_to(self._images).parts
+        return first_folder(self.root, _label_places(split)).joinpath(*cities, file.removesuffix(_IMAGE) + _LABEL)
+
+    @classmethod
+    def parts(cls, root: Path) -> list[Part]:
+        """What `root` holds of the dataset."""
+        found = []
+        for split, total in _COMPLETE.items():
+            needed = split in _LABELLED
+            use = f"the split {split}" if needed else "trained on in the published recipe, test+train_extra"
+            found.append(folder_part(root, f"images of {split}", [f"leftImg8bit/{split}"], _IMAGE, total, needed, use))
+        for split in _LABELLED:
+            scored, total = split == "val", _COMPLETE[split]
+            use = "to score" if scored else "to score train+val, as the authors do"
+            found.append(folder_part(root, f"labels of {split}", _label_places(split), _LABEL, total, scored, use))
+        return found
+
+
+class Cityscapes27(Cityscapes):
+    """Cityscapes (needs data.root), the 27 classes of label ids 7 to 33, as in the paper."""
+
+    _labels = staticmethod(all_labels)
+
+
+class Cityscapes19(Cityscapes):
+    """Cityscapes (needs data.root), the 19 classes of the official benchmark."""
+
+    _labels = staticmethod(train_id_labels)
+
+
+def _label_places(split: str) -> tuple[str, ...]:
+    """Where the label maps of a split may lie: beside the images, as officially, or as the authors of PiCIE keep them."""
+    return f"gtFine/{split}", f"annotations/gtFine/{split}", f"annotations/{split}"

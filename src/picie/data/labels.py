@@ -1,0 +1,74 @@
+"""The label sets of the field by name: their classes, and what the values of their published label maps stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from picie.data.base import ClassMap
+from picie.data.cityscapes_classes import all_labels, train_id_labels
+from picie.data.cocostuff_classes import coarse_labels, fine_labels
+from picie.errors import InputError, nearest
+
+LABELS: dict[str, Callable[[], tuple[ClassMap, np.ndarray]]] = {
+    "cocostuff27": coarse_labels,
+    "cocostuff15": partial(coarse_labels, "stuff"),
+    "cocostuff12": partial(coarse_labels, "things"),
+    "cocostuff171": fine_labels,
+    "cityscapes27": all_labels,
+    "cityscapes19": train_id_labels,
+}
+
+
+def named_labels(name: str) -> tuple[ClassMap, np.ndarray]:
+    """The classes of a label set, and what stored values stand for; no folder is needed.
+
+    >>> classes, lookup = named_labels("cityscapes27")
+    >>> len(classes), lookup[[6, 7, 33, 255]].tolist()
+    (27, [255, 0, 26, 255])
+
+    Args:
+        name: a key of `LABELS`, e.g. "cocostuff27".
+
+    Returns:
+        The classes, whose ignore value is 255, and a (256,) uint8 table: the class of each value that a published PNG may
+        hold, 255 for all others.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if name not in LABELS:
+        raise InputError(f"no labels of the name {name!r}; {nearest(name, LABELS)}")
+    return LABELS[name]()
+
+
+def to_classes(raw: np.ndarray, lookup: np.ndarray, last: int, where: str | Path) -> np.ndarray:
+    """Stored values as classes.
+
+    Args:
+        raw: (H, W) integers.
+        lookup: (256,) as of `named_labels`.
+        last: the highest id; 0..last and 255 are valid.
+        where: the file, for the error message.
+
+    Returns:
+        (H, W) uint8, classes or 255.
+
+    Raises:
+        InputError: a value that is no id.
+    """
+    check_values(raw, last, where)
+    classes: np.ndarray = lookup[raw]
+    return classes
+
+
+def check_values(raw: np.ndarray, last: int, where: str | Path) -> None:
+    """Raises `InputError` unless all of `raw` (H, W) are ids, 0..last, or unlabelled, 255."""
+    wrong = raw[((raw < 0) | (raw > last)) & (raw != 255)]
+    if wrong.size:
+        raise InputError(
+            f"{where}: value {int(wrong[0])} is no label id (0..{last}, 255: none); is it a label map of another dataset?"
+        )

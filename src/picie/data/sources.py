@@ -1,0 +1,122 @@
+"""Which files a dataset consists of: where they come from, on what terms, and how it shows that they are unpacked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Source:
+    """One archive of a dataset, and what lies under the dataset's root once it is unpacked.
+
+    Attributes:
+        url: of a .zip or .tar.gz.
+        into: the folder under the root that `folders` come to lie in; "" for the root itself.
+        folders: names of the folders that are taken, wherever in the archive they lie; all else is left out.
+        suffix: of the files that are taken.
+        holds: a glob pattern under the root -> how many files match it once all is unpacked.
+        size: of the archive in bytes, near enough to plan with; None where nobody states it.
+        sha256: of the archive; None where none is published, so that its length and its own CRCs are all there is.
+    """
+
+    url: str
+    into: str
+    folders: tuple[str, ...]
+    suffix: str
+    holds: Mapping[str, int]
+    size: int | None = None
+    sha256: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The archive's file name."""
+        return self.url.rpartition("/")[2]
+
+    @property
+    def n_files(self) -> int:
+        """How many files are expected."""
+        return sum(self.holds.values())
+
+    def n_missing(self, root: Path) -> int:
+        """How many of the expected files are not under `root`."""
+        return sum(max(0, n - sum(1 for _ in root.glob(pattern))) for pattern, n in self.holds.items())
+
+
+@dataclass(frozen=True)
+class Download:
+    """What `picie data download` fetches for a dataset: `terms`, a line each, are shown before anything is fetched."""
+
+    terms: tuple[str, ...]
+    sources: tuple[Source, ...]
+
+
+# The small ones first, so that a host that is down shows before 19 GB have been fetched.
+_COCOSTUFF = Download(
+    terms=(
+        "images: COCO's, from Flickr; using them means keeping to Flickr's terms of use, https://cocodataset.org/#termsofuse",
+        "object masks: COCO's annotations, CC BY 4.0, https://cocodataset.org/#termsofuse",
+        "stuff masks: COCO-Stuff's annotations (Caesar, Uijlings, Ferrari), CC BY 4.0, https://github.com/nightrome/cocostuff",
+        "curated lists: by the authors of IIC (Ji, Henriques, Vedaldi), whose code is under MIT; see https://github.com/xu-ji/IIC",
+    ),
+    sources=(
+        Source(
+            url="https://www.robots.ox.ac.uk/~xuji/datasets/COCOStuff164kCurated.tar.gz",
+            into="",
+            folders=("curated",),
+            suffix=".txt",
+            holds={f"curated/{split}2017/Coco164kFull_Stuff_Coarse_7.txt": 1 for split in ("train", "val")},
+        ),
+        Source(
+            url="http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip",
+            into="annotations",
+            folders=("train2017", "val2017"),
+            suffix=".png",
+            holds={"annotations/train2017/*.png": 118_287, "annotations/val2017/*.png": 5_000},
+            size=691_000_000,  # published as 659 MB, taken here as MiB
+        ),
+        # The SHA-256 and the sizes of the two image archives are not published beside them; more than five unrelated projects
+        # state the same ones, some of which say that they took them of the file itself.
+        Source(
+            url="http://images.cocodataset.org/zips/val2017.zip",
+            into="images",
+            folders=("val2017",),
+            suffix=".jpg",
+            holds={"images/val2017/*.jpg": 5_000},
+            size=815_585_330,
+            sha256="4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
+        ),
+        Source(
+            url="http://images.cocodataset.org/zips/train2017.zip",
+            into="images",
+            folders=("train2017",),
+            suffix=".jpg",
+            holds={"images/train2017/*.jpg": 118_287},
+            size=19_336_861_798,
+            sha256="69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
+        ),
+    ),
+)
+
+DOWNLOADS = {name: _COCOSTUFF for name in ("cocostuff27", "cocostuff15", "cocostuff12", "cocostuff171")}
+
+_CITYSCAPES = """\
+Cityscapes is handed out to registered users only, so picie cannot fetch it. Its licence, which you accept there, allows
+non-commercial use alone.
+
+  1. Register at https://www.cityscapes-dataset.com and log in.
+  2. Fetch these packages, in the browser or with the official tool
+     (pip install cityscapesscripts, then csDownload PACKAGE):
+       leftImg8bit_trainvaltest.zip   11 GB    the images of train, val and test
+       gtFine_trainvaltest.zip        241 MB   their label maps
+       leftImg8bit_trainextra.zip     44 GB    optional: 20,000 more images to train on
+  3. Unpack each into {root}:
+       unzip PACKAGE -d {root}
+     so that {root}/leftImg8bit and {root}/gtFine result.
+  4. picie data check {name} {root}
+"""
+
+BY_HAND = {"cityscapes27": _CITYSCAPES, "cityscapes19": _CITYSCAPES}  # name -> an explanation, with {name} and {root}
+
+NOTHING_TO_FETCH = {"folder": "is your own folder of images", "scenes": "is drawn by picie itself"}

@@ -1,0 +1,143 @@
+"""What a run's features hold: probes that learn from the train split's labels, and a finer clustering.
+
+They say how much a better classifier, or more clusters, would make of the same frozen features. None is an unsupervised result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from picie.baselines import feature_kmeans, left_out
+from picie.data import open_dataset
+from picie.evaluation import Evaluation, Predict, open_labelled, score_split, scored_config
+from picie.features import sample_cells
+from picie.inference import Segmenter, enlarged_argmax
+from picie.runlog import Progress, log
+
+_LABELLED = "(uses train labels)"
+_PENALTY, _STEPS = 1e-4, 500  # of the linear probe: weight of |W|^2 / 2 beside the mean cross-entropy; most L-BFGS steps
+_NEIGHBOURS, _TEMPERATURE, _BANK = 20, 0.07, 2**14  # of the k-NN probe; 0.07 is the usual choice of the field
+_SIMILARITIES = 2**24  # computed at a time: 64 MB
+
+
+def evaluate_probes(
+    run: str | Path,
+    data: str | Path | None = None,
+    split: str | None = None,
+    progress: bool = True,
+    dataset: str | None = None,
+    device: str = "auto",
+    overrides: Sequence[str] = (),
+) -> dict[str, Evaluation]:
+    """Score what else can be made of a run's frozen features, on what the run is scored on.
+
+    The labels of the split that is trained on, `data.train_split`, are opened here and nowhere else. A probe that cannot be
+    had, e.g. for want of these labels, is left out with a warning.
+
+    Args:
+        run: a run's folder.
+        data: as for `evaluate`; the labels that the probes learn from are those of its `data.train_split`.
+        split: as for `evaluate`.
+        progress: show bars, on a terminal.
+        dataset: as for `evaluate`.
+        device: as for `evaluate`.
+        overrides: as for `evaluate`.
+    """
+    segmenter = Segmenter.load(run, device)
+    config = scored_config(segmenter.config, overrides)
+    scored, split = open_labelled(config, data, split, dataset)
+    if split == config.data.train_split:
+        log.warning("the probes are scored on the labels that they learn from, those of split %r", split)
+    finer = max(100, 4 * segmenter.k)
+    rows: dict[str, tuple[Predict, int, str]] = {}
+    with Progress(progress) as bars:
+        with left_out(f"clustering again at K = {finer}"):
+            points, _ = sample_cells(segmenter.features, open_dataset(config.data, config.data.train_split), config, bars)
+            classifier = feature_kmeans(points, finer, config)
+            rows[f"clustered again at K = {finer}"] = (_with(segmenter, classifier).clusters, finer, "many-to-one")
+        with left_out("linear and k-NN probe"):
+            train, _ = open_labelled(config, data, config.data.train_split, dataset)
+            assert train.classes is not None
+            points, labels = sample_cells(segmenter.features, train, config, bars, labelled=True)
+            n = len(train.classes)
+            linear = _with(segmenter, logistic_regression(points, labels, n))
+            rows[f"linear probe {_LABELLED}"] = (linear.clusters, n, "identity")
+            rows[f"{_NEIGHBOURS}-NN probe {_LABELLED}"] = (neighbour_probe(segmenter, points, labels, n), n, "identity")
+        return {
+            name: score_split(predict, k, scored, config, split, bars, matching)
+            for name, (predict, k, matching) in rows.items()
+        }
+
+
+def _with(segmenter: Segmenter, classifier: tuple[Tensor, Tensor]) -> Segmenter:
+    """The network of `segmenter` with another classifier."""
+    return Segmenter(segmenter.network, classifier, segmenter.config, segmenter.engine)
+
+
+def logistic_regression(points: Tensor, labels: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
+    """Multinomial logistic regression on standardised features, by full-batch L-BFGS on the CPU, folded back to plain ones.
+
+    Args:
+        points: (n, D) features.
+        labels: (n,) int64 classes.
+        n_classes: C.
+
+    Returns:
+        (C, D) weights and (C,) offsets: a `Segmenter`'s classifier, of `points` as they are.
+    """
+    points, labels = points.cpu(), labels.cpu()
+    mean, std = points.mean(0), points.std(0, correction=0).clamp(min=1e-4)  # below that unit-norm features hold noise
+    standardised = (points - mean) / std
+    weight = torch.zeros(n_classes, points.shape[1], requires_grad=True)
+    offset = torch.zeros(n_classes, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [weight, offset], max_iter=_STEPS, tolerance_grad=1e-5, tolerance_change=1e-8, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = F.cross_entropy(standardised @ weight.T + offset, labels) + _PENALTY / 2 * weight.square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    plain = weight.detach() / std
+    return plain, offset.detach() - plain @ mean
+
+
+def neighbour_probe(segmenter: Segmenter, points: Tensor, labels: Tensor, n_classes: int) -> Predict:
+    """Votes of each cell's nearest among 2^14 random ones of `points` (n, D), enlarged bilinearly as logits are, arg max."""
+    generator = torch.Generator().manual_seed(segmenter.config.seed)
+    kept = torch.randperm(len(points), generator=generator)[:_BANK].to(points.device)
+    bank, classes = points[kept], labels[kept]
+
+    @torch.inference_mode()
+    def predict(pixels: Tensor, size: tuple[int, int]) -> np.ndarray:
+        z = segmenter.features(pixels)
+        votes = neighbour_votes(z.permute(0, 2, 3, 1).flatten(0, 2), bank, classes, n_classes)
+        return enlarged_argmax(votes.view(len(z), *z.shape[2:], -1).permute(0, 3, 1, 2), size).cpu().numpy()
+
+    return predict
+
+
+def neighbour_votes(points: Tensor, bank: Tensor, classes: Tensor, n_classes: int) -> Tensor:
+    """(n, C) shares of the classes among the 20 nearest neighbours by cosine similarity, weighted by exp(similarity / 0.07).
+
+    Args:
+        points: (n, D), unit norm.
+        bank: (m, D), unit norm; with fewer than 20, all are neighbours.
+        classes: (m,) int64 their classes.
+        n_classes: C.
+    """
+    votes = []
+    for chunk in points.split(max(1, _SIMILARITIES // len(bank))):
+        similarity, nearest = (chunk @ bank.T).topk(min(_NEIGHBOURS, len(bank)))
+        weights = (similarity / _TEMPERATURE).softmax(1)
+        votes.append((weights[:, None] @ F.one_hot(classes[nearest], n_classes).to(weights))[:, 0])
+    return torch.cat(votes)

@@ -1,0 +1,69 @@
+"""Every preset trains on data of its own dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.making import MAKERS
+
+from picie.config import load, preset_names, preset_text
+from picie.runlog import read_metrics
+
+SMALL = (
+    "model.backbone=test_efficientnet",
+    "model.pretrained=false",
+    "model.dim=8",
+    "views.size=32",
+    "views.crop=48",
+    "evaluate.size=32",
+    "cluster.k=3",
+    "cluster.batch_size=2",
+    "train.batch_size=4",
+    "train.epochs=1",
+    "run.device=cpu",
+)
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_a_preset_trains_a_step_on_its_own_dataset(
+    preset: str, cli: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    config = load(preset)
+    root, run = MAKERS[config.data.name](tmp_path / "data"), tmp_path / "run"
+    assert root is not None
+    status, _, err = cli("train", root, "--preset", preset, "--out", run, *SMALL)
+    assert status == 0, err
+    (line,) = read_metrics(run)
+    assert 0 < line["loss"] < 10
+    assert line["protocol"].startswith(f"{config.evaluate.split}; centre square of 32 px")
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_a_preset_says_how_where_how_long_and_how_good(preset: str) -> None:
+    for key in ("command", "hardware", "time", "score", "source"):
+        assert f"\n# {key} " in preset_text(preset)
+    if load(preset).data.name.startswith(("cocostuff", "cityscapes")):
+        assert "published; not run here" in preset_text(preset)
+
+
+@pytest.mark.parametrize("preset", [name for name in preset_names() if name.startswith(("cocostuff", "cityscapes"))])
+def test_a_published_recipe_has_the_published_settings(preset: str) -> None:
+    config, reference = load(preset), load("reference")
+    assert config.data.name == preset.partition("-")[0]
+    assert config.method == preset.partition("-")[2]
+    assert (config.model.backbone, config.views.size, config.views.frame, config.evaluate_size) == (
+        "resnet18.tv_in1k",
+        320,
+        640,
+        320,
+    )
+    assert (config.cluster.k, config.cluster.batch_size, config.cluster.init_batches) == (27, 256, 20)
+    assert (config.train.epochs, config.train.batch_size) == (10, 128)
+    assert config.train.lr == (1e-4 if preset.startswith("coco") else 1e-3)
+    assert config.data.train_split == ("train" if preset.startswith("coco") else "test+train_extra")
+    assert config.evaluate.split == "val"
+    assert (config.loss, config.model.laterals) == (reference.loss, "random")
+    assert config.views.invariance == reference.views.invariance
+    assert config.cluster.metric == reference.cluster.metric

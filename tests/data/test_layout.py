@@ -1,0 +1,45 @@
+"""Folders, joined splits and parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from picie.data.base import MissingSplitError
+from picie.data.layout import Part, existing_folder, first_folder, folder_part, split_names
+from picie.errors import InputError
+
+
+def test_splits_are_joined_and_checked_one_by_one(tmp_path: Path) -> None:
+    valid = ("test", "train", "train_extra", "val")
+    assert split_names("val", valid, tmp_path) == ["val"]
+    assert split_names("test+train_extra", valid, tmp_path) == ["test", "train_extra"]
+    for split, part in (("train+vall", "no split 'vall'; did you mean 'val'"), ("+val", "no split ''"), ("", "no split ''")):
+        with pytest.raises(MissingSplitError, match=part):
+            split_names(split, valid, tmp_path)
+
+
+def test_the_first_place_that_is_a_folder_counts(tmp_path: Path) -> None:
+    places = ("a/x", "b/x", "c")
+    assert first_folder(tmp_path, places) == tmp_path / "a/x"  # named in messages
+    (tmp_path / "c").mkdir()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "x").touch()  # a file
+    assert first_folder(tmp_path, places) == tmp_path / "c"
+
+
+def test_a_part_counts_the_files_of_its_ending(tmp_path: Path) -> None:
+    (tmp_path / "c" / "deep").mkdir(parents=True)
+    for name in ("1.png", "deep/2.png", "3.jpg", "._1.png"):
+        (tmp_path / "c" / name).touch()
+    assert folder_part(tmp_path, "maps", ("a", "c"), ".png", 9, True, "why") == Part("maps", "c", 2, 9, True, "why")
+    assert folder_part(tmp_path, "maps", ("a", "b"), ".png", 9, False, "why") == Part("maps", "a or b", 0, 9, False, "why")
+
+
+def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
+    assert existing_folder(str(tmp_path)) == tmp_path
+    (tmp_path / "file").touch()
+    for name, message in (("file", "is a file"), ("nowhere", "no such folder")):
+        with pytest.raises(InputError, match=message):
+            existing_folder(tmp_path / name)
