@@ -16,12 +16,14 @@ import pytest
 import torch
 from PIL import Image
 from tests.conftest import UNTRAINED, checkpoint_of, picture
+from tests.reference.published_network import file_content, random_network, write
 from tests.report.conftest import Page
 
 from picie import Config, Segmenter, evaluate, report, training
 from picie.colors import rgb_to_hex
 from picie.config import from_dict, load
 from picie.errors import Stopped
+from picie.importing import import_checkpoint
 from picie.runlog import RunLog, read_metrics
 
 PageOf = Callable[..., Page]
@@ -271,13 +273,27 @@ def test_a_run_stopped_within_an_epoch_shows_that_epochs_views(
     assert "stopped" in page.text["settings"]
 
 
-@pytest.mark.parametrize("options", [("cluster.metric=euclidean",), ("method=mdc",), ("views.aspect=2.0", "cluster.refit=0")])
+@pytest.mark.parametrize(
+    "options", [("cluster.metric=euclidean", "cluster.over_k=5"), ("method=mdc",), ("views.aspect=2.0", "cluster.refit=0")]
+)
 def test_other_runs_have_pages_too(
     tiny: Callable[..., Config], tmp_path: Path, page_of: PageOf, options: tuple[str, ...]
 ) -> None:
     page = page_of(training.train(tiny("train.epochs=1", *options), tmp_path / "run"))
     assert sections(page) == SECTIONS
     assert "Left out" not in page.notes
+
+
+def test_a_page_of_an_imported_run_says_what_it_cannot_show(labelled_folder: Path, tmp_path: Path, page_of: PageOf) -> None:
+    content = file_content(random_network("resnet18", 16), 5, arch="resnet18", in_dim=16, K_train=5)
+    run = import_checkpoint(write(tmp_path / "published.pth.tar", content), tmp_path / "run", "folder")
+    page = page_of(run)
+    assert sections(page) == {"settings"}
+    for missing in ("No crops and no views: ", "No scores: ", "No curves: "):
+        assert missing in page.notes
+    page = page_of(run, labelled_folder)
+    assert sections(page) == SECTIONS - {"curves"}
+    assert "Views without pseudo-labels: " in page.notes
 
 
 def test_training_ends_with_a_report(tiny: Callable[..., Config], tmp_path: Path) -> None:
