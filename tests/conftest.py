@@ -31,6 +31,7 @@ TINY = (
     "train.epochs=2",
     "train.lr=1e-4",
     "run.device=cpu",
+    "run.report=false",  # seconds; tests/report asks for it
 )
 UNTRAINED = (*(option for option in TINY if not option.startswith("train.epochs=")), "train.epochs=0")
 

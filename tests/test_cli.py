@@ -156,7 +156,7 @@ def test_help_explains_every_option(cli: Call) -> None:
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ((), ["train", "evaluate", "predict", "demo", "list", "--version", "--quiet"]),
+        ((), ["train", "evaluate", "predict", "report", "demo", "list", "--version", "--quiet"]),
         (
             ("evaluate",),
             ["RUN", "--data", "--split", "--matching", "--json", "--baselines", "--probes", "--bootstrap", "--device"],
@@ -166,6 +166,7 @@ def test_help_explains_every_option(cli: Call) -> None:
             ["PRED_DIR", "LABEL_DIR", "--classes", "--matching", "--label-suffix", "--unpredicted", "--json", "--bootstrap"],
         ),
         (("predict",), ["RUN", "PATH", "--out", "--device"]),
+        (("report",), ["RUN", "--out", "--data", "--device"]),
         (("demo",), ["--out", "--seed"]),
         (("list",), ["datasets", "backbones", "transforms", "methods", "presets"]),
     ],

@@ -289,6 +289,19 @@ app.command("app")(cli_app.page)
 
 
 @app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    out: Annotated[Optional[Path], typer.Option(metavar="FILE", help="The page. [default: RUN/report.html]")] = None,
+    data: Annotated[Optional[Path], typer.Option(help="Where its dataset lies now. [default: where it lay]")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+) -> None:
+    """Show a run on one HTML page: curves, examples, scores, each cluster's crops, both views, settings."""
+    from picie.report import write_report
+
+    typer.echo(f"{write_report(run, out, data, device)}")
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the dataset, the run and the pictures.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Seed of the scenes and of the training.")] = 0,

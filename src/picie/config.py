@@ -204,6 +204,7 @@ class RunConfig(_Section):
     workers: NaturalInt | None = Field(None, description="decoding threads; by the cores if not given")
     cache_gb: Annotated[float, Field(ge=0)] = Field(8.0, description="most disk for decoded frames, in the run's folder")
     progress: bool = Field(True, description="progress bars, on a terminal")
+    report: bool = Field(True, description="write report.html into the run's folder at its end")
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
         (), description="where the lines of metrics.jsonl go, too: tensorboard, wandb"
     )

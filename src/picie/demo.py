@@ -17,6 +17,7 @@ from picie.errors import InputError
 from picie.evaluation import evaluate
 from picie.inference import Segmenter
 from picie.prediction import predict_files
+from picie.report import FILE_NAME
 from picie.runlog import log
 from picie.tables import show_evaluation
 from picie.training import train
@@ -29,7 +30,7 @@ def demo(out: Path, seed: int = 0) -> None:
     """Generate scenes, train PiCIE on their images, score it beside baselines, predict, and draw a sheet of results.
 
     Args:
-        out: folder for scenes/, run/, predictions/ and results.png.
+        out: folder for scenes/, run/ with its report, predictions/ and results.png.
         seed: of the scenes and of the training.
 
     Raises:
@@ -47,7 +48,7 @@ def demo(out: Path, seed: int = 0) -> None:
     predict_files(run, [data / "images" / "val"], predictions)
     results = out / "results.png"
     _results_sheet(run, data).save(results)
-    typer.echo(f"open {results}  (and {predictions}/*_overlay.jpg)")
+    typer.echo(f"open {run / FILE_NAME} or {results}  (and {predictions}/*_overlay.jpg)")
 
 
 def _results_sheet(run: Path, data: Path) -> Image.Image:

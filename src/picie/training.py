@@ -115,6 +115,7 @@ def _carry_out(config: Config, out: Path, state: dict[str, Any] | None) -> Path:
             empty = not any(out.iterdir())
             try:
                 run.open(state)
+                has_work = not run.standing.finished
                 run.go()
             except InputError:
                 if empty and not (out / checkpoint.FILE_NAME).exists():
@@ -125,8 +126,21 @@ def _carry_out(config: Config, out: Path, state: dict[str, Any] | None) -> Path:
                 raise TrainingError(f"{out}: out of memory on {run.engine.device}; {advice}") from error
             finally:
                 run.close(time.perf_counter() - began, stop)
+    if has_work and config.run.report:
+        _report(out, config.run.device, run.evaluation)
     log.info("segment pictures with: picie predict %s PATH... --out DIR", out)
     return out
+
+
+def _report(out: Path, device: str, evaluation: Evaluation | None) -> None:
+    """Write the run's report; the run is done and saved, and whatever happens here must not make it fail."""
+    from picie.report import write_report  # it needs what evaluates and predicts, which a run without it need not wait for
+
+    try:
+        log.info("report: %s", write_report(out, device=device, evaluation=evaluation))
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        log.warning("no report was written (%s: %s); picie report %s tries again", type(error).__name__, reason, out)
 
 
 @dataclass
@@ -182,6 +196,7 @@ class _Run:
         self.optimizer = torch.optim.Adam(trained, lr=config.train.lr)
         self.log = RunLog(out, config.run.loggers)
         self.standing = _Standing()
+        self.evaluation: Evaluation | None = None  # the latest
         self.frames: Frames | None = None
 
     def open(self, state: dict[str, Any] | None) -> None:
@@ -207,6 +222,8 @@ class _Run:
         ks = config.cluster.heads.values()
         shape = (len(ks) * self.method.views, len(self.dataset), *self.cells)
         self.store = PseudoLabelStore(self.out / "pseudo_labels.npy", shape, max(ks), keep=begun)
+        if not begun:
+            self.log.update(labelled_epoch=None)
         self.source = FeatureSource(config, self.method, self.views, self.frames, indices, self.engine)
         if state is None:
             self._start_network()
@@ -261,11 +278,13 @@ class _Run:
 
     def _label(self) -> None:
         n, standing = len(self.source.indices), self.standing
+        self.log.update(labelled_epoch=None)  # while the file holds labels of two epochs
         with self._timed("label"), self.bars.bar("cluster", n) as first, self.bars.bar("label", n) as second:
             advance = {"cluster": self._stopping(first), "label": self._stopping(second)}
             standing.clusterings = generate_pseudo_labels(
                 self.source, standing.epoch, self.store, lambda stage, images: advance[stage](images)
             )
+        self.log.update(labelled_epoch=standing.epoch + 1)  # whose draws the file's labels belong to
         standing.matching = None  # the clusters are new
         self._start_epoch()
 
@@ -365,6 +384,7 @@ class _Run:
             split = self.config.evaluate.split
             result = score_split(segmenter.clusters, segmenter.k, self.scored, self.config, split, self.bars)
         self.standing.matching = matching_state(result)
+        self.evaluation = result
         return result
 
     def save(self) -> None:

@@ -18,7 +18,6 @@ from picie.clustering.kmeans import bias
 from picie.config import Config
 from picie.errors import InputError
 from picie.models.extractor import Extractor
-from picie.views.geometry import shrink
 from picie.views.two_views import ViewDraws
 
 
@@ -80,12 +79,8 @@ class Method(nn.Module):
             draws: G and P of these images.
             view: 0 or 1.
         """
-        size = self.config.views.view_size
-        if view == 0:
-            z = self.network(draws.recolor(draws.geometry.apply(frames, size), view))
-        else:
-            whole = shrink(frames, size)
-            z = self.network(draws.recolor(whole, view))
+        z = self.network(draws.pictures(frames, view, self.config.views.view_size))
+        if view > 0:
             z = draws.geometry.apply(z, (z.shape[2], z.shape[3]))
         return F.normalize(z, dim=1)
 

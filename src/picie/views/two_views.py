@@ -11,7 +11,7 @@ from torch import Tensor
 
 from picie.views.base import Geometric, Params, Photometric, build_transform
 from picie.views.draws import Draws
-from picie.views.geometry import Geometry
+from picie.views.geometry import Geometry, shrink
 from picie.views.invariance import apply_photometric
 
 
@@ -22,6 +22,16 @@ class ViewDraws:
     geometry: Geometry
     photometric: tuple[tuple[Params, ...], ...]
     transforms: tuple[Photometric, ...]
+
+    def pictures(self, frames: Tensor, view: int, size: tuple[int, int]) -> Tensor:
+        """What the network is given of `view`: G(P1 x) for view 0, and for view 1 P2 x, whole, whose features G crops.
+
+        Args:
+            frames: (B, 3, H, W) float in [0, 1].
+            view: 0 or 1.
+            size: (H, W) of a view.
+        """
+        return self.recolor(self.geometry.apply(frames, size) if view == 0 else shrink(frames, size), view)
 
     def recolor(self, images: Tensor, view: int) -> Tensor:
         """P of `view` on `images` (B, 3, H, W) float in [0, 1].

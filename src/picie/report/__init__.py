@@ -1,0 +1,142 @@
+"""`picie report`: a run on one page of HTML that needs no other file, no network and no script.
+
+subject           the run, opened, and a note for everything that cannot be had
+examples          image | prediction | overlay | label
+score_tables      a row a class, the confusion matrix before and after matching
+contact_sheets    what each cluster looks like
+curves, charts    losses, k-means and scores by epoch
+view_pairs        invariance and equivariance
+settings          options, versions, machine
+pictures          data URIs;  templates/ is the page
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+
+from picie.checkpoint import find_checkpoint, write_atomically
+from picie.colors import rgb_to_hex
+from picie.config import to_toml
+from picie.errors import InputError
+from picie.evaluation import Evaluation
+from picie.report.charts import HEIGHT, WIDTH
+from picie.report.contact_sheets import gather_sheets
+from picie.report.curves import epoch_curves, epoch_table
+from picie.report.examples import UNLABELLED, Example, gather_examples
+from picie.report.score_tables import class_rows, confusion_matrices
+from picie.report.settings import changed_options, environment
+from picie.report.subject import Subject, open_subject
+from picie.report.view_pairs import gather_views
+from picie.version import __version__
+
+FILE_NAME = "report.html"
+
+
+def write_report(
+    run: str | Path,
+    out: str | Path | None = None,
+    data: str | Path | None = None,
+    device: str = "auto",
+    evaluation: Evaluation | None = None,
+) -> Path:
+    """Show a run on one page: curves, examples, scores, what each cluster looks like, both views, and its settings.
+
+    What cannot be had (labels, images that have moved, an epoch) is left out, and the page says so.
+
+    Args:
+        run: a run's folder or checkpoint file.
+        out: the page; none: report.html in the run's folder.
+        data: where the run's dataset lies now; none: where it lay.
+        device: where to compute.
+        evaluation: the run's scores, if they are known already; otherwise it is scored.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        InputError: no such run or data, or an `out` that cannot be a file.
+    """
+    began = time.perf_counter()
+    path = Path(out) if out is not None else find_checkpoint(run).parent / FILE_NAME
+    if path.is_dir():
+        raise InputError(f"--out {path}: is a folder; give a file in it, e.g. {path / FILE_NAME}")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"--out {path}: no such folder; make it first")
+    subject = open_subject(run, data, device, evaluation)
+    page = _render(subject, began)
+    write_atomically(path, lambda file: file.write(page.encode("utf-8", "replace")))  # names of files may be no Unicode
+    return path
+
+
+def _render(subject: Subject, began: float) -> str:
+    shown = gather_examples(subject)
+    sheets, looked_at = gather_sheets(subject)
+    content = {
+        "title": subject.folder.absolute().name,
+        "config": subject.config,
+        "summary": _summary(subject),
+        "charts": epoch_curves(subject.metrics),
+        "metrics": epoch_table(subject.metrics),
+        "examples": shown,
+        "legend": _legend(subject),
+        "label_legend": _label_legend(subject, shown),
+        "result": subject.evaluation,
+        "class_rows": class_rows(subject.evaluation) if subject.evaluation else [],
+        "matrices": confusion_matrices(subject.evaluation) if subject.evaluation else [],
+        "sheets": sheets,
+        "looked_at": looked_at,
+        "views": gather_views(subject),
+        "changed": changed_options(subject.config),
+        "toml": to_toml(subject.config),
+        "environment": environment(subject),
+        "skipped": subject.record.get("skipped", {}),
+        "notes": subject.notes,
+        "version": __version__,
+        "chart_size": (WIDTH, HEIGHT),
+    }
+    loader = jinja2.PackageLoader("picie.report")
+    templates = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    return templates.get_template("report.html").render(content, seconds=time.perf_counter() - began)
+
+
+def _summary(subject: Subject) -> list[tuple[str, str]]:
+    """The run in a few numbers."""
+    config, record = subject.config, subject.record
+    latest = subject.metrics[-1] if subject.metrics else {}
+    scores = subject.evaluation.to_dict() if subject.evaluation is not None else latest
+    done = f"{subject.state['epoch']} of {config.train.epochs}" if config.train.epochs else "none: not trained"
+    numbers = [("clusters", str(config.cluster.k)), ("epochs", done)]
+    if "images" in record:
+        numbers.append(("images", f"{record['images']:,}"))
+    if "accuracy" in scores:
+        numbers += [("pixel accuracy", _percent(scores["accuracy"])), ("mIoU", _percent(scores["miou"]))]
+    if "seconds" in record:
+        minutes, seconds = divmod(round(record["seconds"]), 60)
+        numbers.append(("time", f"{minutes} min {seconds} s" if minutes else f"{seconds} s"))
+    return numbers
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f} %"
+
+
+def _legend(subject: Subject) -> list[tuple[str, str]]:
+    """(name, "#rrggbb") of every value of a predicted map."""
+    segmenter = subject.segmenter
+    return [] if segmenter is None else [(n, rgb_to_hex(c)) for n, c in zip(segmenter.names, segmenter.colors, strict=True)]
+
+
+def _label_legend(subject: Subject, shown: Sequence[Example]) -> list[tuple[str, str]]:
+    """What the predictions' legend does not say of the labels: classes that no value carries, and unlabelled pixels."""
+    classes = subject.labelled.classes if subject.labelled is not None else None
+    if classes is None:
+        return []
+    entries = list(zip(classes.names, (color.lower() for color in classes.colors), strict=True))
+    missing = [] if set(entries) <= set(_legend(subject)) else entries
+    return [*missing, ("not labelled", rgb_to_hex(UNLABELLED))] if any(example.unlabelled for example in shown) else missing

@@ -1,0 +1,109 @@
+"""Examples: image | prediction | overlay | label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from picie.colors import hex_to_rgb
+from picie.data.base import Dataset
+from picie.errors import InputError, UnreadableImageError
+from picie.inference import Segmenter
+from picie.report.pictures import fitted, jpeg_uri, map_uri
+from picie.report.subject import Subject
+from picie.visualize import overlay
+
+_EXAMPLES = 6
+UNLABELLED = (0, 0, 0)
+_LONGEST = 400  # pixels of a picture in the page; it is shown at up to 280
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of the page: what it is, its data URI, and words for who cannot see it."""
+
+    title: str
+    uri: str
+    alt: str
+    exact: bool = False  # a map, whose cells are not to be blurred
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image's row; `unlabelled` if some pixels of its label have no class."""
+
+    name: str
+    pictures: list[Picture]
+    unlabelled: bool = False
+
+
+def gather_examples(subject: Subject) -> list[Example]:
+    """A few images with their predictions, of the labelled split, or of the training images where there is none."""
+    dataset = subject.labelled or subject.images
+    if subject.segmenter is None or dataset is None:
+        return []
+    shown = []
+    for index, image in readable(dataset, spread(len(dataset), _EXAMPLES)):
+        shown.append(_example(subject.segmenter, dataset, index, image))
+        if len(shown) == _EXAMPLES:
+            break
+    if not shown:
+        subject.notes.append("No examples: none of the images can be read.")
+    return shown
+
+
+def spread(n: int, k: int) -> np.ndarray:
+    """(n,) every index below `n`: first `k` of them at equal distances, then the others, for those that cannot be read.
+
+    >>> spread(7, 3).tolist()
+    [1, 3, 5, 0, 2, 4, 6]
+    """
+    first = np.unique(((np.arange(k) + 0.5) * n / k).astype(int)) if n > k else np.arange(n)
+    return np.concatenate([first, np.setdiff1d(np.arange(n), first)])
+
+
+def readable(dataset: Dataset, order: Sequence[int] | np.ndarray) -> Iterator[tuple[int, Image.Image]]:
+    """Yield (index, image) of those images that can be read."""
+    for index in order:
+        try:
+            yield int(index), dataset.image(int(index))
+        except UnreadableImageError:
+            continue
+
+
+def _example(segmenter: Segmenter, dataset: Dataset, index: int, image: Image.Image) -> Example:
+    name = dataset.name(index)
+    width, height = fitted(image.width, image.height, _LONGEST)
+    small = image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    values = segmenter.values(segmenter.clusters(segmenter.to_pixels(image), (height, width))[0])
+    present = ", ".join(segmenter.names[i] for i in np.unique(values))
+    pictures = [
+        Picture("image", jpeg_uri(small), f"The image {name}"),
+        Picture("prediction", map_uri(values, segmenter.colors), f"Its predicted segments: {present}", True),
+        Picture("overlay", jpeg_uri(overlay(small, values, segmenter.colors)), "The segments over the image"),
+    ]
+    label = _label(dataset, index, (height, width))
+    if dataset.classes is None or label is None:
+        return Example(name, pictures)
+    known = label < len(dataset.classes)
+    colors = [*(hex_to_rgb(color) for color in dataset.classes.colors), UNLABELLED]
+    present = ", ".join(dataset.classes.names[i] for i in np.unique(label[known]))
+    shown = Picture("label (only for the score)", map_uri(label, colors), f"Its label: {present}", True)
+    return Example(name, [*pictures, shown], not known.all())
+
+
+def _label(dataset: Dataset, index: int, size: tuple[int, int]) -> np.ndarray | None:
+    """(H, W) int64 label at `size`, unlabelled pixels as the number of classes; None without one that can be read."""
+    if dataset.classes is None:
+        return None
+    try:
+        label = dataset.label(index)
+    except InputError:
+        return None
+    rows = ((np.arange(size[0]) + 0.5) * label.shape[0] / size[0]).astype(int)
+    columns = ((np.arange(size[1]) + 0.5) * label.shape[1] / size[1]).astype(int)
+    reduced = label[np.ix_(rows, columns)].astype(np.int64)
+    return np.where((reduced >= 0) & (reduced < len(dataset.classes)), reduced, len(dataset.classes))

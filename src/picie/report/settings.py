@@ -1,0 +1,48 @@
+"""The run's settings and what it was made with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from picie.config import Config
+from picie.report.subject import Subject
+
+
+def changed_options(config: Config) -> list[tuple[str, str, str]]:
+    """Each option that is not picie's default: its name, value and default."""
+    given, default = config.model_dump(mode="json"), Config().model_dump(mode="json")
+    rows = []
+    for section, values in given.items():
+        pairs = values.items() if isinstance(values, dict) else [("", values)]
+        for key, value in pairs:
+            usual = default[section][key] if key else default[section]
+            if value != usual:
+                rows.append((f"{section}.{key}" if key else section, _text(value), _text(usual)))
+    return rows
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_text(item) for item in value)
+    if isinstance(value, dict):
+        rest = ", ".join(f"{key}={_text(item)}" for key, item in value.items() if key != "name")
+        return f"{value.get('name', '')}({rest})"
+    return "not set" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def environment(subject: Subject) -> list[tuple[str, str]]:
+    """What the run was made with, from run.json."""
+    record, engine = subject.record, subject.record.get("engine", {})
+    versions = ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items())
+    memory = record.get("peak_memory_mb")
+    rows = {
+        "folder": str(subject.folder.absolute()),
+        "status": record.get("status"),
+        "started": record.get("started"),
+        "device": ", ".join(f"{value}" if key == "device" else f"{key} {value}" for key, value in engine.items()),
+        "peak memory": f"{memory / 1000:.1f} GB" if memory else None,
+        "platform": record.get("platform"),
+        "commit": record.get("git"),
+        "versions": versions,
+    }
+    return [(name, str(value)) for name, value in rows.items() if value]

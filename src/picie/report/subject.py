@@ -1,0 +1,107 @@
+"""The run that a report is about: all that can be had of it, and a note for each thing that cannot."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from picie import checkpoint
+from picie.config import Config, from_dict
+from picie.data import open_dataset, takes_folder
+from picie.data.base import Dataset
+from picie.errors import InputError
+from picie.evaluation import Evaluation, evaluate, open_labelled
+from picie.inference import Segmenter
+from picie.runlog import RunLog, read_metrics
+
+
+@dataclass
+class Subject:
+    """A run, opened.
+
+    Attributes:
+        folder: the run's folder.
+        config: its configuration.
+        state: its checkpoint.
+        record: run.json; empty if there is none.
+        metrics: the lines of metrics.jsonl.
+        segmenter: its network and clusters; None before its first clusters.
+        images: the images that it was trained on; None if they cannot be had.
+        labelled: the split that it is scored on; None without labels.
+        evaluation: its scores on that split.
+        notes: what is missing in the report, and why; a sentence each.
+    """
+
+    folder: Path
+    config: Config
+    state: dict[str, Any]
+    record: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    segmenter: Segmenter | None = None
+    images: Dataset | None = None
+    labelled: Dataset | None = None
+    evaluation: Evaluation | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def open_subject(run: str | Path, data: str | Path | None, device: str, evaluation: Evaluation | None) -> Subject:
+    """Open `run` and what it was made of.
+
+    Args:
+        run: a run's folder or checkpoint file.
+        data: where its dataset lies now; none: where it lay.
+        device: where to compute.
+        evaluation: its scores, if they are known already.
+
+    Raises:
+        InputError: no such run, no such `data`, or a device that is not here.
+    """
+    path = checkpoint.find_checkpoint(run)
+    state = checkpoint.load(path)
+    if data is not None and not Path(data).is_dir():
+        raise InputError(f"--data {data}: no such folder; give the one that holds the run's dataset")
+    folder = path.parent
+    subject = Subject(folder, from_dict(state["config"]), state, _record(folder), read_metrics(folder))
+    notes = subject.notes
+    try:
+        subject.images = _training_images(subject.config, data)
+    except InputError as error:
+        notes.append(f"No crops and no views: the training images cannot be had ({error}). --data DIR says where they are.")
+    if not (state["epoch"] or state["step"] or state["finished"]):
+        notes.append("No segments and no scores: the run was stopped before its first clusters.")
+        return subject
+    subject.segmenter = Segmenter.from_state(state, device)
+    try:
+        subject.labelled, _ = open_labelled(subject.config, data)
+        subject.evaluation = evaluation or evaluate(path, data, device=device, record=False, bootstrap=0)
+    except InputError as error:
+        notes.append(f"No scores: {error}.")
+    _share_names(subject)
+    if not subject.metrics:
+        notes.append("No curves: the run has no metrics.jsonl, so it was not trained here.")
+    return subject
+
+
+def _training_images(config: Config, data: str | Path | None) -> Dataset:
+    source = config.data
+    if data is not None:
+        name = source.name if takes_folder(source.name) else "folder"
+        source = source.model_copy(update={"name": name, "root": str(data)})
+    return open_dataset(source, config.data.train_split)
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    try:
+        return RunLog(folder).read()
+    except json.JSONDecodeError:
+        return {}
+
+
+def _share_names(subject: Subject) -> None:
+    """Let clusters that nobody has named yet carry the classes of the scores beside them, in pictures as in tables."""
+    segmenter, result = subject.segmenter, subject.evaluation
+    assert segmenter is not None
+    if result is not None and segmenter.names == tuple(f"cluster {i}" for i in range(segmenter.k)):
+        segmenter.name_clusters(result.classes, result.assignment)
