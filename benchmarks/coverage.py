@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_array
 
-from picie.intervals import bootstrap
-from picie.metrics import match_one_to_one, score
+from picie.scoring.intervals import bootstrap
+from picie.scoring.metrics import match_one_to_one, score
 
 CLASSES, WORLD, PIXELS, SAMPLES, RESAMPLES = 12, 4000, 5000, 100, 100
 

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import TINY
 
 from picie import training
-from picie.ablation_plan import plan, variants
+from picie.comparing.ablation_plan import plan, variants
 from picie.config import Config, load
 from picie.errors import InputError
 from picie.recipes import read_recipe, recipe_names, recipe_text

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.comparing import assert_equal_runs
+from tests.same_runs import assert_equal_runs
 from tests.conftest import checkpoint_of
 
 from picie import Config, Segmenter, training

@@ -10,7 +10,7 @@ from scipy.sparse import coo_array
 
 from picie.colors import palette, rgb_to_hex
 from picie.data.base import ClassMap
-from picie.results import Evaluation, stack_counts, summarise, with_intervals
+from picie.scoring.results import Evaluation, stack_counts, summarise, with_intervals
 from picie.tables import _listed, show_evaluation
 
 

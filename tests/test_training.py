@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.comparing import assert_equal_runs
+from tests.same_runs import assert_equal_runs
 from tests.conftest import checkpoint_of
 
 from picie import Config, checkpoint, training

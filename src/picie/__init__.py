@@ -13,9 +13,9 @@ from picie.version import __version__
 
 if TYPE_CHECKING:
     from picie.config import Config
-    from picie.evaluation import evaluate
     from picie.inference import Segmenter
-    from picie.scoring import score_folders
+    from picie.scoring.evaluation import evaluate
+    from picie.scoring.folders import score_folders
     from picie.training import train
 
 __all__ = ["Config", "Segmenter", "__version__", "evaluate", "score_folders", "train"]
@@ -23,8 +23,8 @@ __all__ = ["Config", "Segmenter", "__version__", "evaluate", "score_folders", "t
 _HOMES = {
     "Config": "config",
     "Segmenter": "inference",
-    "evaluate": "evaluation",
-    "score_folders": "scoring",
+    "evaluate": "scoring.evaluation",
+    "score_folders": "scoring.folders",
     "train": "training",
 }
 

@@ -154,9 +154,10 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
     """Score a run on labelled images, and name its clusters by their classes from then on."""
-    from picie import evaluation, tables
-    from picie.baselines import evaluate_baselines
-    from picie.probes import evaluate_probes
+    from picie import tables
+    from picie.scoring import evaluation
+    from picie.scoring.baselines import evaluate_baselines
+    from picie.scoring.probes import evaluate_probes
 
     _check_json(json_file)
     flags = {"evaluate.split": split, "evaluate.matching": matching}
@@ -193,7 +194,8 @@ def score(
     bootstrap: _Bootstrap = 1000,
 ) -> None:
     """Score label maps of any method, without any run."""
-    from picie import scoring, tables
+    from picie import tables
+    from picie.scoring import folders as scoring
 
     _check_json(json_file)
     result = scoring.score_folders(

@@ -48,7 +48,9 @@ def name(
     before. The order is: --reset, --k, --file, names, --split, --merge, --merge-to. Names are stored in the run and go before
     those of an evaluation. Pictures of what the segments are: picie predict, picie report.
     """
-    from picie import naming, overview, segments, tables_clusters
+    from picie.naming import changes as naming
+    from picie.naming import overview, segments
+    from picie.naming import tables as tables_clusters
 
     if write is not None and (write.is_dir() or not write.resolve().parent.is_dir()):
         raise InputError(f"--write {write}: is a folder, or in none; give a file in a folder that is there")
@@ -109,7 +111,8 @@ def suggest_k(
     """Say how many clusters a run's features fall into, without labels: figures for each K, and one recommendation."""
     import json
 
-    from picie import suggestion, tables_clusters
+    from picie.naming import suggestion
+    from picie.naming import tables as tables_clusters
 
     if json_file is not None and (json_file.is_dir() or not json_file.resolve().parent.is_dir()):
         raise InputError(f"--json {json_file}: is a folder, or in none; give a file in a folder that is there")

@@ -26,7 +26,7 @@ def compare(
 
     Runs that differ in their seed alone are one setting. Scores are the last epoch's: mean and standard deviation over seeds.
     """
-    from picie import comparison, comparison_view
+    from picie.comparing import comparison, comparison_view
 
     if out is not None:
         comparison_view.check_plot(out)
@@ -69,12 +69,12 @@ def ablate(
     options = join_options(flags, overrides or [])
     base = [*data_options(data, options), *options]
 
-    from picie import ablation_plan
+    from picie.comparing import ablation_plan
 
     plan = ablation_plan.plan(ablation_plan.variants(recipe, vary or []), out, seeds, base, preset, config)
     if plan[0].config.data.name == "folder" and plan[0].config.data.root is None:
         raise InputError("DATA is missing; give a folder of images, e.g. picie ablate photos/ ...")
 
-    from picie import ablation  # torch: seconds, which a mistaken option need not wait for
+    from picie.comparing import ablation  # torch: seconds, which a mistaken option need not wait for
 
     ablation.ablate(plan, out, jobs, against)

@@ -9,16 +9,16 @@ import typer
 from PIL import Image
 
 from picie import config
-from picie.baselines import evaluate_baselines
 from picie.data.folder import Folder
 from picie.data.images import open_image
 from picie.data.scenes import write
 from picie.errors import InputError
-from picie.evaluation import evaluate
 from picie.inference import Segmenter
 from picie.prediction import predict_files
 from picie.report import FILE_NAME
 from picie.runlog import log
+from picie.scoring.baselines import evaluate_baselines
+from picie.scoring.evaluation import evaluate
 from picie.tables import show_evaluation
 from picie.training import train
 from picie.visualize import colorize, legend, overlay, sheet

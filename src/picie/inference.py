@@ -20,7 +20,7 @@ from picie.engine import Engine, pick_device
 from picie.errors import InputError
 from picie.losses import prototype_logits
 from picie.models.extractor import Extractor
-from picie.segments import Segments
+from picie.naming.segments import Segments
 from picie.views.geometry import resampling_matrix
 
 _CHUNK = 2**24  # logits enlarged at a time: 64 MB, whatever the size of the picture

@@ -12,9 +12,9 @@ from rich.table import Column, Table
 
 from picie import registry
 from picie.config import preset_names, preset_text
-from picie.intervals import LEVEL
 from picie.recipes import recipe_names, recipe_text
-from picie.results import Evaluation, unmatched_clusters
+from picie.scoring.intervals import LEVEL
+from picie.scoring.results import Evaluation, unmatched_clusters
 
 
 def show_evaluation(result: Evaluation, baselines: Mapping[str, Evaluation]) -> None:

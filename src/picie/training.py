@@ -32,7 +32,6 @@ from picie.data import open_dataset
 from picie.data.loading import Frames, split_batches
 from picie.engine import Engine, StopRequest, graceful_stop, peak_memory_mb, pick_device
 from picie.errors import InputError, TrainingError
-from picie.evaluation import Evaluation, check_labels, matching_state, score_split
 from picie.features import FeatureSource
 from picie.inference import Segmenter
 from picie.losses import class_weights
@@ -41,6 +40,7 @@ from picie.models.extractor import Extractor
 from picie.models.fpn import pca_start
 from picie.preparation import check_points, check_turns, feature_size, labelled_split, with_absolute_root
 from picie.runlog import Progress, RunLog, log
+from picie.scoring.evaluation import Evaluation, check_labels, matching_state, score_split
 from picie.version import __version__
 from picie.views.draws import derived_seed
 from picie.views.two_views import TwoViews

@@ -16,7 +16,7 @@ from picie import Segmenter
 from picie.app.studio import Studio
 from picie.colors import hex_to_rgb
 from picie.data.images import open_image
-from picie.overview import segments_of
+from picie.naming.overview import segments_of
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium on this machine: apt-get install chromium")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.comparing import assert_same
+from tests.same_runs import assert_same
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -6,9 +6,9 @@ import numpy as np
 from tests.report.conftest import decode
 
 from picie.data.base import ClassMap
-from picie.evaluation import Evaluation
-from picie.metrics import match_one_to_one, score
 from picie.report.score_tables import class_rows, confusion_matrices
+from picie.scoring.evaluation import Evaluation
+from picie.scoring.metrics import match_one_to_one, score
 
 
 def evaluation(confusion: np.ndarray, assignment: np.ndarray | None = None) -> Evaluation:

@@ -17,12 +17,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from picie import naming
 from picie.app.gallery import open_gallery
 from picie.errors import InputError
 from picie.inference import Segmenter
+from picie.naming import changes as naming
+from picie.naming.segments import check_color, check_name
 from picie.neighbors import feature_of, search
-from picie.segments import check_color, check_name
 from picie.visualize import index_image
 
 _SIDE = 2048  # most pixels a side of what the page shows; masks are saved at full size

@@ -22,7 +22,6 @@ from picie.checkpoint import find_checkpoint, write_atomically
 from picie.colors import rgb_to_hex
 from picie.config import to_toml
 from picie.errors import InputError
-from picie.evaluation import Evaluation
 from picie.report.charts import HEIGHT, WIDTH
 from picie.report.contact_sheets import gather_sheets
 from picie.report.curves import epoch_curves, epoch_table
@@ -31,6 +30,7 @@ from picie.report.score_tables import class_rows, confusion_matrices
 from picie.report.settings import changed_options, environment
 from picie.report.subject import Subject, open_subject
 from picie.report.view_pairs import gather_views
+from picie.scoring.evaluation import Evaluation
 from picie.version import __version__
 
 FILE_NAME = "report.html"

@@ -12,9 +12,9 @@ from picie.config import Config, from_dict
 from picie.data import open_dataset, takes_folder
 from picie.data.base import Dataset
 from picie.errors import InputError
-from picie.evaluation import Evaluation, evaluate, open_labelled
 from picie.inference import Segmenter
 from picie.runlog import RunLog, read_metrics
+from picie.scoring.evaluation import Evaluation, evaluate, open_labelled
 
 
 @dataclass

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from picie import intervals
-from picie.intervals import bootstrap, resampled
-from picie.metrics import group_scores, match_identity, match_one_to_one, score
+from picie.scoring import intervals
+from picie.scoring.intervals import bootstrap, resampled
+from picie.scoring.metrics import group_scores, match_identity, match_one_to_one, score
 
 
 def split_of(n: int, n_classes: int, k: int, seed: int = 0) -> np.ndarray:

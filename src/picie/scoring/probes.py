@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from picie.baselines import feature_kmeans, left_out
 from picie.config import Config
 from picie.data import open_dataset
 from picie.data.base import Dataset
 from picie.errors import InputError
-from picie.evaluation import Evaluation, Predict, open_labelled, score_split, scored_config
 from picie.inference import Segmenter, enlarged_argmax
 from picie.runlog import Progress, log
 from picie.sampling import centre_square, sample_cells
+from picie.scoring.baselines import feature_kmeans, left_out
+from picie.scoring.evaluation import Evaluation, Predict, open_labelled, score_split, scored_config
 
 _TRAIN = "train"  # the split whose labels are learnt, where the one that is trained on has none
 _PENALTY, _STEPS = 1e-4, 500  # of the linear probe: weight of |W|^2 / 2 beside the mean cross-entropy; most L-BFGS steps

@@ -15,9 +15,10 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 from torch.nn import functional as F
 
-from picie import Config, Segmenter, evaluate, probes, training
+from picie import Config, Segmenter, evaluate, training
 from picie.models.backbones import Backbone
-from picie.probes import evaluate_probes, logistic_regression, neighbour_probe, neighbour_votes
+from picie.scoring import probes
+from picie.scoring.probes import evaluate_probes, logistic_regression, neighbour_probe, neighbour_votes
 
 Call = Callable[..., tuple[int, str, str]]
 FINER, LINEAR, NEIGHBOURS = (

@@ -14,8 +14,8 @@ from PIL import Image
 from scipy import stats
 
 from picie import training
-from picie.comparison import Comparison, compare
-from picie.comparison_view import _line_colors, save_plot
+from picie.comparing.comparison import Comparison, compare
+from picie.comparing.comparison_view import _line_colors, save_plot
 from picie.config import load, to_toml
 from picie.errors import InputError
 

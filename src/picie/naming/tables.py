@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from picie.overview import Row
-from picie.suggestion import Suggestion
+from picie.naming.overview import Row
+from picie.naming.suggestion import Suggestion
 
 
 def show_segments(rows: Sequence[Row]) -> None:

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from picie import Config, Segmenter, checkpoint, evaluate, training
 from picie.errors import InputError
-from picie.naming import Changes, change
-from picie.overview import overview
+from picie.naming.changes import Changes, change
+from picie.naming.overview import overview
+from picie.naming.segments import Segments
 from picie.prediction import predict_files
-from picie.segments import Segments
 
 Make = Callable[..., Config]
 Call = Callable[..., tuple[int, str, str]]

@@ -19,11 +19,11 @@ from picie.data import open_dataset, takes_folder
 from picie.data.base import Dataset
 from picie.engine import Engine, pick_device
 from picie.errors import InputError
-from picie.evaluation import Evaluation, Predict, open_labelled, score_split, scored_config
 from picie.inference import Segmenter
 from picie.models.raw import RawFeatures
 from picie.runlog import Progress, log
 from picie.sampling import centre_square, sample_cells
+from picie.scoring.evaluation import Evaluation, Predict, open_labelled, score_split, scored_config
 from picie.views.draws import derived_seed
 
 _POSITION = 0.5  # weight of the standardised position beside standardised colour (METHOD 8)

@@ -15,14 +15,21 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from picie import sampling, training
-from picie.baselines import color_and_position, color_kmeans, evaluate_baselines, feature_kmeans, raw_kmeans, sample_pixels
 from picie.config import Config, with_overrides
 from picie.data.folder import Folder
 from picie.data.images import centre_frame
 from picie.errors import InputError, UnreadableImageError
-from picie.evaluation import Predict
 from picie.models.extractor import Extractor
 from picie.runlog import Progress
+from picie.scoring.baselines import (
+    color_and_position,
+    color_kmeans,
+    evaluate_baselines,
+    feature_kmeans,
+    raw_kmeans,
+    sample_pixels,
+)
+from picie.scoring.evaluation import Predict
 
 
 # CIELAB (D65, 2 degrees) of sRGB colours, from Bruce Lindbloom's calculator (brucelindbloom.com).

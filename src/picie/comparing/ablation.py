@@ -14,14 +14,14 @@ from pathlib import Path
 import typer
 
 from picie import training
-from picie.ablation_plan import Job
-from picie.comparison import compare
-from picie.comparison_view import save_plot, show_comparison
+from picie.comparing.ablation_plan import Job
+from picie.comparing.comparison import compare
+from picie.comparing.comparison_view import save_plot, show_comparison
+from picie.comparing.run_records import Run, options_of
 from picie.config import to_toml
 from picie.engine import graceful_stop
 from picie.errors import InputError, PicieError, Stopped, TrainingError, nearest
 from picie.preparation import with_absolute_root
-from picie.run_records import Run, options_of
 from picie.runlog import log
 
 _POLL = 0.2  # seconds between looks at processes that take minutes

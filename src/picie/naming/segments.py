@@ -18,7 +18,7 @@ from picie.colors import is_hex, palette, rgb_to_hex
 from picie.config import read_toml
 from picie.data.base import ClassMap
 from picie.errors import InputError, nearest
-from picie.metrics import UNMATCHED
+from picie.scoring.metrics import UNMATCHED
 
 _AUTOMATIC = re.compile(r"cluster \d+(\.\d+)*")
 Reference = int | str

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from picie.significance import Spread, differences, holm, untestable
+from picie.comparing.significance import Spread, differences, holm, untestable
 
 
 def test_mean_and_sample_deviation() -> None:

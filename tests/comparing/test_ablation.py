@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.comparing import assert_equal_runs
+from tests.same_runs import assert_equal_runs
 from tests.conftest import TINY
 
-from picie import Config, ablation, training
-from picie.ablation_plan import folder_name, plan, variants
+from picie import Config, training
+from picie.comparing import ablation
+from picie.comparing.ablation_plan import folder_name, plan, variants
+from picie.comparing.run_records import Run
 from picie.config import load
 from picie.errors import InputError, TrainingError
-from picie.run_records import Run
 
 Call = Callable[..., tuple[int, str, str]]
 Refused = Callable[..., str]

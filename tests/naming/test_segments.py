@@ -11,7 +11,7 @@ import pytest
 from picie.colors import palette, rgb_to_hex
 from picie.data.base import ClassMap
 from picie.errors import InputError
-from picie.segments import Segments, read_file, write_file
+from picie.naming.segments import Segments, read_file, write_file
 
 CLASSES = ClassMap(("a", "b"), ("#010203", "#FF8000"))
 PLAIN = Segments.plain(5)

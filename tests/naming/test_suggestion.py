@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tests.clustering.test_criteria import blobs
 
-from picie.suggestion import Figures, judge, recommend
+from picie.naming.suggestion import Figures, judge, recommend
 
 KS = range(2, 15)
 

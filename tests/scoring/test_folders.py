@@ -16,7 +16,7 @@ from picie import score_folders
 from picie.data.base import ClassMap
 from picie.data.labels import LABELS
 from picie.errors import InputError
-from picie.scoring import LabelValues, label_values, pair_files
+from picie.scoring.folders import LabelValues, label_values, pair_files
 
 Call = Callable[..., tuple[int, str, str]]
 Refused = Callable[..., str]

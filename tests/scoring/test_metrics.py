@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from sklearn.metrics import accuracy_score, jaccard_score, recall_score
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 
-from picie.metrics import (
+from picie.scoring.metrics import (
     MATCHINGS,
     UNMATCHED,
     confusion_matrix,

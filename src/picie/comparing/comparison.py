@@ -14,9 +14,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from picie.comparing.run_records import Run, find_runs
+from picie.comparing.significance import Difference, Spread, differences, untestable
 from picie.errors import InputError, nearest
-from picie.run_records import Run, find_runs
-from picie.significance import Difference, Spread, differences, untestable
 
 SCORES = ("accuracy", "miou")
 LABEL_FREE = ("loss", "objective", "imbalance")  # what a run without labels has to show

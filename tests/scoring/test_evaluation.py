@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.comparing import assert_equal_runs, assert_same
+from tests.same_runs import assert_equal_runs, assert_same
 from tests.conftest import checkpoint_of, picture, write_labelled
 
 from picie import Config, Segmenter, evaluate, training
 from picie.data.folder import Folder
 from picie.data.images import centre_frame, centre_label, whole_size
 from picie.errors import InputError
-from picie.evaluation import check_labels, count
-from picie.metrics import UNMATCHED
-from picie.results import unmatched_clusters
 from picie.runlog import Progress, read_metrics
+from picie.scoring.evaluation import check_labels, count
+from picie.scoring.metrics import UNMATCHED
+from picie.scoring.results import unmatched_clusters
 
 Make = Callable[..., Config]
 
@@ -75,7 +75,7 @@ def test_order_and_batches_do_not_matter(mixed: Path, tiny: Make, monkeypatch: p
         data = Folder(mixed, "val")
         if backwards:
             data.paths.reverse()
-        monkeypatch.setattr("picie.evaluation._BATCH", size)
+        monkeypatch.setattr("picie.scoring.evaluation._BATCH", size)
         with Progress(False) as bars:
             counts.append(count(by_color, 3, data, config, bars).toarray())
     assert np.array_equal(counts[0], counts[1])
@@ -207,7 +207,7 @@ def test_many_clusters_of_one_class_share_its_name_and_value(tiny: Make, tmp_pat
 
 
 def test_scores_while_training_take_no_resamples(tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("picie.results.bootstrap", lambda *_: pytest.fail("resampled"))
+    monkeypatch.setattr("picie.scoring.results.bootstrap", lambda *_: pytest.fail("resampled"))
     run = training.train(tiny("train.epochs=1"), tmp_path / "run")
     assert evaluate(run, record=False, bootstrap=0).intervals is None
     with pytest.raises(pytest.fail.Exception, match="resampled"):

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from picie.colors import palette, rgb_to_hex, srgb_to_lab
-from picie.comparison import LABEL_FREE, SCORES, Comparison, Group
+from picie.comparing.comparison import LABEL_FREE, SCORES, Comparison, Group
+from picie.comparing.significance import Spread
 from picie.errors import InputError
-from picie.significance import Spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

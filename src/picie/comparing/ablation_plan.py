@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from picie.comparing.run_records import Run, options_of
 from picie.config import Config, load
 from picie.errors import InputError
 from picie.recipes import read_recipe
-from picie.run_records import Run, options_of
 
 Layer = str | Mapping[str, Any]
 """A "section.key=value", or a nested dictionary of such."""

@@ -12,9 +12,9 @@ from scipy.sparse import coo_array
 
 from picie.config import EvaluateConfig
 from picie.data.base import ClassMap
-from picie.intervals import bootstrap
-from picie.metrics import MATCHINGS, UNMATCHED, group_scores, published_group_scores, score
-from picie.results import _WORDS, Evaluation, percent, stack_counts, summarise, unmatched_clusters, with_intervals
+from picie.scoring.intervals import bootstrap
+from picie.scoring.metrics import MATCHINGS, UNMATCHED, group_scores, published_group_scores, score
+from picie.scoring.results import _WORDS, Evaluation, percent, stack_counts, summarise, unmatched_clusters, with_intervals
 
 CLASSES = ClassMap(("cat", "dog", "sky"), ("#ff0000", "#00ff00", "#0000ff"), groups=("things", "things", "stuff"))
 

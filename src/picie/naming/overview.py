@@ -13,9 +13,9 @@ from picie import checkpoint
 from picie.clustering.regrouping import mean_centroids
 from picie.errors import InputError
 from picie.inference import Segmenter
+from picie.naming.segments import Segments
 from picie.runlog import Progress, log
 from picie.sampling import classify, sample_predicted, training_images
-from picie.segments import Segments
 
 _IMAGES, _POINTS = 64, 2**15  # shares to a percent or so, in seconds
 

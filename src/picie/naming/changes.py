@@ -23,9 +23,9 @@ from picie.clustering.kmeans import KMeans, bias
 from picie.clustering.regrouping import WardTree, agglomerate, mean_centroids, split_clusters
 from picie.errors import InputError
 from picie.inference import Segmenter
+from picie.naming.segments import Reference, Segments, joint_name, read_file
 from picie.runlog import Progress, log
 from picie.sampling import Sample, classify, sample_predicted, training_images
-from picie.segments import Reference, Segments, joint_name, read_file
 from picie.views.draws import derived_seed
 
 _RESTARTS, _STEPS = 8, 100  # of k-means

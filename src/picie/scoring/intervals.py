@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from picie.metrics import Ratios, group_scores, score
+from picie.scoring.metrics import Ratios, group_scores, score
 from picie.views.draws import derived_seed
 
 LEVEL = 95  # percent of the resamples that lie inside
@@ -51,7 +51,7 @@ def bootstrap(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Intervals:
-    """Intervals of what `picie.metrics` makes of resampled images.
+    """Intervals of what `picie.scoring.metrics` makes of resampled images.
 
     Args:
         counts: (N, C * K) sparse array, row i the confusion of image i, its rows one after the other.

@@ -16,10 +16,10 @@ from picie.data.images import find_images, open_label
 from picie.data.labels import named_labels
 from picie.data.loading import read_ahead
 from picie.errors import InputError, nearest
-from picie.intervals import RESAMPLES
-from picie.metrics import MATCHINGS, confusion_matrix
-from picie.results import Evaluation, stack_counts, summarise, with_intervals
 from picie.runlog import Progress, log
+from picie.scoring.intervals import RESAMPLES
+from picie.scoring.metrics import MATCHINGS, confusion_matrix
+from picie.scoring.results import Evaluation, stack_counts, summarise, with_intervals
 
 _HIGHEST = 65535
 
@@ -78,7 +78,7 @@ def score_folders(
         predictions: the folder of index maps: any integers from 0 to 65535, of clusters or of classes.
         labels: the folder of label maps.
         classes: a classes.toml, the name of a label set, or what `label_values` gives.
-        matching: a key of `picie.metrics.MATCHINGS`.
+        matching: a key of `picie.scoring.metrics.MATCHINGS`.
         prediction_suffix: ending of prediction names, before ".png"; others are passed over.
         label_suffix: the same of labels, e.g. "_gtFine_labelIds".
         unpredicted: the predicted value that stands for no prediction: its pixels are errors, and it is never matched.

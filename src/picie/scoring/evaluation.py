@@ -21,11 +21,11 @@ from picie.data.images import centre_frame, centre_label, whole_size
 from picie.data.loading import read_ahead
 from picie.errors import InputError, UnreadableImageError, nearest
 from picie.inference import Segmenter
-from picie.intervals import RESAMPLES
-from picie.metrics import confusion_matrix
-from picie.results import Evaluation as Evaluation  # what this module makes
-from picie.results import stack_counts, summarise, with_intervals
 from picie.runlog import Progress, log
+from picie.scoring.intervals import RESAMPLES
+from picie.scoring.metrics import confusion_matrix
+from picie.scoring.results import Evaluation as Evaluation  # what this module makes
+from picie.scoring.results import stack_counts, summarise, with_intervals
 
 _BATCH = 16
 
@@ -171,7 +171,7 @@ def score_split(
 ) -> Evaluation:
     """Count, match and score `predict`, which makes `k` clusters, on all images of a labelled `dataset`.
 
-    `matching` is a key of `picie.metrics.MATCHINGS`; None: `evaluate.matching`.
+    `matching` is a key of `picie.scoring.metrics.MATCHINGS`; None: `evaluate.matching`.
     """
     assert dataset.classes is not None
     counts = count(predict, k, dataset, config, bars)

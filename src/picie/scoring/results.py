@@ -11,8 +11,8 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from picie.data.base import ClassMap
-from picie.intervals import LEVEL, RESAMPLES, Intervals, bootstrap
-from picie.metrics import MATCHINGS, UNMATCHED, Ratios, Scores, group_scores, published_group_scores, score
+from picie.scoring.intervals import LEVEL, RESAMPLES, Intervals, bootstrap
+from picie.scoring.metrics import MATCHINGS, UNMATCHED, Ratios, Scores, group_scores, published_group_scores, score
 
 _WORDS = {  # what a protocol says of each of MATCHINGS
     "one-to-one": "one-to-one Hungarian on pixels over the split",
@@ -33,7 +33,7 @@ class Evaluation:
         classes: the classes.
         protocol: how it was counted, in words; it belongs beside every number.
         n_images: images scored.
-        matching: the name of the matching, a key of `picie.metrics.MATCHINGS`.
+        matching: the name of the matching, a key of `picie.scoring.metrics.MATCHINGS`.
         counts: (N, C * K) sparse: the confusion of each image, its rows one after the other.
         void: the column of pixels without a prediction, if there is one; it is never matched.
         intervals: of the scores, once `with_intervals` has found them.
@@ -52,7 +52,7 @@ class Evaluation:
 
     @property
     def groups(self) -> dict[str, Ratios]:
-        """Scores of each group of classes, all errors counted (`picie.metrics.group_scores`); empty for one group alone."""
+        """Scores of each group of classes, all errors counted (`metrics.group_scores`); empty for one group alone."""
         return group_scores(self.scores, _apart(self.classes))
 
     @property
@@ -115,7 +115,7 @@ def summarise(
     Args:
         counts: (N, C * K) sparse, as of `stack_counts`.
         classes: the C classes.
-        matching: a key of `picie.metrics.MATCHINGS`.
+        matching: a key of `picie.scoring.metrics.MATCHINGS`.
         scope: the part of the protocol that says what was counted.
         void: the column of pixels without a prediction, if there is one.
         k: the number of clusters as the protocol names it; none: all columns but `void`.

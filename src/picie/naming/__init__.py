@@ -1,0 +1,1 @@
+"""What the values of a label map mean: names, colours and other clusters from the same features."""
