@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.same_runs import assert_equal_runs
 from tests.conftest import checkpoint_of
+from tests.same_runs import assert_equal_runs
 
 from picie import Config, Segmenter, training
 from picie.config import to_toml

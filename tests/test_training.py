@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.same_runs import assert_equal_runs
 from tests.conftest import checkpoint_of
+from tests.same_runs import assert_equal_runs
 
 from picie import Config, checkpoint, training
 from picie.data import images as images_module

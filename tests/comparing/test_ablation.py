@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.same_runs import assert_equal_runs
 from tests.conftest import TINY
+from tests.same_runs import assert_equal_runs
 
 from picie import Config, training
 from picie.comparing import ablation

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.same_runs import assert_equal_runs, assert_same
 from tests.conftest import checkpoint_of, picture, write_labelled
+from tests.same_runs import assert_equal_runs, assert_same
 
 from picie import Config, Segmenter, evaluate, training
 from picie.data.folder import Folder
