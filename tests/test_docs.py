@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 from picie import config, registry
-from picie.cli import main
+from picie.cli import app, main
 
 ROOT = Path(__file__).parents[1]
 GENERATED = ("commands.md", "options.md")  # by docs/reference_pages.py
@@ -50,3 +52,26 @@ def test_the_list_of_transforms_is_told_in_the_help(capsys: pytest.CaptureFixtur
     assert main(["list", "transforms"]) == 0
     told = capsys.readouterr().out
     assert all(f"{name}(" in told for name in (*registry.INVARIANCE, *registry.EQUIVARIANCE))
+
+
+def commands(command: Any = None, path: str = "picie") -> set[str]:
+    """Every command, with its groups: "picie train", "picie data check"."""
+    command = command or typer.main.get_command(app)
+    found = {path}
+    for name, sub in getattr(command, "commands", {}).items():
+        found |= commands(sub, f"{path} {name}")
+    return found
+
+
+def test_commands_in_the_documents_exist() -> None:
+    known, groups = commands(), {"picie data", "picie clusters"}
+    for path in [*DOCUMENTS, *(ROOT / "src/picie").rglob("*.py"), *(ROOT / "notebooks").glob("*.ipynb")]:
+        text = path.read_text("utf-8")
+        said = re.findall(r"`(picie [a-z][a-z-]+(?: [a-z-]+)?)", text)
+        if path.suffix == ".md":
+            blocks = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
+            said += re.findall(r"^(?: {4}(?:\.venv/bin/)?|)(picie [a-z][a-z-]+(?: [a-z-]+)?)", blocks, re.MULTILINE)
+            said += re.findall(r"^ {4}(?:\.venv/bin/)?(picie [a-z][a-z-]+(?: [a-z-]+)?)", text, re.MULTILINE)
+        for words in map(str.split, said):
+            name = " ".join(words[: 3 if " ".join(words[:2]) in groups else 2])
+            assert name in known, f"{path.name}: {name}"
