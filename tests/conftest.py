@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -108,6 +109,24 @@ def trained(_trained: Path) -> Path:
 def own_run(trained: Path, tmp_path: Path) -> Path:
     """A copy of `trained` that the test may change."""
     return Path(shutil.copytree(trained, tmp_path / "own_run"))
+
+
+@pytest.fixture
+def told() -> Iterator[list[str]]:
+    """The package's log lines."""
+    lines: list[str] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    log, handler = logging.getLogger("picie"), Collect()
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    yield lines
+    log.removeHandler(handler)
+    log.setLevel(level)
 
 
 @pytest.fixture

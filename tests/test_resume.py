@@ -30,8 +30,7 @@ VARIANTS = {
     "default": ((), None),
     "reference": ((), "reference"),
     "mdc": (("method=mdc",), None),
-    "over": (("cluster.over_k=9", "cluster.warm_start=true", "loss.class_weights=sqrt_inverse"), None),
-    "warm": (("cluster.warm_start=true", "loss.mse=true", "loss.class_weights=inverse"), None),
+    "warm": (("cluster.warm_start=true", "loss.mse=true", "loss.class_weights=inverse", "cluster.over_k=9"), None),
 }
 
 

@@ -123,17 +123,14 @@ def test_a_bar_counts_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not bars._shown.tasks
 
 
-def test_without_a_terminal_a_line_tells_how_far_it_is(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level("INFO", logger="picie"), Progress() as bars:
-        monkeypatch.setattr(runlog.log, "propagate", True)
+def test_without_a_terminal_a_line_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch, told: list[str]) -> None:
+    with Progress() as bars:
         with bars.bar("quick", 3) as advance:
             advance(1)
-        assert not caplog.messages
+        assert not told
         monkeypatch.setattr(runlog, "_LINE_EVERY", -1.0)
         with bars.bar("slow", 3000) as advance:
             advance(2000)
         with bars.bar("unknown", None) as advance:
             advance(2)
-    assert caplog.messages == ["slow: 2,000 of 3,000", "unknown: 2"]
+    assert told == ["slow: 2,000 of 3,000", "unknown: 2"]

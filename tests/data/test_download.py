@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import logging
 import os
 import random
 import signal
@@ -137,24 +136,6 @@ def server() -> Iterator[Server]:
         faults.released.set()
         listening.shutdown()
         thread.join()
-
-
-@pytest.fixture
-def told() -> Iterator[list[str]]:
-    """The package's log lines."""
-    lines: list[str] = []
-
-    class Collect(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.append(record.getMessage())
-
-    log, handler = logging.getLogger("picie"), Collect()
-    level = log.level
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    yield lines
-    log.removeHandler(handler)
-    log.setLevel(level)
 
 
 Get = Callable[..., Path]
