@@ -16,12 +16,14 @@ import threading
 import urllib.error
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
+from tests.making import CURATED
 
 from picie import runlog
 from picie.data import download as downloading
@@ -30,6 +32,7 @@ from picie.errors import DownloadError, InputError, Stopped
 from picie.version import __version__
 
 PICTURES = {f"train2017/{n}.jpg": random.Random(n).randbytes(100_000) for n in range(3)}
+PLACES = ("images/train2017", "train2017")
 LISTS = {f"COCO/CocoStuff164k/curated/{split}2017/list.txt": b"000000000001\n" for split in ("train", "val")}
 
 
@@ -168,7 +171,7 @@ def get(server: Server, tmp_path: Path) -> Get:
     def call(sha256: str | None = right, path: str = "/", timeout: float = 5.0) -> Path:
         root = tmp_path / "data"
         url = f"{server.address}{path}train.zip"  # type: ignore[attr-defined]
-        source = Source(url, "images", ("train2017",), ".jpg", {"images/train2017/*.jpg": 3}, 300_000, sha256)
+        source = Source(url, {"train2017": PLACES}, ".jpg", {"train2017/*.jpg": 3}, 300_000, sha256)
         table = {"pictures": Download(("photos: be kind",), (source,))}
         downloading.download("pictures", root, table, timeout=timeout, backoff=0)
         return root
@@ -220,6 +223,35 @@ def test_files_that_someone_else_put_there_are_recognised(server: Server, get: G
         (tmp_path / "data" / name).write_bytes(content)
     get()
     assert server.requests == []
+
+
+def test_another_layout_that_the_dataset_reads_is_recognised_and_completed_in_its_place(
+    server: Server, get: Get, tmp_path: Path
+) -> None:
+    (tmp_path / "data/train2017").mkdir(parents=True)
+    for name, content in PICTURES.items():
+        (tmp_path / "data" / name).write_bytes(content)
+    get()
+    assert server.requests == []
+    (tmp_path / "data/train2017/1.jpg").unlink()
+    assert files_in(get()) == PICTURES  # nothing under images/, which would hide train2017/
+
+
+def test_coco_in_every_layout_that_is_read_needs_no_download(tmp_path: Path) -> None:
+    few = {"train2017": 3, "val2017": 2}
+    for images, labels in (("images", "annotations"), (".", "stuffthingmaps")):
+        root = tmp_path / f"with {labels}"
+        for folder, n in few.items():
+            for kind, ending in ((images, "jpg"), (labels, "png")):
+                (root / kind / folder).mkdir(parents=True)
+                for i in range(n):
+                    (root / kind / folder / f"{i:012d}.{ending}").touch()
+            (root / "curated" / folder).mkdir(parents=True)
+            (root / "curated" / folder / CURATED).touch()
+        for source in DOWNLOADS["cocostuff27"].sources:
+            holds = {pattern: few.get(pattern.partition("/")[0], n) for pattern, n in source.holds.items()}
+            assert replace(source, holds=holds).n_missing(root) == 0
+            assert replace(source, holds=holds).n_missing(tmp_path) == sum(holds.values())
 
 
 def test_a_file_that_was_lost_is_brought_back_and_the_others_stay(get: Get) -> None:
@@ -387,7 +419,7 @@ def test_redirects_are_followed_by_resumed_requests_too(server: Server, get: Get
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "127.0.0.1:1"])
 def test_a_host_that_cannot_be_reached_is_one_line(tmp_path: Path, host: str) -> None:
-    source = Source(f"http://{host}/x.zip", "images", ("x",), ".jpg", {"images/*": 1})
+    source = Source(f"http://{host}/x.zip", {"x": ("x",)}, ".jpg", {"x/*": 1})
     with pytest.raises(DownloadError, match=r"(cannot be resolved|refused).*5 times in a row") as raised:
         downloading.download("x", tmp_path, {"x": Download((), (source,))}, backoff=0)
     assert "\n" not in str(raised.value)
@@ -457,7 +489,7 @@ def test_lists_are_found_wherever_they_lie_in_a_tar(server: Server, tmp_path: Pa
     )
     url = f"{server.address}/lists.tar.gz"  # type: ignore[attr-defined]
     holds = {"curated/*/list.txt": 2}
-    downloading.download("lists", tmp_path, {"lists": Download((), (Source(url, "", ("curated",), ".txt", holds),))})
+    downloading.download("lists", tmp_path, {"lists": Download((), (Source(url, {"curated": ("curated",)}, ".txt", holds),))})
     assert files_in(tmp_path) == {f"curated/{split}2017/list.txt": b"000000000001\n" for split in ("train", "val")}
     assert "no checksum is published: only its length and the archive's own CRCs are checked" in capsys.readouterr().out
 
@@ -486,7 +518,7 @@ UNSAFE = {
 def fetch_archive(server: Server, root: Path, name: str, content: bytes, n: int = 3) -> None:
     server.files[name] = content
     url = f"{server.address}/{name}"  # type: ignore[attr-defined]
-    source = Source(url, "images", ("train2017",), ".jpg", {"images/train2017/*.jpg": n})
+    source = Source(url, {"train2017": PLACES}, ".jpg", {"train2017/*.jpg": n})
     downloading.download("x", root, {"x": Download((), (source,))}, backoff=0)
 
 
@@ -606,4 +638,5 @@ def test_the_published_table_is_of_one_piece() -> None:
     for source in (source for dataset in DOWNLOADS.values() for source in dataset.sources):
         assert source.name.endswith((".zip", ".tar.gz"))
         assert source.sha256 is None or len(bytes.fromhex(source.sha256)) == 32
-        assert all(pattern.endswith(source.suffix) and pattern.startswith(source.into) for pattern in source.holds)
+        assert all(pattern.endswith(source.suffix) for pattern in source.holds)
+        assert {pattern.partition("/")[0] for pattern in source.holds} == set(source.folders)

@@ -89,9 +89,9 @@ class CocoStuff:
             use, where = f"the split {split} is chosen from them", curated.relative_to(root).as_posix()
             how = f"chooses the images of split {split}; picie data curate {root} makes it"
             found += [
-                folder_part(root, f"images of {folder}", _image_places(folder), ".jpg", total, True, use),
+                folder_part(root, f"images of {folder}", image_places(folder), ".jpg", total, True, use),
                 folder_part(
-                    root, f"labels of {folder}", _label_places(folder), ".png", total, split == "val", "to score, to curate"
+                    root, f"labels of {folder}", label_places(folder), ".png", total, split == "val", "to score, to curate"
                 ),
                 Part(f"curated list of {split}", where, listed, PUBLISHED[split], True, how),
             ]
@@ -131,22 +131,24 @@ class CocoStuff171(CocoStuff):
         return fine_labels()
 
 
-def _image_places(folder: str) -> tuple[str, ...]:
+def image_places(folder: str) -> tuple[str, ...]:
+    """Where the images of `folder` may lie, below the root."""
     return f"images/{folder}", folder
 
 
-def _label_places(folder: str) -> tuple[str, ...]:
+def label_places(folder: str) -> tuple[str, ...]:
+    """Where the label maps of `folder` may lie, below the root."""
     return f"annotations/{folder}", f"stuffthingmaps/{folder}"
 
 
 def image_folder(root: Path, folder: str) -> Path:
     """Where the images of `folder`, e.g. "val2017", are."""
-    return first_folder(root, _image_places(folder))
+    return first_folder(root, image_places(folder))
 
 
 def label_folder(root: Path, folder: str) -> Path:
     """Where the label maps of `folder` are."""
-    return first_folder(root, _label_places(folder))
+    return first_folder(root, label_places(folder))
 
 
 def list_path(root: Path, split: str) -> Path:

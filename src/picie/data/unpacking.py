@@ -56,8 +56,8 @@ def unpack(archive: Path, source: Source, root: Path, advance: Callable[[int], N
     with _reading(archive) as members:
         for member in members:
             _refuse_unsafe(archive, member)
-        wanted = [(m, root / place) for m in members if m.kind == "file" and (place := _place(m.name, source)) is not None]
-        wanted = [(member, target) for member, target in wanted if not _is_there(member, target)]
+        placed = [(member, _place(member.name, source, root)) for member in members if member.kind == "file"]
+        wanted = [(member, target) for member, target in placed if target is not None and not _is_there(member, target)]
         _check_space(archive, root, sum(member.size for member, _ in wanted))
         for member, target in wanted:
             stop.check("stopped; all files that are unpacked are whole: run the same command again to go on")
@@ -112,13 +112,13 @@ def _refuse_unsafe(archive: Path, member: _Member) -> None:
         raise BadArchiveError(f"{archive.name}: holds the name {member.name!r}: unsafe, so nothing was unpacked")
 
 
-def _place(name: str, source: Source) -> PurePosixPath | None:
-    """Where a member belongs, relative to the root; None for what is not wanted."""
+def _place(name: str, source: Source, root: Path) -> Path | None:
+    """Where a member belongs; None for what is not wanted."""
     path = PurePosixPath(name)
     start = next((i for i, part in enumerate(path.parts[:-1]) if part in source.folders), None)
     if start is None or path.suffix != source.suffix or path.name.startswith("."):  # "._x.jpg" is a Mac's note, no picture
         return None
-    return PurePosixPath(source.into, *path.parts[start:])
+    return source.place(root, path.parts[start]).joinpath(*path.parts[start + 1 :])
 
 
 def _is_there(member: _Member, target: Path) -> bool:
