@@ -28,6 +28,8 @@ from tests.making import CURATED
 from picie import runlog
 from picie.data import download as downloading
 from picie.data.sources import BY_HAND, DOWNLOADS, Download, Source
+from picie.data.unpacking import BadArchiveError, unpack
+from picie.engine import StopRequest
 from picie.errors import DownloadError, InputError, Stopped
 from picie.version import __version__
 
@@ -36,11 +38,12 @@ PLACES = ("images/train2017", "train2017")
 LISTS = {f"COCO/CocoStuff164k/curated/{split}2017/list.txt": b"000000000001\n" for split in ("train", "val")}
 
 
-def zipped(files: dict[str, bytes], **modes: int) -> bytes:
+def zipped(files: dict[str, bytes], compression: int = zipfile.ZIP_STORED, **modes: int) -> bytes:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for name, data in files.items():
             info = zipfile.ZipInfo(name)
+            info.compress_type = compression
             info.external_attr = modes.get(name, 0) << 16
             archive.writestr(info, data)
     return content.getvalue()
@@ -532,6 +535,13 @@ def test_an_unsafe_archive_is_refused_before_anything_is_written(server: Server,
     assert files_in(tmp_path) == {f"data/.downloads/{name}.bad": content}
 
 
+def test_a_name_that_no_disk_takes_is_refused_and_not_printed_whole(server: Server, tmp_path: Path) -> None:
+    content = zipped({**PICTURES, f"train2017/{'x' * 9_000}.jpg": b"evil"})
+    with pytest.raises(DownloadError, match=r"holds the name 'train2017/x{60,80}: unsafe, so nothing was unpacked"):
+        fetch_archive(server, tmp_path / "data", "train.zip", content)
+    assert files_in(tmp_path) == {"data/.downloads/train.zip.bad": content}
+
+
 def test_the_builders_of_unsafe_archives_make_safe_ones_that_pass(server: Server, tmp_path: Path) -> None:
     fetch_archive(server, tmp_path / "zip", "train.zip", zipped(PICTURES, **dict.fromkeys(PICTURES, stat.S_IFREG | 0o644)))
     fetch_archive(server, tmp_path / "tar", "train.tar.gz", tarred(PICTURES))
@@ -556,6 +566,51 @@ def test_a_damaged_member_is_not_put_in_place(server: Server, tmp_path: Path) ->
     assert set(files_in(tmp_path)) == {"images/train2017/0.jpg", ".downloads/train.zip.bad"}
 
 
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_whatever_a_decompressor_says_a_damaged_archive_is_set_aside(server: Server, tmp_path: Path, compression: int) -> None:
+    content = bytearray(zipped(PICTURES, compression))
+    content[120_000:120_100] = bytes(100)  # within the second picture
+    with pytest.raises(
+        DownloadError, match=r"train2017/1\.jpg in it is damaged \(\S.*bad, and the same command fetches it anew"
+    ):
+        fetch_archive(server, tmp_path, "train.zip", bytes(content))
+    assert set(files_in(tmp_path)) == {"images/train2017/0.jpg", ".downloads/train.zip.bad"}
+
+
+class EndlessDisk:
+    free = 2**62
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_archive_with_any_bytes_changed_is_unpacked_right_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: int
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: EndlessDisk)  # a changed size may be of terabytes
+    small = {"train2017/0.jpg": b"picture " * 20}
+    whole, source = zipped(small, compression), Source("", {"train2017": PLACES}, ".jpg", {"train2017/*.jpg": 1})
+    refused, dice = 0, random.Random(0)
+    for trial in range(150):
+        content = bytearray(whole)
+        for _ in range(dice.randint(1, 3)):
+            content[dice.randrange(len(content))] = dice.randrange(256)
+        root = tmp_path / str(trial)
+        root.mkdir()
+        (root / "a.zip").write_bytes(content)
+        try:
+            unpack(root / "a.zip", source, root, lambda _: None, StopRequest())
+        except BadArchiveError:
+            refused += 1
+        assert all(path.read_bytes() == small["train2017/0.jpg"] for path in root.rglob("*.jpg"))
+    assert 75 < refused < 150
+
+
+def test_an_empty_name_is_damage(tmp_path: Path) -> None:
+    content = zipped({"x": b""}).replace(b"x", b"\0")  # a name ends at its first zero
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(BadArchiveError, match="is damaged or no archive at all"):
+        unpack(tmp_path / "a.zip", Source("", {}, ".jpg", {}), tmp_path, lambda _: None, StopRequest())
+
+
 def test_an_archive_with_too_few_files_is_not_called_complete(server: Server, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="is not the expected archive: 1 of 4 files lack"):
         fetch_archive(server, tmp_path, "train.zip", zipped(PICTURES), n=4)
@@ -576,14 +631,13 @@ def test_a_disk_without_the_space_is_found_before_anything_is_fetched(
     get()
 
 
-def test_a_disk_that_fills_up_is_one_line_and_loses_nothing(server: Server, get: Get, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("shutil.copyfileobj", full)
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_disk_that_fills_up_is_one_line_and_loses_nothing(server: Server, get: Get, tmp_path: Path) -> None:
+    (tmp_path / "data/images/train2017").mkdir(parents=True)
+    (tmp_path / "data/images/train2017/.0.jpg.partial").symlink_to("/dev/full")
     with pytest.raises(DownloadError, match="the disk is full; what has come is kept"):
         get()
-    monkeypatch.undo()
+    assert set(files_in(tmp_path / "data")) == {".downloads/train.zip"}
     assert files_in(get()) == UNPACKED
     assert len(server.requests) == 1
 
