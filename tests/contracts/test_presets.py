@@ -64,6 +64,9 @@ def test_a_published_recipe_has_the_published_settings(preset: str) -> None:
     assert config.train.lr == (1e-4 if preset.startswith("coco") else 1e-3)
     assert config.data.train_split == ("train" if preset.startswith("coco") else "test+train_extra")
     assert config.evaluate.split == "val"
+    images = 49_629 if preset.startswith("coco") else 1_525 + 19_998
+    height, width = config.views.frame_size
+    assert 1 <= config.run.cache_gb * 1e9 / (images * 3 * height * width) < 1.3  # every image is decoded once
     assert (config.loss, config.model.laterals) == (reference.loss, "random")
     assert config.views.invariance == reference.views.invariance
     assert config.cluster.metric == reference.cluster.metric
