@@ -174,13 +174,13 @@ def list_ids(root: Path, split: str) -> list[str]:
 
 
 def folder_images(root: Path, folder: str) -> dict[str, Path]:
-    """Image files of `folder`, e.g. "val2017", by id. Raises `InputError` where there are none."""
+    """Image files right in `folder`, e.g. "val2017", by id; none below it has a place for its label. `InputError` if none."""
     path = image_folder(root, folder)
     if not path.is_dir():
         raise MissingSplitError(
             f"{path}: no such folder, which {folder} is read from; see `picie data check cocostuff27 {root}`"
         )
-    found = {file.stem: file for file in find_images(path)}
+    found = {file.stem: file for file in find_images(path) if file.parent == path}
     if not found:
         raise InputError(f"{path}: no image file in it; put COCO's {folder} there")
     return found
