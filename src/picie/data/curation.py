@@ -26,16 +26,20 @@ SHARE = 0.75
 def curate(root: Path) -> None:
     """Write the curated lists of train2017 and val2017: sorted ids of the images that are mostly stuff, one a line.
 
+    A list that exists is left as it is.
+
     Raises:
-        InputError: a list exists already, neither folder has images and labels, an image has no label or one that is no
-            label map of COCO-Stuff, or no image is chosen; nothing is written.
+        InputError: there is no list to make: they exist, or no folder has images and labels, or no image is chosen; or an
+            image has no label, or one that is no label map of COCO-Stuff. Nothing is written.
     """
     root = existing_folder(root)
-    for split in FOLDERS:
-        if list_path(root, split).exists():
-            raise InputError(f"{list_path(root, split)}: exists already; remove it to have it made anew")
+    kept = [str(path) for split in FOLDERS if (path := list_path(root, split)).exists()]
+    for path in kept:
+        log.info("%s: exists already and is left as it is", path)
     chosen = {}
     for split, folder in FOLDERS.items():
+        if str(list_path(root, split)) in kept:
+            continue
         missing = [path for path in (image_folder(root, folder), label_folder(root, folder)) if not path.is_dir()]
         if missing:
             log.info("%s: no such folder; no list for split %s", missing[0], split)
@@ -45,6 +49,10 @@ def curate(root: Path) -> None:
         log.info("%s: %d of %d images; %s", list_path(root, split), len(ids), total, published)
         if ids:
             chosen[split] = ids
+    if not chosen and kept:
+        raise InputError(
+            f"{', '.join(kept)}: exists already, and there is no other list to make; remove it to have it made anew"
+        )
     if not chosen:
         raise InputError(f"{root}: no image to list in train2017 or val2017; see `picie data check cocostuff27 {root}`")
     for split, ids in chosen.items():
