@@ -13,7 +13,7 @@ from picie.data.cocostuff_classes import FINE, coarse_labels, fine_labels
 from picie.data.cocostuff_mapping import FILE_NAME, fine_to_coarse
 from picie.data.images import find_images, open_image, open_label_of
 from picie.data.labels import to_classes
-from picie.data.layout import Part, existing_folder, first_folder, folder_part, split_names
+from picie.data.layout import DATASET_FOLDER, Part, existing_folder, first_folder, folder_part, split_names
 from picie.errors import InputError
 
 FOLDERS = {"train": "train2017", "val": "val2017"}
@@ -43,7 +43,7 @@ class CocoStuff:
     ROOT/fine_to_coarse_dict.pickle"""
 
     def __init__(self, root: str | Path, split: str = "train") -> None:
-        self.root = existing_folder(root)
+        self.root = existing_folder(root, DATASET_FOLDER)
         names = split_names(split, (*FOLDERS, *FOLDERS.values()), self.root)
         self.paths = sorted({path for name in names for path in _split_images(self.root, name)}, key=_name)
         labelled = all(label_folder(self.root, path).is_dir() for path in {path.parent.name for path in self.paths})

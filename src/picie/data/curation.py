@@ -12,7 +12,7 @@ from picie.data.cocostuff import FOLDERS, PUBLISHED, folder_images, image_folder
 from picie.data.cocostuff_classes import FINE, FIRST_STUFF
 from picie.data.images import open_label
 from picie.data.labels import check_values
-from picie.data.layout import existing_folder
+from picie.data.layout import DATASET_FOLDER, existing_folder
 from picie.data.loading import read_ahead
 from picie.errors import InputError
 from picie.runlog import Progress
@@ -32,7 +32,7 @@ def curate(root: Path) -> None:
         InputError: there is no list to make: they exist, or no folder has images and labels, or no image is chosen; or an
             image has no label, or one that is no label map of COCO-Stuff. Nothing is written.
     """
-    root = existing_folder(root)
+    root = existing_folder(root, DATASET_FOLDER)
     kept = [str(path) for split in FOLDERS if (path := list_path(root, split)).exists()]
     for path in kept:
         log.info("%s: exists already and is left as it is", path)
