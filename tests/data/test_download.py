@@ -204,6 +204,7 @@ def test_terms_come_first_then_all_is_fetched_checked_and_unpacked(
     assert files_in(root) == UNPACKED  # and the archive is gone
     assert "photos: be kind" in terms[0]
     assert "300.0 kB; SHA-256 is checked" in terms[0]
+    assert "\nroom: about 612.3 kB at the most, 312.3 kB in the end\n" in terms[0]  # three files in whole blocks, an archive
     assert "complete" in capsys.readouterr().out
     record = json.loads((root / ".downloads/train.zip.json").read_text("utf-8"))
     assert record["sha256"] == hashlib.sha256(server.files["train.zip"]).hexdigest()
@@ -279,7 +280,7 @@ def test_after_a_break_it_goes_on_where_it_stopped(server: Server, get: Get, tol
     assert server.sent == len(server.files["train.zip"])
     assert [r.get("Range") for r in server.requests] == [None, "bytes=100000-", "bytes=150000-"]
     assert [r.get("If-Range") for r in server.requests] == [None, '"one"', '"one"']
-    assert "train.zip: the connection ended early at 100.0 kB; trying again" in told
+    assert "train.zip: the connection ended early at 100.0 kB; trying again, 4 times if need be" in told
 
 
 def test_an_answer_that_starts_elsewhere_is_not_glued_on(server: Server, get: Get) -> None:
@@ -389,29 +390,45 @@ def test_a_wrong_checksum_names_both_sets_the_file_aside_and_starts_anew(server:
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_refusal_is_final(server: Server, get: Get, status: int) -> None:
     server.statuses = [status]
-    with pytest.raises(DownloadError, match=rf"train\.zip: HTTP {status} .*; fetch it by hand, put it into .*\.downloads"):
+    with pytest.raises(
+        DownloadError, match=rf"train\.zip: HTTP {status} .*; fetch it by hand, put it into .*\.downloads/ \(make"
+    ):
         get()
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_where_nothing_came_nothing_is_left(server: Server, get: Get, tmp_path: Path, existed: bool) -> None:
+    server.statuses = [404]
+    if existed:
+        (tmp_path / "data").mkdir()
+    with pytest.raises(DownloadError):
+        get()
+    assert list(tmp_path.iterdir()) == ([tmp_path / "data"] if existed else [])
+    assert not (tmp_path / "data/.downloads").exists()
 
 
 def test_a_server_in_trouble_is_asked_again(server: Server, get: Get, told: list[str]) -> None:
     server.statuses = [500, 503, 429]
     assert files_in(get()) == UNPACKED
-    assert "train.zip: HTTP 503 Service Unavailable at 0 bytes; trying again" in told
+    assert "train.zip: HTTP 503 Service Unavailable at 0 bytes; trying again, 3 times if need be" in told
 
 
-def test_a_server_in_lasting_trouble_is_given_up(server: Server, get: Get) -> None:
+def test_a_server_in_lasting_trouble_is_given_up(server: Server, get: Get, told: list[str]) -> None:
     server.statuses = [500] * 9
     with pytest.raises(DownloadError, match="HTTP 500 Internal Server Error, 5 times in a row; run the same command again"):
         get()
     assert len(server.requests) == 5
+    assert [line for line in told if "trying again" in line] == [
+        "train.zip: HTTP 500 Internal Server Error at 0 bytes; trying again, 4 times if need be"
+    ]
 
 
 def test_a_server_that_falls_silent_is_asked_for_the_rest(server: Server, get: Get, told: list[str]) -> None:
     server.stalls, server.breaks = True, [100_000]
     assert files_in(get(timeout=0.2)) == UNPACKED
     assert server.sent == len(server.files["train.zip"])
-    assert "train.zip: the server fell silent at 100.0 kB; trying again" in told
+    assert "train.zip: the server fell silent at 100.0 kB; trying again, 4 times if need be" in told
 
 
 def test_redirects_are_followed_by_resumed_requests_too(server: Server, get: Get) -> None:
