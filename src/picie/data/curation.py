@@ -33,12 +33,12 @@ def curate(root: Path) -> None:
             image has no label, or one that is no label map of COCO-Stuff. Nothing is written.
     """
     root = existing_folder(root, DATASET_FOLDER)
-    kept = [str(path) for split in FOLDERS if (path := list_path(root, split)).exists()]
-    for path in kept:
-        log.info("%s: exists already and is left as it is", path)
+    kept = [existing for split in FOLDERS if (existing := list_path(root, split)).exists()]
+    for existing in kept:
+        log.info("%s: exists already and is left as it is", existing)
     chosen = {}
     for split, folder in FOLDERS.items():
-        if str(list_path(root, split)) in kept:
+        if list_path(root, split) in kept:
             continue
         missing = [path for path in (image_folder(root, folder), label_folder(root, folder)) if not path.is_dir()]
         if missing:
@@ -50,9 +50,8 @@ def curate(root: Path) -> None:
         if ids:
             chosen[split] = ids
     if not chosen and kept:
-        raise InputError(
-            f"{', '.join(kept)}: exists already, and there is no other list to make; remove it to have it made anew"
-        )
+        names = ", ".join(map(str, kept))
+        raise InputError(f"{names}: exists already, and there is no other list to make; remove it to have it made anew")
     if not chosen:
         raise InputError(f"{root}: no image to list in train2017 or val2017; see `picie data check cocostuff27 {root}`")
     for split, ids in chosen.items():
