@@ -276,7 +276,7 @@ def test_a_checkpoint_of_something_else_is_refused_and_not_run(
         assert "holds no checkpoint.pt; give a folder that `picie train` made" in message
     else:
         unreadable = "is not a file of torch, is damaged, or holds more than tensors and plain values (nothing was run)"
-        assert message == f"{file}: {unreadable}"
+        assert message == f"{file}: {unreadable}; compare its size with the source's, or fetch it again"
     assert not made.exists()
     assert not (tmp_path / "out").exists()
 

@@ -294,6 +294,7 @@ DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no name": (_with("state_dict", 3, torch.zeros(1)), "3 is no tensor with a name"),  # type: ignore[arg-type]
     "sparse": (_with("state_dict", LATERAL, torch.zeros(8).to_sparse()), "is no dense tensor"),
     "meta": (_with("state_dict", LATERAL, torch.zeros(8, device="meta")), "is no dense tensor"),
+    "repeated": (_with("state_dict", LATERAL, torch.zeros(1).expand(10**13)), "'module.decoder.layer2.bias' is no dense"),
     "more": (_with("state_dict", "module.head.weight", torch.zeros(8)), "'head.weight' is not part of the published network"),
     "no ResNet": (lambda c: c.update(state_dict={"a": torch.zeros(1)}), r"\(0, 0, 0, 0\) blocks, which is none of ResNet-18"),
     "empty": (lambda c: c.update(state_dict={}), r"\(0, 0, 0, 0\) blocks"),

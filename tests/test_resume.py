@@ -309,7 +309,10 @@ def test_what_is_no_run_is_not_resumed(own_run: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"holds no run \(no config\.toml\)"):
             training.resume(folder)
     (own_run / "checkpoint.pt").write_bytes(b"garbage")
-    with pytest.raises(InputError, match=r"checkpoint\.pt: is not a file of torch, is damaged, .*\(nothing was run\)$"):
+    with pytest.raises(
+        InputError,
+        match=r"checkpoint\.pt: is not a file of torch, .*\(nothing was run\); compare its size .* or fetch it again$",
+    ):
         training.resume(own_run)
 
 

@@ -72,7 +72,8 @@ def read_tensors(path: Path, also: Sequence[type] = ()) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file that is no pickle can end in any error at all
         raise InputError(
-            f"{path}: is not a file of torch, is damaged, or holds more than tensors and plain values (nothing was run)"
+            f"{path}: is not a file of torch, is damaged, or holds more than tensors and plain values (nothing was run); "
+            "compare its size with the source's, or fetch it again"
         ) from error
 
 

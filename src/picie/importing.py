@@ -133,8 +133,11 @@ def _tensors(content: Mapping[Any, Any], section: str, file: Path) -> dict[str, 
 
 
 def _is_dense(tensor: Tensor) -> bool:
+    """Whether it has plain numbers, each in the file: a small file may claim 40 TB by repeating one number."""
     odd = tensor.is_nested or tensor.is_quantized or tensor.is_complex()
-    return tensor.layout == torch.strided and tensor.device.type == "cpu" and not odd
+    if odd or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _classifier(state: Mapping[str, Tensor], section: str, file: Path) -> tuple[Tensor, Tensor]:

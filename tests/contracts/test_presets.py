@@ -11,6 +11,7 @@ from tests.making import MAKERS
 from picie.config import load, preset_names, preset_text
 from picie.runlog import read_metrics
 
+HOW_IT_WORKS = (Path(__file__).parents[2] / "docs" / "how-it-works.md").read_text("utf-8")
 SMALL = (
     "model.backbone=test_efficientnet",
     "model.pretrained=false",
@@ -64,6 +65,13 @@ def test_a_published_recipe_has_the_published_settings(preset: str) -> None:
     assert config.train.lr == (1e-4 if preset.startswith("coco") else 1e-3)
     assert config.data.train_split == ("train" if preset.startswith("coco") else "test+train_extra")
     assert config.evaluate.split == "val"
+    row = next(line for line in HOW_IT_WORKS.splitlines() if line.startswith("| points that k-means starts from "))
+    points = config.cluster.init_batches * config.cluster.batch_size * (config.views.size // 4) ** 2
+    assert f"{points / 1e6:.1f} million" in row  # of the published code
+    assert f"`cluster.init_points` = {config.cluster.init_points:,}" in row
+    images = 49_629 if preset.startswith("coco") else 1_525 + 19_998
+    height, width = config.views.frame_size
+    assert 1 <= config.run.cache_gb * 1e9 / (images * 3 * height * width) < 1.3  # every image is decoded once
     assert (config.loss, config.model.laterals) == (reference.loss, "random")
     assert config.views.invariance == reference.views.invariance
     assert config.cluster.metric == reference.cluster.metric

@@ -130,7 +130,10 @@ def test_a_dataset_from_outside_is_opened_and_looked_at(cli: Call, tmp_path: Pat
 
 def test_folders_that_are_missing_or_not_needed_are_said(refused: Callable[..., str], cli: Call, tmp_path: Path) -> None:
     assert "ROOT is missing" in refused("data", "check", "folder")
-    assert "no such folder" in refused("data", "check", "cocostuff27", tmp_path / "nowhere")
+    nowhere = tmp_path / "nowhere"
+    for arguments in (("check", "cocostuff27"), ("check", "folder"), ("curate",)):
+        said = refused("data", *arguments, nowhere)
+        assert said == f"{nowhere}: no such folder; give the folder that holds the dataset"
     assert "did you mean 'cocostuff27'" in refused("data", "check", "cocostuf27", tmp_path)
     status, out, _ = cli("data", "check", "scenes", tmp_path)
     assert status == 0

@@ -54,6 +54,19 @@ def test_curated_lists_choose_from_the_folders(coco: Path) -> None:
     assert both.label(4).shape == (48, 64)
 
 
+def test_an_image_in_a_folder_of_its_own_does_not_cost_the_split_its_labels(coco: Path) -> None:
+    folder = coco / "images" / "val2017"
+    (folder / "sub").mkdir()
+    shutil.copy(folder / "000000001000.jpg", folder / "sub" / "000000009999.jpg")
+    data = CocoStuff27(coco, "val2017")
+    assert [data.name(i) for i in range(len(data))] == ["val2017/000000001000.jpg", "val2017/000000001007.jpg"]
+    assert data.classes is not None
+    for path in folder.glob("*.jpg"):
+        path.unlink()
+    with pytest.raises(InputError, match="no image file in it"):
+        CocoStuff27(coco, "val2017")
+
+
 def test_the_order_of_a_list_does_not_matter(coco: Path) -> None:
     before = CocoStuff27(coco).paths
     path = coco / "curated" / "train2017" / CURATED

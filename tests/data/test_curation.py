@@ -54,15 +54,27 @@ def test_the_share_is_of_all_pixels() -> None:
     assert [stuff_share(np.array([row])) for row in EXAMPLES.values()] == [0.75, 1.0, 0.5, 0.5, 0.75]
 
 
-def test_a_list_is_never_overwritten(tmp_path: Path) -> None:
+def test_a_list_is_never_overwritten_and_the_other_is_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     write(tmp_path, "train", EXAMPLES)
     write(tmp_path, "val", {1: [91]})
     (tmp_path / "curated" / "val2017").mkdir(parents=True)
     (tmp_path / "curated" / "val2017" / CURATED).write_text("mine", "utf-8")
-    with pytest.raises(InputError, match="exists already; remove it to have it made anew"):
-        curate(tmp_path)
-    assert listed(tmp_path, "val") == "mine"
-    assert not (tmp_path / "curated" / "train2017").exists()
+    curate(tmp_path)
+    mine = tmp_path / "curated" / "val2017" / CURATED
+    assert f"{mine}: exists already and is left as it is" in caplog.messages
+    assert (listed(tmp_path, "val"), len(listed(tmp_path, "train").split())) == ("mine", 3)
+
+
+def test_with_no_list_left_to_make_those_that_exist_are_named(tmp_path: Path) -> None:
+    write(tmp_path, "val", {1: [91]})
+    for split in ("val", "train"):  # of train there are no images, and then it is there
+        path = tmp_path / "curated" / f"{split}2017" / CURATED
+        path.parent.mkdir(parents=True)
+        path.write_text("mine", "utf-8")
+        with pytest.raises(InputError, match=rf"{split}2017/{CURATED}.*: exists already.*; remove it to have it made anew"):
+            curate(tmp_path)
+        assert path.read_text("utf-8") == "mine"
 
 
 def test_a_missing_split_is_passed_over_and_none_is_an_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -15,28 +15,34 @@ import threading
 import urllib.error
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
+from tests.making import CURATED
 
 from picie import runlog
 from picie.data import download as downloading
 from picie.data.sources import BY_HAND, DOWNLOADS, Download, Source
+from picie.data.unpacking import BadArchiveError, unpack
+from picie.engine import StopRequest
 from picie.errors import DownloadError, InputError, Stopped
 from picie.version import __version__
 
 PICTURES = {f"train2017/{n}.jpg": random.Random(n).randbytes(100_000) for n in range(3)}
+PLACES = ("images/train2017", "train2017")
 LISTS = {f"COCO/CocoStuff164k/curated/{split}2017/list.txt": b"000000000001\n" for split in ("train", "val")}
 
 
-def zipped(files: dict[str, bytes], **modes: int) -> bytes:
+def zipped(files: dict[str, bytes], compression: int = zipfile.ZIP_STORED, **modes: int) -> bytes:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for name, data in files.items():
             info = zipfile.ZipInfo(name)
+            info.compress_type = compression
             info.external_attr = modes.get(name, 0) << 16
             archive.writestr(info, data)
     return content.getvalue()
@@ -149,7 +155,7 @@ def get(server: Server, tmp_path: Path) -> Get:
     def call(sha256: str | None = right, path: str = "/", timeout: float = 5.0) -> Path:
         root = tmp_path / "data"
         url = f"{server.address}{path}train.zip"  # type: ignore[attr-defined]
-        source = Source(url, "images", ("train2017",), ".jpg", {"images/train2017/*.jpg": 3}, 300_000, sha256)
+        source = Source(url, {"train2017": PLACES}, ".jpg", {"train2017/*.jpg": 3}, 300_000, sha256)
         table = {"pictures": Download(("photos: be kind",), (source,))}
         downloading.download("pictures", root, table, timeout=timeout, backoff=0)
         return root
@@ -179,6 +185,7 @@ def test_terms_come_first_then_all_is_fetched_checked_and_unpacked(
     assert files_in(root) == UNPACKED  # and the archive is gone
     assert "photos: be kind" in terms[0]
     assert "300.0 kB; SHA-256 is checked" in terms[0]
+    assert "\nroom: about 612.3 kB at the most, 312.3 kB in the end\n" in terms[0]  # three files in whole blocks, an archive
     assert "complete" in capsys.readouterr().out
     record = json.loads((root / ".downloads/train.zip.json").read_text("utf-8"))
     assert record["sha256"] == hashlib.sha256(server.files["train.zip"]).hexdigest()
@@ -203,6 +210,35 @@ def test_files_that_someone_else_put_there_are_recognised(server: Server, get: G
     assert server.requests == []
 
 
+def test_another_layout_that_the_dataset_reads_is_recognised_and_completed_in_its_place(
+    server: Server, get: Get, tmp_path: Path
+) -> None:
+    (tmp_path / "data/train2017").mkdir(parents=True)
+    for name, content in PICTURES.items():
+        (tmp_path / "data" / name).write_bytes(content)
+    get()
+    assert server.requests == []
+    (tmp_path / "data/train2017/1.jpg").unlink()
+    assert files_in(get()) == PICTURES  # nothing under images/, which would hide train2017/
+
+
+def test_coco_in_every_layout_that_is_read_needs_no_download(tmp_path: Path) -> None:
+    few = {"train2017": 3, "val2017": 2}
+    for images, labels in (("images", "annotations"), (".", "stuffthingmaps")):
+        root = tmp_path / f"with {labels}"
+        for folder, n in few.items():
+            for kind, ending in ((images, "jpg"), (labels, "png")):
+                (root / kind / folder).mkdir(parents=True)
+                for i in range(n):
+                    (root / kind / folder / f"{i:012d}.{ending}").touch()
+            (root / "curated" / folder).mkdir(parents=True)
+            (root / "curated" / folder / CURATED).touch()
+        for source in DOWNLOADS["cocostuff27"].sources:
+            holds = {pattern: few.get(pattern.partition("/")[0], n) for pattern, n in source.holds.items()}
+            assert replace(source, holds=holds).n_missing(root) == 0
+            assert replace(source, holds=holds).n_missing(tmp_path) == sum(holds.values())
+
+
 def test_a_file_that_was_lost_is_brought_back_and_the_others_stay(get: Get) -> None:
     root = get()
     (root / "images/train2017/1.jpg").unlink()
@@ -225,7 +261,7 @@ def test_after_a_break_it_goes_on_where_it_stopped(server: Server, get: Get, tol
     assert server.sent == len(server.files["train.zip"])
     assert [r.get("Range") for r in server.requests] == [None, "bytes=100000-", "bytes=150000-"]
     assert [r.get("If-Range") for r in server.requests] == [None, '"one"', '"one"']
-    assert "train.zip: the connection ended early at 100.0 kB; trying again" in told
+    assert "train.zip: the connection ended early at 100.0 kB; trying again, 4 times if need be" in told
 
 
 def test_an_answer_that_starts_elsewhere_is_not_glued_on(server: Server, get: Get) -> None:
@@ -335,29 +371,45 @@ def test_a_wrong_checksum_names_both_sets_the_file_aside_and_starts_anew(server:
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_refusal_is_final(server: Server, get: Get, status: int) -> None:
     server.statuses = [status]
-    with pytest.raises(DownloadError, match=rf"train\.zip: HTTP {status} .*; fetch it by hand, put it into .*\.downloads"):
+    with pytest.raises(
+        DownloadError, match=rf"train\.zip: HTTP {status} .*; fetch it by hand, put it into .*\.downloads/ \(make"
+    ):
         get()
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_where_nothing_came_nothing_is_left(server: Server, get: Get, tmp_path: Path, existed: bool) -> None:
+    server.statuses = [404]
+    if existed:
+        (tmp_path / "data").mkdir()
+    with pytest.raises(DownloadError):
+        get()
+    assert list(tmp_path.iterdir()) == ([tmp_path / "data"] if existed else [])
+    assert not (tmp_path / "data/.downloads").exists()
 
 
 def test_a_server_in_trouble_is_asked_again(server: Server, get: Get, told: list[str]) -> None:
     server.statuses = [500, 503, 429]
     assert files_in(get()) == UNPACKED
-    assert "train.zip: HTTP 503 Service Unavailable at 0 bytes; trying again" in told
+    assert "train.zip: HTTP 503 Service Unavailable at 0 bytes; trying again, 3 times if need be" in told
 
 
-def test_a_server_in_lasting_trouble_is_given_up(server: Server, get: Get) -> None:
+def test_a_server_in_lasting_trouble_is_given_up(server: Server, get: Get, told: list[str]) -> None:
     server.statuses = [500] * 9
     with pytest.raises(DownloadError, match="HTTP 500 Internal Server Error, 5 times in a row; run the same command again"):
         get()
     assert len(server.requests) == 5
+    assert [line for line in told if "trying again" in line] == [
+        "train.zip: HTTP 500 Internal Server Error at 0 bytes; trying again, 4 times if need be"
+    ]
 
 
 def test_a_server_that_falls_silent_is_asked_for_the_rest(server: Server, get: Get, told: list[str]) -> None:
     server.stalls, server.breaks = True, [100_000]
     assert files_in(get(timeout=0.2)) == UNPACKED
     assert server.sent == len(server.files["train.zip"])
-    assert "train.zip: the server fell silent at 100.0 kB; trying again" in told
+    assert "train.zip: the server fell silent at 100.0 kB; trying again, 4 times if need be" in told
 
 
 def test_redirects_are_followed_by_resumed_requests_too(server: Server, get: Get) -> None:
@@ -368,7 +420,7 @@ def test_redirects_are_followed_by_resumed_requests_too(server: Server, get: Get
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "127.0.0.1:1"])
 def test_a_host_that_cannot_be_reached_is_one_line(tmp_path: Path, host: str) -> None:
-    source = Source(f"http://{host}/x.zip", "images", ("x",), ".jpg", {"images/*": 1})
+    source = Source(f"http://{host}/x.zip", {"x": ("x",)}, ".jpg", {"x/*": 1})
     with pytest.raises(DownloadError, match=r"(cannot be resolved|refused).*5 times in a row") as raised:
         downloading.download("x", tmp_path, {"x": Download((), (source,))}, backoff=0)
     assert "\n" not in str(raised.value)
@@ -438,7 +490,7 @@ def test_lists_are_found_wherever_they_lie_in_a_tar(server: Server, tmp_path: Pa
     )
     url = f"{server.address}/lists.tar.gz"  # type: ignore[attr-defined]
     holds = {"curated/*/list.txt": 2}
-    downloading.download("lists", tmp_path, {"lists": Download((), (Source(url, "", ("curated",), ".txt", holds),))})
+    downloading.download("lists", tmp_path, {"lists": Download((), (Source(url, {"curated": ("curated",)}, ".txt", holds),))})
     assert files_in(tmp_path) == {f"curated/{split}2017/list.txt": b"000000000001\n" for split in ("train", "val")}
     assert "no checksum is published: only its length and the archive's own CRCs are checked" in capsys.readouterr().out
 
@@ -467,7 +519,7 @@ UNSAFE = {
 def fetch_archive(server: Server, root: Path, name: str, content: bytes, n: int = 3) -> None:
     server.files[name] = content
     url = f"{server.address}/{name}"  # type: ignore[attr-defined]
-    source = Source(url, "images", ("train2017",), ".jpg", {"images/train2017/*.jpg": n})
+    source = Source(url, {"train2017": PLACES}, ".jpg", {"train2017/*.jpg": n})
     downloading.download("x", root, {"x": Download((), (source,))}, backoff=0)
 
 
@@ -479,6 +531,13 @@ def test_an_unsafe_archive_is_refused_before_anything_is_written(server: Server,
     assert repr(member.replace("\\\\", "\\")) in str(raised.value)
     assert "unsafe, so nothing was unpacked" in str(raised.value)
     assert files_in(tmp_path) == {f"data/.downloads/{name}.bad": content}
+
+
+def test_a_name_that_no_disk_takes_is_refused_and_not_printed_whole(server: Server, tmp_path: Path) -> None:
+    content = zipped({**PICTURES, f"train2017/{'x' * 9_000}.jpg": b"evil"})
+    with pytest.raises(DownloadError, match=r"holds the name 'train2017/x{60,80}: unsafe, so nothing was unpacked"):
+        fetch_archive(server, tmp_path / "data", "train.zip", content)
+    assert files_in(tmp_path) == {"data/.downloads/train.zip.bad": content}
 
 
 def test_the_builders_of_unsafe_archives_make_safe_ones_that_pass(server: Server, tmp_path: Path) -> None:
@@ -505,6 +564,51 @@ def test_a_damaged_member_is_not_put_in_place(server: Server, tmp_path: Path) ->
     assert set(files_in(tmp_path)) == {"images/train2017/0.jpg", ".downloads/train.zip.bad"}
 
 
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_whatever_a_decompressor_says_a_damaged_archive_is_set_aside(server: Server, tmp_path: Path, compression: int) -> None:
+    content = bytearray(zipped(PICTURES, compression))
+    content[120_000:120_100] = bytes(100)  # within the second picture
+    with pytest.raises(
+        DownloadError, match=r"train2017/1\.jpg in it is damaged \(\S.*bad, and the same command fetches it anew"
+    ):
+        fetch_archive(server, tmp_path, "train.zip", bytes(content))
+    assert set(files_in(tmp_path)) == {"images/train2017/0.jpg", ".downloads/train.zip.bad"}
+
+
+class EndlessDisk:
+    free = 2**62
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_archive_with_any_bytes_changed_is_unpacked_right_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: int
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: EndlessDisk)  # a changed size may be of terabytes
+    small = {"train2017/0.jpg": b"picture " * 20}
+    whole, source = zipped(small, compression), Source("", {"train2017": PLACES}, ".jpg", {"train2017/*.jpg": 1})
+    refused, dice = 0, random.Random(0)
+    for trial in range(150):
+        content = bytearray(whole)
+        for _ in range(dice.randint(1, 3)):
+            content[dice.randrange(len(content))] = dice.randrange(256)
+        root = tmp_path / str(trial)
+        root.mkdir()
+        (root / "a.zip").write_bytes(content)
+        try:
+            unpack(root / "a.zip", source, root, lambda _: None, StopRequest())
+        except BadArchiveError:
+            refused += 1
+        assert all(path.read_bytes() == small["train2017/0.jpg"] for path in root.rglob("*.jpg"))
+    assert 75 < refused < 150
+
+
+def test_an_empty_name_is_damage(tmp_path: Path) -> None:
+    content = zipped({"x": b""}).replace(b"x", b"\0")  # a name ends at its first zero
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(BadArchiveError, match="is damaged or no archive at all"):
+        unpack(tmp_path / "a.zip", Source("", {}, ".jpg", {}), tmp_path, lambda _: None, StopRequest())
+
+
 def test_an_archive_with_too_few_files_is_not_called_complete(server: Server, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="is not the expected archive: 1 of 4 files lack"):
         fetch_archive(server, tmp_path, "train.zip", zipped(PICTURES), n=4)
@@ -525,14 +629,13 @@ def test_a_disk_without_the_space_is_found_before_anything_is_fetched(
     get()
 
 
-def test_a_disk_that_fills_up_is_one_line_and_loses_nothing(server: Server, get: Get, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("shutil.copyfileobj", full)
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_disk_that_fills_up_is_one_line_and_loses_nothing(server: Server, get: Get, tmp_path: Path) -> None:
+    (tmp_path / "data/images/train2017").mkdir(parents=True)
+    (tmp_path / "data/images/train2017/.0.jpg.partial").symlink_to("/dev/full")
     with pytest.raises(DownloadError, match="the disk is full; what has come is kept"):
         get()
-    monkeypatch.undo()
+    assert set(files_in(tmp_path / "data")) == {".downloads/train.zip"}
     assert files_in(get()) == UNPACKED
     assert len(server.requests) == 1
 
@@ -587,4 +690,5 @@ def test_the_published_table_is_of_one_piece() -> None:
     for source in (source for dataset in DOWNLOADS.values() for source in dataset.sources):
         assert source.name.endswith((".zip", ".tar.gz"))
         assert source.sha256 is None or len(bytes.fromhex(source.sha256)) == 32
-        assert all(pattern.endswith(source.suffix) and pattern.startswith(source.into) for pattern in source.holds)
+        assert all(pattern.endswith(source.suffix) for pattern in source.holds)
+        assert {pattern.partition("/")[0] for pattern in source.holds} == set(source.folders)

@@ -40,6 +40,8 @@ def test_a_part_counts_the_files_of_its_ending(tmp_path: Path) -> None:
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
     assert existing_folder(str(tmp_path)) == tmp_path
     (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="nowhere: no such folder; give the moon"):
+        existing_folder(tmp_path / "nowhere", "the moon")
     for name, message in (("file", "is a file"), ("nowhere", "no such folder")):
         with pytest.raises(InputError, match=message):
             existing_folder(tmp_path / name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from pathlib import Path
@@ -86,6 +87,27 @@ def test_the_cache_has_a_limit(tmp_path: Path) -> None:
         list(frames.batches(BATCHES))
         frames.close()
         assert dataset.decoded == [times] * 6
+
+
+def test_a_cache_that_does_not_fit_is_said_and_one_that_is_not_wanted_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    line = "frames need 1.2 kB, more than run.cache_gb or half of the free disk: images are decoded in every pass"
+    for cache_gb, said in ((8.0, []), (0.0, []), (1e-6, [line])):
+        caplog.clear()
+        scanned(Counting(6), tmp_path, cache_gb).close()
+        assert caplog.messages == said
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Full)
+    caplog.clear()
+    scanned(Counting(6), tmp_path).close()
+    assert caplog.messages == [line]
+
+
+class Full:
+    """A disk whose half is less than the frames of six pictures."""
+
+    free = 2 * 6 * 3 * 8 * 8 - 1
 
 
 def test_scan_skips_and_reports_what_cannot_be_read(tmp_path: Path) -> None:

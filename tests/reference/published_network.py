@@ -74,10 +74,14 @@ def file_content(
 
 
 def hollow_content(name: str = "resnet18", dim: int = 8, k: int = 3, **args: Any) -> dict[str, Any]:
-    """`file_content` of a network of zeros, whose file is small: every tensor is one number, repeated."""
+    """`file_content` of a network of zeros, whose file is small: its tensors share their zeros, in half precision."""
     content = file_content(_hollow_network(name, dim), k, **args)
     state = content["state_dict"]
-    content["state_dict"] = {key: torch.zeros((), dtype=t.dtype).expand(t.shape) for key, t in state.items()}
+    zeros = torch.zeros(max(t.numel() for t in state.values()), dtype=torch.half)
+    content["state_dict"] = {
+        key: zeros[: t.numel()].view(t.shape) if t.is_floating_point() else torch.zeros(t.shape, dtype=t.dtype)
+        for key, t in state.items()
+    }
     return content
 
 

@@ -15,7 +15,7 @@ from picie.config import DataConfig
 from picie.data import open_dataset, takes_folder
 from picie.data.base import Dataset
 from picie.data.folder import check_label
-from picie.data.layout import Part, existing_folder
+from picie.data.layout import DATASET_FOLDER, Part, existing_folder
 from picie.errors import InputError, UnreadableImageError
 
 _SPLITS = ("train", "val")
@@ -36,7 +36,8 @@ def check(name: str, root: Path | None) -> None:
     reads_folder = takes_folder(name)
     if reads_folder and root is None:
         raise InputError(f"ROOT is missing; give the folder of {name}: picie data check {name} ROOT")
-    source = DataConfig(name=name, root=str(existing_folder(root)) if reads_folder and root is not None else None)
+    folder = str(existing_folder(root, DATASET_FOLDER)) if reads_folder and root is not None else None
+    source = DataConfig(name=name, root=folder)
     typer.echo(f"{name}: {(inspect.getdoc(made) or '').partition(chr(10))[0]}")
     not_needed = f"{name} needs no folder" + (f"; {root} is not looked at" if root else "")
     typer.echo(f"  in {root}" if reads_folder else f"  {not_needed}")

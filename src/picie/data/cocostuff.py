@@ -13,7 +13,7 @@ from picie.data.cocostuff_classes import FINE, coarse_labels, fine_labels
 from picie.data.cocostuff_mapping import FILE_NAME, fine_to_coarse
 from picie.data.images import find_images, open_image, open_label_of
 from picie.data.labels import to_classes
-from picie.data.layout import Part, existing_folder, first_folder, folder_part, split_names
+from picie.data.layout import DATASET_FOLDER, Part, existing_folder, first_folder, folder_part, split_names
 from picie.errors import InputError
 
 FOLDERS = {"train": "train2017", "val": "val2017"}
@@ -43,7 +43,7 @@ class CocoStuff:
     ROOT/fine_to_coarse_dict.pickle"""
 
     def __init__(self, root: str | Path, split: str = "train") -> None:
-        self.root = existing_folder(root)
+        self.root = existing_folder(root, DATASET_FOLDER)
         names = split_names(split, (*FOLDERS, *FOLDERS.values()), self.root)
         self.paths = sorted({path for name in names for path in _split_images(self.root, name)}, key=_name)
         labelled = all(label_folder(self.root, path).is_dir() for path in {path.parent.name for path in self.paths})
@@ -89,9 +89,9 @@ class CocoStuff:
             use, where = f"the split {split} is chosen from them", curated.relative_to(root).as_posix()
             how = f"chooses the images of split {split}; picie data curate {root} makes it"
             found += [
-                folder_part(root, f"images of {folder}", _image_places(folder), ".jpg", total, True, use),
+                folder_part(root, f"images of {folder}", image_places(folder), ".jpg", total, True, use),
                 folder_part(
-                    root, f"labels of {folder}", _label_places(folder), ".png", total, split == "val", "to score, to curate"
+                    root, f"labels of {folder}", label_places(folder), ".png", total, split == "val", "to score, to curate"
                 ),
                 Part(f"curated list of {split}", where, listed, PUBLISHED[split], True, how),
             ]
@@ -131,22 +131,24 @@ class CocoStuff171(CocoStuff):
         return fine_labels()
 
 
-def _image_places(folder: str) -> tuple[str, ...]:
+def image_places(folder: str) -> tuple[str, ...]:
+    """Where the images of `folder` may lie, below the root."""
     return f"images/{folder}", folder
 
 
-def _label_places(folder: str) -> tuple[str, ...]:
+def label_places(folder: str) -> tuple[str, ...]:
+    """Where the label maps of `folder` may lie, below the root."""
     return f"annotations/{folder}", f"stuffthingmaps/{folder}"
 
 
 def image_folder(root: Path, folder: str) -> Path:
     """Where the images of `folder`, e.g. "val2017", are."""
-    return first_folder(root, _image_places(folder))
+    return first_folder(root, image_places(folder))
 
 
 def label_folder(root: Path, folder: str) -> Path:
     """Where the label maps of `folder` are."""
-    return first_folder(root, _label_places(folder))
+    return first_folder(root, label_places(folder))
 
 
 def list_path(root: Path, split: str) -> Path:
@@ -172,13 +174,13 @@ def list_ids(root: Path, split: str) -> list[str]:
 
 
 def folder_images(root: Path, folder: str) -> dict[str, Path]:
-    """Image files of `folder`, e.g. "val2017", by id. Raises `InputError` where there are none."""
+    """Image files right in `folder`, e.g. "val2017", by id; none below it has a place for its label. `InputError` if none."""
     path = image_folder(root, folder)
     if not path.is_dir():
         raise MissingSplitError(
             f"{path}: no such folder, which {folder} is read from; see `picie data check cocostuff27 {root}`"
         )
-    found = {file.stem: file for file in find_images(path)}
+    found = {file.stem: file for file in find_images(path) if file.parent == path}
     if not found:
         raise InputError(f"{path}: no image file in it; put COCO's {folder} there")
     return found

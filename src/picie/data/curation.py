@@ -12,7 +12,7 @@ from picie.data.cocostuff import FOLDERS, PUBLISHED, folder_images, image_folder
 from picie.data.cocostuff_classes import FINE, FIRST_STUFF
 from picie.data.images import open_label
 from picie.data.labels import check_values
-from picie.data.layout import existing_folder
+from picie.data.layout import DATASET_FOLDER, existing_folder
 from picie.data.loading import read_ahead
 from picie.errors import InputError
 from picie.runlog import Progress
@@ -26,16 +26,20 @@ SHARE = 0.75
 def curate(root: Path) -> None:
     """Write the curated lists of train2017 and val2017: sorted ids of the images that are mostly stuff, one a line.
 
+    A list that exists is left as it is.
+
     Raises:
-        InputError: a list exists already, neither folder has images and labels, an image has no label or one that is no
-            label map of COCO-Stuff, or no image is chosen; nothing is written.
+        InputError: there is no list to make: they exist, or no folder has images and labels, or no image is chosen; or an
+            image has no label, or one that is no label map of COCO-Stuff. Nothing is written.
     """
-    root = existing_folder(root)
-    for split in FOLDERS:
-        if list_path(root, split).exists():
-            raise InputError(f"{list_path(root, split)}: exists already; remove it to have it made anew")
+    root = existing_folder(root, DATASET_FOLDER)
+    kept = [existing for split in FOLDERS if (existing := list_path(root, split)).exists()]
+    for existing in kept:
+        log.info("%s: exists already and is left as it is", existing)
     chosen = {}
     for split, folder in FOLDERS.items():
+        if list_path(root, split) in kept:
+            continue
         missing = [path for path in (image_folder(root, folder), label_folder(root, folder)) if not path.is_dir()]
         if missing:
             log.info("%s: no such folder; no list for split %s", missing[0], split)
@@ -45,6 +49,9 @@ def curate(root: Path) -> None:
         log.info("%s: %d of %d images; %s", list_path(root, split), len(ids), total, published)
         if ids:
             chosen[split] = ids
+    if not chosen and kept:
+        names = ", ".join(map(str, kept))
+        raise InputError(f"{names}: exists already, and there is no other list to make; remove it to have it made anew")
     if not chosen:
         raise InputError(f"{root}: no image to list in train2017 or val2017; see `picie data check cocostuff27 {root}`")
     for split, ids in chosen.items():

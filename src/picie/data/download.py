@@ -21,6 +21,7 @@ from picie.data.sources import BY_HAND, DOWNLOADS, NOTHING_TO_FETCH, Download, S
 from picie.data.unpacking import BadArchiveError, unpack
 from picie.engine import StopRequest, graceful_stop
 from picie.errors import DownloadError, InputError, nearest
+from picie.run_folder import missing as folders_to_make
 from picie.runlog import Progress
 
 log = logging.getLogger(__name__)
@@ -53,13 +54,11 @@ def download(
     if not missing:
         typer.echo(f"{root}: all files of {name} are here already; nothing to fetch")
         return
+    most, in_the_end = _room(root, missing)
     _tell(name, root, wanted, missing)
-    _check_space(root, missing)
-    store = root / _STORE
-    store.mkdir(parents=True, exist_ok=True)
-    with exclusive(store) as alone, graceful_stop() as stop, _full_disk_explained(root):
-        if not alone:
-            raise InputError(f"{root}: another picie is fetching into it; let it finish, or stop it")
+    typer.echo(f"room: about {decimal(most)} at the most, {decimal(in_the_end)} in the end")
+    _check_space(root, most)
+    with _store(root) as store, graceful_stop() as stop, _full_disk_explained(root):
         for source in missing:
             archive = store / source.name
             if not archive.is_file():
@@ -100,8 +99,8 @@ def _tell(name: str, root: Path, wanted: Download, missing: list[Source]) -> Non
     typer.echo(f"each archive is unpacked when it is whole, then removed; until then it lies in {root / _STORE}")
 
 
-def _check_space(root: Path, missing: list[Source]) -> None:
-    """Refuse to begin what the disk cannot hold: what is unpacked so far, one archive, and its files.
+def _room(root: Path, missing: list[Source]) -> tuple[int, int]:
+    """Bytes of disk that are needed at the most (what is unpacked so far, one archive, and its files), and in the end.
 
     Pictures do not compress further, so that an archive's files are about as large as itself.
     """
@@ -112,12 +111,34 @@ def _check_space(root: Path, missing: list[Source]) -> None:
         n_missing = source.n_missing(root)
         unpacked += size * n_missing // source.n_files + _BLOCK * n_missing
         needed = max(needed, unpacked + max(0, size - here))
+    return needed, unpacked
+
+
+def _check_space(root: Path, needed: int) -> None:
+    """Refuse to begin what the disk cannot hold."""
     existing = next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(existing).free
     if needed > free:
         raise InputError(
             f"{root}: about {decimal(needed)} are needed at once, {decimal(free)} are free; make room, or take another disk"
         )
+
+
+@contextlib.contextmanager
+def _store(root: Path) -> Iterator[Path]:
+    """The folder of what is on its way, held alone; if it ends empty, it is taken back with all that was made for it."""
+    store = root / _STORE
+    made = folders_to_make(store)
+    store.mkdir(parents=True, exist_ok=True)
+    with exclusive(store) as alone:
+        if not alone:
+            raise InputError(f"{root}: another picie is fetching into it; let it finish, or stop it")
+        try:
+            yield store
+        finally:
+            with contextlib.suppress(OSError):  # a folder that holds something stays
+                for folder in (store, *made[1:]):
+                    folder.rmdir()
 
 
 @contextlib.contextmanager

@@ -106,7 +106,7 @@ def fetch(
     """
     part = Part(target, url)
     advance(part.size)
-    furthest, failures = part.size, 0
+    furthest, failures, told = part.size, 0, ""
     while part.length is None or part.size != part.length:
         try:
             _receive(part, advance, stop, timeout)
@@ -119,7 +119,10 @@ def fetch(
                 raise DownloadError(
                     f"{url}: {error}, {_ATTEMPTS} times in a row; {kept}run the same command again to go on"
                 ) from error
-            log.warning("%s: %s at %s; trying again", target.name, error, decimal(part.size))
+            if failures == 1 or told != str(error):
+                left = _ATTEMPTS - failures
+                log.warning("%s: %s at %s; trying again, %d times if need be", target.name, error, decimal(part.size), left)
+            told = str(error)
         stop.check(_stopped(target.name, part))
         time.sleep(backoff * 2 ** (failures - 1))
     part.path.replace(target)
@@ -212,7 +215,7 @@ def _open(part: Part, timeout: float) -> Any:
 
 
 def _by_hand(part: Part) -> str:
-    return f"fetch it by hand, put it into {part.path.parent}, and run the same command again"
+    return f"fetch it by hand, put it into {part.path.parent}/ (make that folder), and run the same command again"
 
 
 def _reason(error: object) -> str:

@@ -9,6 +9,9 @@ from pathlib import Path
 from picie.data.base import MissingSplitError
 from picie.errors import InputError, nearest
 
+DATASET_FOLDER = "the folder that holds the dataset"
+"""What is wanted where a dataset's name is given already."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -31,11 +34,11 @@ class Part:
     use: str
 
 
-def existing_folder(root: str | Path) -> Path:
-    """`root` as a path. Raises `InputError` unless it is a folder."""
+def existing_folder(root: str | Path, wanted: str = "a folder of images or a name from `picie list datasets`") -> Path:
+    """`root` as a path. Raises `InputError`, which says what is `wanted`, unless it is a folder."""
     path = Path(root)
     if not path.exists():
-        raise InputError(f"{root}: no such folder; give a folder of images or a name from `picie list datasets`")
+        raise InputError(f"{root}: no such folder; give {wanted}")
     if not path.is_dir():
         raise InputError(f"{root}: is a file; give the folder that holds the images")
     return path

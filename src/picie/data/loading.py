@@ -20,6 +20,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from rich.filesize import decimal
 from torch import Tensor
 
 from picie.data.base import Dataset
@@ -61,7 +62,11 @@ class Frames:
         self.dataset, self.size = dataset, size
         self._pool = ThreadPoolExecutor(default_workers() if workers is None else max(1, workers), "picie-decode")
         self._bytes = 3 * size[0] * size[1]
-        fits = self._bytes * len(dataset) <= min(cache_gb * 1e9, shutil.disk_usage(folder).free / 2)
+        needed = self._bytes * len(dataset)
+        fits = needed <= min(cache_gb * 1e9, shutil.disk_usage(folder).free / 2)
+        if cache_gb and not fits:
+            limit = "run.cache_gb or half of the free disk: images are decoded in every pass"
+            log.info("frames need %s, more than %s", decimal(needed), limit)
         self._file = tempfile.TemporaryFile(dir=folder) if fits else None  # noqa: SIM115 - lives as long as self
         self._filled = False
         self.bad: dict[int, str] = {}

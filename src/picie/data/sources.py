@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from picie.data.cocostuff import image_places, label_places
+from picie.data.layout import first_folder
+
 
 @dataclass(frozen=True)
 class Source:
@@ -13,17 +16,16 @@ class Source:
 
     Attributes:
         url: of a .zip or .tar.gz.
-        into: the folder under the root that `folders` come to lie in; "" for the root itself.
-        folders: names of the folders that are taken, wherever in the archive they lie; all else is left out.
+        folders: name of a folder that is taken, wherever in the archive it lies -> the places under the root where it may lie
+            once unpacked; all else in the archive is left out.
         suffix: of the files that are taken.
-        holds: a glob pattern under the root -> how many files match it once all is unpacked.
+        holds: a glob pattern that begins with one of `folders` -> how many files match it once all is unpacked.
         size: of the archive in bytes, near enough to plan with; None where nobody states it.
         sha256: of the archive; None where none is published, so that its length and its own CRCs are all there is.
     """
 
     url: str
-    into: str
-    folders: tuple[str, ...]
+    folders: Mapping[str, tuple[str, ...]]
     suffix: str
     holds: Mapping[str, int]
     size: int | None = None
@@ -39,9 +41,17 @@ class Source:
         """How many files are expected."""
         return sum(self.holds.values())
 
+    def place(self, root: Path, folder: str) -> Path:
+        """Where one of `folders` lies or comes to lie: the place that the dataset reads it from."""
+        return first_folder(root, self.folders[folder])
+
     def n_missing(self, root: Path) -> int:
         """How many of the expected files are not under `root`."""
-        return sum(max(0, n - sum(1 for _ in root.glob(pattern))) for pattern, n in self.holds.items())
+        missing = 0
+        for pattern, n in self.holds.items():
+            folder, _, files = pattern.partition("/")
+            missing += max(0, n - sum(1 for _ in self.place(root, folder).glob(files)))
+        return missing
 
 
 @dataclass(frozen=True)
@@ -63,36 +73,32 @@ _COCOSTUFF = Download(
     sources=(
         Source(
             url="https://www.robots.ox.ac.uk/~xuji/datasets/COCOStuff164kCurated.tar.gz",
-            into="",
-            folders=("curated",),
+            folders={"curated": ("curated",)},
             suffix=".txt",
             holds={f"curated/{split}2017/Coco164kFull_Stuff_Coarse_7.txt": 1 for split in ("train", "val")},
         ),
         Source(
             url="http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip",
-            into="annotations",
-            folders=("train2017", "val2017"),
+            folders={folder: label_places(folder) for folder in ("train2017", "val2017")},
             suffix=".png",
-            holds={"annotations/train2017/*.png": 118_287, "annotations/val2017/*.png": 5_000},
+            holds={"train2017/*.png": 118_287, "val2017/*.png": 5_000},
             size=691_000_000,  # published as 659 MB, taken here as MiB
         ),
         # The SHA-256 and the sizes of the two image archives are not published beside them; more than five unrelated projects
         # state the same ones, some of which say that they took them of the file itself.
         Source(
             url="http://images.cocodataset.org/zips/val2017.zip",
-            into="images",
-            folders=("val2017",),
+            folders={"val2017": image_places("val2017")},
             suffix=".jpg",
-            holds={"images/val2017/*.jpg": 5_000},
+            holds={"val2017/*.jpg": 5_000},
             size=815_585_330,
             sha256="4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
         ),
         Source(
             url="http://images.cocodataset.org/zips/train2017.zip",
-            into="images",
-            folders=("train2017",),
+            folders={"train2017": image_places("train2017")},
             suffix=".jpg",
-            holds={"images/train2017/*.jpg": 118_287},
+            holds={"train2017/*.jpg": 118_287},
             size=19_336_861_798,
             sha256="69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
         ),

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import lzma
+import os
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -20,7 +23,12 @@ from picie.data.sources import Source
 from picie.engine import StopRequest
 from picie.errors import DownloadError, InputError
 
-_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError, NotImplementedError)
+# What the readers raise on wrong bytes: OSError for wrong offsets and bzip2's "Invalid data stream", IndexError for an empty
+# name, MemoryError for a dictionary of 4 GB. So it may guard the reading of an open archive alone: a full disk is no damage.
+_DAMAGE = (
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, ValueError,
+    LookupError, OverflowError, MemoryError, RuntimeError, NotImplementedError,
+)  # fmt: skip
 
 
 class BadArchiveError(DownloadError):
@@ -56,8 +64,8 @@ def unpack(archive: Path, source: Source, root: Path, advance: Callable[[int], N
     with _reading(archive) as members:
         for member in members:
             _refuse_unsafe(archive, member)
-        wanted = [(m, root / place) for m in members if m.kind == "file" and (place := _place(m.name, source)) is not None]
-        wanted = [(member, target) for member, target in wanted if not _is_there(member, target)]
+        placed = [(member, _place(member.name, source, root)) for member in members if member.kind == "file"]
+        wanted = [(member, target) for member, target in placed if target is not None and not _is_there(member, target)]
         _check_space(archive, root, sum(member.size for member, _ in wanted))
         for member, target in wanted:
             stop.check("stopped; all files that are unpacked are whole: run the same command again to go on")
@@ -72,18 +80,20 @@ def unpack(archive: Path, source: Source, root: Path, advance: Callable[[int], N
 def _reading(archive: Path) -> Iterator[list[_Member]]:
     """The archive's members, to be opened while the context lasts."""
     with contextlib.ExitStack() as stack:
+        file = stack.enter_context(archive.open("rb"))  # a file that may not be opened is not damaged
         try:
             if archive.name.endswith(".zip"):
-                opened = stack.enter_context(zipfile.ZipFile(archive))
+                opened = stack.enter_context(zipfile.ZipFile(file))
                 members = [_zip_member(opened, info) for info in opened.infolist()]
             else:
-                with gzip.open(archive) as whole:  # its CRC comes last: read through to it before anything is written
+                with gzip.open(file) as whole:  # its CRC comes last: read through to it before anything is written
                     while whole.read(1 << 20):
                         pass
-                tar = stack.enter_context(tarfile.open(archive, "r:gz"))
+                file.seek(0)
+                tar = stack.enter_context(tarfile.open(fileobj=file, mode="r:gz"))
                 members = [_tar_member(tar, info) for info in tar.getmembers()]
         except _DAMAGE as error:
-            raise BadArchiveError(f"{archive.name}: is damaged or no archive at all ({error})") from error
+            raise BadArchiveError(f"{archive.name}: is damaged or no archive at all ({_reason(error)})") from error
         yield members
 
 
@@ -108,17 +118,22 @@ def _refuse_unsafe(archive: Path, member: _Member) -> None:
     path = PurePosixPath(member.name)
     if member.kind not in ("file", "folder"):
         raise BadArchiveError(f"{archive.name}: holds a {member.kind}, {member.name!r}: unsafe, so nothing was unpacked")
-    if path.is_absolute() or ".." in path.parts or "\\" in member.name:
-        raise BadArchiveError(f"{archive.name}: holds the name {member.name!r}: unsafe, so nothing was unpacked")
+    too_long = any(len(os.fsencode(part)) > 255 for part in path.parts)
+    if path.is_absolute() or ".." in path.parts or "\\" in member.name or "\0" in member.name or too_long:
+        raise BadArchiveError(f"{archive.name}: holds the name {member.name!r:.80}: unsafe, so nothing was unpacked")
 
 
-def _place(name: str, source: Source) -> PurePosixPath | None:
-    """Where a member belongs, relative to the root; None for what is not wanted."""
+def _reason(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def _place(name: str, source: Source, root: Path) -> Path | None:
+    """Where a member belongs; None for what is not wanted."""
     path = PurePosixPath(name)
     start = next((i for i, part in enumerate(path.parts[:-1]) if part in source.folders), None)
     if start is None or path.suffix != source.suffix or path.name.startswith("."):  # "._x.jpg" is a Mac's note, no picture
         return None
-    return PurePosixPath(source.into, *path.parts[start:])
+    return source.place(root, path.parts[start]).joinpath(*path.parts[start + 1 :])
 
 
 def _is_there(member: _Member, target: Path) -> bool:
@@ -137,10 +152,19 @@ def _write(archive: Path, member: _Member, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
     try:
-        with member.open() as content, partial.open("wb") as file:
-            shutil.copyfileobj(content, file, 1 << 20)
+        with partial.open("wb") as file:
+            for chunk in _content(archive, member):
+                file.write(chunk)
         partial.replace(target)
-    except _DAMAGE as error:
-        raise BadArchiveError(f"{archive.name}: {member.name} in it is damaged ({error})") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _content(archive: Path, member: _Member) -> Iterator[bytes]:
+    """A member's bytes, piece by piece, its CRC checked at the end; what becomes of them is not within the guard."""
+    try:
+        with member.open() as content:
+            while chunk := content.read(1 << 20):
+                yield chunk
+    except _DAMAGE as error:
+        raise BadArchiveError(f"{archive.name}: {member.name} in it is damaged ({_reason(error)})") from error
