@@ -103,7 +103,7 @@ def color_kmeans(points: np.ndarray, config: Config, position_weight: float) -> 
     weights = np.array([1, 1, 1, position_weight, position_weight])
     mean, scale = points.mean(0), weights / points.std(0).clip(1e-6)
     seed = derived_seed(config.seed, "color k-means")
-    kmeans = KMeans(config.cluster.k, "euclidean", steps=100, seed=seed)
+    kmeans = KMeans(config.cluster.k, "euclidean", steps=100, seed=seed, restarts=_RESTARTS)
     kmeans.start(torch.from_numpy((points - mean) * scale).float())
 
     def predict(pixels: Tensor, out: tuple[int, int]) -> np.ndarray:
