@@ -447,7 +447,14 @@ def test_a_certificate_that_is_not_trusted_is_final(get: Get, monkeypatch: pytes
 def test_a_signal_leaves_a_part_that_the_next_call_goes_on_with(
     server: Server, get: Get, tmp_path: Path, signum: signal.Signals
 ) -> None:
-    server.half_way = lambda: os.kill(os.getpid(), signum)
+    def strike() -> None:
+        """Send the signal, and the second half only once it was taken note of, which puts the handler back."""
+        handler = signal.getsignal(signum)
+        os.kill(os.getpid(), signum)
+        while signal.getsignal(signum) is handler:
+            threading.Event().wait(0.001)
+
+    server.half_way = strike
     with pytest.raises(
         Stopped, match=r"stopped; .* of .* of train\.zip are kept: run the same command again to go on"
     ) as raised:
