@@ -83,6 +83,11 @@ def test_picture_and_json_are_written(trained: Path, images: Path, cli: Cli, tmp
     )
     assert status == 0
     assert "skipped" in stderr
+    assert "there are no more images" not in stderr
+    assert (
+        "5 pixels, not 9: there are no more images"
+        in cli("neighbors", trained, images / "000.jpg", 0, 0, "--in", images, "-k", 9, "--out", tmp_path / "few.png")[2]
+    )
     content = json.loads(out.with_suffix(".json").read_text("utf-8"))
     assert content["query"] | {"x": 60, "y": 47, "similarity": 1.0} == content["query"]
     assert len(content["neighbors"]) == 3

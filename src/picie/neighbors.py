@@ -86,6 +86,8 @@ def neighbors(
         found = search(segmenter, feature, _features(segmenter, paths, advance), k, per_image)
     if not found:
         raise InputError(f"--in {folder}: holds no image (but the query) that can be read; give another folder")
+    if len(found) < k:
+        log.warning("%d pixels, not %d: there are no more images; raise --per-image to take several of one", len(found), k)
     if out is not None:
         name = segmenter.names[int(segmenter.predict(picture)[y, x])]
         _write(Path(out), Neighbor(str(image), x, y, 1.0, name), found)
