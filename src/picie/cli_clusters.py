@@ -49,7 +49,7 @@ def name(
     those of an evaluation. Pictures of what the segments are: picie predict, picie report.
     """
     from picie.naming import changes as naming
-    from picie.naming import overview, segments
+    from picie.naming import overview
     from picie.naming import tables as tables_clusters
 
     if write is not None and (write.is_dir() or not write.resolve().parent.is_dir()):
@@ -61,7 +61,7 @@ def name(
         naming.change(run, changes, data, device)
     tables_clusters.show_segments(overview.overview(run, data, device))
     if write is not None:
-        segments.write_file(write, overview.segments_of(run))
+        naming.write_names(run, write)
 
 
 def _names(texts: Sequence[str]) -> dict[int | str, tuple[str, str]]:

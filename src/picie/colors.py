@@ -14,6 +14,7 @@ _TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193,
 _WHITE = np.array([0.9505, 1.0, 1.089])
 _STEPS = np.arange(0, 256, 15)  # of each channel of the candidates
 _LIGHTNESS = (30, 88)  # neither lost on black nor on white
+_CHROMA = 75  # and not glaring over a photo
 
 
 def is_hex(color: str) -> bool:
@@ -52,7 +53,7 @@ def palette(n: int) -> tuple[Color, ...]:
     """
     grid = np.stack(np.meshgrid(_STEPS, _STEPS, _STEPS, indexing="ij"), axis=-1).reshape(-1, 3)
     lab = srgb_to_lab(grid / 255)
-    kept = (lab[:, 0] > _LIGHTNESS[0]) & (lab[:, 0] < _LIGHTNESS[1])
+    kept = (lab[:, 0] > _LIGHTNESS[0]) & (lab[:, 0] < _LIGHTNESS[1]) & (np.hypot(lab[:, 1], lab[:, 2]) < _CHROMA)
     grid, lab = grid[kept], lab[kept]
     chosen = [int(np.square(lab - srgb_to_lab(np.array([[40, 90, 200]]) / 255)).sum(1).argmin())]  # begin with a blue
     distance = np.square(lab - lab[chosen[0]]).sum(1)

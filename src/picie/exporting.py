@@ -24,6 +24,7 @@ from picie import checkpoint
 from picie.colors import rgb_to_hex
 from picie.errors import InputError
 from picie.inference import Segmenter
+from picie.runlog import log
 from picie.version import __version__
 
 METADATA = "picie.json"  # the extra file of a .pt2
@@ -106,6 +107,7 @@ class _Labeller(nn.Module):
 def _content(segmenter: Segmenter, coarsest: int, size: tuple[int, int] | None, suffix: str) -> Callable[[Any], Any]:
     """The function that writes the program to an open file. Raises `InputError` if the network cannot be exported."""
     metadata = _metadata(segmenter, coarsest, size)
+    log.info("tracing %s; this takes up to a minute", segmenter.config.model.backbone)
     try:
         program = _trace(segmenter, coarsest, size)
         if suffix == ".pt2":

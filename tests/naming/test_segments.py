@@ -85,13 +85,13 @@ def test_what_cannot_be_is_refused(change: Callable[[Segments], object], part: s
 
 def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
     given = PLAIN.merged([((3, 1), 'plant "x" é', "")]).renamed({0: ("sky", "#010203")})
-    write_file(tmp_path / "n.toml", given)
-    assert read_file(tmp_path / "n.toml", 5) == given
+    write_file(tmp_path / "n.toml", given, "abc")
+    assert read_file(tmp_path / "n.toml", 5, "abc") == given
 
 
 def test_a_file_by_hand_may_list_some(tmp_path: Path) -> None:
     (tmp_path / "n.toml").write_text('segments = [{name = "plant", clusters = [4, 1]}, {name = "none", clusters = []}]')
-    got = read_file(tmp_path / "n.toml", 5)
+    got = read_file(tmp_path / "n.toml", 5, "abc")
     assert got.names == ("plant", "none", "cluster 0", "cluster 2", "cluster 3")
     assert got.assignment == (2, 0, 3, 4, 0)
     assert got.colors[0] == rgb_to_hex(palette(5)[4])
@@ -100,7 +100,7 @@ def test_a_file_by_hand_may_list_some(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("k = 7\nsegments = []", "is for 7 clusters, and the run has 5; give --k 7"),
+        ("k = 7\nsegments = []", "is for 7 clusters, and the run has 5; names belong to"),
         ("names = []", "is no file of names"),
         ('segments = [{name = "a"}]', "segment 0: give name"),
         ('segments = [{name = "a", clusters = [5]}]', "cluster 5 is not in 0..4"),
@@ -114,5 +114,11 @@ def test_a_file_by_hand_may_list_some(tmp_path: Path) -> None:
 def test_a_file_that_does_not_fit_is_refused(tmp_path: Path, text: str, part: str) -> None:
     (tmp_path / "n.toml").write_text(text)
     with pytest.raises(InputError) as error:
-        read_file(tmp_path / "n.toml", 5)
+        read_file(tmp_path / "n.toml", 5, "abc")
     assert part in str(error.value)
+
+
+def test_a_file_of_other_clusters_is_refused(tmp_path: Path) -> None:
+    write_file(tmp_path / "n.toml", Segments.plain(5), "abc")
+    with pytest.raises(InputError, match="is for other clusters than the run has now"):
+        read_file(tmp_path / "n.toml", 5, "def")

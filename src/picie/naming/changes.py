@@ -9,6 +9,7 @@ A run's checkpoint keeps them as its `naming`, beside what was trained, which st
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from picie.clustering.kmeans import KMeans, bias
 from picie.clustering.regrouping import WardTree, agglomerate, mean_centroids, split_clusters
 from picie.errors import InputError
 from picie.inference import Segmenter
-from picie.naming.segments import Reference, Segments, joint_name, read_file
+from picie.naming.segments import Reference, Segments, joint_name, read_file, write_file
 from picie.runlog import Progress, log
 from picie.sampling import Sample, classify, sample_predicted, training_images
 from picie.views.draws import derived_seed
@@ -56,6 +57,8 @@ class Changes:
     def check(self) -> None:
         """Raises `InputError` for changes that do not go together."""
         by_hand = bool(self.names or self.splits or self.merges)
+        if self.k is not None and self.file is not None:
+            raise InputError("--k makes new clusters, which --file has no names for; name them once you have seen them")
         if (self.k is not None or self.file is not None) and by_hand:
             what = "--k makes new clusters" if self.k is not None else "--file replaces all segments"
             raise InputError(f"{what}; look at them first (picie name RUN), then name, merge or split in another command")
@@ -87,6 +90,18 @@ def change(run: str | Path, changes: Changes, data: str | Path | None = None, de
         checkpoint.save(path, edit.result())
 
 
+def write_names(run: str | Path, file: Path) -> None:
+    """Write the segments of a run to `file`, for `Changes.file`. Raises `InputError` where there is no run."""
+    state = checkpoint.load(run)
+    segments = Segmenter.from_state(state, "cpu").segments
+    write_file(file, segments, fingerprint(checkpoint.classifier_in_use(state)[0]))
+
+
+def fingerprint(weight: Tensor) -> str:
+    """What tells the clusters of `weight` (K, D) from others."""
+    return hashlib.sha256(weight.detach().float().contiguous().numpy().tobytes()).hexdigest()[:16]
+
+
 class _Edit:
     """A run's clusters and segments while they are being changed."""
 
@@ -105,7 +120,7 @@ class _Edit:
         if changes.k is not None:
             self.recluster(changes.k)
         if changes.file is not None:
-            self.segments = read_file(changes.file, len(self.weight))
+            self.segments = read_file(changes.file, len(self.weight), fingerprint(self.weight))
         before = self.segments
         if changes.names:
             self.segments = before.renamed(changes.names)

@@ -182,28 +182,33 @@ def check_color(color: str) -> str:
     return color.lower()
 
 
-def write_file(path: Path, segments: Segments) -> None:
-    """Write `segments` as TOML that a person can edit and `read_file` reads."""
+def write_file(path: Path, segments: Segments, clusters: str) -> None:
+    """Write `segments` as TOML that a person can edit and `read_file` reads; `clusters` is a fingerprint of the clusters."""
     rows = [
         {"name": name, "color": color, "clusters": segments.clusters(value)}
         for value, (name, color) in enumerate(zip(segments.names, segments.colors, strict=True))
     ]
-    path.write_text(tomli_w.dumps({"k": len(segments.assignment), "segments": rows}), "utf-8")
+    path.write_text(tomli_w.dumps({"k": len(segments.assignment), "of": clusters, "segments": rows}), "utf-8")
 
 
-def read_file(path: Path, k: int) -> Segments:
-    """The segments in a file, for `k` clusters; clusters that it does not list follow by their numbers.
+def read_file(path: Path, k: int, clusters: str) -> Segments:
+    """The segments in a file, for `k` clusters of the fingerprint `clusters`; those that it does not list follow by number.
 
     Raises:
         InputError: not such a file, or one for another number of clusters.
     """
     content = read_toml(path)
     rows = content.get("segments")
-    if set(content) - {"k", "segments"} or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+    if set(content) - {"k", "of", "segments"} or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{path}: is no file of names; it holds k and [[segments]] with name, color and clusters")
     if content.get("k", k) != k:
         raise InputError(
-            f"{path}: is for {content['k']} clusters, and the run has {k}; give --k {content['k']} with it, if new"
+            f"{path}: is for {content['k']} clusters, and the run has {k}; names belong to the clusters they were given to"
+        )
+    if content.get("of", clusters) != clusters:
+        raise InputError(
+            f"{path}: is for other clusters than the run has now (after --split, --k or training); without its line "
+            "'of = ...' it is taken for these"
         )
     assignment, automatic = [-1] * k, Segments.plain(k)
     names: list[str] = []
