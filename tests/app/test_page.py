@@ -183,3 +183,14 @@ def test_a_picture_of_the_strip_and_its_pixels_are_reached_by_keys(page: Browser
     labels = studio.segmenter.predict(images / "003.jpg")
     assert texts(page, "#facts strong") == [studio.segmenter.names[labels[24, 32]]]
     assert "column 32, row 24" in texts(page, "#facts")[0]
+
+
+def test_features_that_fail_are_told_below_the_pixel(page: Browser, photo: Path, studio: Studio) -> None:
+    assert studio.gallery is not None
+    studio.gallery._features = lambda _: 1 / 0  # type: ignore[assignment, return-value]
+    page.drop("#drop", photo)
+    page.wait(FRAME)
+    studio.gallery._thread.join()
+    page.click("#canvas")
+    page.wait("document.querySelector('#among').textContent.endsWith('picie failed at the next; its terminal says why.')")
+    assert texts(page, "#among")[0].startswith("Among the first 0 of 6 pictures in ")
