@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from picie.config import Config
 from picie.data import open_dataset, takes_folder
 from picie.data.base import Dataset
 from picie.data.images import centre_frame, centre_label
@@ -41,9 +43,15 @@ class Sample:
     classes: Tensor
 
 
-def training_images(segmenter: Segmenter, data: str | Path | None = None) -> Dataset:
+class Configured(Protocol):
+    """What knows a run's options: a `Segmenter`, or a run that has no clusters yet."""
+
+    config: Config
+
+
+def training_images(run: Configured, data: str | Path | None = None) -> Dataset:
     """The images that a run was trained on, or those in the folder `data`. Raises `InputError`."""
-    own = segmenter.config.data
+    own = run.config.data
     if data is not None:
         name = own.name if takes_folder(own.name) else "folder"
         return open_dataset(own.model_copy(update={"name": name, "root": str(data)}), own.train_split)

@@ -11,9 +11,11 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import urllib.request
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ from picie.errors import UnreadableImageError
 from picie.naming import changes as naming
 from picie.naming.changes import Changes
 from picie.naming.overview import segments_of
-from picie.neighbors import neighbors
+from picie.neighbors import feature_at, neighbors
 
 Opens = Callable[[Path], dict[str, Any]]
 IMAGE = {"Content-Type": "image/png"}
@@ -126,6 +128,27 @@ def test_old_pictures_make_room_and_say_so(client: TestClient, upload: Opens, ph
     gone = client.get(f"/api/pictures/{first['key']}/mask.png")
     assert (gone.status_code, gone.json()["error"]) == (410, "the picture is not kept any more; open it again")
     assert client.get(f"/api/pictures/{second['key']}/mask.png").status_code == 200
+
+
+def test_few_pictures_are_in_work_at_once(still: TestClient, monkeypatch: Any) -> None:
+    inside, most, lock, third = 0, 0, threading.Lock(), threading.Barrier(3)
+
+    def decode(*_: object) -> Image.Image:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            third.wait(0.5)  # a third one would come now
+        with lock:
+            inside -= 1
+        return Image.new("RGB", (40, 30))
+
+    monkeypatch.setattr("picie.app.server.decode_image", decode)
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda _: still.post("/api/pictures", content=b"x", headers=IMAGE), range(6)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert most == 2
 
 
 # ---- what is refused
@@ -279,7 +302,11 @@ def test_neighbours_are_those_of_picie_neighbors(
     answer = client.get(f"/api/pictures/{told['key']}/query?x=30&y=20").json()
     labels = Segmenter.load(own_run, "cpu").predict_clusters(open_image(photo))
     assert answer["cluster"] == labels[20, 30]
-    assert -1 <= answer["similarity"] <= 1
+    state = checkpoint.load(own_run)
+    center = checkpoint.centroids_in_use(state)[labels[20, 30]]
+    assert not torch.allclose(center, state["classifier"]["weight"][labels[20, 30]])
+    cosine = torch.cosine_similarity(feature_at(studio.segmenter, open_image(photo), 30, 20), center, dim=0)
+    assert answer["similarity"] == pytest.approx(float(cosine), abs=1e-5)
     expected = neighbors(own_run, photo, 30, 20, images, k=8, device="cpu")
     found = answer["neighbors"]
     np.testing.assert_allclose([n["similarity"] for n in found], [n.similarity for n in expected], atol=2e-3)  # 16 bits
@@ -302,8 +329,22 @@ def test_features_stay_within_their_memory(studio: Studio, images: Path) -> None
     gallery = Gallery(Folder(images), "", studio._features, memory=4 * each + 1)
     gallery.start()
     gallery._thread.join()
-    assert gallery.progress() == {"seen": 4, "finished": True, "full": True}
+    assert gallery.progress() == {"seen": 4, "finished": True, "full": True, "failed": False}
     assert [path for path, *_ in gallery.features(torch.device("cpu"))] == ["0", "1", "2", "3"]
+
+
+def test_features_that_fail_are_told_and_end_the_waiting(studio: Studio, images: Path, caplog: Any) -> None:
+    def features(picture: Image.Image) -> torch.Tensor:
+        if picture.getpixel((0, 0)) == open_image(images / "002.jpg").getpixel((0, 0)):
+            raise RuntimeError("out of memory:\n2 GB")
+        return studio._features(picture)
+
+    gallery = Gallery(Folder(images), "", features)
+    gallery.start()
+    gallery._thread.join()
+    assert gallery.progress() == {"seen": 2, "finished": True, "full": False, "failed": True}
+    assert "from number 2 on: RuntimeError (out of memory: 2 GB)" in caplog.text
+    assert [path for path, *_ in gallery.features(torch.device("cpu"))] == ["0", "1"]
 
 
 def test_a_run_whose_pictures_are_gone_has_a_page_without_neighbours(own_run: Path, photo: Path) -> None:
@@ -344,6 +385,7 @@ def test_a_name_is_stored_in_the_run_and_predict_uses_it(
         ("", "#102030", "is no name"),
         ("7", "#102030", "is no name"),
         ("a\nb", "#102030", "is no name"),
+        ("a" * 201, "#102030", "is a name of 201 characters; give one of at most 200"),
         ("sky", "red", "is no colour"),
         ("TAKEN", "#102030", "another segment has this name"),
     ],
@@ -374,7 +416,7 @@ def test_new_clusters_in_the_run_ask_for_a_new_start(client: TestClient, own_run
     assert "start it again" in answer.json()["error"]
 
 
-@pytest.mark.parametrize("content", [b"[]", b"{", b'{"was": "a"}', b'"text"', b"\xff"])
+@pytest.mark.parametrize("content", [b"[]", b"{", b'{"was": "a"}', b'"text"', b"\xff", b"[" * 30_000])
 def test_a_rename_that_is_none_is_refused(still: TestClient, content: bytes) -> None:
     assert still.put("/api/segments/0", content=content, headers={"Content-Type": "application/json"}).status_code == 400
 
@@ -393,7 +435,7 @@ def test_it_says_where_it_is_and_ends_with_the_interrupt(own_run: Path, images: 
         with direct.open(url, timeout=30) as page:
             assert b"<title>picie" in page.read()
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        assert process.wait(120) == 130
         assert process.stderr.read() == ""
 
 
@@ -402,6 +444,7 @@ def test_a_port_that_is_taken_is_one_line(own_run: Path, refused: Any) -> None:
         port = taken.getsockname()[1]
         assert "cannot listen there" in refused("app", own_run, "--port", port)
     assert "cannot listen there" in refused("app", own_run, "--port", 0, "--host", "no such host")
+    assert "--host: is empty; give a name" in refused("app", own_run, "--port", 0, "--host", "")
 
 
 def test_what_is_missing_is_said(own_run: Path, refused: Any, monkeypatch: Any, tmp_path: Path) -> None:

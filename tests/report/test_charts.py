@@ -11,13 +11,24 @@ from picie.report.charts import HEIGHT, WIDTH, line_chart, ticks
 
 
 @pytest.mark.parametrize(
-    ("low", "high"), [(0.12, 0.55), (3.0, 3.0), (0.0, 0.0), (-2.0, 7.5), (1e-6, 3e-6), (61.0, 63.1), (0, 1e9)]
+    ("low", "high"),
+    [
+        (0.12, 0.55),
+        (3.0, 3.0),
+        (0.0, 0.0),
+        (-2.0, 7.5),
+        (1e-6, 3e-6),
+        (61.0, 63.1),
+        (0, 1e9),
+        (1e16, 1e16),
+        (-1e16, -1e16),
+        (2e-14, 7e-14),
+    ],
 )
 def test_ticks_are_even_and_hold_the_values(low: float, high: float) -> None:
     found = ticks(low, high)
     assert found[0] <= low <= high <= found[-1]
-    steps = {round(b - a, 12) for a, b in pairwise(found)}
-    assert len(steps) == 1
+    assert [b - a for a, b in pairwise(found)] == pytest.approx([found[1] - found[0]] * (len(found) - 1))
     assert 2 <= len(found) <= 9
 
 
@@ -42,6 +53,13 @@ def test_labels_of_an_axis_have_equal_decimals_and_do_not_crowd() -> None:
     assert chart is not None
     assert len({len(label.partition(".")[2]) for _, label in chart.y_ticks}) == 1
     assert len(chart.x_ticks) <= 9
+
+
+@pytest.mark.parametrize(("low", "high"), [(2.5e-05, 1e-4), (1e16, 1e16), (1000.0, 1000.1), (0.5, 1.0)])
+def test_labels_are_the_numbers_of_their_ticks(low: float, high: float) -> None:
+    chart = line_chart("t", "n", {"a": [(1, low), (2, high)]})
+    assert chart is not None
+    assert [float(label) for _, label in chart.y_ticks] == ticks(low, high)
 
 
 def test_one_epoch_is_no_curve() -> None:

@@ -13,7 +13,12 @@ from PIL import Image
 from tests.report.conftest import decode
 from torch.nn import functional as F
 
-from picie.report.contact_sheets import gather_sheets
+from picie import checkpoint
+from picie.losses import prototype_logits
+from picie.naming import changes as naming
+from picie.naming.changes import Changes
+from picie.report.contact_sheets import _add, _cells, _Found, gather_sheets
+from picie.report.subject import open_subject
 
 RED, BLUE = (200, 0, 0), (0, 0, 100)
 
@@ -56,7 +61,10 @@ class Colors:
 
 
 def subject(*red: int) -> Any:
-    return SimpleNamespace(segmenter=Colors(), images=Pictures(*red), config=SimpleNamespace(seed=0), notes=[], folder=Path())
+    state = {"classifier": {"weight": Colors.classifier[0]}, "method": {}}
+    return SimpleNamespace(
+        segmenter=Colors(), images=Pictures(*red), config=SimpleNamespace(seed=0), notes=[], folder=Path(), state=state
+    )
 
 
 def test_shares_and_mean_colors_are_those_of_the_pixels() -> None:
@@ -83,6 +91,35 @@ def test_a_crop_keeps_its_own_pixels_and_greys_the_others() -> None:
     left, right = crop[40:70, :20], crop[5:20, -8:]
     assert np.ptp(left, axis=2).max() < 12  # the red half has lost its colour
     assert (right[..., 2] - right[..., 0]).min() > 10
+
+
+def test_the_parts_of_a_split_cluster_show_what_is_most_like_each_of_them(own_run: Path) -> None:
+    naming.change(own_run, Changes(splits={0: 2}), device="cpu")
+    opened = open_subject(own_run, None, "cpu", None)
+    assert opened.segmenter is not None
+    assert opened.images is not None
+    segmenter = opened.segmenter
+    directions = F.normalize(checkpoint.centroids_in_use(opened.state), dim=1)
+    parts = segmenter.segments.clusters(0) + segmenter.segments.clusters(len(segmenter.names) - 1)
+    by_logit, shown = 0, 0
+    for index in range(len(opened.images)):
+        image = opened.images.image(index)
+        values, scores = _cells(segmenter, directions, image)
+        features = segmenter.features(segmenter.to_pixels(image))
+        logits, clusters = prototype_logits(features, *segmenter.classifier)[0].max(0)
+        cosines = (features[0] * directions[clusters].permute(2, 0, 1)).sum(0)
+        found = [_Found() for _ in segmenter.names]
+        _add(found, index, image, values, scores)
+        for part in parts:
+            inside = clusters == part
+            for score, _, y, x in found[segmenter.value_of_cluster[part]].places:
+                assert clusters[y, x] == part
+                assert score == pytest.approx(float(cosines[inside].max()), abs=1e-6)
+                assert float(cosines[y, x]) == pytest.approx(score, abs=1e-6)
+                shown += 1
+                by_logit += int(logits[y, x] == logits[inside].max())
+    assert shown > 0
+    assert by_logit < shown  # the parent's ranking is another
 
 
 def test_without_images_there_are_no_sheets() -> None:

@@ -23,6 +23,8 @@ from picie.colors import rgb_to_hex
 from picie.config import from_dict, load
 from picie.errors import Stopped
 from picie.importing import import_checkpoint
+from picie.naming import changes as naming
+from picie.naming.changes import Changes
 from picie.runlog import RunLog, read_metrics
 
 PageOf = Callable[..., Page]
@@ -136,6 +138,14 @@ def test_without_labels_there_are_no_scores(own_run: Path, own_folder: Path, pag
 
 def test_clusters_without_names_take_those_of_the_scores(own_run: Path, page: Page, page_of: PageOf) -> None:
     assert page_of(change(own_run, matching=None)).legends == page.legends
+
+
+def test_the_clusters_in_use_are_told_beside_the_trained_ones(own_run: Path, page: Page, page_of: PageOf) -> None:
+    assert "clusters3epochs" in page.notes
+    naming.change(own_run, Changes(k=5), device="cpu")
+    changed = page_of(own_run)
+    assert "clusters5, trained with 3epochs" in changed.notes
+    assert "the curves are of the 3 trained ones" in changed.notes
 
 
 def test_images_that_are_gone_leave_curves_and_settings(own_run: Path, labelled_folder: Path, page_of: PageOf) -> None:

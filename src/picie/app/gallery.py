@@ -40,6 +40,7 @@ class Gallery:
         self._features = features
         self._found: list[tuple[int, tuple[int, int], Tensor]] = []
         self._seen, self._bytes, self._finished = 0, 0, False
+        self._failed = False
         self._thread = threading.Thread(target=self._compute, name="picie features", daemon=True)
         self._stop = threading.Event()
         self._starting = threading.Lock()
@@ -67,8 +68,14 @@ class Gallery:
             self._thread.join()
 
     def progress(self) -> dict[str, int | bool]:
-        """How many pictures were looked at, whether more will be, and whether `memory` was too small for all."""
-        return {"seen": self._seen, "finished": self._finished, "full": self._finished and self._seen < len(self)}
+        """How many pictures were looked at, whether more will be, and why not all: `memory` was too small, or a fault."""
+        left_out = self._finished and self._seen < len(self)
+        return {
+            "seen": self._seen,
+            "finished": self._finished,
+            "full": left_out and not self._failed,
+            "failed": self._failed,
+        }
 
     def features(self, device: torch.device, without: int | None = None) -> Iterator[Features]:
         """Yield what there is so far, float32 on `device`, each under its number as text; but for picture `without`."""
@@ -90,6 +97,16 @@ class Gallery:
         return _jpeg(picture)
 
     def _compute(self) -> None:
+        try:
+            self._look_at_all()
+        except Exception as error:  # whatever it is, e.g. no memory on a GPU: the page would wait for ever
+            log.warning(
+                "no neighbours in pictures from number %d on: %s (%s)", self._seen, type(error).__name__, _one_line(error)
+            )
+            self._failed = True
+        self._finished = not self._stop.is_set()
+
+    def _look_at_all(self) -> None:
         for index in range(len(self)):
             if self._stop.is_set():
                 return
@@ -104,7 +121,6 @@ class Gallery:
                     break
                 self._found.append((index, (picture.height, picture.width), z))
             self._seen = index + 1
-        self._finished = True
 
 
 def open_gallery(segmenter: Segmenter, features: Callable[[Image.Image], Tensor], folder: Path | None) -> Gallery | None:
@@ -120,6 +136,10 @@ def open_gallery(segmenter: Segmenter, features: Callable[[Image.Image], Tensor]
     except InputError as error:
         log.warning("no neighbours: %s", str(error).replace("--data", "--images"))
         return None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _jpeg(picture: Image.Image) -> bytes:

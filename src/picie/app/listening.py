@@ -53,6 +53,10 @@ class Listening:
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens; port 0 takes a free one. Raises `InputError`."""
+    if not host.strip():  # for the system that is every address of the machine
+        raise InputError(
+            "--host: is empty; give a name or an address of this machine, e.g. 127.0.0.1, or 0.0.0.0 for all of them"
+        )
     try:
         family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server((host, port), family=family)

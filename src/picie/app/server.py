@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
@@ -27,6 +28,7 @@ from picie.version import __version__
 
 _STATIC = Path(__file__).parent / "static"
 _SMALL = 2**16  # bytes of a request that is no picture
+_AT_ONCE = 2  # most pictures in work: 40 megapixels are 120 MB as RGB and 320 MB as clusters
 _LISTED = 200  # most pictures of the gallery that one request lists
 
 
@@ -48,6 +50,7 @@ class Pages:
 
     def __init__(self, studio: Studio, limits: Limits) -> None:
         self.studio, self.limits = studio, limits
+        self._at_once = asyncio.Semaphore(_AT_ONCE)
 
     def routes(self) -> list[Route | Mount]:
         """All addresses."""
@@ -86,12 +89,12 @@ class Pages:
         """Segment the picture that is the request's body."""
         check_type(request, "image/", "application/octet-stream")
         data = await read_body(request, self.limits.megabytes * 1_000_000, f"{self.limits.megabytes} MB")
-        return await run_in_threadpool(lambda: self._open(decode_image(data, self.limits.megapixels * 1_000_000)))
+        return await self._work(lambda: self._open(decode_image(data, self.limits.megapixels * 1_000_000)))
 
     async def choose(self, request: Request) -> Response:
         """Segment a picture of the gallery."""
         index = self._index(request)
-        return await run_in_threadpool(lambda: self._open(self._gallery().images.image(index), index))
+        return await self._work(lambda: self._open(self._gallery().images.image(index), index))
 
     async def rename(self, request: Request) -> Response:
         """Name and colour a segment, from {"was", "name", "color"}; answers with all segments."""
@@ -99,7 +102,7 @@ class Pages:
         try:
             wanted = json.loads(await read_body(request, _SMALL, "64 KB"))
             was, name, color = (str(wanted[key]) for key in ("was", "name", "color"))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:  # the last from thousands of brackets
             raise HTTPException(400, "give was, name and color, as JSON") from error
         await run_in_threadpool(self.studio.rename, request.path_params["value"], was, name, color)
         return JSONResponse(self.studio.segments())
@@ -112,11 +115,14 @@ class Pages:
 
     async def thumbnail(self, request: Request) -> Response:
         """A picture of the gallery, small."""
-        return await _jpeg(self._gallery().thumbnail, self._index(request))
+        gallery, index = self._gallery(), self._index(request)
+        return await self._work(lambda: _jpeg(gallery.thumbnail(index)))
 
     async def spot(self, request: Request) -> Response:
         """The surroundings of a pixel of the gallery, ringed."""
-        return await _jpeg(self._gallery().spot, self._index(request), number(request, "x"), number(request, "y"))
+        gallery, index = self._gallery(), self._index(request)
+        x, y = number(request, "x"), number(request, "y")
+        return await self._work(lambda: _jpeg(gallery.spot(index, x, y)))
 
     def _open(self, *picture: Any) -> Response:
         key, opened = self.studio.open(*picture)
@@ -134,9 +140,14 @@ class Pages:
 
     def _of_picture(self, answer: Callable[[Opened, Request], Response]) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
-            return await run_in_threadpool(lambda: answer(self.studio.opened(request.path_params["key"]), request))
+            return await self._work(lambda: answer(self.studio.opened(request.path_params["key"]), request))
 
         return endpoint
+
+    async def _work(self, make: Callable[[], Response]) -> Response:
+        """What `make` gives, from a thread; few at once, for each holds a picture."""
+        async with self._at_once:
+            return await run_in_threadpool(make)
 
     def _values(self, opened: Opened, _: Request) -> Response:
         values = self.studio.shown_values(opened)
@@ -158,8 +169,8 @@ class Pages:
         return index
 
 
-async def _jpeg(make: Callable[..., bytes], *arguments: int) -> Response:
-    return Response(await run_in_threadpool(make, *arguments), media_type="image/jpeg")
+def _jpeg(data: bytes) -> Response:
+    return Response(data, media_type="image/jpeg")
 
 
 def create(studio: Studio, limits: Limits, host: str) -> Starlette:

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from picie import checkpoint
 from picie.app.gallery import open_gallery
 from picie.errors import InputError
 from picie.inference import Segmenter
@@ -81,7 +82,9 @@ class Studio:
 
     def __init__(self, run: Path, images: Path | None = None, device: str = "auto") -> None:
         self.run = run
-        self.segmenter = Segmenter.load(run, device)
+        state = checkpoint.load(run)
+        self.segmenter = Segmenter.from_state(state, device)
+        self._centroids = checkpoint.centroids_in_use(state)
         self.gallery = open_gallery(self.segmenter, self._features, images)
         self._model = threading.Lock()
         self._kept: OrderedDict[str, Opened] = OrderedDict()
@@ -142,7 +145,7 @@ class Studio:
         """What a pixel is and what is like it in the gallery so far. Raises `InputError` for one outside."""
         feature = feature_of(opened.features, opened.size, x, y)
         cluster = int(opened.clusters[y, x])
-        center = self.segmenter.classifier[0][cluster]
+        center = self._centroids[cluster].to(feature)
         answer = {
             "value": int(self.segmenter.value_of_cluster[cluster]),
             "cluster": cluster,

@@ -21,6 +21,7 @@ from picie.errors import InputError, nearest
 from picie.scoring.metrics import UNMATCHED
 
 _AUTOMATIC = re.compile(r"cluster \d+(\.\d+)*")
+_LONGEST = 200  # characters of a name
 Reference = int | str
 """A segment, by its value or by its name."""
 
@@ -168,8 +169,10 @@ def joint_name(names: Sequence[str]) -> str:
 
 
 def check_name(name: str) -> str:
-    """`name` without spaces around it. Raises `InputError` if it is empty, a number, or cannot be printed."""
+    """`name` without spaces around it. Raises `InputError` if it is empty, too long, a number, or cannot be printed."""
     name = name.strip()
+    if len(name) > _LONGEST:
+        raise InputError(f"{name[:20]!r}...: is a name of {len(name)} characters; give one of at most {_LONGEST}")
     if not name or not name.isprintable() or re.fullmatch(r"[0-9]+", name):
         raise InputError(f"{name!r}: is no name; give a word or more in one line, not a number alone")
     return name

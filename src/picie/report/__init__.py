@@ -111,7 +111,7 @@ def _summary(subject: Subject) -> list[tuple[str, str]]:
     latest = subject.metrics[-1] if subject.metrics else {}
     scores = subject.evaluation.to_dict() if subject.evaluation is not None else latest
     done = f"{subject.state['epoch']} of {config.train.epochs}" if config.train.epochs else "none: not trained"
-    numbers = [("clusters", str(config.cluster.k)), ("epochs", done)]
+    numbers = [("clusters", _clusters(subject)), ("epochs", done)]
     if "images" in record:
         numbers.append(("images", f"{record['images']:,}"))
     if "accuracy" in scores:
@@ -120,6 +120,13 @@ def _summary(subject: Subject) -> list[tuple[str, str]]:
         minutes, seconds = divmod(round(record["seconds"]), 60)
         numbers.append(("time", f"{minutes} min {seconds} s" if minutes else f"{seconds} s"))
     return numbers
+
+
+def _clusters(subject: Subject) -> str:
+    """How many clusters predict, and how many were trained where those are others."""
+    trained = subject.config.cluster.k
+    k = trained if subject.segmenter is None else subject.segmenter.k
+    return str(k) if k == trained else f"{k}, trained with {trained}"
 
 
 def _percent(value: float | None) -> str:

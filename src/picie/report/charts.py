@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ def line_chart(title: str, note: str, series: Mapping[str, Sequence[tuple[int, f
     values = [value for points in kept.values() for _, value in points]
     y_ticks = ticks(min(values), max(values))
     low, high = y_ticks[0], y_ticks[-1]
-    decimals = max(len(f"{tick:.6g}".partition(".")[2]) for tick in y_ticks)
+    decimals = next(digits for digits in itertools.count() if all(round(tick, digits) == tick for tick in y_ticks))
 
     def x(epoch: float) -> float:
         return _LEFT + (epoch - epochs[0]) / (epochs[-1] - epochs[0]) * (WIDTH - _LEFT - _RIGHT)
@@ -80,10 +81,13 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
     >>> ticks(3.0, 3.0)
     [2.0, 2.5, 3.0, 3.5, 4.0]
     """
-    if high - low < 1e-9 * max(1.0, abs(high)):
-        low, high = low - 1, high + 1
+    size = max(abs(low), abs(high))
+    if high - low <= 1e-9 * size:  # of numbers nearer to each other, the steps between would be lost in rounding
+        margin = size / 3 or 1.0
+        low, high = low - margin, high + margin
     rough = (high - low) / about
-    power = 10.0 ** math.floor(math.log10(rough))
+    exponent = math.floor(math.log10(rough))
+    power = 10.0**exponent
     step = power * min(_STEPS, key=lambda s: abs(math.log(s * power / rough)))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
+    return [round(i * step, 1 - exponent) for i in range(first, last + 1)]

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
+from torch.nn import functional as F
 
+from picie.checkpoint import centroids_in_use
 from picie.colors import rgb_to_hex
 from picie.data.base import Dataset
 from picie.data.images import whole_size
@@ -74,12 +76,12 @@ def gather_sheets(subject: Subject) -> tuple[list[ContactSheet], int]:
     """The sheets of all values, largest share first, and the number of images that they were made from."""
     if subject.segmenter is None or subject.images is None:
         return [], 0
-    segmenter = subject.segmenter
+    segmenter, directions = subject.segmenter, F.normalize(centroids_in_use(subject.state), dim=1)
     order = permutation(len(subject.images), subject.config.seed, "report sheets")[:_IMAGES]
     found = [_Found() for _ in segmenter.names]
     seen: list[_Seen] = []
     for name, image in _read(subject.images, order):
-        values, scores = _cells(segmenter, image)
+        values, scores = _cells(segmenter, directions, image)
         _add(found, len(seen), image, values, scores)
         seen.append(_Seen(name, _reduced(image), values))
     if not seen:
@@ -112,15 +114,21 @@ def _read(dataset: Dataset, order: np.ndarray) -> Iterator[tuple[str, Image.Imag
     yield from (pair for pair in read_ahead(read, [int(i) for i in order], ahead=4) if pair is not None)
 
 
-def _cells(segmenter: Segmenter, image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
-    """(h, w) value and score of each feature cell; the score is the logit of the cell's cluster."""
-    scores, clusters = _logits(segmenter, segmenter.to_pixels(image)).max(0)
-    return segmenter.values(clusters.cpu().numpy()), scores.cpu().numpy()
-
-
 @torch.inference_mode()
-def _logits(segmenter: Segmenter, pixels: Tensor) -> Tensor:
-    return prototype_logits(segmenter.features(pixels), *segmenter.classifier)[0]
+def _cells(segmenter: Segmenter, directions: Tensor, image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+    """(h, w) value and score of each feature cell; the score is the cosine to the centroid of the cell's cluster.
+
+    The logit would not do: those of the parts of a split cluster are nearly their parent's.
+
+    Args:
+        segmenter: what predicts.
+        directions: (K, D) unit-norm centroids of its clusters.
+        image: an RGB picture.
+    """
+    features = segmenter.features(segmenter.to_pixels(image))
+    clusters = prototype_logits(features, *segmenter.classifier)[0].argmax(0)
+    scores = prototype_logits(features, directions)[0].gather(0, clusters[None])[0]
+    return segmenter.values(clusters.cpu().numpy()), scores.cpu().numpy()
 
 
 def _add(found: list[_Found], index: int, image: Image.Image, values: np.ndarray, scores: np.ndarray) -> None:

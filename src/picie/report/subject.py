@@ -9,11 +9,11 @@ from typing import Any
 
 from picie import checkpoint
 from picie.config import Config, from_dict
-from picie.data import open_dataset, takes_folder
 from picie.data.base import Dataset
 from picie.errors import InputError
 from picie.inference import Segmenter
 from picie.runlog import RunLog, read_metrics
+from picie.sampling import training_images
 from picie.scoring.evaluation import Evaluation, evaluate, open_labelled
 
 
@@ -66,7 +66,7 @@ def open_subject(run: str | Path, data: str | Path | None, device: str, evaluati
     subject = Subject(folder, from_dict(state["config"]), state, _record(folder), read_metrics(folder))
     notes = subject.notes
     try:
-        subject.images = _training_images(subject.config, data)
+        subject.images = training_images(subject, data)
     except InputError as error:
         notes.append(f"No crops and no views: the training images cannot be had ({error}). --data DIR says where they are.")
     if not (state["epoch"] or state["step"] or state["finished"]):
@@ -79,17 +79,15 @@ def open_subject(run: str | Path, data: str | Path | None, device: str, evaluati
     except InputError as error:
         notes.append(f"No scores: {error}.")
     _share_names(subject)
+    naming = state.get("naming")
+    if subject.metrics and naming is not None and naming["clusters"] is not None:
+        trained = subject.config.cluster.k
+        notes.append(
+            f"No curves of the clusters in use: picie name made them later; the curves are of the {trained} trained ones."
+        )
     if not subject.metrics:
         notes.append("No curves: the run has no metrics.jsonl, so it was not trained here.")
     return subject
-
-
-def _training_images(config: Config, data: str | Path | None) -> Dataset:
-    source = config.data
-    if data is not None:
-        name = source.name if takes_folder(source.name) else "folder"
-        source = source.model_copy(update={"name": name, "root": str(data)})
-    return open_dataset(source, config.data.train_split)
 
 
 def _record(folder: Path) -> dict[str, Any]:

@@ -31,8 +31,9 @@ export class Pixel {
 
 function among(gallery) {
   if (!gallery) return "There are no pictures to look in; start picie app with --images DIR.";
-  const { seen, count, source, finished, full, memory } = gallery;
+  const { seen, count, source, finished, full, failed, memory } = gallery;
   if (!finished) return `Among the first ${seen} of ${count} pictures in ${source}; more are being looked at …`;
+  if (failed) return `Among the first ${seen} of ${count} pictures in ${source}: picie failed at the next; its terminal says why.`;
   if (full) return `Among the first ${seen} of ${count} pictures in ${source}: the features of more do not fit into the ${memory / 2 ** 30} GB kept for them.`;
   return `Among all ${count} pictures in ${source}, at most one spot of each.`;
 }
