@@ -145,16 +145,11 @@ def with_intervals(result: Evaluation, resamples: int = RESAMPLES) -> Evaluation
 
 
 def _square(confusion: np.ndarray, void: int | None) -> np.ndarray | None:
-    """`confusion` with as many clusters as classes, empty ones added or taken away; None where more than that hold pixels."""
-    n_classes = len(confusion)
-    filled = confusion[:, confusion.any(0)]
+    """`confusion` without the column `void`, if it is empty and there are as many clusters as classes; else None."""
     if void is not None and confusion[:, void].any():
         return None
-    if confusion.shape[1] - (void is not None) == n_classes:
-        return confusion if void is None else np.delete(confusion, void, axis=1)
-    if filled.shape[1] > n_classes:
-        return None
-    return np.pad(filled, ((0, 0), (0, n_classes - filled.shape[1])))
+    clusters = confusion if void is None else np.delete(confusion, void, axis=1)
+    return clusters if clusters.shape[1] == len(confusion) else None
 
 
 def _apart(classes: ClassMap) -> tuple[str, ...]:
