@@ -348,3 +348,11 @@ def test_evaluate_takes_another_matching_size_and_part(cli: Call, refused: Refus
     )
     assert "evaluate.matching = 'identity'" in refused("evaluate", own_run, "--matching", "identity")
     assert "no split 'trian'; did you mean 'train'" in refused("evaluate", own_run, "--split", "trian")
+
+
+def test_an_interrupt_that_no_run_takes_is_said(cli: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(what: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("picie.tables.show_list", interrupted)
+    assert cli("list", "methods") == (130, "", "picie: stopped\n")

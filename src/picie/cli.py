@@ -6,6 +6,7 @@ Nothing heavy is imported before a command runs. Errors that picie raises on pur
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -362,6 +363,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = typer.main.get_command(app).main(
             args=None if arguments is None else list(arguments), prog_name="picie", standalone_mode=False
         )
+        if status == 128 + signal.SIGINT:  # what Typer makes of an interrupt that no run takes, without a word
+            return _end("stopped", status)
         return status if isinstance(status, int) else 0
     except Stopped as stopped:
         return _end(str(stopped), 128 + stopped.signum)

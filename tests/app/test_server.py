@@ -436,7 +436,7 @@ def test_it_says_where_it_is_and_ends_with_the_interrupt(own_run: Path, images: 
             assert b"<title>picie" in page.read()
         process.send_signal(signal.SIGINT)
         assert process.wait(120) == 130
-        assert process.stderr.read() == ""
+        assert process.stderr.read() == "picie: stopped\n"
 
 
 def test_a_port_that_is_taken_is_one_line(own_run: Path, refused: Any) -> None:
