@@ -153,3 +153,9 @@ def test_predictions_of_one_run_add_up_and_those_of_another_are_not_mixed_in(
 
 def test_of_a_labelled_folder_the_images_alone_are_predicted(trained: Path, labelled_folder: Path, tmp_path: Path) -> None:
     assert predict_files(trained, [labelled_folder], tmp_path / "out") == len(list((labelled_folder / "images").rglob("*.jpg")))
+
+
+def test_label_maps_beside_images_are_no_photos(trained: Path, labelled_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(labelled_folder / "images" / "val", tmp_path / "coco" / "images" / "val2017")
+    shutil.copytree(labelled_folder / "labels" / "val", tmp_path / "coco" / "annotations" / "val2017")
+    assert predict_files(trained, [tmp_path / "coco"], tmp_path / "out", "cpu") == 2

@@ -20,6 +20,7 @@ from picie.version import __version__
 from picie.visualize import index_image, legend, overlay
 
 _LEGEND = "legend"
+_LABELS = ("classes.toml", "annotations", "stuffthingmaps")  # beside images/ they say that only that holds photos
 _LEGEND_WIDTH = 640
 
 
@@ -99,7 +100,7 @@ def _plan(paths: Sequence[Path], out: Path, earlier: Mapping[str, Any]) -> dict[
         if not path.exists():
             raise InputError(f"{path}: no such file or folder; give images or folders of images")
         if path.is_dir():
-            labelled = (path / "classes.toml").is_file() and (path / "images").is_dir()
+            labelled = (path / "images").is_dir() and any((path / name).exists() for name in _LABELS)
             folder = path / "images" if labelled else path  # label maps are no photos
             files = find_images(folder)
             if not files:
