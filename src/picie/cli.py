@@ -19,6 +19,7 @@ from picie import cli_app, cli_clusters, cli_data, cli_experiments
 from picie.cli_options import data_options, join_options
 from picie.config import Config, load
 from picie.errors import InputError, PicieError, Stopped, nearest
+from picie.outputs import check_file, write_json
 from picie.version import __version__
 
 app = typer.Typer(
@@ -160,7 +161,7 @@ def evaluate(
     from picie.scoring.baselines import evaluate_baselines
     from picie.scoring.probes import evaluate_probes
 
-    _check_json(json_file)
+    check_file("--json", json_file)
     flags = {"evaluate.split": split, "evaluate.matching": matching}
     options = join_options({key: value for key, value in flags.items() if value is not None}, overrides or [])
     result = evaluation.evaluate(
@@ -177,7 +178,7 @@ def evaluate(
     for kind, rows in others.items():
         keys = ("accuracy", "miou", "matching", "protocol")
         content[kind] = {name: {key: row.to_dict()[key] for key in keys} for name, row in rows.items()}
-    _write_json(json_file, content)
+    write_json(json_file, content)
 
 
 @app.command()
@@ -198,7 +199,7 @@ def score(
     from picie import tables
     from picie.scoring import folders as scoring
 
-    _check_json(json_file)
+    check_file("--json", json_file)
     result = scoring.score_folders(
         predictions,
         labels,
@@ -210,19 +211,7 @@ def score(
         bootstrap=bootstrap,
     )
     tables.show_evaluation(result, {})
-    _write_json(json_file, result.to_dict())
-
-
-def _check_json(file: Path | None) -> None:
-    if file is not None and file.is_dir():
-        raise InputError(f"--json {file}: is a folder; give a file in it")
-    if file is not None and not file.resolve().parent.is_dir():
-        raise InputError(f"--json {file}: no such folder; make it first")
-
-
-def _write_json(file: Path | None, content: dict[str, Any]) -> None:
-    if file is not None:
-        file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    write_json(json_file, result.to_dict())
 
 
 @app.command()

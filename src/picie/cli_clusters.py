@@ -10,6 +10,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from picie.errors import InputError
+from picie.outputs import check_file, write_json
 
 app = typer.Typer(name="clusters", no_args_is_help=True, rich_markup_mode=None, help="Advice on the clusters of a run.")
 
@@ -52,8 +53,7 @@ def name(
     from picie.naming import overview
     from picie.naming import tables as tables_clusters
 
-    if write is not None and (write.is_dir() or not write.resolve().parent.is_dir()):
-        raise InputError(f"--write {write}: is a folder, or in none; give a file in a folder that is there")
+    check_file("--write", write)
     changes = naming.Changes(
         reset, k, file, _names(names or []), _splits(split or []), [_merge(text) for text in merge or []], merge_to
     )
@@ -109,14 +109,10 @@ def suggest_k(
     device: _Device = "auto",
 ) -> None:
     """Say how many clusters a run's features fall into, without labels: figures for each K, and one recommendation."""
-    import json
-
     from picie.naming import suggestion
     from picie.naming import tables as tables_clusters
 
-    if json_file is not None and (json_file.is_dir() or not json_file.resolve().parent.is_dir()):
-        raise InputError(f"--json {json_file}: is a folder, or in none; give a file in a folder that is there")
+    check_file("--json", json_file)
     result: Any = suggestion.suggest_k(run, least, most, data, device)
     tables_clusters.show_suggestion(result, run)
-    if json_file is not None:
-        json_file.write_text(json.dumps(result.to_dict(), indent=2) + "\n", "utf-8")
+    write_json(json_file, result.to_dict())

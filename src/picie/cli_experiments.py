@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 
 from picie.cli_options import data_options, join_options
 from picie.errors import InputError
+from picie.outputs import check_file, write_json
 
 _Against = Annotated[
     str | None, typer.Option(metavar="SETTING", help="Test the others against this one. [default: every pair]")
@@ -30,17 +30,13 @@ def compare(
 
     if out is not None:
         comparison_view.check_plot(out)
-    if json_file is not None and json_file.is_dir():
-        raise InputError(f"--json {json_file}: is a folder; give a file in it")
-    if json_file is not None and not json_file.resolve().parent.is_dir():
-        raise InputError(f"--json {json_file}: no such folder; make it first")
+    check_file("--json", json_file)
     found = comparison.compare(runs, against=against)
     comparison_view.show_comparison(found)
     if out is not None:
         comparison_view.save_plot(found, out)
         typer.echo(f"{out}")
-    if json_file is not None:
-        json_file.write_text(json.dumps(found.to_dict(), indent=2) + "\n", "utf-8")
+    write_json(json_file, found.to_dict())
 
 
 def ablate(

@@ -24,6 +24,7 @@ from picie import checkpoint
 from picie.colors import rgb_to_hex
 from picie.errors import InputError
 from picie.inference import Segmenter
+from picie.outputs import check_file
 from picie.runlog import log
 from picie.version import __version__
 
@@ -80,8 +81,7 @@ def _check_file(file: Path) -> None:
         raise InputError(f"{file}: unknown format {file.suffix!r}; give a file that ends in .pt2 or .onnx")
     if file.exists():
         raise InputError(f"{file}: exists already; give another name")
-    if not file.absolute().parent.is_dir():
-        raise InputError(f"{file}: no such folder; make it first")
+    check_file("export to", file)
     lacking = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if file.suffix == ".onnx" and lacking:
         raise InputError(f"{file}: .onnx needs {' and '.join(lacking)}; pip install 'picie[export]', or give a .pt2 file")

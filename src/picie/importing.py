@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from picie import checkpoint, config, registry, run_folder
+from picie import checkpoint, config, outputs, registry
 from picie.config import Config
 from picie.errors import InputError
 from picie.models.extractor import Extractor
@@ -69,7 +69,7 @@ def import_checkpoint(file: str | Path, out: str | Path, dataset: str = "cocostu
         InputError: `file` is no such checkpoint, `out` is in use, or there is no such dataset; nothing is left behind.
     """
     file, out = Path(file), Path(out)
-    run_folder.check_new(out)
+    outputs.check_new(out)
     registry.find(registry.DATASETS, dataset, "--dataset")
     published = _read(file)
     settings = _settings(published, dataset)
@@ -86,7 +86,7 @@ def import_checkpoint(file: str | Path, out: str | Path, dataset: str = "cocostu
         "classifier": {"weight": weight, "bias": bias},
         **{"epoch": published.epoch or 0, "step": 0, "finished": True, "matching": None},
     }
-    with run_folder.new_folder(out):
+    with outputs.new_folder(out):
         (out / "config.toml").write_text(config.to_toml(settings), "utf-8")
         record = RunLog(out)
         record.start({})

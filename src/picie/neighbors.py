@@ -15,6 +15,7 @@ from picie.data.images import find_images, open_image, open_or_error
 from picie.data.loading import read_ahead
 from picie.errors import InputError, UnreadableImageError
 from picie.inference import Segmenter
+from picie.outputs import check_file
 from picie.runlog import Progress, log
 
 _SIDE, _COLUMNS, _GAP, _FONT_SIZE, _RADIUS = 200, 6, 6, 14, 9  # of the picture, in pixels
@@ -74,8 +75,7 @@ def neighbors(
         raise InputError(f"-k {k}, --per-image {per_image}: give numbers of at least 1")
     if out is not None and Path(out).suffix.lower() != ".png":
         raise InputError(f"--out {out}: give a file that ends in .png; a .json file is written beside it")
-    if out is not None and not Path(out).absolute().parent.is_dir():
-        raise InputError(f"--out {out}: no such folder; make it first")
+    check_file("--out", None if out is None else Path(out))
     if not folder.is_dir():
         raise InputError(f"--in {folder}: no such folder; give a folder of images")
     segmenter = Segmenter.load(run, device)

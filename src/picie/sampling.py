@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from picie.config import Config
+from picie.config import DataConfig
 from picie.data import open_dataset, takes_folder
 from picie.data.base import Dataset
 from picie.data.images import centre_frame, centre_label
@@ -43,17 +42,13 @@ class Sample:
     classes: Tensor
 
 
-class Configured(Protocol):
-    """What knows a run's options: a `Segmenter`, or a run that has no clusters yet."""
+def training_images(own: DataConfig, data: str | Path | None = None, dataset: str | None = None) -> Dataset:
+    """The images that a run of the section [data] `own` was trained on, or those in the folder `data`.
 
-    config: Config
-
-
-def training_images(run: Configured, data: str | Path | None = None) -> Dataset:
-    """The images that a run was trained on, or those in the folder `data`. Raises `InputError`."""
-    own = run.config.data
+    `dataset` says what that folder is; None: as the run's own, or a plain folder where that takes none. Raises `InputError`.
+    """
     if data is not None:
-        name = own.name if takes_folder(own.name) else "folder"
+        name = dataset or (own.name if takes_folder(own.name) else "folder")
         return open_dataset(own.model_copy(update={"name": name, "root": str(data)}), own.train_split)
     if own.root is not None and not Path(own.root).exists():
         raise InputError(f"{own.root}: the run's images are not there any more; give a folder of images, --data DIR")

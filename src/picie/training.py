@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from picie import checkpoint, loggers, registry, run_folder
+from picie import checkpoint, loggers, outputs, registry
 from picie.clustering.pseudo_labels import Clustering, PseudoLabelStore, generate_pseudo_labels, refit_prototypes
 from picie.config import Config, from_dict, read_toml, to_toml, with_overrides
 from picie.data import open_dataset
@@ -64,7 +64,7 @@ def train(config: Config, out: str | Path) -> Path:
         Stopped: SIGINT or SIGTERM; the run can be resumed.
     """
     out = Path(out)
-    run_folder.check_new(out, f", or --resume {out} to go on with a run in it")
+    outputs.check_new(out, f", or --resume {out} to go on with a run in it")
     return _carry_out(config, out, None)
 
 
@@ -104,7 +104,7 @@ def resume(out: str | Path, overrides: Sequence[str] = ()) -> Path:
 
 def _carry_out(config: Config, out: Path, state: dict[str, Any] | None) -> Path:
     """Train from `state`, a checkpoint, or from the start; keep the run's record; leave nothing of a run that never began."""
-    made = run_folder.missing(out)
+    made = outputs.missing(out)
     with graceful_stop() as stop, Progress(config.run.progress) as bars:
         run = _Run(config, out, bars, stop, pretrained=None if state is None else False)
         out.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ def _carry_out(config: Config, out: Path, state: dict[str, Any] | None) -> Path:
                 run.go()
             except InputError:
                 if empty and not (out / checkpoint.FILE_NAME).exists():
-                    run_folder.clear(out, made)
+                    outputs.clear(out, made)
                 raise
             except torch.OutOfMemoryError as error:
                 advice = "lower train.batch_size, cluster.batch_size or views.size"

@@ -132,7 +132,7 @@ def open_gallery(segmenter: Segmenter, features: Callable[[Image.Image], Tensor]
     if folder is not None:
         return Gallery(Folder(folder), str(folder), features)
     try:
-        return Gallery(training_images(segmenter), "the run's own data", features)
+        return Gallery(training_images(segmenter.config.data), "the run's own data", features)
     except InputError as error:
         log.warning("no neighbours: %s", str(error).replace("--data", "--images"))
         return None

@@ -15,6 +15,7 @@ from picie.colors import palette, rgb_to_hex, srgb_to_lab
 from picie.comparing.comparison import LABEL_FREE, SCORES, Comparison, Group
 from picie.comparing.significance import Spread
 from picie.errors import InputError
+from picie.outputs import check_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -126,8 +127,7 @@ def check_plot(path: Path) -> None:
     """Raises `InputError` if a plot cannot be written to `path`."""
     if path.suffix.lower() not in PLOTS:
         raise InputError(f"--out {path}: is no name of a picture; end it in {', '.join(PLOTS)}")
-    if not path.resolve().parent.is_dir():
-        raise InputError(f"--out {path}: no such folder; make it first")
+    check_file("--out", path)
 
 
 def save_plot(comparison: Comparison, path: Path) -> None:

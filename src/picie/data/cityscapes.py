@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from PIL import Image
 
 from picie.data.base import ClassMap, MissingSplitError
 from picie.data.cityscapes_classes import LAST_ID, all_labels, train_id_labels
-from picie.data.images import find_images, open_image, open_label_of
+from picie.data.images import find_images, open_label_of
 from picie.data.labels import to_classes
-from picie.data.layout import Part, existing_folder, first_folder, folder_part, split_names
+from picie.data.layout import ImageFiles, Part, existing_folder, first_folder, folder_part, split_names
 from picie.errors import InputError
 
 _IMAGE, _LABEL = "_leftImg8bit.png", "_gtFine_labelIds.png"
@@ -21,7 +20,7 @@ _COMPLETE = {"train": 2_975, "val": 500, "test": 1_525, "train_extra": 19_998}
 _LABELLED = ("train", "val")  # the labels of test are not public, those of train_extra are coarse
 
 
-class Cityscapes:
+class Cityscapes(ImageFiles):
     """Cityscapes, whatever its classes. A split is a folder of leftImg8bit, or several: test+train_extra.
 
     Args:
@@ -55,16 +54,9 @@ class Cityscapes:
             raise InputError(f"{self._images / split}: no *{_IMAGE} in it or below it; put the images there")
         return found
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
     def name(self, index: int) -> str:
         """E.g. "val/lindau/lindau_000000_000019_leftImg8bit.png"."""
         return self.paths[index].relative_to(self._images).as_posix()
-
-    def image(self, index: int) -> Image.Image:
-        """The photo, RGB. Raises `UnreadableImageError`."""
-        return open_image(self.paths[index])
 
     def label(self, index: int) -> np.ndarray:
         """(H, W) uint8, classes or 255. Raises `InputError` for a label that is missing, of another size, or no label."""

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from PIL import Image
 
 from picie.data.base import ClassMap, MissingSplitError
 from picie.data.cocostuff_classes import FINE, coarse_labels, fine_labels
 from picie.data.cocostuff_mapping import FILE_NAME, fine_to_coarse
-from picie.data.images import find_images, open_image, open_label_of
+from picie.data.images import find_images, open_label_of
 from picie.data.labels import to_classes
-from picie.data.layout import DATASET_FOLDER, Part, existing_folder, first_folder, folder_part, split_names
+from picie.data.layout import DATASET_FOLDER, ImageFiles, Part, existing_folder, first_folder, folder_part, split_names
 from picie.errors import InputError
 
 FOLDERS = {"train": "train2017", "val": "val2017"}
@@ -25,7 +24,7 @@ PUBLISHED = {"train": 49_629, "val": 2_175}
 _COMPLETE = {"train": 118_287, "val": 5_000}
 
 
-class CocoStuff:
+class CocoStuff(ImageFiles):
     """COCO-Stuff, whatever its classes. The splits train and val are the curated lists, train2017 and val2017 all images.
 
     Args:
@@ -42,6 +41,8 @@ class CocoStuff:
     ROOT/curated/{train,val}2017/Coco164kFull_Stuff_Coarse_7.txt
     ROOT/fine_to_coarse_dict.pickle"""
 
+    _kept: ClassVar[str] = ""  # "things" or "stuff" where the others are ignored
+
     def __init__(self, root: str | Path, split: str = "train") -> None:
         self.root = existing_folder(root, DATASET_FOLDER)
         names = split_names(split, (*FOLDERS, *FOLDERS.values()), self.root)
@@ -49,23 +50,15 @@ class CocoStuff:
         labelled = all(label_folder(self.root, path).is_dir() for path in {path.parent.name for path in self.paths})
         self.classes: ClassMap | None = None
         if labelled:
-            self.classes, self._lookup = self._labels(self.root)
+            self.classes, self._lookup = self._labels()
 
-    @staticmethod
-    def _labels(root: Path) -> tuple[ClassMap, np.ndarray]:
+    def _labels(self) -> tuple[ClassMap, np.ndarray]:
         """Classes and lookup table."""
-        raise NotImplementedError
-
-    def __len__(self) -> int:
-        return len(self.paths)
+        return coarse_labels(self._kept, fine_to_coarse(self.root))
 
     def name(self, index: int) -> str:
         """E.g. "val2017/000000000139.jpg"."""
         return _name(self.paths[index])
-
-    def image(self, index: int) -> Image.Image:
-        """The photo, RGB. Raises `UnreadableImageError`."""
-        return open_image(self.paths[index])
 
     def label(self, index: int) -> np.ndarray:
         """(H, W) uint8, classes or 255. Raises `InputError` for a label that is missing, of another size, or no label."""
@@ -102,32 +95,23 @@ class CocoStuff:
 class CocoStuff27(CocoStuff):
     """COCO-Stuff (needs data.root), the field's 27 classes: 12 of things, 15 of stuff."""
 
-    @staticmethod
-    def _labels(root: Path) -> tuple[ClassMap, np.ndarray]:
-        return coarse_labels(fine_to_coarse=fine_to_coarse(root))
-
 
 class CocoStuff15(CocoStuff):
     """COCO-Stuff (needs data.root), the 15 classes of stuff alone; things are ignored."""
 
-    @staticmethod
-    def _labels(root: Path) -> tuple[ClassMap, np.ndarray]:
-        return coarse_labels("stuff", fine_to_coarse(root))
+    _kept = "stuff"
 
 
 class CocoStuff12(CocoStuff):
     """COCO-Stuff (needs data.root), the 12 classes of things alone; stuff is ignored."""
 
-    @staticmethod
-    def _labels(root: Path) -> tuple[ClassMap, np.ndarray]:
-        return coarse_labels("things", fine_to_coarse(root))
+    _kept = "things"
 
 
 class CocoStuff171(CocoStuff):
     """COCO-Stuff (needs data.root), the 171 fine classes: 80 things, 91 kinds of stuff."""
 
-    @staticmethod
-    def _labels(root: Path) -> tuple[ClassMap, np.ndarray]:
+    def _labels(self) -> tuple[ClassMap, np.ndarray]:
         return fine_labels()
 
 

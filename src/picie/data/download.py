@@ -21,7 +21,7 @@ from picie.data.sources import BY_HAND, DOWNLOADS, NOTHING_TO_FETCH, Download, S
 from picie.data.unpacking import BadArchiveError, unpack
 from picie.engine import StopRequest, graceful_stop
 from picie.errors import DownloadError, InputError, nearest
-from picie.run_folder import missing as folders_to_make
+from picie.outputs import missing as folders_to_make
 from picie.runlog import Progress
 
 log = logging.getLogger(__name__)

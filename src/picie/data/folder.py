@@ -5,20 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from picie.colors import palette, rgb_to_hex
 from picie.config import read_toml
 from picie.data.base import ClassMap, MissingSplitError
-from picie.data.images import find_images, open_image, open_label_of
-from picie.data.layout import existing_folder
+from picie.data.images import find_images, open_label_of
+from picie.data.layout import ImageFiles, existing_folder
 from picie.errors import InputError, nearest
 
 _LABELLED_LAYOUTS = (("images", "labels"), ("images", "annotations"), ("images", "stuffthingmaps"), ("leftImg8bit", "gtFine"))
 _KEYS = ("names", "colors", "ignore", "groups")  # of classes.toml
 
 
-class Folder:
+class Folder(ImageFiles):
     """Any folder of images; labels, if they are there, only for scores.
 
     A folder with an `images` folder and a `classes.toml` is labelled: `split` names the folder below `images`, and each label
@@ -57,16 +56,9 @@ class Folder:
         if not self.paths:
             raise InputError(f"{self._images}: no image file in it or below it (.jpg, .png, .tif, ...); give another folder")
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
     def name(self, index: int) -> str:
         """Path below the split's folder."""
         return self.paths[index].relative_to(self._images).as_posix()
-
-    def image(self, index: int) -> Image.Image:
-        """The image, RGB. Raises `UnreadableImageError`."""
-        return open_image(self.paths[index])
 
     def label(self, index: int) -> np.ndarray:
         """(H, W) integers. Raises `InputError` for a label that is missing, of another size, or out of range."""

@@ -6,7 +6,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from picie.data.base import MissingSplitError
+from picie.data.images import open_image
 from picie.errors import InputError, nearest
 
 DATASET_FOLDER = "the folder that holds the dataset"
@@ -32,6 +35,23 @@ class Part:
     complete: int | None
     needed: bool
     use: str
+
+
+class ImageFiles:
+    """What datasets whose images are files have in common.
+
+    Attributes:
+        paths: the image files.
+    """
+
+    paths: list[Path]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def image(self, index: int) -> Image.Image:
+        """The image, RGB. Raises `UnreadableImageError`."""
+        return open_image(self.paths[index])
 
 
 def existing_folder(root: str | Path, wanted: str = "a folder of images or a name from `picie list datasets`") -> Path:

@@ -20,6 +20,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 from rich.filesize import decimal
 from torch import Tensor
 
@@ -140,6 +141,21 @@ class Frames:
         self._pool.shutdown(wait=True, cancel_futures=True)
         if self._file is not None:
             self._file.close()
+
+
+def readable(dataset: Dataset, order: Sequence[int] | np.ndarray, ahead: int = 4) -> Iterator[tuple[int, Image.Image]]:
+    """Yield (index, image) of those images that can be read, in `order`, decoded ahead of the consumer."""
+
+    def read(index: int) -> Image.Image | None:
+        try:
+            return dataset.image(index)
+        except UnreadableImageError:
+            return None
+
+    indices = [int(index) for index in order]
+    for index, image in zip(indices, read_ahead(read, indices, ahead=ahead), strict=True):
+        if image is not None:
+            yield index, image
 
 
 def read_ahead(function: Callable[[S], T], items: Sequence[S], workers: int | None = None, ahead: int = 32) -> Iterator[T]:

@@ -141,7 +141,7 @@ class _Edit:
     def sample(self) -> Tensor:
         """(n, D) features of the run's images."""
         if self._sample is None:
-            options, images = self.segmenter.config.cluster, training_images(self.segmenter, self.data)
+            options, images = self.segmenter.config.cluster, training_images(self.segmenter.config.data, self.data)
             with Progress() as bars:
                 most = options.init_batches * options.batch_size
                 self._sample = sample_predicted(self.segmenter, images, bars, most, options.init_points)

@@ -43,7 +43,7 @@ def overview(run: str | Path, data: str | Path | None = None, device: str = "aut
     segmenter = Segmenter.from_state(state, device)
     segments, shares = segmenter.segments, None
     try:
-        images = training_images(segmenter, data)
+        images = training_images(segmenter.config.data, data)
         with Progress() as bars:
             points = sample_predicted(segmenter, images, bars, _IMAGES, _POINTS).points
         clusters = classify(points, *segmenter.classifier)[0].cpu().numpy()

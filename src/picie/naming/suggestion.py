@@ -80,7 +80,7 @@ def suggest_k(
     if not 2 <= least <= most:
         raise InputError(f"--from {least} --to {most}: give 2 or more, and the larger number last")
     segmenter = Segmenter.load(run, device)
-    config, images = segmenter.config, training_images(segmenter, data)
+    config, images = segmenter.config, training_images(segmenter.config.data, data)
     with Progress() as bars:
         sample = sample_predicted(segmenter, images, bars, _IMAGES, _POINTS)
         names, counts = np.unique(sample.images, return_counts=True)

@@ -21,7 +21,7 @@ import jinja2
 from picie.checkpoint import find_checkpoint, write_atomically
 from picie.colors import rgb_to_hex
 from picie.config import to_toml
-from picie.errors import InputError
+from picie.outputs import check_file
 from picie.report.charts import HEIGHT, WIDTH
 from picie.report.contact_sheets import gather_sheets
 from picie.report.curves import epoch_curves, epoch_table
@@ -62,10 +62,7 @@ def write_report(
     """
     began = time.perf_counter()
     path = Path(out) if out is not None else find_checkpoint(run).parent / FILE_NAME
-    if path.is_dir():
-        raise InputError(f"--out {path}: is a folder; give a file in it, e.g. {path / FILE_NAME}")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"--out {path}: no such folder; make it first")
+    check_file("--out", path)
     subject = open_subject(run, data, device, evaluation)
     page = _render(subject, began)
     write_atomically(path, lambda file: file.write(page.encode("utf-8", "replace")))  # names of files may be no Unicode

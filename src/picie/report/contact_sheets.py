@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,10 +12,8 @@ from torch.nn import functional as F
 
 from picie.checkpoint import centroids_in_use
 from picie.colors import rgb_to_hex
-from picie.data.base import Dataset
 from picie.data.images import whole_size
-from picie.data.loading import read_ahead
-from picie.errors import UnreadableImageError
+from picie.data.loading import readable
 from picie.inference import Segmenter
 from picie.losses import prototype_logits
 from picie.report.examples import Picture
@@ -80,10 +77,10 @@ def gather_sheets(subject: Subject) -> tuple[list[ContactSheet], int]:
     order = permutation(len(subject.images), subject.config.seed, "report sheets")[:_IMAGES]
     found = [_Found() for _ in segmenter.names]
     seen: list[_Seen] = []
-    for name, image in _read(subject.images, order):
+    for index, image in readable(subject.images, order):
         values, scores = _cells(segmenter, directions, image)
         _add(found, len(seen), image, values, scores)
-        seen.append(_Seen(name, _reduced(image), values))
+        seen.append(_Seen(subject.images.name(index), _reduced(image), values))
     if not seen:
         subject.notes.append("No crops: none of the training images can be read.")
         return [], 0
@@ -102,16 +99,6 @@ def _sheet(segmenter: Segmenter, value: int, found: _Found, seen: list[_Seen], m
         _hex(found.color / found.area) if found.area else None,
         [_crop(seen[index], value, y, x, name) for _, index, y, x in places],
     )
-
-
-def _read(dataset: Dataset, order: np.ndarray) -> Iterator[tuple[str, Image.Image]]:
-    def read(index: int) -> tuple[str, Image.Image] | None:
-        try:
-            return dataset.name(index), dataset.image(index)
-        except UnreadableImageError:
-            return None
-
-    yield from (pair for pair in read_ahead(read, [int(i) for i in order], ahead=4) if pair is not None)
 
 
 @torch.inference_mode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,8 @@ from PIL import Image
 
 from picie.colors import hex_to_rgb
 from picie.data.base import Dataset
-from picie.errors import InputError, UnreadableImageError
+from picie.data.loading import readable
+from picie.errors import InputError
 from picie.inference import Segmenter
 from picie.report.pictures import fitted, jpeg_uri, map_uri
 from picie.report.subject import Subject
@@ -63,15 +63,6 @@ def spread(n: int, k: int) -> np.ndarray:
     """
     first = np.unique(((np.arange(k) + 0.5) * n / k).astype(int)) if n > k else np.arange(n)
     return np.concatenate([first, np.setdiff1d(np.arange(n), first)])
-
-
-def readable(dataset: Dataset, order: Sequence[int] | np.ndarray) -> Iterator[tuple[int, Image.Image]]:
-    """Yield (index, image) of those images that can be read."""
-    for index in order:
-        try:
-            yield int(index), dataset.image(int(index))
-        except UnreadableImageError:
-            continue
 
 
 def _example(segmenter: Segmenter, dataset: Dataset, index: int, image: Image.Image) -> Example:

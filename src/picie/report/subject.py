@@ -66,7 +66,7 @@ def open_subject(run: str | Path, data: str | Path | None, device: str, evaluati
     subject = Subject(folder, from_dict(state["config"]), state, _record(folder), read_metrics(folder))
     notes = subject.notes
     try:
-        subject.images = training_images(subject, data)
+        subject.images = training_images(subject.config.data, data)
     except InputError as error:
         notes.append(f"No crops and no views: the training images cannot be had ({error}). --data DIR says where they are.")
     if not (state["epoch"] or state["step"] or state["finished"]):

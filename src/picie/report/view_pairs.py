@@ -15,8 +15,9 @@ from picie import registry
 from picie.colors import palette
 from picie.data.base import Dataset
 from picie.data.images import centre_frame
+from picie.data.loading import readable
 from picie.errors import InputError
-from picie.report.examples import Example, Picture, readable
+from picie.report.examples import Example, Picture
 from picie.report.pictures import Box, fitted, jpeg_uri, map_uri, to_picture, with_box, with_dot
 from picie.report.subject import Subject
 from picie.views.draws import permutation

@@ -15,14 +15,14 @@ from picie import checkpoint
 from picie.clustering.kmeans import KMeans, assign, bias
 from picie.colors import srgb_to_lab
 from picie.config import Config, from_dict
-from picie.data import open_dataset, takes_folder
+from picie.data import takes_folder
 from picie.data.base import Dataset
 from picie.engine import Engine, pick_device
 from picie.errors import InputError
 from picie.inference import Segmenter
 from picie.models.raw import RawFeatures
 from picie.runlog import Progress, log
-from picie.sampling import centre_square, sample_cells
+from picie.sampling import centre_square, sample_cells, training_images
 from picie.scoring.evaluation import Evaluation, Predict, open_labelled, score_split, scored_config
 from picie.views.draws import derived_seed
 
@@ -59,10 +59,7 @@ def evaluate_baselines(
     k = len(checkpoint.classifier_in_use(state)[0])  # `picie name` may have made other clusters than those of the training
     config = scored_config(from_dict({**state["config"], "cluster": {**state["config"]["cluster"], "k": k}}), overrides)
     scored, split = open_labelled(config, data, split, dataset)
-    own = config.data
-    if data is not None and own.root is None and takes_folder(own.name):  # an imported run has no images of its own
-        own = own.model_copy(update={"name": dataset or own.name, "root": str(data)})
-    unlabelled = open_dataset(own, own.train_split)
+    unlabelled = images_to_cluster(config, data, dataset)
     with Progress(progress) as bars:
         predictors: dict[str, tuple[Predict, int]] = {"constant prediction": (_constant, 1)}
         with left_out("k-means on colour"):
@@ -72,6 +69,12 @@ def evaluate_baselines(
         with left_out("k-means on raw backbone features"):
             predictors["k-means on raw backbone features"] = (raw_kmeans(unlabelled, config, device, bars), k)
         return {name: score_split(f, n, scored, config, split, bars) for name, (f, n) in predictors.items()}
+
+
+def images_to_cluster(config: Config, data: str | Path | None, dataset: str | None) -> Dataset:
+    """The run's own training images; of a run without any, as an imported one, those in the folder `data`."""
+    imported = config.data.root is None and takes_folder(config.data.name)
+    return training_images(config.data, data if imported else None, dataset)
 
 
 @contextlib.contextmanager

@@ -15,13 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from picie.config import Config
-from picie.data import open_dataset
 from picie.data.base import Dataset
 from picie.errors import InputError
 from picie.inference import Segmenter, enlarged_argmax
 from picie.runlog import Progress, log
 from picie.sampling import centre_square, sample_cells
-from picie.scoring.baselines import feature_kmeans, left_out
+from picie.scoring.baselines import feature_kmeans, images_to_cluster, left_out
 from picie.scoring.evaluation import Evaluation, Predict, open_labelled, score_split, scored_config
 
 _TRAIN = "train"  # the split whose labels are learnt, where the one that is trained on has none
@@ -64,7 +63,7 @@ def evaluate_probes(
     rows: dict[str, tuple[Predict, int, str]] = {}
     with Progress(progress) as bars:
         with left_out(f"clustering again at K = {finer}"):
-            images = open_dataset(config.data, config.data.train_split)
+            images = images_to_cluster(config, data, dataset)
             points = sample_cells(segmenter.features, images, load, seed, bars).points
             classifier = feature_kmeans(points, finer, config)
             rows[f"clustered again at K = {finer}"] = (_with(segmenter, classifier).clusters, finer, "many-to-one")

@@ -1,11 +1,13 @@
-"""A run's folder before it is one: it must be new, and what never became a run is taken back."""
+"""Where results go: a run's folder, which must be new and is taken back if no run comes of it, and files."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from picie.errors import InputError
 
@@ -14,6 +16,20 @@ def check_new(out: Path, otherwise: str = "") -> None:
     """Raise `InputError` unless `out` is missing or an empty folder; `otherwise` is what else the caller may do."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out}: exists already; give another folder{otherwise}")
+
+
+def check_file(option: str, file: Path | None) -> None:
+    """Raise `InputError` unless `file`, given as `option`, can be a file in a folder that is there; None is no file."""
+    if file is not None and file.is_dir():
+        raise InputError(f"{option} {file}: is a folder; give a file in it")
+    if file is not None and not file.absolute().parent.is_dir():
+        raise InputError(f"{option} {file}: no such folder; make it first")
+
+
+def write_json(file: Path | None, content: Mapping[str, Any]) -> None:
+    """Write `content` to `file`, if there is one."""
+    if file is not None:
+        file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
 def missing(out: Path) -> list[Path]:
