@@ -18,9 +18,10 @@ from PIL import Image
 from pydantic import BaseModel
 from tests.conftest import NAMES, TINY, UNTRAINED
 
-from picie import Segmenter, checkpoint, registry, training
+from picie import Segmenter, checkpoint, registry
 from picie.cli import main
 from picie.config import Config, preset_names
+from picie.run import Run as TrainingRun
 from picie.version import __version__
 
 Call = Callable[..., tuple[int, str, str]]
@@ -309,7 +310,7 @@ def test_memory_that_runs_out_is_one_line_with_advice(
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nMore lines")
 
-    monkeypatch.setattr(training._Run, "_step", full)
+    monkeypatch.setattr(TrainingRun, "_step", full)
     status, stdout, stderr = cli("--quiet", "train", labelled_folder, "--out", tmp_path / "run", *TINY)
     assert (status, stdout) == (1, "")
     assert stderr.startswith(f"picie: error: {tmp_path / 'run'}: out of memory on cpu; lower train.batch_size")

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from picie import Config, training
 from picie.errors import InputError, Stopped
 from picie.loggers import numbers
+from picie.run import Run as TrainingRun
 from picie.runlog import RunLog, read_metrics
 
 Make = Callable[..., Config]
@@ -95,14 +96,14 @@ def test_a_resumed_run_shows_no_point_twice(tmp_path: Path, wandb: FakeWandB) ->
 
 
 def test_stopping_and_going_on_keeps_the_events(tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, score = tmp_path / "run", training._Run._score
+    run, score = tmp_path / "run", TrainingRun._score
 
     def interrupted(self: Any) -> Any:
         if self.standing.epoch == 1:
             os.kill(os.getpid(), 2)
         return score(self)
 
-    monkeypatch.setattr(training._Run, "_score", interrupted)
+    monkeypatch.setattr(TrainingRun, "_score", interrupted)
     with pytest.raises(Stopped):
         training.train(tiny("run.loggers=tensorboard"), run)
     training.resume(run)

@@ -18,6 +18,7 @@ from tests.conftest import checkpoint_of
 from tests.same_runs import assert_equal_runs
 
 from picie import Config, checkpoint, training
+from picie import run as run_module
 from picie.data import images as images_module
 from picie.data.loading import Frames
 from picie.errors import InputError, TrainingError
@@ -253,7 +254,7 @@ def test_a_run_that_cannot_begin_takes_back_its_own_alone(
 
 
 def test_of_two_that_begin_in_one_folder_the_first_has_it(tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, plain = tmp_path / "run", training.feature_size
+    run, plain = tmp_path / "run", run_module.feature_size
     with contextlib.ExitStack() as other:
 
         def meanwhile(*arguments: Any) -> tuple[int, int]:
@@ -263,7 +264,7 @@ def test_of_two_that_begin_in_one_folder_the_first_has_it(tiny: Make, tmp_path: 
                 (run / name).write_text("{}", "utf-8")
             return plain(*arguments)
 
-        monkeypatch.setattr(training, "feature_size", meanwhile)
+        monkeypatch.setattr(run_module, "feature_size", meanwhile)
         with pytest.raises(InputError, match=r"another picie is at work on this run; wait for it"):
             training.train(tiny(), run)
         assert {path.name: path.read_text("utf-8") for path in run.iterdir()} == {"config.toml": "{}", "run.json": "{}"}

@@ -13,6 +13,7 @@ from picie.config import Config
 from picie.data.loading import Frames
 from picie.engine import Engine
 from picie.methods.base import Method
+from picie.stages import stage
 from picie.views.draws import permutation
 from picie.views.geometry import shrink
 from picie.views.two_views import TwoViews
@@ -46,8 +47,9 @@ class FeatureSource:
     def view_features(self, batches: Sequence[np.ndarray], epoch: int) -> Iterator[tuple[np.ndarray, int, Tensor]]:
         """Yield (indices, view, unit-norm features (B, D, h, w)) of each batch and view, with the draws of `epoch`."""
         for indices, pixels in self.frames.batches(batches):
-            draws = self.views.draw(epoch, indices, self.method.views)
-            images = self.engine.to_images(pixels)
+            with stage("augment"):
+                draws = self.views.draw(epoch, indices, self.method.views)
+                images = self.engine.to_images(pixels)
             for view in range(self.method.views):
                 with torch.no_grad():
                     z = self.method.features(images, draws, view)
@@ -57,4 +59,6 @@ class FeatureSource:
         """Yield (indices, images (B, 3, H, W) in [0, 1]) of each batch: whole frames at the views' size, unaltered."""
         size = self.config.views.view_size
         for indices, pixels in self.frames.batches(batches):
-            yield indices, shrink(self.engine.to_images(pixels), size)
+            with stage("augment"):
+                images = shrink(self.engine.to_images(pixels), size)
+            yield indices, images

@@ -19,6 +19,7 @@ from picie.comparing.ablation_plan import folder_name, plan, variants
 from picie.comparing.run_records import Run
 from picie.config import load
 from picie.errors import InputError, TrainingError
+from picie.run import Run as TrainingRun
 
 Call = Callable[..., tuple[int, str, str]]
 Refused = Callable[..., str]
@@ -149,7 +150,7 @@ def test_runs_of_other_settings_are_not_mixed_in(arguments: list[object], tmp_pa
 def test_a_stopped_ablation_goes_on_by_the_same_command(
     arguments: list[object], tmp_path: Path, cli: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step, steps = training._Run._step, [0]
+    step, steps = TrainingRun._step, [0]
 
     def counted(self: Any, *batch: Any) -> None:
         steps[0] += 1
@@ -158,7 +159,7 @@ def test_a_stopped_ablation_goes_on_by_the_same_command(
         step(self, *batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Run, "_step", counted)
+        patch.setattr(TrainingRun, "_step", counted)
         status, _, log = cli("ablate", *arguments)
     assert status == 130
     assert log.endswith("picie: stopped with 1 of 4 runs finished; the same command goes on\n")

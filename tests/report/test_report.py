@@ -19,12 +19,14 @@ from tests.reference.published_network import file_content, random_network, writ
 from tests.report.conftest import Page
 
 from picie import Config, Segmenter, evaluate, report, training
+from picie import run as run_module
 from picie.colors import rgb_to_hex
 from picie.config import from_dict, load
 from picie.errors import Stopped
 from picie.importing import import_checkpoint
 from picie.naming import changes as naming
 from picie.naming.changes import Changes
+from picie.run import Run as TrainingRun
 from picie.runlog import RunLog, read_metrics
 
 PageOf = Callable[..., Page]
@@ -239,14 +241,14 @@ def test_the_record_says_to_which_epoch_the_pseudo_labels_belong(
     tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[object] = []
-    plain = training._Run._step
+    plain = TrainingRun._step
 
-    def step(run: training._Run, *batch: object) -> None:
+    def step(run: TrainingRun, *batch: object) -> None:
         seen.append(run.log.read()["labelled_epoch"])
         plain(run, *batch)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training._Run, "_step", step)
-    monkeypatch.setattr(training, "generate_pseudo_labels", _spied(training.generate_pseudo_labels, tmp_path / "run", seen))
+    monkeypatch.setattr(TrainingRun, "_step", step)
+    monkeypatch.setattr(run_module, "generate_pseudo_labels", _spied(run_module.generate_pseudo_labels, tmp_path / "run", seen))
     run = training.train(tiny(), tmp_path / "run")
     assert seen == [None, 1, 1, 1, None, 2, 2, 2]
     assert RunLog(run).read()["labelled_epoch"] == 2
@@ -263,14 +265,14 @@ def _spied(generate: Callable[..., object], run: Path, seen: list[object]) -> Ca
 def test_a_run_stopped_within_an_epoch_shows_that_epochs_views(
     tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page_of: PageOf
 ) -> None:
-    plain = training._Run._step
+    plain = TrainingRun._step
 
-    def step(run: training._Run, *batch: object) -> None:
+    def step(run: TrainingRun, *batch: object) -> None:
         plain(run, *batch)  # type: ignore[arg-type]
         if (run.standing.epoch, run.standing.step) == (1, 1):
             run.stop.signum = signal.SIGINT
 
-    monkeypatch.setattr(training._Run, "_step", step)
+    monkeypatch.setattr(TrainingRun, "_step", step)
     with pytest.raises(Stopped):
         training.train(tiny("run.report=true"), tmp_path / "run")
     assert not (tmp_path / "run" / report.FILE_NAME).exists()

@@ -23,6 +23,7 @@ from picie.config import Config
 from picie.data.loading import split_batches
 from picie.errors import InputError
 from picie.features import FeatureSource
+from picie.stages import stage
 from picie.views.draws import derived_seed
 
 _NEEDED = "is needed to go on within an epoch,"
@@ -102,17 +103,31 @@ def generate_pseudo_labels(
     Returns:
         What it gave each head, by the head's prefix.
     """
-    heads = _cluster(source, epoch, lambda n: advance("cluster", n))
+    with stage("cluster"):
+        heads = _cluster(source, epoch, lambda n: advance("cluster", n))
+    with stage("label"):
+        return _label(source, epoch, store, heads, lambda n: advance("label", n))
+
+
+def _label(
+    source: FeatureSource,
+    epoch: int,
+    store: PseudoLabelStore,
+    heads: Sequence[Sequence[KMeans]],
+    advance: Callable[[int], None],
+) -> dict[str, Clustering]:
+    """Pass 2: the label of every cell, by the centroids found, of each head and view."""
     tallies = [[Tally(kmeans.k) for kmeans in head] for head in heads]
     source.method.eval()
     for batch, view, z in source.view_features(split_batches(source.indices, source.config.cluster.batch_size), epoch):
         points = _points(z)
-        for i, head in enumerate(heads):
-            clusters, distances = assign(points, head[view].centroids)
-            store.write(i * len(head) + view, batch, clusters.view(z.shape[0], z.shape[2], z.shape[3]))
-            tallies[i][view].add(clusters, distances)
+        with stage("assign"):
+            for i, head in enumerate(heads):
+                clusters, distances = assign(points, head[view].centroids)
+                store.write(i * len(head) + view, batch, clusters.view(z.shape[0], z.shape[2], z.shape[3]))
+                tallies[i][view].add(clusters, distances)
         if view == 0:
-            advance("label", len(batch))
+            advance(len(batch))
     store.flush()
     found = zip(source.config.cluster.heads, heads, tallies, strict=True)
     return {prefix: _clustering(head, counted) for prefix, head, counted in found}
@@ -142,18 +157,19 @@ def _cluster(source: FeatureSource, epoch: int, advance: Callable[[int], None]) 
     method.train(options.batchnorm == "train")
     done = [0] * method.views
     for batch, view, z in source.view_features(batches, epoch):
-        points = _points(z)
-        if done[view] < n_start:
-            samples[view].add(points)
-        else:
-            for head in heads:
-                head[view].update(points)
-        done[view] += 1
-        if done[view] == n_start:
-            sample, weight = samples[view].take()
-            for head, (last, _) in zip(heads, method.heads, strict=True):
-                warm = last[view] if options.warm_start and epoch > 0 else None
-                head[view].start(sample, warm, weight)
+        with stage("k-means"):
+            points = _points(z)
+            if done[view] < n_start:
+                samples[view].add(points)
+            else:
+                for head in heads:
+                    head[view].update(points)
+            done[view] += 1
+            if done[view] == n_start:
+                sample, weight = samples[view].take()
+                for head, (last, _) in zip(heads, method.heads, strict=True):
+                    warm = last[view] if options.warm_start and epoch > 0 else None
+                    head[view].start(sample, warm, weight)
         if view == 0:
             advance(len(batch))
     return heads
@@ -174,11 +190,15 @@ def refit_prototypes(source: FeatureSource, advance: Callable[[int], None]) -> T
     sample = _Sample(options.init_points, len(batches), seed)
     method.eval()
     for batch, images in source.whole_images(batches):
-        sample.add(_points(F.normalize(method.network(images), dim=1)))
+        with stage("forward"):
+            z = method.network(images)
+        with stage("features"):
+            sample.add(_points(F.normalize(z, dim=1)))
         advance(len(batch))
-    points, _ = sample.take()
-    kmeans = _kmeans(config, options.k, seed, options.refit)
-    kmeans.start(points, kmeans.best_start(points, list(method.centroids)))
+    with stage("k-means"):
+        points, _ = sample.take()
+        kmeans = _kmeans(config, options.k, seed, options.refit)
+        kmeans.start(points, kmeans.best_start(points, list(method.centroids)))
     return kmeans.centroids
 
 

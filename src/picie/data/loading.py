@@ -27,6 +27,7 @@ from torch import Tensor
 from picie.data.base import Dataset
 from picie.data.images import centre_frame
 from picie.errors import InputError, UnreadableImageError
+from picie.stages import stage
 
 log = logging.getLogger(__name__)
 S = TypeVar("S")
@@ -118,12 +119,16 @@ class Frames:
         """Yield (indices, frames (B, 3, H, W) uint8) for each array of indices, reading ahead of the consumer."""
         if self._filled:  # a read of 0.3 MB from the page cache takes 0.05 ms: not worth a thread
             for indices in batches:
-                yield indices, self._stack([self._read(int(i)) for i in indices])
+                with stage("read"):
+                    frames = self._stack([self._read(int(i)) for i in indices])
+                yield indices, frames
             return
         flat = [int(i) for indices in batches for i in indices]
-        frames = _ahead(self._pool, self._decode, flat, ahead=2 * max((len(b) for b in batches), default=1))
+        decoded = _ahead(self._pool, self._decode, flat, ahead=2 * max((len(b) for b in batches), default=1))
         for indices in batches:
-            yield indices, self._stack([next(frames) for _ in indices])
+            with stage("read"):
+                frames = self._stack([next(decoded) for _ in indices])
+            yield indices, frames
 
     def _stack(self, frames: Sequence[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.stack(frames))

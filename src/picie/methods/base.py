@@ -18,6 +18,7 @@ from picie.clustering.kmeans import bias
 from picie.config import Config
 from picie.errors import InputError
 from picie.models.extractor import Extractor
+from picie.stages import stage
 from picie.views.two_views import ViewDraws
 
 
@@ -79,10 +80,14 @@ class Method(nn.Module):
             draws: G and P of these images.
             view: 0 or 1.
         """
-        z = self.network(draws.pictures(frames, view, self.config.views.view_size))
-        if view > 0:
-            z = draws.geometry.apply(z, (z.shape[2], z.shape[3]))
-        return F.normalize(z, dim=1)
+        with stage("augment"):
+            pictures = draws.pictures(frames, view, self.config.views.view_size)
+        with stage("forward"):
+            z = self.network(pictures)
+        with stage("features"):
+            if view > 0:
+                z = draws.geometry.apply(z, (z.shape[2], z.shape[3]))
+            return F.normalize(z, dim=1)
 
     def start_epoch(self, centroids: Tensor, class_weights: Tensor | None, epoch: int) -> None:
         """Take over the epoch's clustering: `centroids` (V, K, D), `class_weights` (V, K) or None."""

@@ -11,6 +11,7 @@ from picie.errors import InputError
 from picie.losses import head_weights, view_distance, view_loss
 from picie.methods.base import Method
 from picie.models.extractor import Extractor
+from picie.stages import stage
 from picie.views.two_views import ViewDraws
 
 
@@ -43,6 +44,10 @@ class PiCIE(Method):
 
     def _share(self, z: Tensor, view: int, labels: Tensor) -> dict[str, Tensor]:
         """What one view's features add to the loss and to its parts, of every head."""
+        with stage("loss"):
+            return self._weighed(z, view, labels)
+
+    def _weighed(self, z: Tensor, view: int, labels: Tensor) -> dict[str, Tensor]:
         options, ks = self.config.loss, self.config.cluster.heads
         total = max(options.within + options.cross, 1e-12)
         share = {"loss": z.new_zeros(())}

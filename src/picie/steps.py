@@ -1,0 +1,59 @@
+"""Gradient steps: a batch's losses propagated back, and the optimisers moved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from picie.config import TrainConfig
+from picie.methods.base import Method
+from picie.stages import stage
+from picie.views.two_views import ViewDraws
+
+
+class Steps:
+    """What takes the gradient steps of a run.
+
+    Args:
+        config: its section [train].
+        method: what is trained.
+    """
+
+    def __init__(self, config: TrainConfig, method: Method) -> None:
+        self.config, self.method = config, method
+        trained = [p for p in method.network.parameters() if p.requires_grad]
+        self._network = torch.optim.Adam(trained, lr=config.lr)
+
+    @property
+    def optimizers(self) -> Sequence[torch.optim.Optimizer]:
+        """That of the network, then those of the method."""
+        return (self._network, *self.method.optimizers())
+
+    def set_rate(self, epochs_done: float) -> None:
+        """The network's learning rate where so many `epochs_done`, a fraction included, are behind."""
+        if self.config.schedule == "cosine":
+            share = epochs_done / self.config.epochs
+            self._network.param_groups[0]["lr"] = self.config.lr * (0.5 + 0.5 * math.cos(math.pi * share))
+
+    def take(self, frames: Tensor, draws: ViewDraws, labels: Tensor) -> tuple[list[str], Tensor]:
+        """One step on a batch, as `Method.losses` takes it.
+
+        Returns:
+            The names of the loss and its parts, and (names,) their values before the step, on the device: whoever reads
+            them waits for it.
+        """
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        parts: dict[str, Tensor] = {}
+        for term in self.method.losses(frames, draws, labels):
+            with stage("backward"):
+                term["loss"].backward()
+            for name, value in term.items():
+                parts[name] = parts[name] + value.detach() if name in parts else value.detach()
+        with stage("optimise"):
+            for optimizer in self.optimizers:
+                optimizer.step()
+        return list(parts), torch.stack(list(parts.values()))
