@@ -47,6 +47,7 @@ def bench(
     """
     from picie.benchmarking import bench as benchmark
     from picie.benchmarking import bench_tables, pictures
+    from picie.benchmarking.meters import stoppable
     from picie.benchmarking.settings import EXTRA_EPOCHS, STEPS, setting
 
     given = list(overrides or [])
@@ -63,7 +64,7 @@ def bench(
     if freeze:
         flags["model.freeze"] = True
     options = join_options({key: value for key, value in flags.items() if value is not None}, given)
-    with tempfile.TemporaryDirectory(prefix="picie-bench-") as temporary:
+    with stoppable(), tempfile.TemporaryDirectory(prefix="picie-bench-") as temporary:
         folder = Path(temporary)
         source = data_options(str(folder / "pictures") if made_up else data, options)
         settings = [setting(name, [*source, *options], rounds + EXTRA_EPOCHS) for name in backbone or [SHIPPED_BACKBONE]]

@@ -36,7 +36,7 @@ def bench(settings: Sequence[Config], folder: Path, rounds: int, naive: bool) ->
     Raises:
         InputError: settings or data that cannot be used; nothing has been measured yet.
     """
-    _check(settings)
+    in_process(_refuse, settings)
     for number, config in enumerate(settings):
         log.info("%s%s", config.model.backbone, ", frozen" if config.model.freeze else "")
         place = folder / f"setting-{number}"
@@ -67,23 +67,25 @@ def growth(config: Config, grow: Grow, folder: Path, rounds: int) -> Iterator[Re
             settings.append(config.model_copy(update={"data": data}))
     else:
         settings = [grown(config, grow, value) for value in STEPS[grow]]
-    _check(settings)
+    in_process(_refuse, settings)
     for step, tried in zip(STEPS[grow], settings, strict=True):
         log.info("%s: %d", grow, step)
         ours = in_process(_measure, tried, folder / f"{grow}-{step}", rounds, floor=False)
         yield {"grow": grow, **record(tried, ours, [])}
 
 
-def _check(settings: Sequence[Config]) -> None:
-    """Let every setting be refused before the first takes its minutes."""
-    in_process(_refuse, settings)
-
-
 def _refuse(settings: Sequence[Config]) -> None:
+    """Raise `InputError` for settings of which one is refused, or an image of them, before the first takes its minutes."""
+    from picie.data.loading import read_ahead
+    from picie.preparation import labelled_split
     from picie.training import check
 
     for config in settings:
         check(config)
+    config = settings[0]  # the others' images are the same
+    for split in (open_dataset(config.data, config.data.train_split), labelled_split(config)):
+        for _ in read_ahead(split.image, range(len(split))) if split is not None else ():
+            pass
 
 
 def _measure(*arguments: Any, **options: Any) -> Record:
@@ -151,15 +153,19 @@ def _images(stage: str, ours: Mapping[str, Any]) -> int:
     return images
 
 
-def result_file(out: Path, found: Record) -> Path:
-    """Where a record goes: `out`, or, where that is a folder, a file in it named by date, device and cores."""
+def machine_of(found: Mapping[str, Any]) -> str:
+    """Device and cores of a record, as they stand in a file's name; no machine is named by it."""
     device = "".join(c if c.isalnum() else "-" for c in str(found["engine"]["device"]).lower())
-    return out / f"{found['taken']}-{device}-{found['cores']}cores.jsonl" if out.is_dir() else out
+    return f"{device}-{found['cores']}cores"
 
 
 def append(out: Path, found: Record) -> Path:
-    """Append `found` as a line to `result_file`, and say which that is."""
-    path = result_file(out, found)
+    """Append `found` as a line to the file `out`, or, where that is a folder, to one in it named by date and machine.
+
+    Returns:
+        The file.
+    """
+    path = out / f"{found['taken']}-{machine_of(found)}.jsonl" if out.is_dir() else out
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(found) + "\n")
     return path

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import traceback
+from collections.abc import Callable, Iterator
 from multiprocessing import get_context, set_start_method
+from multiprocessing.connection import Connection
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from picie.errors import TrainingError
+from picie.errors import PicieError, Stopped, TrainingError
 from picie.runlog import log, set_up_logging
 
 if TYPE_CHECKING:
@@ -23,33 +27,65 @@ T = TypeVar("T")
 def in_process(function: Callable[..., T], *arguments: Any, **options: Any) -> T:
     """What `function` returns, or raises, in a new process: with memory, threads and settings of its own.
 
-    A process begins with the peak memory of the one that starts it, so that should be a small one (without torch).
+    A process begins with the peak memory of the one that starts it, so that should be a small one (without torch). It is ended
+    if this one is interrupted.
 
     Raises:
         TrainingError: memory ran out, or the process was killed.
     """
+    spawning = get_context("spawn")
+    ours, theirs = spawning.Pipe(duplex=False)
     quiet = log.getEffectiveLevel() > logging.INFO
-    with ProcessPoolExecutor(1, get_context("spawn"), _begin, (quiet,)) as pool:
-        try:
-            found: T = pool.submit(_guarded, function, *arguments, **options).result()
-        except BrokenProcessPool as error:
-            raise TrainingError("a process of the benchmark was killed; is there memory enough? Try fewer images") from error
-    return found
+    process = spawning.Process(target=_answer, args=(theirs, quiet, function, arguments, options))
+    process.start()
+    theirs.close()
+    try:
+        found, error = ours.recv()
+    except EOFError as nothing:
+        raise TrainingError("a process of the benchmark was killed; is there memory enough? Try fewer images") from nothing
+    finally:
+        process.terminate()
+        process.join()
+    if error is not None:
+        raise error
+    answer: T = found
+    return answer
 
 
-def _begin(quiet: bool) -> None:
-    """What a new process does first."""
+def _answer(to: Connection, quiet: bool, function: Callable[..., object], arguments: Any, options: Any) -> None:
+    """What the new process does: send (what `function` returns, None) or (None, what it raises)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the process that began it says what ends
     set_start_method(None, force=True)  # else its own workers, a DataLoader's, would all import torch anew, as it had to
     set_up_logging(quiet)
-
-
-def _guarded(function: Callable[..., T], *arguments: Any, **options: Any) -> T:
     try:
-        return function(*arguments, **options)
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's is a RuntimeError
-            raise TrainingError("the benchmark is out of memory; lower --batch-size or --size") from error
-        raise
+        to.send((function(*arguments, **options), None))
+    except Exception as error:
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # Python's, torch's
+            error = TrainingError("the benchmark is out of memory; lower --batch-size or --size")
+        elif not isinstance(error, PicieError):
+            traceback.print_exc()  # which does not travel
+        to.send((None, error))
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Let SIGTERM end what runs inside as an interrupt does, clearing up, where signals can be caught: in the main thread.
+
+    Raises:
+        Stopped: it came.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise Stopped(signum, "stopped")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def cores() -> int:
