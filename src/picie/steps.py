@@ -11,7 +11,7 @@ from torch import Tensor
 from picie.config import TrainConfig
 from picie.methods.base import Method
 from picie.stages import stage
-from picie.views.two_views import ViewDraws
+from picie.views.two_views import BatchViews
 
 
 class Steps:
@@ -38,7 +38,7 @@ class Steps:
             share = epochs_done / self.config.epochs
             self._network.param_groups[0]["lr"] = self.config.lr * (0.5 + 0.5 * math.cos(math.pi * share))
 
-    def take(self, frames: Tensor, draws: ViewDraws, labels: Tensor) -> tuple[list[str], Tensor]:
+    def take(self, batch: BatchViews, labels: Tensor) -> tuple[list[str], Tensor]:
         """One step on a batch, as `Method.losses` takes it.
 
         Returns:
@@ -48,7 +48,7 @@ class Steps:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         parts: dict[str, Tensor] = {}
-        for term in self.method.losses(frames, draws, labels):
+        for term in self.method.losses(batch, labels):
             with stage("backward"):
                 term["loss"].backward()
             for name, value in term.items():

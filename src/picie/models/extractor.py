@@ -49,18 +49,21 @@ class Extractor(nn.Module):
         return self
 
     def levels(self, images: Tensor) -> Sequence[Tensor]:
-        """The backbone's feature maps, fine to coarse, of `images` (B, 3, H, W) float32 in [0, 1]."""
+        """The backbone's feature maps, fine to coarse, of `images` (B, 3, H, W), floating point in [0, 1]."""
         normalised = ((images - self.input_mean) / self.input_std).contiguous(memory_format=torch.channels_last)
         with self._autocast(), torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             levels: Sequence[Tensor] = self.backbone(normalised)
         return levels
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Features (B, D, h, w) float32, not normalised, of `images` (B, 3, H, W) float32 in [0, 1]."""
-        levels = self.levels(images)
+    def decode(self, levels: Sequence[Tensor]) -> Tensor:
+        """Features (B, D, h, w) of what `levels` gave: not normalised, float32, or bfloat16 where that is computed with."""
         with self._autocast():
             out: Tensor = self.fpn(levels)
-        return out.float()
+        return out
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (B, D, h, w) float32, not normalised, of `images` (B, 3, H, W) float32 in [0, 1]."""
+        return self.decode(self.levels(images)).float()
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         if self.autocast_to is None:
