@@ -26,21 +26,22 @@ def found(setting: Setting) -> dict[str, Any]:
         "engine": {"device": "NVIDIA H200", "precision": "bf16", "threads": 2},
         "images": 6,
         "val_images": 2,
-        "seconds": {"picie": [4.0, 2.0, 3.0], "floor": [2.0, 2.5, 9.0]},
+        "seconds": {"picie": [4.0, 2.5, 3.0], "floor": [2.0, 2.5, 9.0]},
         "calls": {"forwards": 44, "backwards": 12, "fpn_alone": 0},
         "stages": {"train/forward": 3.0, "evaluate": 1.0},
         "once": {"decode": 0.5},
         **memory,
     }
     naive = [
-        {"seconds": s, "passes": {}, "forwards": 38, "backwards": 12, "threads": 2, "workers": 2, **memory} for s in (9, 12, 15)
+        {"seconds": s, "passes": {}, "forwards": 38, "backwards": 12, "threads": 2, "workers": 2, **memory}
+        for s in (12, 10, 15)
     ]
     return record(setting(), ours, naive)
 
 
-def test_ratios_are_the_quotients_of_the_medians(found: dict[str, Any]) -> None:
-    assert found["median"] == {"picie": 3.0, "floor": 2.5, "naive": 12}
-    assert found["ratios"] == {"picie/floor": 3.0 / 2.5, "picie/naive": 3.0 / 12, "naive/picie": 12 / 3.0}
+def test_ratios_are_the_quotients_of_the_least_seconds(found: dict[str, Any]) -> None:
+    assert found["least"] == {"picie": 2.5, "floor": 2.0, "naive": 10}
+    assert found["ratios"] == {"picie/floor": 1.25, "picie/naive": 0.25, "naive/picie": 4.0}
 
 
 def test_stages_have_shares_and_rates_of_their_own_images(found: dict[str, Any]) -> None:

@@ -30,9 +30,9 @@ def test_the_floor_does_what_an_epoch_did_as_often_as_it_was_asked(
     real = measuring.replay
     monkeypatch.setattr(measuring, "replay", replay)
     found = measure(setting(), tmp_path / "run", rounds=2)
-    # Clustering, labelling and training each take every view once, the refit takes whole images, and val is scored. Whoever
-    # saves forwards changes this line.
-    assert found["calls"] == {"forwards": 3 * VIEWS * N + N + VAL, "backwards": VIEWS * N, "fpn_alone": 0}
+    # Clustering and training each take every view once, the refit takes whole images, val is scored; labelling has the levels
+    # that clustering kept. Whoever saves more forwards changes this line.
+    assert found["calls"] == {"forwards": 2 * VIEWS * N + N + VAL, "backwards": VIEWS * N, "fpn_alone": VIEWS * N}
     assert replayed[1:] == [found["calls"]["forwards"]] * 2  # after one of each kind to warm up
     assert [len(values) for values in found["seconds"].values()] == [2, 2]
 

@@ -29,8 +29,7 @@ def calls_by_hand(network: Extractor) -> list[Call]:
         with torch.no_grad():
             network(torch.rand(2, 3, 32, 32))
             kept = [level.clone() for level in network.levels(torch.rand(4, 3, 32, 32))]
-        with torch.autocast("cpu", torch.bfloat16, enabled=network.autocast_to is not None):
-            network.fpn.train()(kept).sum().backward()
+        network.train().decode(kept).sum().backward()
     return calls
 
 

@@ -21,7 +21,10 @@ def show_record(found: Mapping[str, Any]) -> None:
     console.print(_contestants(found))
     for ratio, value in found["ratios"].items():
         console.print(f"{ratio.replace('/', ' / ')}  {value:.2f}", highlight=False)
-    console.print(f"seconds are medians of {len(found['seconds']['picie'])} epochs; stages, of another one:", highlight=False)
+    console.print(
+        f"of {len(found['seconds']['picie'])} epochs each, the quickest counts; picie's stages, of another one:",
+        highlight=False,
+    )
     console.print(_stages(found))
     once = ", ".join(f"{name} {seconds:.1f}" for name, seconds in found["once"].items())
     console.print(f"once, before the first epoch, in seconds: {once}", markup=False, highlight=False, soft_wrap=True)
@@ -38,25 +41,16 @@ def title(found: Mapping[str, Any]) -> str:
 
 
 def _contestants(found: Mapping[str, Any]) -> Table:
-    rounds = len(found["seconds"]["picie"])
-    names = (
-        f"s an epoch, median of {rounds}",
-        "lowest to highest",
-        "images/s",
-        "forwards",
-        "backwards",
-        "peak MB",
-        "on the GPU",
-    )
+    names = ("s an epoch", "up to", "images/s", "forwards", "backwards", "peak MB", "GPU MB")
     table = _table("", *map(_right, names))
     for name, seconds in found["seconds"].items():
         calls = found["calls"]["picie" if name == "floor" else name]
         memory = found["memory"].get(name, {})
         table.add_row(
             _CONTESTANTS[name],
-            f"{found['median'][name]:.2f}",
-            f"{min(seconds):.2f} to {max(seconds):.2f}",
-            f"{found['images'] / found['median'][name]:.1f}",
+            f"{found['least'][name]:.2f}",
+            f"{max(seconds):.2f}",
+            f"{found['images'] / found['least'][name]:.1f}",
             *(f"{calls[key]:,}" for key in ("forwards", "backwards")),
             *(_number(memory.get(key)) for key in ("peak_memory_mb", "peak_vram_mb")),
         )
@@ -65,7 +59,7 @@ def _contestants(found: Mapping[str, Any]) -> Table:
 
 def _stages(found: Mapping[str, Any]) -> Table:
     """A row a stage, those of a pass together."""
-    table = _table("picie's stages", *map(_right, ("s", "% of the epoch", "images/s")))
+    table = _table("", *map(_right, ("s", "% of the epoch", "images/s")))
     stages = {name: stage for name, stage in found["stages"].items() if stage["share"] >= _SHOWN}
     for name, stage in sorted(stages.items(), key=lambda item: _order(item[0], list(stages))):
         outer, _, inner = name.rpartition("/")
@@ -89,16 +83,16 @@ def show_growth(records: Sequence[Mapping[str, Any]]) -> None:
     """Print how time and memory grew: a row a record of `growth`."""
     console = _console()
     console.print(f"\n{records[0]['grow']} grow; {title(records[0])}", markup=False, highlight=False, soft_wrap=True)
-    names = ("images", "views", "K", "s an epoch", "ms an image", "peak MB", "on the GPU")
+    names = ("images", "views", "K", "s an epoch", "ms an image", "peak MB", "GPU MB")
     table = _table(*map(_right, names))
     for found in records:
-        memory, median = found["memory"]["picie"], found["median"]["picie"]
+        memory, least = found["memory"]["picie"], found["least"]["picie"]
         table.add_row(
             f"{found['images']:,}",
             "x".join(map(str, found["view"])),
             str(found["k"]),
-            f"{median:.2f}",
-            f"{1000 * median / found['images']:.1f}",
+            f"{least:.2f}",
+            f"{1000 * least / found['images']:.1f}",
             *(_number(memory[key]) for key in ("peak_memory_mb", "peak_vram_mb")),
         )
     console.print(table)

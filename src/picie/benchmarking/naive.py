@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from picie.benchmarking.meters import cores, peaks
+from picie.benchmarking.meters import cores, peaks, timed
 from picie.benchmarking.naive_data import LabelledPictures, Pictures, label_file
 from picie.benchmarking.naive_kmeans import lloyd, means, nearest, points
 from picie.benchmarking.pictures import image_paths
@@ -46,9 +46,8 @@ def measure_naive(config: Config, folder: Path, epoch: int = 0) -> dict[str, Any
     """
     recipe = Naive(config, folder)
     recipe.warm_up()
-    began = time.perf_counter()
-    passes = recipe.epoch(epoch)
-    seconds = time.perf_counter() - began
+    passes: dict[str, float] = {}
+    seconds = timed(lambda: passes.update(recipe.epoch(epoch)), recipe.device)
     machine = {"threads": torch.get_num_threads(), "workers": recipe.workers}
     return {"seconds": seconds, "passes": passes, **recipe.calls, **machine, **peaks(recipe.device)}
 

@@ -108,14 +108,8 @@ def replay(network: Extractor, calls: Sequence[Call], inputs: Ready) -> None:
 
 
 def _make(network: Extractor, call: Call, inputs: list[Tensor]) -> Tensor:
-    if call.part == "network":
-        features: Tensor = network(inputs[0])
-        return features
-    if call.part == "backbone":
-        return network.levels(inputs[0])[0]
-    with torch.autocast(inputs[0].device.type, network.autocast_to, enabled=network.autocast_to is not None):
-        features = network.fpn(inputs)
-    return features.float()
+    levels = inputs if call.part == "fpn" else network.levels(inputs[0])
+    return levels[0] if call.part == "backbone" else network.decode(levels)
 
 
 @contextlib.contextmanager
