@@ -18,10 +18,8 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 from picie.benchmarking.bench import machine_of
 
 GROWING = {"images": "images", "size": "views' short side in pixels", "k": "K"}
-ROWS = {
-    "seconds an epoch": lambda r: r["least"]["picie"],
-    "peak memory in MB": lambda r: r["memory"]["picie"]["peak_memory_mb"],
-}
+TIME, MEMORY = "seconds an epoch", "peak memory in MB"
+ROWS = {TIME: lambda r: r["least"]["picie"], MEMORY: lambda r: r["memory"]["picie"]["peak_memory_mb"]}
 
 
 def main() -> None:
@@ -49,7 +47,11 @@ def draw(records: Iterable[dict[str, Any]]) -> Figure:
             for name, steps in found[kind].items():
                 values = sorted(steps)
                 axes.plot(values, [height(steps[value]) for value in values], marker="o", label=name)
-            axes.set(xscale="log", ylabel=label if column == 0 else None, ylim=(0, None))
+            axes.set(xscale="log", ylabel=label if column == 0 else None)
+            if label == TIME:  # a straight line of slope 1 where it grows in proportion
+                axes.set_yscale("log")
+            else:
+                axes.set_ylim(0, 1.1 * max(height(record) for steps in found[kind].values() for record in steps.values()))
             axes.set_xticks(sorted({value for steps in found[kind].values() for value in steps}))
             axes.xaxis.set_major_formatter(ScalarFormatter())
             axes.xaxis.set_minor_locator(NullLocator())

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from picie.cli_options import data_options, join_options
+from picie.config import Config
 from picie.errors import InputError, nearest
 from picie.outputs import check_file
 from picie.registry import SHIPPED_BACKBONE
@@ -45,8 +46,7 @@ def bench(
     weights; others have model.pretrained=false, unless model.weights or model.pretrained says otherwise: speed does not depend
     on it.
     """
-    from picie.benchmarking import bench as benchmark
-    from picie.benchmarking import bench_tables, pictures
+    from picie.benchmarking import pictures
     from picie.benchmarking.meters import stoppable
     from picie.benchmarking.settings import EXTRA_EPOCHS, STEPS, setting
 
@@ -71,20 +71,27 @@ def bench(
         if made_up:
             pictures.write(folder / "pictures", images or _IMAGES)
         if grow is None:
-            for record in benchmark.bench(settings, folder, rounds, naive):
-                bench_tables.show_record(record)
-                _append(out, record)
-            return
-        for config in settings:
-            records = []
-            for record in benchmark.growth(config, grow, folder / config.model.backbone, rounds):
-                records.append(record)
-                _append(out, record)
-            bench_tables.show_growth(records)
+            _compare(settings, folder, rounds, naive, out)
+        for number, config in enumerate(settings if grow is not None else ()):
+            _grow(config, grow, folder / f"growth-{number}", rounds, out)
 
 
-def _append(out: Path | None, record: dict[str, Any]) -> None:
-    from picie.benchmarking.bench import append
+def _compare(settings: list[Config], folder: Path, rounds: int, naive: bool, out: Path | None) -> None:
+    from picie.benchmarking import bench, bench_tables
 
+    for record in bench.bench(settings, folder, rounds, naive):
+        bench_tables.show_record(record)
+        if out is not None:
+            typer.echo(f"{bench.append(out, record)}")
+
+
+def _grow(config: Config, quantity: Any, folder: Path, rounds: int, out: Path | None) -> None:
+    from picie.benchmarking import bench, bench_tables
+
+    records = []
+    for record in bench.growth(config, quantity, folder, rounds):
+        records.append(record)
+        file = out and bench.append(out, record)
+    bench_tables.show_growth(records)
     if out is not None:
-        typer.echo(f"{append(out, record)}")
+        typer.echo(f"{file}")

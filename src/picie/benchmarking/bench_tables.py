@@ -26,7 +26,8 @@ def show_record(found: Mapping[str, Any]) -> None:
         highlight=False,
     )
     console.print(_stages(found))
-    once = ", ".join(f"{name} {seconds:.1f}" for name, seconds in found["once"].items())
+    rates = {"decode": f" ({found['images'] / found['once'].get('decode', 1):.0f} images/s)"}
+    once = ", ".join(f"{name} {seconds:.1f}{rates.get(name, '')}" for name, seconds in found["once"].items())
     console.print(f"once, before the first epoch, in seconds: {once}", markup=False, highlight=False, soft_wrap=True)
 
 
