@@ -50,6 +50,8 @@ def draw(records: Iterable[dict[str, Any]]) -> Figure:
             axes.set(xscale="log", ylabel=label if column == 0 else None)
             if label == TIME:  # a straight line of slope 1 where it grows in proportion
                 axes.set_yscale("log")
+                axes.yaxis.set_major_formatter(ScalarFormatter())
+                axes.yaxis.set_minor_formatter(ScalarFormatter())
             else:
                 axes.set_ylim(0, 1.1 * max(height(record) for steps in found[kind].values() for record in steps.values()))
             axes.set_xticks(sorted({value for steps in found[kind].values() for value in steps}))
