@@ -66,7 +66,7 @@ def measure(config: Config, folder: Path, rounds: int, floor: bool = True) -> di
     return {
         "engine": run.engine.describe(),
         "images": len(run.source.indices),
-        "val_images": 0 if run.scored is None else len(run.scored),
+        "val_images": 0 if run.scored is None else len(run.scored.dataset),
         "seconds": seconds,
         "calls": counts(calls),
         "stages": _joined(watch.seconds),
