@@ -87,7 +87,7 @@ class Run:
             checkpoint.write_atomically(self.out / "config.toml", lambda file: file.write(to_toml(config).encode()))
         self.log.start({"engine": self.engine.describe()})
         self.frames = Frames(self.dataset, config.views.frame_size, self.out, config.run.cache_gb, config.run.workers)
-        with self.bars.bar("read images", len(self.dataset)) as advance:
+        with stage("decode"), self.bars.bar("read images", len(self.dataset)) as advance:
             indices = self.frames.scan(config.data.on_bad_image, self._stopping(advance))
         bad = {self.dataset.name(i): reason for i, reason in self.frames.bad.items()}
         self.log.update(images=len(indices), skipped_images=len(bad), skipped=bad, digest=self.frames.digest)
