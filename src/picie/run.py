@@ -30,7 +30,7 @@ from picie.data import open_dataset
 from picie.data.loading import Frames, split_batches
 from picie.engine import Engine, StopRequest, peak_memory_mb, pick_device
 from picie.errors import InputError, TrainingError
-from picie.features import FeatureSource, KeptLevels
+from picie.features import FeatureSource, Leftovers
 from picie.inference import Segmenter
 from picie.losses import class_weights
 from picie.methods.base import Method
@@ -103,8 +103,8 @@ class Run:
         self.store = PseudoLabelStore(self.out / "pseudo_labels.npy", shape, max(ks), keep=begun)
         if not begun:
             self.log.update(labelled_epoch=None)
-        kept = KeptLevels(config.run.keep_gb * 1e9)
-        self.source = FeatureSource(config, self.method, self.views, self.frames, indices, self.engine, kept)
+        left = Leftovers(config.run.keep_gb * 1e9, config.model.freeze)
+        self.source = FeatureSource(config, self.method, self.views, self.frames, indices, self.engine, left)
         if state is None:
             self._start_network()
         else:
@@ -168,8 +168,7 @@ class Run:
             standing.clusterings = generate_pseudo_labels(
                 self.source, standing.epoch, self.store, lambda stage, images: advance[stage](images)
             )
-        if not self.config.model.freeze:  # else the training pass asks for the very same levels
-            self.source.kept.clear()
+        self.source.left.labelled()
         self.log.update(labelled_epoch=standing.epoch + 1)  # whose draws the file's labels belong to
         standing.matching = None  # the clusters are new
         self._start_epoch()
@@ -204,7 +203,7 @@ class Run:
                     self.save()
                     self.stop.check(f"stopped in epoch {standing.epoch + 1}; {self._how_to_resume}")
             self._read_losses()
-        source.kept.clear()
+        source.left.clear()
 
     def _step(self, indices: np.ndarray, views: BatchViews) -> None:
         labels = self.store.read(indices).to(self.engine.device)
