@@ -169,7 +169,7 @@ def enlarged_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
     rows = resampling_matrix(zero, one, h, height)[0].to(logits)
     columns = resampling_matrix(zero, one, w, width)[0].to(logits)
     at_once = max(1, _CHUNK // (batch * k * width))
-    parts = [(chunk @ logits @ columns.T).argmax(1) for chunk in rows.split(at_once)]
+    parts = [(chunk @ logits @ columns.T).max(1).indices for chunk in rows.split(at_once)]  # argmax takes six times as long
     return torch.cat(parts, dim=1)
 
 

@@ -25,7 +25,7 @@ class Steps:
     def __init__(self, config: TrainConfig, method: Method) -> None:
         self.config, self.method = config, method
         trained = [p for p in method.network.parameters() if p.requires_grad]
-        self._network = torch.optim.Adam(trained, lr=config.lr)
+        self._network = torch.optim.Adam(trained, lr=config.lr, fused=True)
 
     @property
     def optimizers(self) -> Sequence[torch.optim.Optimizer]:
