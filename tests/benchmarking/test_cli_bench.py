@@ -36,7 +36,7 @@ def test_without_data_pictures_are_made_up_and_everything_is_cleared_away(
     (file,) = tmp_path.glob("*.jsonl")
     (line,) = map(json.loads, file.read_text("utf-8").splitlines())
     assert (line["images"], line["val_images"], line["freeze"]) == (6, 1, True)
-    assert line["ratios"]["picie/floor"] == line["least"]["picie"] / line["least"]["floor"]
+    assert line["ratios"]["picie/naive"] == line["least"]["picie"] / line["least"]["naive"]
     assert "test_efficientnet, frozen: 6 images, views 32x32 of 64x64, batch 2, K = 3" in out
     for word in ("the floor", "the naive recipe", f"picie / floor  {line['ratios']['picie/floor']:.2f}", "train: backward"):
         assert word in out

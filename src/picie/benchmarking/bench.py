@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
+import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -115,7 +116,6 @@ def record(config: Config, ours: Mapping[str, Any], naive: Sequence[Mapping[str,
     """
     seconds = {**ours["seconds"], **({"naive": [epoch["seconds"] for epoch in naive]} if naive else {})}
     least = {name: min(values) for name, values in seconds.items()}  # whatever else the machine did can only have added
-    pairs = (("picie", "floor"), ("picie", "naive"), ("naive", "picie"))
     total = sum(ours["stages"].values())
     found: Record = {
         "taken": time.strftime("%Y-%m-%d"),
@@ -129,7 +129,7 @@ def record(config: Config, ours: Mapping[str, Any], naive: Sequence[Mapping[str,
         "val_images": ours["val_images"],
         "seconds": seconds,
         "least": least,
-        "ratios": {f"{a}/{b}": least[a] / least[b] for a, b in pairs if a in least and b in least},
+        "ratios": _ratios(seconds),
         "calls": {"picie": ours["calls"]},
         "stages": {
             name: {"seconds": value, "images_per_second": _images(name, ours) / value, "share": value / total}
@@ -144,6 +144,19 @@ def record(config: Config, ours: Mapping[str, Any], naive: Sequence[Mapping[str,
         found["memory"]["naive"] = {key: last[key] for key in ("peak_memory_mb", "peak_vram_mb")}
         found["naive"] = {key: last[key] for key in ("passes", "threads", "workers")}
     return found
+
+
+def _ratios(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """How contestants compare: an epoch of picie and a floor that were taken in turn, the median of their quotients, so that a
+    machine that slows down counts for neither; with the naive recipe, minutes away, the quotient of the least.
+    """
+    ratios = {}
+    if "floor" in seconds:
+        ratios["picie/floor"] = statistics.median(a / b for a, b in zip(seconds["picie"], seconds["floor"], strict=True))
+    if "naive" in seconds:
+        ratios["picie/naive"] = min(seconds["picie"]) / min(seconds["naive"])
+        ratios["naive/picie"] = 1 / ratios["picie/naive"]
+    return ratios
 
 
 def _images(stage: str, ours: Mapping[str, Any]) -> int:
