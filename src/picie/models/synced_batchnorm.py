@@ -1,7 +1,7 @@
 """BatchNorm over the whole batch, where several processes hold a part of it each.
 
-torch's SyncBatchNorm runs on GPUs alone. Layers stay the objects that they are, with their names and weights; what changes is how
-they work out the mean and the variance of a batch when training.
+torch's SyncBatchNorm runs on GPUs alone. Layers stay the objects that they are, with their names and weights; what changes is
+how they work out the mean and the variance of a batch when training.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class _Normalise(Function):
         return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps), mean, variance, n
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x, weight and bias; those of weight and bias are this process's share of a sum."""
         x, weight, mean, scale, n = ctx.saved_tensors
