@@ -9,8 +9,11 @@ import math
 from collections.abc import Iterable
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from picie import processes
 
 ClassWeights = Literal["none", "inverse", "sqrt_inverse", "frequency"]
 
@@ -54,6 +57,18 @@ def head_weights(ks: Iterable[int]) -> list[float]:
     return [share / sum(shares) for share in shares]
 
 
+def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean cross-entropy of `logits` (B, K, h, w) to `labels` (B, h, w), weighed by `weights` (K,) of the labels.
+
+    Weighed, the mean of a batch is not that of the means of its parts, which several processes hold: each process then gives
+    what, weighed by its share of the images, adds up to it.
+    """
+    if weights is None or processes.count() == 1:
+        return F.cross_entropy(logits, labels, weights)
+    weight, cells = processes.total(torch.stack([weights[labels].sum(), weights.new_tensor(labels.numel())])).unbind()
+    return F.cross_entropy(logits, labels, weights, reduction="sum") / weight * (cells / labels.numel())
+
+
 def view_loss(
     features: Tensor,
     view: int,
@@ -80,7 +95,7 @@ def view_loss(
     k = centroids.shape[1]
     logits = prototype_logits(features, centroids.flatten(0, 1), bias.flatten()) / temperature  # both views in one product
     shares = [
-        F.cross_entropy(logits[:, u * k : (u + 1) * k], labels[u], None if weights is None else weights[u]) / 2 for u in (0, 1)
+        cross_entropy(logits[:, u * k : (u + 1) * k], labels[u], None if weights is None else weights[u]) / 2 for u in (0, 1)
     ]
     return shares[view], shares[1 - view]
 
