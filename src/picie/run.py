@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from picie import checkpoint, loggers, registry
+from picie import checkpoint, loggers, processes, registry
 from picie.clustering.pseudo_labels import Clustering, PseudoLabelStore, generate_pseudo_labels, refit_prototypes
 from picie.config import Config, to_toml
 from picie.data import open_dataset
@@ -36,6 +36,7 @@ from picie.losses import class_weights
 from picie.methods.base import Method
 from picie.models.extractor import Extractor
 from picie.models.fpn import pca_start
+from picie.models.synced_batchnorm import synchronise
 from picie.preparation import check_points, check_turns, feature_size, labelled_split, with_absolute_root
 from picie.runlog import Progress, RunLog, log
 from picie.scoring.evaluation import Evaluation, check_labels, matching_state, score_split
@@ -66,6 +67,8 @@ class Run:
         self.method = method_class(config, network)
         self.engine = Engine(device, config.train.precision, network)
         self.method.to(device)
+        if processes.count() > 1:
+            synchronise(self.method)
         self.cells = feature_size(network, self.engine, config)
         check_points(config, len(self.dataset), self.cells)
         if self.scored is not None:
@@ -82,11 +85,12 @@ class Run:
         config = self.config
         if state is not None:
             self.standing = Standing.of(state)
-        else:
+        elif processes.is_main():
             checkpoint.write_atomically(self.out / "config.toml", lambda file: file.write(to_toml(config).encode()))
         self.log.start({"engine": self.engine.describe()})
         self.frames = Frames(self.dataset, config.views.frame_size, self.out, config.run.cache_gb, config.run.workers)
-        with self.bars.bar("read images", len(self.dataset)) as advance:
+        decoded = len(self.dataset) * processes.count() // processes.local_count()  # once on each machine
+        with self.bars.bar("read images", decoded) as advance:
             indices = self.frames.scan(config.data.on_bad_image, self._stopping(advance))
         bad = {self.dataset.name(i): reason for i, reason in self.frames.bad.items()}
         self.log.update(images=len(indices), skipped_images=len(bad), skipped=bad, digest=self.frames.digest)
@@ -107,6 +111,7 @@ class Run:
             self._start_network()
         else:
             self._restore(state)
+        processes.copy_from_main(list(self.method.state_dict().values()))
         if not self.standing.finished:
             self.log.open_loggers()
 
@@ -186,29 +191,31 @@ class Run:
         standing, source = self.standing, self.source
         order = source.order(standing.epoch, "train")
         batches = split_batches(order, self.config.train.batch_size)
+        left = batches[standing.step :]
         self.method.train()
         name = f"train {standing.epoch + 1}/{self.config.train.epochs}"
         with self._timed("train"), self.bars.bar(name, len(order)) as advance:
-            advance(sum(len(b) for b in batches[: standing.step]))
-            for indices, pixels in source.frames.batches(batches[standing.step :]):
+            advance(sum(len(processes.part(b)) for b in batches[: standing.step]))
+            for batch, (indices, pixels) in zip(left, source.frames.batches(left), strict=True):
                 self.steps.set_rate(standing.epoch + standing.step / len(batches))
-                self._step(indices, pixels)
+                self._step(len(batch), indices, pixels)
                 standing.step += 1
                 advance(len(indices))
-                if self.stop.signum is not None and standing.step < len(batches):
+                if self.stop.is_asked() and standing.step < len(batches):
                     self._read_losses()
                     self.save()
-                    self.stop.check(f"stopped in epoch {standing.epoch + 1}; {self._how_to_resume}")
+                    self.stop.check(f"stopped in epoch {standing.epoch + 1}; {self.how_to_resume}")
             self._read_losses()
 
-    def _step(self, indices: np.ndarray, pixels: Tensor) -> None:
+    def _step(self, n: int, indices: np.ndarray, pixels: Tensor) -> None:
+        """One step on a batch of `n` images, of which this process has `indices` and their `pixels`."""
         with stage("augment"):
             draws = self.views.draw(self.standing.epoch, indices, self.method.views)
             frames = self.engine.to_images(pixels)
         labels = self.store.read(indices).to(self.engine.device)
-        names, values = self.steps.take(frames, draws, labels)
+        names, values = self.steps.take(frames, draws, labels, len(indices) / n)
         self._read_losses()  # those of the step before: a GPU has them by now, and is at work on this step
-        self._unread = (len(indices), names, values)
+        self._unread = (n, names, values)
 
     def _read_losses(self) -> None:
         """Add the latest step's losses to the epoch's."""
@@ -242,7 +249,7 @@ class Run:
         standing.seconds.clear()
         self.save()
         log.info(_epoch_text(line, config.train.epochs))
-        done = "after the last epoch; nothing is left to do" if last else f"after epoch {standing.epoch}; {self._how_to_resume}"
+        done = "after the last epoch; nothing is left to do" if last else f"after epoch {standing.epoch}; {self.how_to_resume}"
         self.stop.check(f"stopped {done}")
 
     def _epoch_line(self, result: Evaluation | None) -> dict[str, Any]:
@@ -272,7 +279,12 @@ class Run:
         return result
 
     def save(self) -> None:
-        """Replace the run's checkpoint by the state at hand."""
+        """Replace the run's checkpoint by the state at hand; when this returns it is there, whichever process wrote it."""
+        if processes.is_main():
+            self._save()
+        processes.meet()
+
+    def _save(self) -> None:
         weight, bias = self.method.classifier()
         checkpoint.save(
             self.out / checkpoint.FILE_NAME,
@@ -291,13 +303,14 @@ class Run:
         """`advance` that also notices a request to stop; before the first step of an epoch there is nothing to save."""
 
         def checked(n: int) -> None:
-            self.stop.check(f"stopped before the steps of epoch {self.standing.epoch + 1}; {self._how_to_resume}")
+            self.stop.check(f"stopped before the steps of epoch {self.standing.epoch + 1}; {self.how_to_resume}")
             advance(n)
 
         return checked
 
     @property
-    def _how_to_resume(self) -> str:
+    def how_to_resume(self) -> str:
+        """In a few words."""
         return f"go on with: picie train --resume {self.out}"
 
     @contextlib.contextmanager
@@ -313,7 +326,7 @@ class Run:
         """Give back threads and files, and close the record; `seconds` it took this time."""
         if self.frames is not None:
             self.frames.close()
-        if (self.out / "config.toml").is_file():
+        if processes.is_main() and (self.out / "config.toml").is_file():
             status = "finished" if self.standing.finished else "stopped" if stop.signum is not None else "failed"
             self.log.finish(status, self.standing.epoch, seconds, round(peak_memory_mb()))
 
