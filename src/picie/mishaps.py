@@ -62,9 +62,12 @@ def reaching() -> Iterator[None]:
 def wording(message: str, local_rank: int) -> str | None:
     """How this process says `message`, with which it ends; None where another process says it.
 
-    What goes wrong before processes meet goes wrong in each of a machine's: its first says it.
+    What goes wrong before processes meet goes wrong in each of a machine's: its first says it. The others wait for their end,
+    which torchrun brings them when the first ends; if they ended before, it would bring it to that one, maybe unheard.
     """
     if _last is None:
+        if local_rank > 0:
+            time.sleep(_PATIENCE)
         return message if local_rank == 0 else None
     return None if _last.silent else f"{_last.prefix}{message}"
 

@@ -12,12 +12,11 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-
 from picie import mishaps
 from picie.errors import InputError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # they cost seconds, which `picie --help` need not wait for
+    import numpy as np
     from torch import Tensor
 
 T = TypeVar("T")
@@ -107,7 +106,11 @@ def _meet() -> Any:
 
 def part(items: np.ndarray) -> np.ndarray:
     """The share of `items` that is this process's: consecutive, as large as the others' or one less; may be empty."""
-    share: np.ndarray = np.array_split(items, _joined)[rank()] if _joined else items
+    if not _joined:
+        return items
+    import numpy as np
+
+    share: np.ndarray = np.array_split(items, _joined)[rank()]
     return share
 
 
