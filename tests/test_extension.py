@@ -23,7 +23,7 @@ from picie.runlog import read_metrics
 from picie.views.base import Geometric, Params, Photometric
 from picie.views.draws import Draws
 from picie.views.geometry import Geometry
-from picie.views.two_views import ViewDraws
+from picie.views.two_views import BatchViews
 
 CALLS: set[str] = set()
 
@@ -103,8 +103,8 @@ class ToyMethod(Method):
     def optimizers(self) -> list[torch.optim.Optimizer]:
         return [self._optimizer]
 
-    def losses(self, frames: Tensor, draws: ViewDraws, labels: Tensor) -> Iterator[dict[str, Tensor]]:
-        logits = torch.einsum("bdhw,kd->bkhw", self.features(frames, draws, 0), self.centroids[0]) * self.scale
+    def losses(self, batch: BatchViews, labels: Tensor) -> Iterator[dict[str, Tensor]]:
+        logits = torch.einsum("bdhw,kd->bkhw", self.features(batch, 0), self.centroids[0]) * self.scale
         yield {"loss": F.cross_entropy(logits, labels[0])}
 
 

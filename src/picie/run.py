@@ -30,7 +30,7 @@ from picie.data import open_dataset
 from picie.data.loading import Frames, split_batches
 from picie.engine import Engine, StopRequest, peak_memory_mb, pick_device
 from picie.errors import InputError, TrainingError
-from picie.features import FeatureSource
+from picie.features import FeatureSource, KeptLevels
 from picie.inference import Segmenter
 from picie.losses import class_weights
 from picie.methods.base import Method
@@ -45,7 +45,7 @@ from picie.standing import Standing
 from picie.steps import Steps
 from picie.version import __version__
 from picie.views.draws import derived_seed
-from picie.views.two_views import TwoViews
+from picie.views.two_views import BatchViews, TwoViews
 
 _PCA_IMAGES = 120  # the covariance of 320 channels from 120 x 25 cells or more is settled (METHOD 8)
 
@@ -106,7 +106,9 @@ class Run:
         self.store = PseudoLabelStore(self.out / "pseudo_labels.npy", shape, max(ks), keep=begun)
         if not begun:
             self.log.update(labelled_epoch=None)
-        self.source = FeatureSource(config, self.method, self.views, self.frames, indices, self.engine)
+        sharing = processes.local_count() if self.engine.device.type == "cpu" else 1  # of the device's memory
+        kept = KeptLevels(config.run.keep_gb * 1e9 / sharing)
+        self.source = FeatureSource(config, self.method, self.views, self.frames, indices, self.engine, kept)
         if state is None:
             self._start_network()
         else:
@@ -171,6 +173,8 @@ class Run:
             standing.clusterings = generate_pseudo_labels(
                 self.source, standing.epoch, self.store, lambda stage, images: advance[stage](images)
             )
+        if not self.config.model.freeze:  # else the training pass asks for the very same levels
+            self.source.kept.clear()
         self.log.update(labelled_epoch=standing.epoch + 1)  # whose draws the file's labels belong to
         standing.matching = None  # the clusters are new
         self._start_epoch()
@@ -196,9 +200,9 @@ class Run:
         name = f"train {standing.epoch + 1}/{self.config.train.epochs}"
         with self._timed("train"), self.bars.bar(name, len(order)) as advance:
             advance(sum(len(processes.part(b)) for b in batches[: standing.step]))
-            for batch, (indices, pixels) in zip(left, source.frames.batches(left), strict=True):
+            for batch, (indices, views) in zip(left, source.batches(left, standing.epoch), strict=True):
                 self.steps.set_rate(standing.epoch + standing.step / len(batches))
-                self._step(len(batch), indices, pixels)
+                self._step(len(batch), indices, views)
                 standing.step += 1
                 advance(len(indices))
                 if self.stop.is_asked() and standing.step < len(batches):
@@ -206,14 +210,12 @@ class Run:
                     self.save()
                     self.stop.check(f"stopped in epoch {standing.epoch + 1}; {self.how_to_resume}")
             self._read_losses()
+        source.kept.clear()
 
-    def _step(self, n: int, indices: np.ndarray, pixels: Tensor) -> None:
-        """One step on a batch of `n` images, of which this process has `indices` and their `pixels`."""
-        with stage("augment"):
-            draws = self.views.draw(self.standing.epoch, indices, self.method.views)
-            frames = self.engine.to_images(pixels)
+    def _step(self, n: int, indices: np.ndarray, views: BatchViews) -> None:
+        """One step on a batch of `n` images, of which this process has `indices` and their `views`."""
         labels = self.store.read(indices).to(self.engine.device)
-        names, values = self.steps.take(frames, draws, labels, len(indices) / n)
+        names, values = self.steps.take(views, labels, len(indices) / n)
         self._read_losses()  # those of the step before: a GPU has them by now, and is at work on this step
         self._unread = (n, names, values)
 

@@ -12,7 +12,7 @@ from picie import processes
 from picie.config import TrainConfig
 from picie.methods.base import Method
 from picie.stages import stage
-from picie.views.two_views import ViewDraws
+from picie.views.two_views import BatchViews
 
 
 class Steps:
@@ -39,7 +39,7 @@ class Steps:
             share = epochs_done / self.config.epochs
             self._network.param_groups[0]["lr"] = self.config.lr * (0.5 + 0.5 * math.cos(math.pi * share))
 
-    def take(self, frames: Tensor, draws: ViewDraws, labels: Tensor, share: float = 1.0) -> tuple[list[str], Tensor]:
+    def take(self, batch: BatchViews, labels: Tensor, share: float = 1.0) -> tuple[list[str], Tensor]:
         """One step on a batch, as `Method.losses` takes it, or on this process's `share` of a batch, which may be 0.
 
         Returns:
@@ -49,7 +49,7 @@ class Steps:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         parts: dict[str, Tensor] = {}
-        for term in self.method.losses(frames, draws, labels):
+        for term in self.method.losses(batch, labels):
             with stage("backward"):
                 (term["loss"] * share).backward()
             for name, value in term.items():

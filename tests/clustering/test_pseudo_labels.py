@@ -29,7 +29,7 @@ from picie.methods.base import Method
 from picie.methods.mdc import MDC
 from picie.methods.picie import PiCIE
 from picie.views.draws import derived_seed, permutation
-from picie.views.two_views import TwoViews
+from picie.views.two_views import BatchViews, TwoViews
 
 N, K, SIDE, CELLS = 14, 4, 32, 4
 
@@ -45,6 +45,12 @@ class NormNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return F.avg_pool2d(torch.cat([images, self.norm(images)], dim=1), 4)
+
+    def levels(self, images: Tensor) -> list[Tensor]:
+        return [self(images)]
+
+    def decode(self, levels: Sequence[Tensor]) -> Tensor:
+        return levels[0]
 
 
 class StillFrames:
@@ -94,7 +100,8 @@ class Setup:
         """(n, D) features of a view, computed here."""
         images = self.frames.pixels[np.asarray(indices)].float() / 255
         with torch.no_grad():
-            z = self.method.features(images, self.views.draw(epoch, indices, self.method.views), view)
+            draws = self.views.draw(epoch, indices, self.method.views)
+            z = self.method.features(BatchViews(draws, self.config.views.view_size, images), view)
         return z.permute(0, 2, 3, 1).flatten(0, 2)
 
 

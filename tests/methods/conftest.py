@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -10,12 +10,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from picie.config import Config
-from picie.views.two_views import TwoViews, ViewDraws
+from picie.views.two_views import BatchViews, TwoViews
 
 STRIDE = 4
 
 
-class PoolNet(nn.Module):
+class Plain(nn.Module):
+    """A network whose one level is its output."""
+
+    def levels(self, images: Tensor) -> list[Tensor]:
+        out: Tensor = self(images)
+        return [out]
+
+    def decode(self, levels: Sequence[Tensor]) -> Tensor:
+        return levels[0]
+
+
+class PoolNet(Plain):
     """4x4 mean pooling: features are mean colours, so it is equivariant and has nothing to train."""
 
     dim, stride = 3, STRIDE
@@ -24,7 +35,7 @@ class PoolNet(nn.Module):
         return F.avg_pool2d(images, STRIDE)
 
 
-class ConvNet(nn.Module):
+class ConvNet(Plain):
     """One strided convolution to D = 6."""
 
     dim, stride = 6, STRIDE
@@ -63,15 +74,15 @@ def configure() -> Callable[..., Config]:
 
 
 @pytest.fixture
-def batch(configure: Callable[..., Config]) -> Callable[..., tuple[Tensor, ViewDraws, Tensor, Tensor]]:
-    """batch(views, dim): frames, draws, labels (V, B, h, w) and unit-norm centroids (V, K, D) for three images."""
+def batch(configure: Callable[..., Config]) -> Callable[..., tuple[BatchViews, Tensor, Tensor]]:
+    """batch(views, dim): their views, labels (V, B, h, w) and unit-norm centroids (V, K, D) for three images."""
 
-    def make(views: int, dim: int) -> tuple[Tensor, ViewDraws, Tensor, Tensor]:
+    def make(views: int, dim: int) -> tuple[BatchViews, Tensor, Tensor]:
         g = torch.Generator().manual_seed(7)
         options = configure().views
         draws = TwoViews(options.invariance, options.equivariance, 0).draw(2, [4, 0, 9], views)
         labels = torch.randint(0, 5, (views, 3, 8, 8), generator=g)
         centroids = F.normalize(torch.randn(views, 5, dim, generator=g), dim=2)
-        return torch.rand(3, 3, 64, 64, generator=g), draws, labels, centroids
+        return BatchViews(draws, options.view_size, torch.rand(3, 3, 64, 64, generator=g)), labels, centroids
 
     return make

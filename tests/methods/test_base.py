@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from picie.config import Config
 from picie.methods.picie import PiCIE
 from picie.registry import EQUIVARIANCE
-from picie.views.two_views import TwoViews, ViewDraws
+from picie.views.two_views import BatchViews, TwoViews, ViewDraws
 
 SIZE, STRIDE, N = 64, 4, 60
 CELLS = SIZE // STRIDE
@@ -44,7 +44,8 @@ def views_of(
 ) -> tuple[Tensor, Tensor, ViewDraws]:
     method = PiCIE(configure(views={"size": SIZE}), network)
     draws = TwoViews([], [{"name": name} for name in names], 0).draw(1, range(len(frames)))
-    return method.features(frames, draws, 0), method.features(frames, draws, 1), draws
+    batch = BatchViews(draws, (SIZE, SIZE), frames)
+    return method.features(batch, 0), method.features(batch, 1), draws
 
 
 @pytest.mark.parametrize("frame", [SIZE, 2 * SIZE])
@@ -86,14 +87,16 @@ def test_features_have_norm_one_and_do_not_depend_on_the_batch(
     network: nn.Module, configure: Callable[..., Config], batch: Callable[..., tuple]
 ) -> None:
     method = PiCIE(configure(), network)
-    frames, draws, _, _ = batch(2, 6)
+    views, _, _ = batch(2, 6)
     options = configure().views
     alone = TwoViews(options.invariance, options.equivariance, 0).draw(2, [9])
     for view in (0, 1):
-        z = method.features(frames, draws, view)
+        z = method.features(views, view)
         assert z.shape == (3, 6, 8, 8)
         torch.testing.assert_close(z.norm(dim=1), torch.ones(3, 8, 8))
-        torch.testing.assert_close(method.features(frames[2:], alone, view), z[2:], atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            method.features(BatchViews(alone, views.size, views.frames[2:]), view), z[2:], atol=1e-5, rtol=0
+        )
 
 
 def test_view_0_transforms_the_image_and_view_1_the_features(network: nn.Module, configure: Callable[..., Config]) -> None:
@@ -103,8 +106,9 @@ def test_view_0_transforms_the_image_and_view_1_the_features(network: nn.Module,
     draws = TwoViews([], [{"name": "hflip", "p": 1.0}], 0).draw(0, [0, 1])
     with torch.no_grad():
         first, second = nn.functional.normalize(network(frames.flip(3))), nn.functional.normalize(network(frames)).flip(3)
-    torch.testing.assert_close(method.features(frames, draws, 0).detach(), first)
-    torch.testing.assert_close(method.features(frames, draws, 1).detach(), second)
+    batch = BatchViews(draws, (32, 32), frames)
+    torch.testing.assert_close(method.features(batch, 0).detach(), first)
+    torch.testing.assert_close(method.features(batch, 1).detach(), second)
     assert (first - second).abs().max() > 0.1
 
 

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from picie.config import Config
 from picie.methods.mdc import MDC
-from picie.views.two_views import ViewDraws
+from picie.views.two_views import BatchViews
 
-Batch = Callable[..., tuple[Tensor, ViewDraws, Tensor, Tensor]]
+Batch = Callable[..., tuple[BatchViews, Tensor, Tensor]]
 
 
 def only(method: MDC, *batch: object) -> Tensor:
@@ -28,26 +28,26 @@ def test_loss_is_the_cross_entropy_of_view_0(
     network: nn.Module, configure: Callable[..., Config], batch: Batch, classifier: str, weighted: bool
 ) -> None:
     method = MDC(configure(mdc={"classifier": classifier}, loss={"temperature": 0.5}), network)
-    frames, draws, labels, centroids = batch(1, 6)
+    views, labels, centroids = batch(1, 6)
     weights = torch.rand(1, 5, generator=torch.Generator().manual_seed(1)) + 0.2 if weighted else None
     method.start_epoch(centroids, weights, 0)
     if method.linear is not None:
         with torch.no_grad():
             method.linear.bias.uniform_(-1, 1)
-    z = method.features(frames, draws, 0)
+    z = method.features(views, 0)
     if classifier == "linear":
         logits = F.conv2d(z, method.linear.weight[:, :, None, None], method.linear.bias)  # the paper's 1x1 classifier
     else:
         logits = torch.einsum("bdhw,kd->bkhw", z, centroids[0]) / 0.5
     expected = F.cross_entropy(logits, labels[0], None if weights is None else weights[0])
-    torch.testing.assert_close(only(method, frames, draws, labels), expected)
+    torch.testing.assert_close(only(method, views, labels), expected)
 
 
 def test_the_classifier_and_its_optimiser_begin_anew_each_epoch(
     network: nn.Module, configure: Callable[..., Config], batch: Batch
 ) -> None:
     method = MDC(configure(mdc={"lr": 0.05}), network)
-    frames, draws, labels, centroids = batch(1, 6)
+    views, labels, centroids = batch(1, 6)
     starts, optimisers = [], []
     for epoch in (0, 1):
         method.start_epoch(centroids, None, epoch)
@@ -57,12 +57,12 @@ def test_the_classifier_and_its_optimiser_begin_anew_each_epoch(
         assert optimiser.defaults["lr"] == 0.05
         assert not optimiser.state
         assert not method.linear.bias.any()
-        before = only(method, frames, draws, labels).item()
+        before = only(method, views, labels).item()
         for _ in range(10):
             optimiser.zero_grad()
-            only(method, frames, draws, labels).backward()
+            only(method, views, labels).backward()
             optimiser.step()
-        assert only(method, frames, draws, labels).item() < before  # it trains what the loss uses
+        assert only(method, views, labels).item() < before  # it trains what the loss uses
         assert method.linear.bias.any()
     assert optimisers[0] is not optimisers[1]
     assert not torch.equal(starts[0], starts[1])
@@ -81,7 +81,7 @@ def test_its_optimiser_leaves_the_network_alone(network: nn.Module, configure: C
 
 
 def test_prediction_uses_what_was_trained(network: nn.Module, configure: Callable[..., Config], batch: Batch) -> None:
-    _, _, _, centroids = batch(1, 6)
+    _, _, centroids = batch(1, 6)
     for sections, trained in (
         ({}, True),
         ({"train": {"epochs": 0}}, False),

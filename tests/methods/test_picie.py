@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from picie.config import Config
 from picie.methods.picie import PiCIE
-from picie.views.two_views import ViewDraws
+from picie.views.two_views import BatchViews
 
-Batch = Callable[..., tuple[Tensor, ViewDraws, Tensor, Tensor]]
+Batch = Callable[..., tuple[BatchViews, Tensor, Tensor]]
 OPTIONS = [
     {},
     {"temperature": 1.0},
@@ -28,10 +28,10 @@ OPTIONS = [
 ]
 
 
-def formula(method: PiCIE, frames: Tensor, draws: ViewDraws, labels: Tensor, options: dict) -> dict[str, Tensor]:
+def formula(method: PiCIE, views: BatchViews, labels: Tensor, options: dict) -> dict[str, Tensor]:
     """The whole loss of both views at once, as METHOD 2.3 states it."""
     o = {"temperature": 0.3, "within": 1.0, "cross": 1.0, "mse": False} | options
-    z = [method.features(frames, draws, view) for view in (0, 1)]
+    z = [method.features(views, view) for view in (0, 1)]
 
     def ce(view: int, clustering: int) -> Tensor:
         logits = torch.einsum("bdhw,kd->bkhw", z[view], method.centroids[clustering]) / o["temperature"]
@@ -54,11 +54,11 @@ def test_terms_and_their_gradients_add_up_to_the_formula(
     network: nn.Module, configure: Callable[..., Config], batch: Batch, options: dict, weighted: bool
 ) -> None:
     method = PiCIE(configure(loss=options), network)
-    frames, draws, labels, centroids = batch(2, 6)
+    views, labels, centroids = batch(2, 6)
     weights = torch.rand(2, 5, generator=torch.Generator().manual_seed(1)) + 0.2 if weighted else None
     method.start_epoch(centroids, weights, 0)
 
-    expected = formula(method, frames, draws, labels, options)
+    expected = formula(method, views, labels, options)
     expected["loss"].backward()
     joint = [p.grad.clone() for p in method.parameters() if p.grad is not None]
     assert len(joint) == 2
@@ -66,7 +66,7 @@ def test_terms_and_their_gradients_add_up_to_the_formula(
     method.zero_grad()
 
     sums = {"loss": 0.0, "within": 0.0, "cross": 0.0}
-    for term in method.losses(frames, draws, labels):
+    for term in method.losses(views, labels):
         term["loss"].backward()  # before the next is asked for, as training does
         sums = {name: sums[name] + float(term[name].detach()) for name in sums}
     for name, value in sums.items():
@@ -75,13 +75,13 @@ def test_terms_and_their_gradients_add_up_to_the_formula(
         torch.testing.assert_close(parameter.grad, gradient, atol=1e-6, rtol=1e-4)
 
 
-def over_batch(batch: Batch, weighted: bool) -> tuple[Tensor, ViewDraws, list[tuple[Tensor, Tensor, Tensor | None]]]:
-    """Frames, draws, and for 5 and 11 clusters: labels (2, B, h, w), centroids (2, K, 6), class weights (2, K) or None."""
+def over_batch(batch: Batch, weighted: bool) -> tuple[BatchViews, list[tuple[Tensor, Tensor, Tensor | None]]]:
+    """Views, and for 5 and 11 clusters: labels (2, B, h, w), centroids (2, K, 6), class weights (2, K) or None."""
     g = torch.Generator().manual_seed(3)
-    frames, draws, labels, centroids = batch(2, 6)
+    views, labels, centroids = batch(2, 6)
     over_labels, over_centroids = torch.randint(0, 11, labels.shape, generator=g), torch.randn(2, 11, 6, generator=g)
     weights = [torch.rand(2, k, generator=g) + 0.2 if weighted else None for k in (5, 11)]
-    return frames, draws, [(labels, centroids, weights[0]), (over_labels, over_centroids, weights[1])]
+    return views, [(labels, centroids, weights[0]), (over_labels, over_centroids, weights[1])]
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -93,11 +93,11 @@ def test_two_heads_are_weighed_by_the_logarithms_of_their_sizes(
     """PiCIE+H (METHOD 2), restated head by head and view by view; the MSE is there once."""
     o = {"temperature": 0.3, "within": 1.0, "cross": 1.0, "mse": False} | options
     method = PiCIE(configure(loss=options, cluster={"k": 5, "over_k": 11, "metric": metric}), network)
-    frames, draws, heads = over_batch(batch, weighted)
+    views, heads = over_batch(batch, weighted)
     method.start_epoch(heads[0][1], heads[0][2], 0)
     method.start_over_head(heads[1][1], heads[1][2])
 
-    z = [method.features(frames, draws, view) for view in (0, 1)]
+    z = [method.features(views, view) for view in (0, 1)]
     expected: dict[str, Tensor] = {}
     losses = []
     for name, (labels, centroids, weights) in zip(("", "over_"), heads, strict=True):
@@ -121,7 +121,7 @@ def test_two_heads_are_weighed_by_the_logarithms_of_their_sizes(
     assert all(g.abs().max() > 1e-6 for g in joint)
 
     sums: dict[str, float] = defaultdict(float)
-    for term in method.losses(frames, draws, torch.cat([heads[0][0], heads[1][0]])):
+    for term in method.losses(views, torch.cat([heads[0][0], heads[1][0]])):
         term["loss"].backward()
         for name, value in term.items():
             sums[name] += float(value.detach())
@@ -134,7 +134,7 @@ def test_the_over_clustering_head_is_saved_and_does_not_predict(
     network: nn.Module, configure: Callable[..., Config], batch: Batch
 ) -> None:
     method = PiCIE(configure(cluster={"k": 5, "over_k": 11}), network)
-    _, _, heads = over_batch(batch, weighted=False)
+    _, heads = over_batch(batch, weighted=False)
     method.start_epoch(heads[0][1], None, 0)
     method.start_over_head(heads[1][1], None)
     assert torch.equal(method.state_dict()["over_centroids"], heads[1][1])
@@ -149,9 +149,9 @@ def test_one_view_at_a_time_holds_half_of_the_activations(
     calls: list[int] = []
     network.register_forward_hook(lambda *_: calls.append(1))
     method = PiCIE(configure(), network)
-    frames, draws, labels, centroids = batch(2, 6)
+    views, labels, centroids = batch(2, 6)
     method.start_epoch(centroids, None, 0)
-    terms = method.losses(frames, draws, labels)
+    terms = method.losses(views, labels)
     next(terms)
     assert len(calls) == 1
     assert len(list(terms)) == 1
@@ -160,10 +160,10 @@ def test_one_view_at_a_time_holds_half_of_the_activations(
 
 def test_centroids_are_frozen_and_saved(network: nn.Module, configure: Callable[..., Config], batch: Batch) -> None:
     method = PiCIE(configure(), network)
-    frames, draws, labels, centroids = batch(2, 6)
+    views, labels, centroids = batch(2, 6)
     method.start_epoch(centroids, None, 0)
     centroids.zero_()  # the method has its own
-    for term in method.losses(frames, draws, labels):
+    for term in method.losses(views, labels):
         term["loss"].backward()
     assert method.centroids.grad is None
     torch.testing.assert_close(method.centroids.norm(dim=2), torch.ones(2, 5))
@@ -175,19 +175,17 @@ def test_training_lowers_the_loss_and_raises_agreement(
     network: nn.Module, configure: Callable[..., Config], batch: Batch
 ) -> None:
     method = PiCIE(configure(), network)
-    frames, draws, _, centroids = batch(2, 6)
+    views, _, centroids = batch(2, 6)
     method.start_epoch(centroids, None, 0)
     with torch.no_grad():  # labels as clustering gives them: the nearest centroid of each cell
-        scores = [
-            torch.einsum("bdhw,kd->bkhw", method.features(frames, draws, v), method.centroids[v]).argmax(1) for v in (0, 1)
-        ]
+        scores = [torch.einsum("bdhw,kd->bkhw", method.features(views, v), method.centroids[v]).argmax(1) for v in (0, 1)]
     labels = torch.stack(scores)
     optimizer = torch.optim.Adam(method.parameters(), 1e-2)
     history = []
     for _ in range(30):
         optimizer.zero_grad()
         total = 0.0
-        for term in method.losses(frames, draws, labels):
+        for term in method.losses(views, labels):
             term["loss"].backward()
             total += float(term["loss"].detach())
         optimizer.step()

@@ -4,6 +4,7 @@
     pass 2: store[head and view, image] = nearest centroid of each cell; counts -> class weights, statistics
 
 Both passes ask for the same draws as the training pass of the epoch, so a label belongs to the very crop that is trained on.
+Both go by the same batches, so that what pass 1 made can be kept for pass 2 and is, to the bit, what pass 2 would make.
 A head is a number of clusters: K and, for PiCIE+H, K2. Heads share the features and the sample that k-means starts from.
 """
 
@@ -120,15 +121,17 @@ def generate_pseudo_labels(
     Returns:
         What it gave each head, by the head's prefix.
     """
+    batches = split_batches(source.order(epoch, "cluster"), source.config.cluster.batch_size)
     with stage("cluster"):
-        heads = _cluster(source, epoch, lambda n: advance("cluster", n))
+        heads = _cluster(source, epoch, batches, lambda n: advance("cluster", n))
     with stage("label"):
-        return _label(source, epoch, store, heads, lambda n: advance("label", n))
+        return _label(source, epoch, batches, store, heads, lambda n: advance("label", n))
 
 
 def _label(
     source: FeatureSource,
     epoch: int,
+    batches: Sequence[np.ndarray],
     store: PseudoLabelStore,
     heads: Sequence[Sequence[KMeans]],
     advance: Callable[[int], None],
@@ -136,7 +139,7 @@ def _label(
     """Pass 2: the label of every cell, by the centroids found, of each head and view."""
     tallies = [[Tally(kmeans.k) for kmeans in head] for head in heads]
     source.method.eval()
-    for batch, view, z in source.view_features(split_batches(source.indices, source.config.cluster.batch_size), epoch):
+    for batch, view, z in source.view_features(batches, epoch):
         points = _points(z)
         with stage("assign"):
             for i, head in enumerate(heads):
@@ -162,7 +165,9 @@ def _clustering(kmeans: Sequence[KMeans], tallies: Sequence[Tally]) -> Clusterin
     )
 
 
-def _cluster(source: FeatureSource, epoch: int, advance: Callable[[int], None]) -> list[list[KMeans]]:
+def _cluster(
+    source: FeatureSource, epoch: int, batches: Sequence[np.ndarray], advance: Callable[[int], None]
+) -> list[list[KMeans]]:
     """Pass 1: for each head one k-means a view, its centroids found."""
     config, method = source.config, source.method
     options, views = config.cluster, range(method.views)
@@ -170,12 +175,11 @@ def _cluster(source: FeatureSource, epoch: int, advance: Callable[[int], None]) 
         [_kmeans(config, k, derived_seed(config.seed, epoch, f"{prefix}kmeans", view)) for view in views]
         for prefix, k in options.heads.items()
     ]
-    batches = split_batches(source.order(epoch, "cluster"), options.batch_size)
     n_start = min(options.init_batches, len(batches))
     samples = [_Sample(options.init_points, n_start, kmeans.seed) for kmeans in heads[0]]
     method.train(options.batchnorm == "train")
     done = [0] * method.views
-    for batch, view, z in source.view_features(batches, epoch):
+    for batch, view, z in source.view_features(batches, epoch, keep=options.batchnorm == "eval" or config.model.freeze):
         with stage("k-means"):
             points = _points(z)
             if done[view] < n_start:

@@ -19,7 +19,7 @@ from picie.config import Config
 from picie.errors import InputError
 from picie.models.extractor import Extractor
 from picie.stages import stage
-from picie.views.two_views import ViewDraws
+from picie.views.two_views import BatchViews
 
 
 class Method(nn.Module):
@@ -69,25 +69,43 @@ class Method(nn.Module):
             heads.append((self.over_centroids, self.over_class_weights))
         return heads
 
-    def features(self, frames: Tensor, draws: ViewDraws, view: int) -> Tensor:
-        """Unit-norm features (B, D, h, w) float32 of one view, in the transformed frame; every pass calls this.
+    def levels(self, batch: BatchViews, view: int) -> Sequence[Tensor]:
+        """The backbone's levels of one view's pictures: those kept, or made now."""
+        if batch.kept:
+            return batch.kept[view]
+        with stage("augment"):
+            pictures = batch.pictures(view)
+        with stage("forward"):
+            levels: Sequence[Tensor] = self.network.levels(pictures)
+        return levels
+
+    def maps(self, batch: BatchViews, view: int, levels: Sequence[Tensor] | None = None) -> Tensor:
+        """Features (B, D, h, w) of one view, of any norm, in the transformed frame; every pass calls this.
 
         View 0 is f(G(P1 x)): transform the image, then the network. View 1 is G(f(P2 x)): the network, then transform its
         feature map. Cell (i, j) of one is cell (i, j) of the other.
 
         Args:
-            frames: (B, 3, H, W) float in [0, 1].
-            draws: G and P of these images.
+            batch: the images' views.
             view: 0 or 1.
+            levels: what `levels` gave; None asks for it.
+
+        Returns:
+            float32, or bfloat16 where the network computes with it.
         """
-        with stage("augment"):
-            pictures = draws.pictures(frames, view, self.config.views.view_size)
+        levels = self.levels(batch, view) if levels is None else levels
         with stage("forward"):
-            z = self.network(pictures)
+            z: Tensor = self.network.decode(levels)
+        if view > 0:
+            with stage("features"):
+                z = batch.draws.geometry.apply(z, (z.shape[2], z.shape[3]))
+        return z
+
+    def features(self, batch: BatchViews, view: int, levels: Sequence[Tensor] | None = None) -> Tensor:
+        """`maps` at norm 1, float32: what is clustered."""
+        z = self.maps(batch, view, levels)
         with stage("features"):
-            if view > 0:
-                z = draws.geometry.apply(z, (z.shape[2], z.shape[3]))
-            return F.normalize(z, dim=1)
+            return F.normalize(z.float(), dim=1)
 
     def start_epoch(self, centroids: Tensor, class_weights: Tensor | None, epoch: int) -> None:
         """Take over the epoch's clustering: `centroids` (V, K, D), `class_weights` (V, K) or None."""
@@ -119,14 +137,13 @@ class Method(nn.Module):
         return ()
 
     @abstractmethod
-    def losses(self, frames: Tensor, draws: ViewDraws, labels: Tensor) -> Iterator[dict[str, Tensor]]:
+    def losses(self, batch: BatchViews, labels: Tensor) -> Iterator[dict[str, Tensor]]:
         """The loss of a batch in terms whose sum it is, each to be propagated back before the next is asked for.
 
         So a method whose loss falls apart by views holds the activations of one view at a time.
 
         Args:
-            frames: (B, 3, H, W) float in [0, 1].
-            draws: G and P of these images.
+            batch: the images' views.
             labels: (V, B, h, w) int64 pseudo-labels; those of the over-clustering head, if any, follow: (2 V, B, h, w).
 
         Yields:

@@ -13,7 +13,7 @@ from picie.losses import cross_entropy, prototype_logits
 from picie.methods.base import Method
 from picie.models.extractor import Extractor
 from picie.views.draws import derived_seed
-from picie.views.two_views import ViewDraws
+from picie.views.two_views import BatchViews
 
 
 class MDC(Method):
@@ -62,8 +62,8 @@ class MDC(Method):
             return super().classifier()
         return self.linear.weight.detach(), self.linear.bias.detach()
 
-    def losses(self, frames: Tensor, draws: ViewDraws, labels: Tensor) -> Iterator[dict[str, Tensor]]:
-        z = self.features(frames, draws, 0)
+    def losses(self, batch: BatchViews, labels: Tensor) -> Iterator[dict[str, Tensor]]:
+        z = self.features(batch, 0)
         weight = None if self.class_weights is None else self.class_weights[0]
         if self.linear is not None:
             logits = prototype_logits(z, self.linear.weight, self.linear.bias)

@@ -12,7 +12,7 @@ from picie.losses import head_weights, view_distance, view_loss
 from picie.methods.base import Method
 from picie.models.extractor import Extractor
 from picie.stages import stage
-from picie.views.two_views import ViewDraws
+from picie.views.two_views import BatchViews
 
 
 class PiCIE(Method):
@@ -30,9 +30,9 @@ class PiCIE(Method):
         if config.loss.within == 0 and config.loss.cross == 0 and not config.loss.mse:
             raise InputError("loss.within, loss.cross and loss.mse are all off; nothing would be trained")
 
-    def losses(self, frames: Tensor, draws: ViewDraws, labels: Tensor) -> Iterator[dict[str, Tensor]]:
+    def losses(self, batch: BatchViews, labels: Tensor) -> Iterator[dict[str, Tensor]]:
         if self.config.loss.mse:
-            z = [self.features(frames, draws, view) for view in range(self.views)]
+            z = [self.features(batch, view) for view in range(self.views)]
             shares = [self._share(z[view], view, labels) for view in range(self.views)]
             total = {name: shares[0][name] + shares[1][name] for name in shares[0]}
             mse = view_distance(z[0], z[1])
@@ -40,7 +40,7 @@ class PiCIE(Method):
             yield total | {"loss": (total["loss"] + mse) / 2 if weighed else mse, "mse": mse}
         else:  # each term depends on one view alone, so half the activations suffice
             for view in range(self.views):
-                yield self._share(self.features(frames, draws, view), view, labels)
+                yield self._share(self.maps(batch, view), view, labels)
 
     def _share(self, z: Tensor, view: int, labels: Tensor) -> dict[str, Tensor]:
         """What one view's features add to the loss and to its parts, of every head."""

@@ -51,7 +51,7 @@ class Extractor(nn.Module):
         return self
 
     def levels(self, images: Tensor) -> Sequence[Tensor]:
-        """The backbone's feature maps, fine to coarse, of `images` (B, 3, H, W) float32 in [0, 1].
+        """The backbone's feature maps, fine to coarse, of `images` (B, 3, H, W), floating point in [0, 1].
 
         A process that has no image of a batch (B = 0) goes along with a black one, for layers that work over all processes wait
         for it, and many other layers take no empty batch.
@@ -64,12 +64,15 @@ class Extractor(nn.Module):
             levels: Sequence[Tensor] = self.backbone(normalised)
         return levels
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Features (B, D, h, w) float32, not normalised, of `images` (B, 3, H, W) float32 in [0, 1]."""
-        levels = self.levels(images)
+    def decode(self, levels: Sequence[Tensor]) -> Tensor:
+        """Features (B, D, h, w) of what `levels` gave: not normalised, float32, or bfloat16 where that is computed with."""
         with self._autocast():
             out: Tensor = self.fpn(levels)
-        return out.float()
+        return out
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (B, D, h, w) float32, not normalised, of `images` (B, 3, H, W) float32 in [0, 1]."""
+        return self.decode(self.levels(images)).float()
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         if self.autocast_to is None:

@@ -53,7 +53,9 @@ class Geometry:
             cells = torch.bmm(rows, cells.flatten(2)).unflatten(2, cells.shape[2:])
             cells = columns[:, None] @ cells
             return cells.permute(0, 3, 1, 2)
-        out: Tensor = rows[:, None] @ (x @ columns[:, None].mT)
+        # All channels of an image in one product: half the time.
+        narrow = torch.bmm(x.flatten(1, 2), columns.mT).unflatten(1, x.shape[1:3])
+        out: Tensor = rows[:, None] @ narrow
         return out
 
     def apply_labels(self, labels: Tensor, size: tuple[int, int]) -> Tensor:
@@ -77,6 +79,11 @@ class Geometry:
 
 def shrink(frames: Tensor, size: tuple[int, int]) -> Tensor:
     """The whole of `frames` (B, C, H, W) at `size`: what the identity's `apply` gives, in a third of the time."""
+    if frames.dtype == torch.bfloat16:  # which the other way does not know
+        zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+        rows, columns = (resampling_matrix(zero, one, *pair)[0].to(frames) for pair in zip(frames.shape[2:], size, strict=True))
+        whole: Tensor = rows @ F.linear(frames, columns)
+        return whole
     return F.interpolate(frames, size, mode="bilinear", align_corners=False, antialias=True)
 
 
@@ -106,6 +113,6 @@ def resampling_matrix(start: Tensor, stop: Tensor, n_in: int, n_out: int) -> Ten
     """
     centre = _positions(start, stop, n_out) * n_in - 0.5
     width = ((stop - start).abs() * n_in / n_out).clamp(min=1.0)
-    distance = (torch.arange(n_in, dtype=torch.float64) - centre[:, :, None]).abs()
-    weight = (1 - distance / width[:, None, None]).clamp(min=0).float()
-    return weight / weight.sum(2, keepdim=True)
+    distance = torch.arange(n_in, dtype=torch.float32) - centre[:, :, None].float()  # in cells: single precision is plenty
+    weight = distance.abs_().div_(-width[:, None, None].float()).add_(1).clamp_(min=0)
+    return weight.div_(weight.sum(2, keepdim=True))

@@ -43,6 +43,28 @@ class ViewDraws:
         return apply_photometric(self.transforms, images, self.photometric[view])
 
 
+@dataclass(frozen=True)
+class BatchViews:
+    """The views of a batch of images, made when they are asked for.
+
+    Attributes:
+        draws: G and P of these images.
+        size: (H, W) of a view.
+        frames: (B, 3, H, W) floating point in [0, 1]; None where `kept` has all that is needed.
+        kept: for each view the backbone's levels of its pictures, where these are at hand from an earlier pass.
+    """
+
+    draws: ViewDraws
+    size: tuple[int, int]
+    frames: Tensor | None
+    kept: Sequence[Sequence[Tensor]] = ()
+
+    def pictures(self, view: int) -> Tensor:
+        """(B, 3, *size) in [0, 1]: what the network is given of `view`, see `ViewDraws.pictures`."""
+        assert self.frames is not None
+        return self.draws.pictures(self.frames, view, self.size)
+
+
 class TwoViews:
     """Draws views as the function of (seed, epoch, image) that `picie.views.draws` describes.
 
