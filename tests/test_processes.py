@@ -30,7 +30,7 @@ RUNS = {
     "default": (),
     "reference": ("--preset", "reference"),
     "mdc": (*ONE_STEP, "--method", "mdc", "run.cache_gb=0", "evaluate.crop=false"),
-    "two-heads": (*ONE_STEP, "cluster.over_k=5", "loss.mse=true", "cluster.init_points=1000", "cluster.init_batches=1"),
+    "two-heads": (*ONE_STEP, "cluster.over_k=5", "loss.mse=true", "cluster.init_points=100", "cluster.init_batches=1"),
     "one-image-batches": (
         "train.epochs=1",
         "train.batch_size=1",
