@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || echo python3)
 READY := .venv/.ready
 
-.PHONY: setup demo test check docs clean
+.PHONY: setup demo test check bench docs clean
 
 setup: $(READY)
 
@@ -20,6 +20,11 @@ test: $(READY)   ## the whole suite
 
 check: $(READY)  ## style and types
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+
+bench: $(READY)  ## an epoch beside the bare network and the naive recipe; DATA=folder takes your own images
+	@mkdir -p benchmarks/results
+	.venv/bin/picie bench $(DATA) --backbone resnet18 --backbone tf_efficientnet_lite0 --out benchmarks/results
+	.venv/bin/picie bench $(DATA) --backbone tf_efficientnet_lite0 --freeze --out benchmarks/results
 
 docs: $(READY)   ## the documentation as pages: site/index.html
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet && echo site/index.html

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Optional
 import typer
 from pydantic import BaseModel
 
-from picie import cli_app, cli_clusters, cli_data, cli_experiments, mishaps, processes
+from picie import cli_app, cli_bench, cli_clusters, cli_data, cli_experiments, mishaps, processes
 from picie.cli_options import data_options, join_options
 from picie.config import Config, load
 from picie.errors import InputError, PicieError, Stopped, nearest
@@ -320,6 +320,7 @@ def list_(
 
 app.command()(cli_experiments.compare)
 app.command()(cli_experiments.ablate)
+app.command()(cli_bench.bench)
 
 
 def _print_version(asked: bool) -> None:

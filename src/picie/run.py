@@ -39,7 +39,7 @@ from picie.models.fpn import pca_start
 from picie.models.synced_batchnorm import synchronise
 from picie.preparation import check_points, check_turns, feature_size, labelled_split, with_absolute_root
 from picie.runlog import Progress, RunLog, log
-from picie.scoring.evaluation import Evaluation, check_labels, matching_state, score_split
+from picie.scoring.evaluation import Evaluation, Pairs, check_labels, matching_state, score_split
 from picie.stages import stage
 from picie.standing import Standing
 from picie.steps import Steps
@@ -61,7 +61,8 @@ class Run:
         check_turns(self.views, config)
         method_class: type[Method] = registry.find(registry.METHODS, config.method, "method")
         self.dataset = open_dataset(config.data, config.data.train_split)
-        self.scored = labelled_split(config)
+        labelled = labelled_split(config)
+        self.scored = None if labelled is None else Pairs(labelled, self.config)
         torch.manual_seed(derived_seed(config.seed, "weights"))
         network = Extractor(config.model, pretrained)
         self.method = method_class(config, network)
@@ -71,8 +72,8 @@ class Run:
             synchronise(self.method)
         self.cells = feature_size(network, self.engine, config)
         check_points(config, len(self.dataset), self.cells)
-        if self.scored is not None:
-            check_labels(self.scored, bars)
+        if labelled is not None:
+            check_labels(labelled, bars)
         self.steps = Steps(config.train, self.method)
         self.log = RunLog(out, config.run.loggers)
         self.standing = Standing()
@@ -90,7 +91,7 @@ class Run:
         self.log.start({"engine": self.engine.describe()})
         self.frames = Frames(self.dataset, config.views.frame_size, self.out, config.run.cache_gb, config.run.workers)
         decoded = len(self.dataset) * processes.count() // processes.local_count()  # once on each machine
-        with self.bars.bar("read images", decoded) as advance:
+        with stage("decode"), self.bars.bar("read images", decoded) as advance:
             indices = self.frames.scan(config.data.on_bad_image, self._stopping(advance))
         bad = {self.dataset.name(i): reason for i, reason in self.frames.bad.items()}
         self.log.update(images=len(indices), skipped_images=len(bad), skipped=bad, digest=self.frames.digest)
@@ -275,7 +276,7 @@ class Run:
         with self._timed("evaluate"):
             segmenter = Segmenter(self.method.network, self.method.classifier(), self.config, self.engine)
             split = self.config.evaluate.split
-            result = score_split(segmenter.clusters, segmenter.k, self.scored, self.config, split, self.bars)
+            result = score_split(segmenter.clusters, segmenter.k, self.scored, split, self.bars)
         self.standing.matching = matching_state(result)
         self.evaluation = result
         return result

@@ -14,11 +14,12 @@ from tests.conftest import checkpoint_of, picture, write_labelled
 from tests.same_runs import assert_equal_runs, assert_same
 
 from picie import Config, Segmenter, evaluate, training
+from picie.data import open_dataset
 from picie.data.folder import Folder
 from picie.data.images import centre_frame, centre_label, whole_size
 from picie.errors import InputError
 from picie.runlog import Progress, read_metrics
-from picie.scoring.evaluation import check_labels, count
+from picie.scoring.evaluation import Pairs, check_labels, count
 from picie.scoring.metrics import UNMATCHED
 from picie.scoring.results import unmatched_clusters
 
@@ -61,7 +62,7 @@ def test_count_is_the_confusion_of_each_pixel(mixed: Path, tiny: Make, crop: boo
                 expected[truth, cluster] += 1
                 labelled += 1
     with Progress(False) as bars:
-        counts = count(by_color, 3, data, config, bars)
+        counts = count(by_color, 3, Pairs(data, config), bars)
     confusion = counts.sum(0).reshape(3, 3)
     assert counts.shape == (20, 9)
     assert np.array_equal(confusion, expected)
@@ -77,7 +78,7 @@ def test_order_and_batches_do_not_matter(mixed: Path, tiny: Make, monkeypatch: p
             data.paths.reverse()
         monkeypatch.setattr("picie.scoring.evaluation._BATCH", size)
         with Progress(False) as bars:
-            counts.append(count(by_color, 3, data, config, bars).toarray())
+            counts.append(count(by_color, 3, Pairs(data, config), bars).toarray())
     assert np.array_equal(counts[0], counts[1])
     assert np.array_equal(counts[0], counts[2][::-1])
 
@@ -89,7 +90,7 @@ def test_an_image_that_cannot_be_read_is_not_counted(mixed: Path, tiny: Make) ->
     data = Folder(mixed, "val")
     with Progress(False) as bars:
         check_labels(data, bars)
-        assert count(by_color, 3, data, tiny(), bars).shape == (18, 9)
+        assert count(by_color, 3, Pairs(data, tiny()), bars).shape == (18, 9)
         for image in data.paths:
             image.write_bytes(b"x")
         with pytest.raises(InputError, match="none of the split's images"):
@@ -212,3 +213,18 @@ def test_scores_while_training_take_no_resamples(tiny: Make, tmp_path: Path, mon
     assert evaluate(run, record=False, bootstrap=0).intervals is None
     with pytest.raises(pytest.fail.Exception, match="resampled"):
         evaluate(run, record=False)
+
+
+@pytest.mark.parametrize("keep", [0, 2**28, 3 * 32 * 32 + 32 * 32])
+def test_pairs_are_decoded_once_while_they_fit(
+    tiny: Make, labelled_folder: Path, keep: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, dataset = tiny(), open_dataset(tiny().data, "val")
+    opened, plain = [], dataset.image
+    monkeypatch.setattr(dataset, "image", lambda index: opened.append(index) or plain(index))
+    pairs = Pairs(dataset, config, keep)
+    first = [pairs.load(i) for i in (0, 1)]
+    for i in (0, 1):
+        for ours, theirs in zip(pairs.load(i), first[i], strict=True):
+            assert np.array_equal(ours, theirs)
+    assert opened == {0: [0, 1, 0, 1], 2**28: [0, 1]}.get(keep, [0, 1, 1])

@@ -23,7 +23,7 @@ from picie.inference import Segmenter
 from picie.models.raw import RawFeatures
 from picie.runlog import Progress, log
 from picie.sampling import centre_square, sample_cells, training_images
-from picie.scoring.evaluation import Evaluation, Predict, open_labelled, score_split, scored_config
+from picie.scoring.evaluation import Evaluation, Pairs, Predict, open_labelled, score_split, scored_config
 from picie.views.draws import derived_seed
 
 _POSITION = 0.5  # weight of the standardised position beside standardised colour (METHOD 8)
@@ -68,7 +68,8 @@ def evaluate_baselines(
             predictors["k-means on colour and position"] = (color_kmeans(points, config, _POSITION), k)
         with left_out("k-means on raw backbone features"):
             predictors["k-means on raw backbone features"] = (raw_kmeans(unlabelled, config, device, bars), k)
-        return {name: score_split(f, n, scored, config, split, bars) for name, (f, n) in predictors.items()}
+        pairs = Pairs(scored, config)
+        return {name: score_split(f, n, pairs, split, bars) for name, (f, n) in predictors.items()}
 
 
 def images_to_cluster(config: Config, data: str | Path | None, dataset: str | None) -> Dataset:

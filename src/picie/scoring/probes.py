@@ -21,7 +21,7 @@ from picie.inference import Segmenter, enlarged_argmax
 from picie.runlog import Progress, log
 from picie.sampling import centre_square, sample_cells
 from picie.scoring.baselines import feature_kmeans, images_to_cluster, left_out
-from picie.scoring.evaluation import Evaluation, Predict, open_labelled, score_split, scored_config
+from picie.scoring.evaluation import Evaluation, Pairs, Predict, open_labelled, score_split, scored_config
 
 _TRAIN = "train"  # the split whose labels are learnt, where the one that is trained on has none
 _PENALTY, _STEPS = 1e-4, 500  # of the linear probe: weight of |W|^2 / 2 beside the mean cross-entropy; most L-BFGS steps
@@ -78,10 +78,8 @@ def evaluate_probes(
             linear = _with(segmenter, logistic_regression(points, labels, n))
             rows[f"linear probe (labels of {name})"] = (linear.clusters, n, "identity")
             rows[f"{_NEIGHBOURS}-NN probe (labels of {name})"] = (neighbour_probe(segmenter, points, labels, n), n, "identity")
-        return {
-            name: score_split(predict, k, scored, config, split, bars, matching)
-            for name, (predict, k, matching) in rows.items()
-        }
+        pairs = Pairs(scored, config)
+        return {name: score_split(predict, k, pairs, split, bars, matching) for name, (predict, k, matching) in rows.items()}
 
 
 def _labelled_train(config: Config, data: str | Path | None, dataset: str | None, split: str | None) -> tuple[Dataset, str]:

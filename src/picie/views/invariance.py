@@ -19,6 +19,7 @@ from picie.views.draws import Draws
 
 _LUMINANCE = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's and torchvision's greyscale
 _TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+_FROM_YIQ = torch.linalg.inv(_TO_YIQ)
 _EYE = torch.eye(3)
 
 
@@ -27,7 +28,10 @@ class ColorAffine(Photometric):
 
     @abstractmethod
     def affine(self, params: Params, mean: Tensor) -> tuple[Tensor, Tensor]:
-        """A (B, 3, 3) and b (B, 3) of c -> A c + b; `mean` (B, 3) is each image's mean colour at that point."""
+        """A (B, 3, 3) and b (B, 3) of c -> A c + b; `mean` (B, 3) is each image's mean colour at that point.
+
+        All are float32 on the images' device: a look at their values from here would have a GPU waited for.
+        """
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         return apply_photometric([self], images, [params])
@@ -50,11 +54,11 @@ def apply_photometric(transforms: Sequence[Photometric], images: Tensor, params:
 
 
 def _apply_affine(transforms: Sequence[Photometric], images: Tensor, params: Sequence[Params]) -> Tensor:
-    mean = images.mean((2, 3), dtype=torch.float32).cpu()
-    matrix, offset = _EYE.expand(len(images), 3, 3), torch.zeros(len(images), 3)
+    mean = images.mean((2, 3), dtype=torch.float32)
+    matrix, offset = _EYE.to(mean).expand(len(images), 3, 3), torch.zeros_like(mean)
     for transform, values in zip(transforms, params, strict=True):
         assert isinstance(transform, ColorAffine)
-        a, b = transform.affine(values, mean)
+        a, b = transform.affine({name: value.to(mean.device, non_blocking=True) for name, value in values.items()}, mean)
         matrix = a @ matrix
         offset = torch.einsum("bij,bj->bi", a, offset) + b
         mean = torch.einsum("bij,bj->bi", a, mean) + b
@@ -85,7 +89,7 @@ class Brightness(_Strength):
     """All channels times a factor in [1 - strength, 1 + strength], with probability p."""
 
     def affine(self, params: Params, mean: Tensor) -> tuple[Tensor, Tensor]:
-        return params["factor"][:, None, None] * _EYE, torch.zeros_like(mean)
+        return params["factor"][:, None, None] * _EYE.to(mean), torch.zeros_like(mean)
 
 
 class Contrast(_Strength):
@@ -93,13 +97,13 @@ class Contrast(_Strength):
 
     def affine(self, params: Params, mean: Tensor) -> tuple[Tensor, Tensor]:
         factor = params["factor"]
-        offset = (1 - factor) * (mean @ _LUMINANCE)
-        return factor[:, None, None] * _EYE, offset[:, None].expand(-1, 3)
+        offset = (1 - factor) * (mean @ _LUMINANCE.to(mean))
+        return factor[:, None, None] * _EYE.to(mean), offset[:, None].expand(-1, 3)
 
 
 def _saturate(factor: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    grey = _LUMINANCE.expand(3, 3)
-    return factor[:, None, None] * _EYE + (1 - factor)[:, None, None] * grey, torch.zeros_like(mean)
+    grey = _LUMINANCE.to(mean).expand(3, 3)
+    return factor[:, None, None] * _EYE.to(mean) + (1 - factor)[:, None, None] * grey, torch.zeros_like(mean)
 
 
 class Saturation(_Strength):
@@ -141,7 +145,7 @@ class Hue(ColorAffine):
         angle = params["turn"] * (-2 * math.pi)  # with YIQ's orientation this sends red towards green, as HSV does
         cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
         rotation = torch.stack([zero + 1, zero, zero, zero, cos, -sin, zero, sin, cos], dim=1).view(-1, 3, 3)
-        return torch.linalg.inv(_TO_YIQ) @ rotation @ _TO_YIQ, torch.zeros_like(mean)
+        return _FROM_YIQ.to(mean) @ rotation @ _TO_YIQ.to(mean), torch.zeros_like(mean)
 
 
 class Cast(_Strength):
@@ -198,19 +202,18 @@ class Blur(Photometric):
     def apply(self, images: Tensor, params: Params) -> Tensor:
         height, width = images.shape[2:]
         sigma = params["sigma"] * (min(height, width) / 640)
-        blurred = sigma > 0.05  # a narrower Gaussian's weight beside the centre is below 1e-80
-        if not bool(blurred.any()):
+        blurred = (sigma > 0.05).nonzero()[:, 0]  # a narrower Gaussian's weight beside the centre is below 1e-80
+        if not len(blurred):
             return images
-        rows = _gaussian_matrix(sigma[blurred], height).to(images)
-        columns = rows if height == width else _gaussian_matrix(sigma[blurred], width).to(images)
-        where = blurred.to(images.device)
-        out = images.clone()
-        out[where] = (rows[:, None] @ images[where] @ columns[:, None].mT).clamp_(0, 1)
-        return out
+        sigma, where = (part.to(images.device, non_blocking=True) for part in (sigma[blurred], blurred))
+        rows = _gaussian_matrix(sigma, height).to(images.dtype)
+        columns = rows if height == width else _gaussian_matrix(sigma, width).to(images.dtype)
+        narrow = torch.bmm(images[where].flatten(1, 2), columns.mT).unflatten(1, images.shape[1:3])
+        return images.index_copy(0, where, (rows[:, None] @ narrow).clamp_(0, 1))
 
 
 def _gaussian_matrix(sigma: Tensor, n: int) -> Tensor:
     """(B, n, n) float32: row i holds the normalised Gaussian about cell i; at the edges the border is left out."""
-    cells = torch.arange(n, dtype=torch.float32)
+    cells = torch.arange(n, dtype=torch.float32, device=sigma.device)
     weight = torch.exp(-0.5 * ((cells[:, None] - cells) / sigma[:, None, None]) ** 2)
     return weight / weight.sum(2, keepdim=True)

@@ -1,0 +1,72 @@
+"""How time and memory of an epoch grow with images, size and K: a picture of what `picie bench --grow ...` found.
+
+python benchmarks/growth.py docs/images/growth.svg benchmarks/results/*.jsonl
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator, ScalarFormatter
+
+from picie.benchmarking.bench import machine_of
+
+GROWING = {"images": "images", "size": "views' short side in pixels", "k": "K"}
+TIME, MEMORY = "seconds an epoch", "peak memory in MB"
+ROWS = {TIME: lambda r: r["least"]["picie"], MEMORY: lambda r: r["memory"]["picie"]["peak_memory_mb"]}
+
+
+def main() -> None:
+    """Read the records and draw."""
+    out, *files = map(Path, sys.argv[1:])
+    records = [json.loads(line) for file in files for line in file.read_text("utf-8").splitlines()]
+    draw(records).savefig(out)
+    print(out)
+
+
+def draw(records: Iterable[dict[str, Any]]) -> Figure:
+    """A column of two plots for each quantity that grows, a line for each backbone and machine."""
+    found: defaultdict[str, defaultdict[str, dict[float, dict[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
+    for record in records:
+        if "grow" in record:
+            name = f"{record['backbone']}{', frozen' * record['freeze']}; {machine_of(record)}"
+            found[record["grow"]][name][_value(record)] = record  # of equal ones the last counts
+    kinds = [kind for kind in GROWING if kind in found]
+    if not kinds:
+        sys.exit("no record of `picie bench --grow ...` in these files")
+    figure = Figure(figsize=(3.6 * len(kinds), 5.4), layout="constrained")
+    grid = figure.subplots(2, len(kinds), squeeze=False, sharex="col")
+    for column, kind in enumerate(kinds):
+        for axes, (label, height) in zip(grid[:, column], ROWS.items(), strict=True):
+            for name, steps in found[kind].items():
+                values = sorted(steps)
+                axes.plot(values, [height(steps[value]) for value in values], marker="o", label=name)
+            axes.set(xscale="log", ylabel=label if column == 0 else None)
+            if label == TIME:  # a straight line of slope 1 where it grows in proportion
+                axes.set_yscale("log")
+                axes.yaxis.set_major_formatter(ScalarFormatter())
+                axes.yaxis.set_minor_formatter(ScalarFormatter())
+            else:
+                axes.set_ylim(0, 1.1 * max(height(record) for steps in found[kind].values() for record in steps.values()))
+            axes.set_xticks(sorted({value for steps in found[kind].values() for value in steps}))
+            axes.xaxis.set_major_formatter(ScalarFormatter())
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.grid(alpha=0.25)
+        grid[1, column].set_xlabel(GROWING[kind])
+    handles = {label: h for axes in grid[0] for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", frameon=False)
+    return figure
+
+
+def _value(record: dict[str, Any]) -> float:
+    return {"images": record["images"], "size": min(record["view"]), "k": record["k"]}[record["grow"]]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""How fast picie is, beside two yardsticks on the same work: the bare network, and the method as it is usually written."""

@@ -1,0 +1,124 @@
+"""The floor: what picie's epoch asked of the network, asked again on ready tensors, and nothing else.
+
+Which calls those are is not assumed but noted down, by hooks, while an epoch runs: so the floor follows picie when it learns to
+do with fewer of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from picie.models.extractor import Extractor
+
+Ready = dict["Call", list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the network or of a part of it.
+
+    Attributes:
+        part: "network" is the backbone and the FPN on what it gave; either alone is a call of its own.
+        shapes: (B, C, H, W) of the input: of the images, or of each level where it is the FPN's alone.
+        dtypes: of the same.
+        training: whether in training mode.
+        grad: whether gradients were taken, and so a backward followed.
+    """
+
+    part: Literal["network", "backbone", "fpn"]
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[torch.dtype, ...]
+    training: bool
+    grad: bool
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return self.shapes[0][0]
+
+
+@contextlib.contextmanager
+def recorded(network: Extractor) -> Iterator[list[Call]]:
+    """Note every call of `network` or its parts that is made inside, in the list that is yielded."""
+    calls: list[Call] = []
+    latest: list[weakref.ref[Tensor]] = []  # the finest level that the backbone gave last; not kept alive for this
+
+    def on_backbone(module: nn.Module, inputs: tuple[Tensor], levels: Sequence[Tensor]) -> None:
+        calls.append(_call("backbone", inputs, module.training))
+        latest[:] = [weakref.ref(levels[0])]
+
+    def on_fpn(module: nn.Module, inputs: tuple[Sequence[Tensor]]) -> None:
+        (levels,) = inputs
+        if calls and calls[-1].part == "backbone" and latest[0]() is levels[0]:
+            images = calls.pop()
+            calls.append(Call("network", images.shapes, images.dtypes, module.training, torch.is_grad_enabled()))
+        else:
+            calls.append(_call("fpn", levels, module.training))
+
+    hooks = [network.backbone.register_forward_hook(on_backbone), network.fpn.register_forward_pre_hook(on_fpn)]
+    try:
+        yield calls
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _call(part: Literal["backbone", "fpn"], inputs: Sequence[Tensor], training: bool) -> Call:
+    shapes, dtypes = tuple(tuple(x.shape) for x in inputs), tuple(x.dtype for x in inputs)
+    return Call(part, shapes, dtypes, training, torch.is_grad_enabled())
+
+
+def counts(calls: Sequence[Call]) -> dict[str, int]:
+    """How many images `calls` took through the network forwards and backwards, and through the FPN alone."""
+    through = [call for call in calls if call.part != "fpn"]
+    return {
+        "forwards": sum(call.images for call in through),
+        "backwards": sum(call.images for call in calls if call.grad),
+        "fpn_alone": sum(call.images for call in calls if call.part == "fpn"),
+    }
+
+
+def ready(calls: Sequence[Call], device: torch.device) -> Ready:
+    """Random inputs for each kind of call, on `device`, laid out as the network wants them."""
+    kinds = dict.fromkeys(calls)
+    return {call: [_random(s, d, device) for s, d in zip(call.shapes, call.dtypes, strict=True)] for call in kinds}
+
+
+def _random(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.rand(shape, device=device).to(dtype=dtype, memory_format=torch.channels_last)
+
+
+def replay(network: Extractor, calls: Sequence[Call], inputs: Ready) -> None:
+    """Make the `calls` of `network` on the `inputs` that `ready` gave, each with a backward where one was made."""
+    for call in calls:
+        if network.training != call.training:
+            network.train(call.training)
+        with torch.set_grad_enabled(call.grad):
+            out = _make(network, call, inputs[call])
+        if call.grad:
+            out.square().mean().backward()
+            network.zero_grad(set_to_none=True)
+
+
+def _make(network: Extractor, call: Call, inputs: list[Tensor]) -> Tensor:
+    levels = inputs if call.part == "fpn" else network.levels(inputs[0])
+    return levels[0] if call.part == "backbone" else network.decode(levels)
+
+
+@contextlib.contextmanager
+def as_it_was(network: Extractor) -> Iterator[None]:
+    """Give `network` back its mode, weights and running statistics afterwards."""
+    training = network.training
+    state: dict[str, Any] = {name: value.clone() for name, value in network.state_dict().items()}
+    try:
+        yield
+    finally:
+        network.load_state_dict(state)
+        network.train(training)

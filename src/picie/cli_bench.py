@@ -1,0 +1,97 @@
+"""`picie bench`."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from picie.cli_options import data_options, join_options
+from picie.config import Config
+from picie.errors import InputError, nearest
+from picie.outputs import check_file
+from picie.registry import SHIPPED_BACKBONE
+
+_IMAGES = 367  # CamVid's
+
+
+def bench(
+    data: Annotated[str | None, typer.Argument(help="Folder of images; without it, pictures are made up.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]...", help="Any option.")] = None,
+    backbone: Annotated[list[str] | None, typer.Option(help="timm model; give it again for several.")] = None,
+    freeze: Annotated[bool, typer.Option("--freeze", help="Train the FPN alone.")] = False,
+    clusters: Annotated[int | None, typer.Option("--clusters", "-k", help="Number of clusters K. [default: 11]")] = None,
+    size: Annotated[int | None, typer.Option(help="As for `picie train`. [default: 160]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per step, of training and of k-means. [default: 16]")] = None,
+    images: Annotated[
+        int | None, typer.Option(min=2, help=f"How many pictures are made up, 480x360, without DATA. [default: {_IMAGES}]")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Epochs counted of each contestant.")] = 2,
+    naive: Annotated[bool, typer.Option("--naive/--no-naive", help="Run the naive recipe, too: by far the slowest.")] = True,
+    grow: Annotated[
+        str | None,
+        typer.Option(help="Instead, picie alone at growing images (1, 4, 16 times), size (96 to 320) or k (8 to 512)."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Append a JSON line a setting; in a folder, to a file named by date and machine."),
+    ] = None,
+) -> None:
+    """Measure an epoch beside two yardsticks on the same work, and its stages; everything is written to a temporary folder.
+
+    The floor is the bare network: as many forwards and backwards as picie's epoch makes, on ready tensors. The naive recipe is
+    the published method as it is usually written. Ratios count, not seconds. The default backbone starts from its ImageNet
+    weights; others have model.pretrained=false, unless model.weights or model.pretrained says otherwise: speed does not depend
+    on it.
+    """
+    from picie.benchmarking import pictures
+    from picie.benchmarking.meters import stoppable
+    from picie.benchmarking.settings import EXTRA_EPOCHS, STEPS, setting
+
+    given = list(overrides or [])
+    if data is not None and "=" in data and not Path(data).exists():
+        given.insert(0, data)  # `picie bench run.device=cpu`: there is no DATA
+        data = None
+    made_up = data is None and not any(option.startswith("data.") for option in given)
+    if images is not None and not made_up:
+        raise InputError("--images is how many pictures are made up without DATA; leave out the one or the other")
+    if grow is not None and grow not in STEPS:
+        raise InputError(f"--grow: unknown quantity {grow!r}; {nearest(grow, STEPS)}")
+    check_file("--out", None if out is not None and out.is_dir() else out)
+    flags = {"cluster.k": clusters, "views.size": size, "train.batch_size": batch_size, "cluster.batch_size": batch_size}
+    if freeze:
+        flags["model.freeze"] = True
+    options = join_options({key: value for key, value in flags.items() if value is not None}, given)
+    with stoppable(), tempfile.TemporaryDirectory(prefix="picie-bench-") as temporary:
+        folder = Path(temporary)
+        source = data_options(str(folder / "pictures") if made_up else data, options)
+        settings = [setting(name, [*source, *options], rounds + EXTRA_EPOCHS) for name in backbone or [SHIPPED_BACKBONE]]
+        if made_up:
+            pictures.write(folder / "pictures", images or _IMAGES)
+        if grow is None:
+            _compare(settings, folder, rounds, naive, out)
+        for number, config in enumerate(settings if grow is not None else ()):
+            _grow(config, grow, folder / f"growth-{number}", rounds, out)
+
+
+def _compare(settings: list[Config], folder: Path, rounds: int, naive: bool, out: Path | None) -> None:
+    from picie.benchmarking import bench, bench_tables
+
+    for record in bench.bench(settings, folder, rounds, naive):
+        bench_tables.show_record(record)
+        if out is not None:
+            typer.echo(f"{bench.append(out, record)}")
+
+
+def _grow(config: Config, quantity: Any, folder: Path, rounds: int, out: Path | None) -> None:
+    from picie.benchmarking import bench, bench_tables
+
+    records = []
+    for record in bench.growth(config, quantity, folder, rounds):
+        records.append(record)
+        file = out and bench.append(out, record)
+    bench_tables.show_growth(records)
+    if out is not None:
+        typer.echo(f"{file}")
