@@ -22,7 +22,7 @@ from picie import Config, Segmenter, training
 from picie.config import to_toml
 from picie.engine import Engine
 from picie.errors import InputError, Stopped
-from picie.features import KeptLevels
+from picie.features import Kept
 from picie.runlog import RunLog, read_metrics
 
 Make = Callable[..., Config]
@@ -58,7 +58,7 @@ class SignalAt:
             return plain(engine, *what)  # type: ignore[arg-type]
 
         monkeypatch.setattr(Engine, "to_images", counted)
-        monkeypatch.setattr(KeptLevels, "put", lambda *_: None)  # or labelling would not ask for its images again
+        monkeypatch.setattr(Kept, "put", lambda *_: None)  # or labelling would not ask for its images again
 
     def arm(self, n: int, signum: signal.Signals = signal.SIGINT) -> None:
         self.seen, self.at, self.signum = 0, n, signum

@@ -205,7 +205,7 @@ class RunConfig(_Section):
     cache_gb: Annotated[float, Field(ge=0)] = Field(8.0, description="most disk for decoded frames, in the run's folder")
     keep_gb: Annotated[float, Field(ge=0)] = Field(
         1.0,
-        description="most memory, on the device, for what the backbone made of the views, kept for the epoch's later passes",
+        description="most memory, on the device, for what clustering makes of the views and the epoch's later passes need, too",
     )
     progress: bool = Field(True, description="progress bars, on a terminal")
     report: bool = Field(True, description="write report.html into the run's folder at its end")

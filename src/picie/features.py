@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -20,27 +20,24 @@ from picie.views.geometry import shrink
 from picie.views.two_views import BatchViews, TwoViews
 
 
-class KeptLevels:
-    """The backbone's levels of views, kept from one pass over the data to the next: a forward costs more than its memory.
-
-    EfficientNet-Lite0 at 160 px makes 147 kB of a view in bfloat16, ResNet-18 384 kB: half of an epoch's forwards without
-    gradients are saved for 367 images in 108 or 282 MB. What is beyond the bound is computed again.
+class Kept:
+    """Tensors of views, kept from one pass over the data to the next.
 
     Args:
-        most: bytes to keep.
+        most: bytes to keep; what is beyond is made again when it is needed.
     """
 
     def __init__(self, most: float) -> None:
         self._most, self._used = most, 0
         self._kept: dict[tuple[int, int], list[Tensor]] = {}
 
-    def put(self, indices: np.ndarray, view: int, levels: Sequence[Tensor]) -> None:
-        """Keep `levels`, (B, C, h, w) each, of one view of the images `indices`, if there is room for all of them."""
-        size = sum(level.nbytes for level in levels)
+    def put(self, indices: np.ndarray, view: int, tensors: Sequence[Tensor]) -> None:
+        """Keep `tensors`, (B, C, h, w) each, of one view of the images `indices`, if there is room for all of them."""
+        size = sum(tensor.nbytes for tensor in tensors)
         if self._used + size > self._most:
             return
         self._used += size
-        cells = [level.permute(0, 2, 3, 1).contiguous() for level in levels]
+        cells = [tensor.permute(0, 2, 3, 1).contiguous() for tensor in tensors]
         for position, index in enumerate(indices.tolist()):
             self._kept[index, view] = [own[position] for own in cells]
 
@@ -59,6 +56,33 @@ class KeptLevels:
         self._used = 0
 
 
+class Leftovers:
+    """What clustering made of an epoch's views, left for the epoch's later passes: memory for time.
+
+    Labelling takes the backbone's levels, so that it needs no forward; so does training, if the backbone is frozen. Otherwise
+    training takes the pictures, so that views are cut and coloured once. EfficientNet-Lite0 at 160 px makes levels of 147 kB a
+    view in bfloat16, ResNet-18 of 384 kB; a picture has 154 kB.
+
+    Args:
+        most: bytes on the device, levels and pictures together.
+        frozen: whether training takes the levels.
+    """
+
+    def __init__(self, most: float, frozen: bool) -> None:
+        self._frozen = frozen
+        self.levels, self.pictures = Kept(most if frozen else 2 * most / 3), Kept(0 if frozen else most / 3)
+
+    def labelled(self) -> None:
+        """Labels are made: give back what only they needed."""
+        if not self._frozen:
+            self.levels.clear()
+
+    def clear(self) -> None:
+        """The epoch is done: give back all."""
+        self.levels.clear()
+        self.pictures.clear()
+
+
 @dataclass(frozen=True)
 class FeatureSource:
     """The images that take part, and all that turns them into features.
@@ -70,7 +94,7 @@ class FeatureSource:
         frames: the images.
         indices: (N,) int64, those that take part, rising.
         engine: device and precision.
-        kept: what the backbone made of the views, from one pass of the epoch to the next.
+        left: what clustering left for the epoch's later passes.
     """
 
     config: Config
@@ -79,7 +103,7 @@ class FeatureSource:
     frames: Frames
     indices: np.ndarray
     engine: Engine
-    kept: KeptLevels = field(default_factory=lambda: KeptLevels(0))
+    left: Leftovers = field(default_factory=lambda: Leftovers(0, frozen=False))
 
     def order(self, *purpose: int | str) -> np.ndarray:
         """(N,) the images in an order that is a function of the seed and of `purpose`."""
@@ -89,29 +113,36 @@ class FeatureSource:
     def batches(self, batches: Sequence[np.ndarray], epoch: int) -> Iterator[tuple[np.ndarray, BatchViews]]:
         """Yield (indices, views) of each batch, with the draws of `epoch`: of this process's part of it, which may be empty."""
         batches = [processes.part(indices) for indices in batches]
-        views, size = range(self.method.views), self.config.views.view_size
-        held = [self.kept.holds(indices, views) for indices in batches]
-        read = self.frames.batches([indices for indices, has in zip(batches, held, strict=True) if not has])
-        for indices, has in zip(batches, held, strict=True):
-            pixels = None if has else next(read)[1]
+        views, size, left = range(self.method.views), self.config.views.view_size, self.left
+        kinds = [next((k for k in (left.levels, left.pictures) if k.holds(indices, views)), None) for indices in batches]
+        read = self.frames.batches([indices for indices, kept in zip(batches, kinds, strict=True) if kept is None])
+        for indices, kept in zip(batches, kinds, strict=True):
+            pixels = next(read)[1] if kept is None else None
             with stage("augment"):
                 draws = self.views.draw(epoch, indices, len(views))
                 frames = None if pixels is None else self.engine.to_images(pixels, self.engine.picture_dtype)
-            yield indices, BatchViews(draws, size, frames, [self.kept.take(indices, view) for view in views] if has else ())
+            batch = BatchViews(draws, size, frames)
+            if kept is left.levels:
+                batch = replace(batch, levels={view: kept.take(indices, view) for view in views})
+            elif kept is left.pictures:
+                batch = replace(batch, made={view: kept.take(indices, view)[0] for view in views})
+            yield indices, batch
 
     def view_features(
-        self, batches: Sequence[np.ndarray], epoch: int, keep: bool = False
+        self, batches: Sequence[np.ndarray], epoch: int, leave: bool = False
     ) -> Iterator[tuple[np.ndarray, int, Tensor]]:
         """Yield (indices, view, unit-norm features (B, D, h, w)) of each view of what `batches` yields.
 
-        `keep`: what the backbone makes of them will serve the epoch's later passes, too, as far as memory was granted.
+        `leave`: what is made of them will serve the epoch's later passes, too, as far as memory was granted.
         """
         for indices, views in self.batches(batches, epoch):
             for view in range(self.method.views):
                 with torch.no_grad():
                     levels = self.method.levels(views, view)
-                    if keep:
-                        self.kept.put(indices, view, levels)
+                    if leave and (self.config.cluster.batchnorm == "eval" or self.config.model.freeze):
+                        self.left.levels.put(indices, view, levels)
+                    if leave:
+                        self.left.pictures.put(indices, view, [views.pictures(view)])
                     z = self.method.features(views, view, levels)
                 yield indices, view, z
 

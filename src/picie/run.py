@@ -30,7 +30,7 @@ from picie.data import open_dataset
 from picie.data.loading import Frames, split_batches
 from picie.engine import Engine, StopRequest, peak_memory_mb, pick_device
 from picie.errors import InputError, TrainingError
-from picie.features import FeatureSource, KeptLevels
+from picie.features import FeatureSource, Leftovers
 from picie.inference import Segmenter
 from picie.losses import class_weights
 from picie.methods.base import Method
@@ -108,8 +108,8 @@ class Run:
         if not begun:
             self.log.update(labelled_epoch=None)
         sharing = processes.local_count() if self.engine.device.type == "cpu" else 1  # of the device's memory
-        kept = KeptLevels(config.run.keep_gb * 1e9 / sharing)
-        self.source = FeatureSource(config, self.method, self.views, self.frames, indices, self.engine, kept)
+        left = Leftovers(config.run.keep_gb * 1e9 / sharing, config.model.freeze)
+        self.source = FeatureSource(config, self.method, self.views, self.frames, indices, self.engine, left)
         if state is None:
             self._start_network()
         else:
@@ -174,8 +174,7 @@ class Run:
             standing.clusterings = generate_pseudo_labels(
                 self.source, standing.epoch, self.store, lambda stage, images: advance[stage](images)
             )
-        if not self.config.model.freeze:  # else the training pass asks for the very same levels
-            self.source.kept.clear()
+        self.source.left.labelled()
         self.log.update(labelled_epoch=standing.epoch + 1)  # whose draws the file's labels belong to
         standing.matching = None  # the clusters are new
         self._start_epoch()
@@ -196,12 +195,12 @@ class Run:
         standing, source = self.standing, self.source
         order = source.order(standing.epoch, "train")
         batches = split_batches(order, self.config.train.batch_size)
-        left = batches[standing.step :]
+        to_come = batches[standing.step :]
         self.method.train()
         name = f"train {standing.epoch + 1}/{self.config.train.epochs}"
         with self._timed("train"), self.bars.bar(name, len(order)) as advance:
             advance(sum(len(processes.part(b)) for b in batches[: standing.step]))
-            for batch, (indices, views) in zip(left, source.batches(left, standing.epoch), strict=True):
+            for batch, (indices, views) in zip(to_come, source.batches(to_come, standing.epoch), strict=True):
                 self.steps.set_rate(standing.epoch + standing.step / len(batches))
                 self._step(len(batch), indices, views)
                 standing.step += 1
@@ -211,7 +210,7 @@ class Run:
                     self.save()
                     self.stop.check(f"stopped in epoch {standing.epoch + 1}; {self.how_to_resume}")
             self._read_losses()
-        source.kept.clear()
+        source.left.clear()
 
     def _step(self, n: int, indices: np.ndarray, views: BatchViews) -> None:
         """One step on a batch of `n` images, of which this process has `indices` and their `views`."""

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from picie import processes
 
 Metric = Literal["spherical", "euclidean"]
-_PART_POINTS, _PART_POINTS_PER_CLUSTER, _TRIAL_STEPS = 2**15, 2**8, 10  # enough to tell good starts from bad ones
+_PART_POINTS, _PART_POINTS_PER_CLUSTER, _TRIAL_STEPS = 2**14, 2**8, 10  # enough to tell good starts from bad ones
 
 
 def _chunks(points: Tensor, k: int) -> tuple[Tensor, ...]:
@@ -208,7 +208,7 @@ class KMeans:
         return tried[scores.index(max(scores))]
 
     def _part(self, sample: Tensor) -> Tensor:
-        """An even part of `sample` that shows where its clusters are: 2^15 points, or 2^8 a cluster if that is more."""
+        """An even part of `sample` that shows where its clusters are: 2^14 points, or 2^8 a cluster if that is more."""
         step = max(1, len(sample) // max(_PART_POINTS, _PART_POINTS_PER_CLUSTER * self.k))
         return sample[::step].contiguous()
 

@@ -179,7 +179,7 @@ def _cluster(
     samples = [_Sample(options.init_points, n_start, kmeans.seed) for kmeans in heads[0]]
     method.train(options.batchnorm == "train")
     done = [0] * method.views
-    for batch, view, z in source.view_features(batches, epoch, keep=options.batchnorm == "eval" or config.model.freeze):
+    for batch, view, z in source.view_features(batches, epoch, leave=True):
         with stage("k-means"):
             points = _points(z)
             if done[view] < n_start:

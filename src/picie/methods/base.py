@@ -71,8 +71,8 @@ class Method(nn.Module):
 
     def levels(self, batch: BatchViews, view: int) -> Sequence[Tensor]:
         """The backbone's levels of one view's pictures: those kept, or made now."""
-        if batch.kept:
-            return batch.kept[view]
+        if view in batch.levels:
+            return batch.levels[view]
         with stage("augment"):
             pictures = batch.pictures(view)
         with stage("forward"):

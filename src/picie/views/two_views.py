@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -50,19 +50,23 @@ class BatchViews:
     Attributes:
         draws: G and P of these images.
         size: (H, W) of a view.
-        frames: (B, 3, H, W) floating point in [0, 1]; None where `kept` has all that is needed.
-        kept: for each view the backbone's levels of its pictures, where these are at hand from an earlier pass.
+        frames: (B, 3, H, W) floating point in [0, 1]; None where an earlier pass left all that is needed.
+        made: pictures, by view, as far as they are made.
+        levels: the backbone's levels, by view, as far as they are at hand from an earlier pass.
     """
 
     draws: ViewDraws
     size: tuple[int, int]
     frames: Tensor | None
-    kept: Sequence[Sequence[Tensor]] = ()
+    made: dict[int, Tensor] = field(default_factory=dict)
+    levels: Mapping[int, Sequence[Tensor]] = field(default_factory=dict)
 
     def pictures(self, view: int) -> Tensor:
         """(B, 3, *size) in [0, 1]: what the network is given of `view`, see `ViewDraws.pictures`."""
-        assert self.frames is not None
-        return self.draws.pictures(self.frames, view, self.size)
+        if view not in self.made:
+            assert self.frames is not None
+            self.made[view] = self.draws.pictures(self.frames, view, self.size)
+        return self.made[view]
 
 
 class TwoViews:
