@@ -15,7 +15,7 @@ from typing import Annotated, Any, Optional
 import typer
 from pydantic import BaseModel
 
-from picie import cli_app, cli_bench, cli_clusters, cli_data, cli_experiments
+from picie import cli_app, cli_bench, cli_clusters, cli_data, cli_experiments, mishaps, processes
 from picie.cli_options import data_options, join_options
 from picie.config import Config, load
 from picie.errors import InputError, PicieError, Stopped, nearest
@@ -120,7 +120,8 @@ def _default_out(config: Config) -> Path:
 
 
 def _say_trained(run: Path) -> None:
-    typer.echo(f"{run}")
+    if processes.is_main():
+        typer.echo(f"{run}")
 
 
 _JsonFile = Annotated[Optional[Path], typer.Option("--json", metavar="FILE", help="Write the scores here, too.")]
@@ -341,6 +342,8 @@ def _main(
     set_up_logging(quiet)
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
+    elif context.invoked_subcommand != "train" and processes.started() > 1:
+        raise InputError(f"picie {context.invoked_subcommand} runs in one process; start it without torchrun")
 
 
 # Typer hands on click's exceptions, its own copy of them or click's, by version; their common base is reached through one.
@@ -375,5 +378,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _end(message: str, status: int) -> int:
-    sys.stderr.write(f"picie: {' '.join(message.split())}\n")
+    """Say with what this process ends, unless another process of the run says it."""
+    words = mishaps.wording(" ".join(message.split()), processes.local_rank())
+    if words is not None:
+        sys.stderr.write(f"picie: {words}\n")
+        sys.stderr.flush()
+    mishaps.said()
     return status

@@ -16,6 +16,7 @@ from types import FrameType
 import torch
 from torch import Tensor, nn
 
+from picie import processes
 from picie.errors import InputError, Stopped
 from picie.models.extractor import Extractor
 
@@ -26,9 +27,13 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 def pick_device(name: str) -> torch.device:
     """The device that `run.device` names; "auto" is cuda, else mps, else cpu.
 
+    Each process of a run takes a GPU of its own.
+
     Raises:
         InputError: an unknown device or one that is not here.
     """
+    if processes.count() > 1 and (name.startswith("cuda") or (name == "auto" and torch.cuda.is_available())):
+        return _own_gpu(name)
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -40,6 +45,19 @@ def pick_device(name: str) -> torch.device:
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available.get(device.type, False) or (device.index or 0) >= max(1, torch.cuda.device_count()):
         raise InputError(f"run.device: {name!r} is not on this machine; give auto or cpu")
+    return device
+
+
+def _own_gpu(name: str) -> torch.device:
+    if name.startswith("cuda:"):
+        raise InputError(f"run.device: {name!r} is one GPU, and each of this run's processes needs its own; give cuda or cpu")
+    if processes.local_count() > torch.cuda.device_count():
+        raise InputError(
+            f"run.device: {processes.local_count()} processes on this machine, which has {torch.cuda.device_count()} GPUs; "
+            "start one for each GPU, or set run.device=cpu"
+        )
+    device = torch.device("cuda", processes.local_rank())
+    torch.cuda.set_device(device)  # which NCCL goes by
     return device
 
 
@@ -125,6 +143,7 @@ class Engine:
             "device": name,
             "precision": "bf16" if self.bf16 else "fp32",
             "threads": torch.get_num_threads(),
+            "processes": processes.count(),
         }
 
 
@@ -139,6 +158,11 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signum: int | None = None
+
+    def is_asked(self) -> bool:
+        """Whether a signal has arrived, here or in another process of the run; all must ask, and all get one answer."""
+        self.signum = processes.most(self.signum or 0) or None
+        return self.signum is not None
 
     def check(self, message: str = "stopped; nothing was lost") -> None:
         """Raise `Stopped` if a signal has arrived."""

@@ -27,6 +27,10 @@ class TrainingError(PicieError):
     """A run cannot go on, e.g. the loss is not finite."""
 
 
+class LostError(TrainingError):
+    """Another process of the run died, or cannot be reached."""
+
+
 class DownloadError(PicieError):
     """A file could not be fetched, is not what it should be, or cannot be unpacked; what is good on disk stays there."""
 

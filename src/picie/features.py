@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from picie import processes
 from picie.config import Config
 from picie.data.loading import Frames
 from picie.engine import Engine
@@ -41,8 +42,8 @@ class Kept:
             self._kept[index, view] = [own[position] for own in cells]
 
     def holds(self, indices: np.ndarray, views: Sequence[int]) -> bool:
-        """Whether `take` has all these views of all these images."""
-        return bool(self._kept) and all((index, view) in self._kept for view in views for index in indices.tolist())
+        """Whether `take` has all these views of all these images, of which there is one at least."""
+        return bool(len(indices)) and all((index, view) in self._kept for view in views for index in indices.tolist())
 
     def take(self, indices: np.ndarray, view: int) -> list[Tensor]:
         """What `put` was given of these images, in any order, channels last."""
@@ -110,7 +111,8 @@ class FeatureSource:
         return ordered
 
     def batches(self, batches: Sequence[np.ndarray], epoch: int) -> Iterator[tuple[np.ndarray, BatchViews]]:
-        """Yield (indices, views) of each batch, with the draws of `epoch`."""
+        """Yield (indices, views) of each batch, with the draws of `epoch`: of this process's part of it, which may be empty."""
+        batches = [processes.part(indices) for indices in batches]
         views, size, left = range(self.method.views), self.config.views.view_size, self.left
         kinds = [next((k for k in (left.levels, left.pictures) if k.holds(indices, views)), None) for indices in batches]
         read = self.frames.batches([indices for indices, kept in zip(batches, kinds, strict=True) if kept is None])
@@ -129,7 +131,7 @@ class FeatureSource:
     def view_features(
         self, batches: Sequence[np.ndarray], epoch: int, leave: bool = False
     ) -> Iterator[tuple[np.ndarray, int, Tensor]]:
-        """Yield (indices, view, unit-norm features (B, D, h, w)) of each batch and view, with the draws of `epoch`.
+        """Yield (indices, view, unit-norm features (B, D, h, w)) of each view of what `batches` yields.
 
         `leave`: what is made of them will serve the epoch's later passes, too, as far as memory was granted.
         """
@@ -145,9 +147,11 @@ class FeatureSource:
                 yield indices, view, z
 
     def whole_images(self, batches: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Yield (indices, images (B, 3, H, W) in [0, 1]) of each batch: whole frames at the views' size, unaltered."""
+        """Yield (indices, images (B, 3, H, W) in [0, 1]) of this process's part of each batch: whole frames at the views' size,
+        unaltered.
+        """
         size = self.config.views.view_size
-        for indices, pixels in self.frames.batches(batches):
+        for indices, pixels in self.frames.batches([processes.part(indices) for indices in batches]):
             with stage("augment"):
                 images = shrink(self.engine.to_images(pixels, self.engine.picture_dtype), size)
             yield indices, images

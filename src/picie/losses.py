@@ -11,6 +11,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from picie import processes
 
 ClassWeights = Literal["none", "inverse", "sqrt_inverse", "frequency"]
 
@@ -52,6 +55,29 @@ def head_weights(ks: Iterable[int]) -> list[float]:
     """
     shares = [1 / math.log(k) for k in ks]
     return [share / sum(shares) for share in shares]
+
+
+def as_shares(weights: Tensor) -> Tensor:
+    """`weights` (n, V) of n cells as shares of their sum, by which a weighed mean is taken.
+
+    Of several processes, each with a part of a batch's images: so that their means, each weighed by its share of the images,
+    add up to the mean of the batch. The plain ones would not, for a cell's share is of the weights of all.
+    """
+    total = weights.sum(0)
+    if processes.count() == 1:
+        return weights / total
+    sums = processes.total(torch.cat([total, total.new_tensor([len(weights)])]))
+    shares: Tensor = weights / sums[:-1] * (sums[-1] / len(weights))
+    return shares
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean cross-entropy of `logits` (B, K, h, w) to `labels` (B, h, w), weighed by `weights` (K,) of the labels."""
+    if weights is None or processes.count() == 1:
+        return F.cross_entropy(logits, labels, weights)
+    shares = as_shares(weights[labels].view(-1, 1))
+    mean: Tensor = F.cross_entropy(logits, labels, reduction="none").flatten() @ shares[:, 0]
+    return mean
 
 
 def view_loss(
@@ -112,7 +138,7 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
             shares = torch.full_like(entropies, 1 / max(1, len(entropies)))
         else:
             shares = torch.stack([own[y] for own, y in zip(weights, labels.T, strict=True)], dim=1)
-            shares = shares / shares.sum(0)
+            shares = as_shares(shares)
         gradient = softmax.div_(total)
         gradient.scatter_add_(2, labels[:, :, None], entropies.new_full((), -1).expand(*labels.shape, 1))
         gradient.mul_((shares / temperature)[:, :, None])

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from picie import checkpoint, loggers, registry
+from picie import checkpoint, loggers, processes, registry
 from picie.clustering.pseudo_labels import Clustering, PseudoLabelStore, generate_pseudo_labels, refit_prototypes
 from picie.config import Config, to_toml
 from picie.data import open_dataset
@@ -36,6 +36,7 @@ from picie.losses import class_weights
 from picie.methods.base import Method
 from picie.models.extractor import Extractor
 from picie.models.fpn import pca_start
+from picie.models.synced_batchnorm import synchronise
 from picie.preparation import check_points, check_turns, feature_size, labelled_split, with_absolute_root
 from picie.runlog import Progress, RunLog, log
 from picie.scoring.evaluation import Evaluation, Pairs, check_labels, matching_state, score_split
@@ -67,6 +68,8 @@ class Run:
         self.method = method_class(config, network)
         self.engine = Engine(device, config.train.precision, network)
         self.method.to(device)
+        if processes.count() > 1:
+            synchronise(self.method)
         self.cells = feature_size(network, self.engine, config)
         check_points(config, len(self.dataset), self.cells)
         if labelled is not None:
@@ -83,11 +86,12 @@ class Run:
         config = self.config
         if state is not None:
             self.standing = Standing.of(state)
-        else:
+        elif processes.is_main():
             checkpoint.write_atomically(self.out / "config.toml", lambda file: file.write(to_toml(config).encode()))
         self.log.start({"engine": self.engine.describe()})
         self.frames = Frames(self.dataset, config.views.frame_size, self.out, config.run.cache_gb, config.run.workers)
-        with stage("decode"), self.bars.bar("read images", len(self.dataset)) as advance:
+        decoded = len(self.dataset) * processes.count() // processes.local_count()  # once on each machine
+        with stage("decode"), self.bars.bar("read images", decoded) as advance:
             indices = self.frames.scan(config.data.on_bad_image, self._stopping(advance))
         bad = {self.dataset.name(i): reason for i, reason in self.frames.bad.items()}
         self.log.update(images=len(indices), skipped_images=len(bad), skipped=bad, digest=self.frames.digest)
@@ -103,12 +107,14 @@ class Run:
         self.store = PseudoLabelStore(self.out / "pseudo_labels.npy", shape, max(ks), keep=begun)
         if not begun:
             self.log.update(labelled_epoch=None)
-        left = Leftovers(config.run.keep_gb * 1e9, config.model.freeze)
+        sharing = processes.local_count() if self.engine.device.type == "cpu" else 1  # of the device's memory
+        left = Leftovers(config.run.keep_gb * 1e9 / sharing, config.model.freeze)
         self.source = FeatureSource(config, self.method, self.views, self.frames, indices, self.engine, left)
         if state is None:
             self._start_network()
         else:
             self._restore(state)
+        processes.copy_from_main(list(self.method.state_dict().values()))
         if not self.standing.finished:
             self.log.open_loggers()
 
@@ -189,27 +195,29 @@ class Run:
         standing, source = self.standing, self.source
         order = source.order(standing.epoch, "train")
         batches = split_batches(order, self.config.train.batch_size)
+        to_come = batches[standing.step :]
         self.method.train()
         name = f"train {standing.epoch + 1}/{self.config.train.epochs}"
         with self._timed("train"), self.bars.bar(name, len(order)) as advance:
-            advance(sum(len(b) for b in batches[: standing.step]))
-            for indices, views in source.batches(batches[standing.step :], standing.epoch):
+            advance(sum(len(processes.part(b)) for b in batches[: standing.step]))
+            for batch, (indices, views) in zip(to_come, source.batches(to_come, standing.epoch), strict=True):
                 self.steps.set_rate(standing.epoch + standing.step / len(batches))
-                self._step(indices, views)
+                self._step(len(batch), indices, views)
                 standing.step += 1
                 advance(len(indices))
-                if self.stop.signum is not None and standing.step < len(batches):
+                if self.stop.is_asked() and standing.step < len(batches):
                     self._read_losses()
                     self.save()
-                    self.stop.check(f"stopped in epoch {standing.epoch + 1}; {self._how_to_resume}")
+                    self.stop.check(f"stopped in epoch {standing.epoch + 1}; {self.how_to_resume}")
             self._read_losses()
         source.left.clear()
 
-    def _step(self, indices: np.ndarray, views: BatchViews) -> None:
+    def _step(self, n: int, indices: np.ndarray, views: BatchViews) -> None:
+        """One step on a batch of `n` images, of which this process has `indices` and their `views`."""
         labels = self.store.read(indices).to(self.engine.device)
-        names, values = self.steps.take(views, labels)
+        names, values = self.steps.take(views, labels, len(indices) / n)
         self._read_losses()  # those of the step before: a GPU has them by now, and is at work on this step
-        self._unread = (len(indices), names, values)
+        self._unread = (n, names, values)
 
     def _read_losses(self) -> None:
         """Add the latest step's losses to the epoch's."""
@@ -243,7 +251,7 @@ class Run:
         standing.seconds.clear()
         self.save()
         log.info(_epoch_text(line, config.train.epochs))
-        done = "after the last epoch; nothing is left to do" if last else f"after epoch {standing.epoch}; {self._how_to_resume}"
+        done = "after the last epoch; nothing is left to do" if last else f"after epoch {standing.epoch}; {self.how_to_resume}"
         self.stop.check(f"stopped {done}")
 
     def _epoch_line(self, result: Evaluation | None) -> dict[str, Any]:
@@ -273,7 +281,12 @@ class Run:
         return result
 
     def save(self) -> None:
-        """Replace the run's checkpoint by the state at hand."""
+        """Replace the run's checkpoint by the state at hand; when this returns it is there, whichever process wrote it."""
+        if processes.is_main():
+            self._save()
+        processes.meet()
+
+    def _save(self) -> None:
         weight, bias = self.method.classifier()
         checkpoint.save(
             self.out / checkpoint.FILE_NAME,
@@ -292,13 +305,14 @@ class Run:
         """`advance` that also notices a request to stop; before the first step of an epoch there is nothing to save."""
 
         def checked(n: int) -> None:
-            self.stop.check(f"stopped before the steps of epoch {self.standing.epoch + 1}; {self._how_to_resume}")
+            self.stop.check(f"stopped before the steps of epoch {self.standing.epoch + 1}; {self.how_to_resume}")
             advance(n)
 
         return checked
 
     @property
-    def _how_to_resume(self) -> str:
+    def how_to_resume(self) -> str:
+        """In a few words."""
         return f"go on with: picie train --resume {self.out}"
 
     @contextlib.contextmanager
@@ -314,7 +328,7 @@ class Run:
         """Give back threads and files, and close the record; `seconds` it took this time."""
         if self.frames is not None:
             self.frames.close()
-        if (self.out / "config.toml").is_file():
+        if processes.is_main() and (self.out / "config.toml").is_file():
             status = "finished" if self.standing.finished else "stopped" if stop.signum is not None else "failed"
             self.log.finish(status, self.standing.epoch, seconds, round(peak_memory_mb()))
 

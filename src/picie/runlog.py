@@ -29,6 +29,7 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+from picie import processes
 from picie.loggers import Logger, open_loggers
 
 log = logging.getLogger("picie")
@@ -38,8 +39,11 @@ _PACKAGES = ("picie", "torch", "torchvision", "timm", "numpy", "scipy", "pillow"
 
 
 def set_up_logging(quiet: bool = False) -> None:
-    """Send the package's log lines to stderr, above any progress bar; `quiet` keeps warnings alone."""
-    log.handlers[:] = [_Handler()]
+    """Send the package's log lines to stderr, above any progress bar; `quiet` keeps warnings alone.
+
+    Of several processes of a run the main one speaks.
+    """
+    log.handlers[:] = [_Handler() if processes.is_main() else logging.NullHandler()]
     log.propagate = False
     log.setLevel(logging.WARNING if quiet else logging.INFO)
 
@@ -65,6 +69,8 @@ class _Rate(ProgressColumn):
 class Progress:
     """Progress bars with rate and time left, on a terminal; elsewhere a log line a minute.
 
+    Of several processes of a run the main one shows its own progress, times their number.
+
     Args:
         enabled: False never shows any.
         unit: what is counted, "images" or "bytes".
@@ -79,6 +85,7 @@ class Progress:
             TimeRemainingColumn(),
             TextColumn("left"),
         )
+        enabled = enabled and processes.is_main()
         self._lines, self._unit = enabled and not console.is_terminal, unit
         self._shown = RichProgress(*columns, console=console, transient=True, disable=not (enabled and console.is_terminal))
 
@@ -97,6 +104,7 @@ class Progress:
 
         def advance(n: int) -> None:
             nonlocal done, told
+            n *= processes.count()
             self._shown.advance(task, n)
             done += n
             if self._lines and time.monotonic() - told > _LINE_EVERY:
@@ -111,7 +119,7 @@ class Progress:
 
 
 class RunLog:
-    """The records in a run's folder.
+    """The records in a run's folder; of several processes the main one writes.
 
     Args:
         folder: the run's folder.
@@ -133,6 +141,8 @@ class RunLog:
 
     def open_loggers(self) -> None:
         """Get the loggers ready, before the run's first line or that with which it goes on. Raises `InputError`."""
+        if not processes.is_main():
+            return
         keys = self.read().get("loggers", {})
         self._loggers = open_loggers(self._names, self.folder, keys, self.read_metrics())
         if keys:
@@ -157,11 +167,13 @@ class RunLog:
         return content
 
     def _write(self, record: dict[str, Any]) -> None:
-        text = json.dumps(record, indent=2) + "\n"
-        _replace(self._record, text)
+        if processes.is_main():
+            _replace(self._record, json.dumps(record, indent=2) + "\n")
 
     def metrics(self, line: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl, and hand it to the loggers."""
+        if not processes.is_main():
+            return
         with self._metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         for logger in self._loggers:
@@ -173,6 +185,8 @@ class RunLog:
 
     def keep_epochs(self, n: int) -> None:
         """Drop the metrics of epochs after the first `n`: a killed run may have written what it did not save."""
+        if not processes.is_main():
+            return
         lines = [line for line in self.read_metrics() if line["epoch"] <= n]
         text = "".join(json.dumps(line) + "\n" for line in lines)
         _replace(self._metrics, text)

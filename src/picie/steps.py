@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from picie import processes
 from picie.config import TrainConfig
 from picie.methods.base import Method
 from picie.stages import stage
@@ -38,8 +39,8 @@ class Steps:
             share = epochs_done / self.config.epochs
             self._network.param_groups[0]["lr"] = self.config.lr * (0.5 + 0.5 * math.cos(math.pi * share))
 
-    def take(self, batch: BatchViews, labels: Tensor) -> tuple[list[str], Tensor]:
-        """One step on a batch, as `Method.losses` takes it.
+    def take(self, batch: BatchViews, labels: Tensor, share: float = 1.0) -> tuple[list[str], Tensor]:
+        """One step on a batch, as `Method.losses` takes it, or on this process's `share` of a batch, which may be 0.
 
         Returns:
             The names of the loss and its parts, and (names,) their values before the step, on the device: whoever reads
@@ -50,10 +51,28 @@ class Steps:
         parts: dict[str, Tensor] = {}
         for term in self.method.losses(batch, labels):
             with stage("backward"):
-                term["loss"].backward()
+                (term["loss"] * share).backward()
             for name, value in term.items():
                 parts[name] = parts[name] + value.detach() if name in parts else value.detach()
         with stage("optimise"):
+            values = self._exchange(torch.stack(list(parts.values())), share)
             for optimizer in self.optimizers:
                 optimizer.step()
-        return list(parts), torch.stack(list(parts.values()))
+        return list(parts), values
+
+    def _exchange(self, values: Tensor, share: float) -> Tensor:
+        """Sum the gradients over the processes, and `values`, of this process's `share` of the batch, weighed by it.
+
+        Once, after all terms: DistributedDataParallel, which does it within the backward, takes one backward a step.
+        """
+        if processes.count() == 1:
+            return values
+        trained = [p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]]
+        summands = [p.grad for p in trained if p.grad is not None] + [values * share]
+        flat = torch.cat([summand.flatten() for summand in summands])
+        # Of no image the mean loss is not a number.
+        sums = processes.total(flat if share else torch.zeros_like(flat)).split([summand.numel() for summand in summands])
+        for gradient, found in zip(summands[:-1], sums[:-1], strict=True):
+            gradient.copy_(found.view_as(gradient))
+        weighed: Tensor = sums[-1]
+        return weighed

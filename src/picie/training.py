@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from picie import checkpoint, outputs
+from picie import checkpoint, outputs, processes
 from picie.config import Config, from_dict, read_toml, with_overrides
 from picie.engine import StopRequest, graceful_stop
-from picie.errors import InputError, TrainingError
+from picie.errors import InputError, LostError, TrainingError
 from picie.run import Run
 from picie.runlog import Progress, log
 from picie.scoring.evaluation import Evaluation
 
 
 def train(config: Config, out: str | Path) -> Path:
-    """Train a new run.
+    """Train a new run; where torchrun started several processes, all of them call this, and train it together.
 
     Args:
         config: everything about it.
@@ -33,9 +34,16 @@ def train(config: Config, out: str | Path) -> Path:
         TrainingError: the loss is not finite, or memory ran out.
         Stopped: SIGINT or SIGTERM; the run can be resumed.
     """
-    out = Path(out)
+    with processes.joined():
+        out = processes.from_main(lambda: _new(Path(out)))
+        run, has_work = _carry_out(config, out, None)
+    _conclude(run, has_work)
+    return out
+
+
+def _new(out: Path) -> Path:
     outputs.check_new(out, f", or --resume {out} to go on with a run in it")
-    return _carry_out(config, out, None)
+    return out
 
 
 def check(config: Config) -> None:
@@ -44,7 +52,7 @@ def check(config: Config) -> None:
 
 
 def resume(out: str | Path, overrides: Sequence[str] = ()) -> Path:
-    """Go on exactly where the run in `out` stopped.
+    """Go on exactly where the run in `out` stopped, with as many processes as call this.
 
     Args:
         out: the run's folder.
@@ -54,7 +62,15 @@ def resume(out: str | Path, overrides: Sequence[str] = ()) -> Path:
     Raises:
         InputError: no run in `out`, other overrides, or data that has changed; and as for `train`.
     """
-    out = Path(out)
+    with processes.joined():
+        config, state = _standing(Path(out), overrides)
+        run, has_work = _carry_out(config, Path(out), state)
+    _conclude(run, has_work)
+    return Path(out)
+
+
+def _standing(out: Path, overrides: Sequence[str]) -> tuple[Config, dict[str, Any] | None]:
+    """The configuration and the checkpoint, if there is one, with which the run in `out` goes on."""
     for override in overrides:
         if not override.startswith(("run.", "train.epochs=", "data.root=")):
             raise InputError(f"--resume takes its settings from the run; {override!r} would change it: leave it out")
@@ -69,20 +85,20 @@ def resume(out: str | Path, overrides: Sequence[str] = ()) -> Path:
         raise InputError(
             f"train.epochs = {config.train.epochs}: the run in {out} is in epoch {state['epoch'] + 1}; ask for more"
         )
-    return _carry_out(config, out, state)
+    return config, state
 
 
-def _carry_out(config: Config, out: Path, state: dict[str, Any] | None) -> Path:
-    """Train from `state`, a checkpoint, or from the start; keep the run's record; leave nothing of a run that never began."""
+def _carry_out(config: Config, out: Path, state: dict[str, Any] | None) -> tuple[Run, bool]:
+    """Train from `state`, a checkpoint, or from the start; keep the run's record; leave nothing of a run that never began.
+
+    Returns:
+        The run, and whether there was anything left to do.
+    """
     made = outputs.missing(out)
     with graceful_stop() as stop, Progress(config.run.progress) as bars:
         run = Run(config, out, bars, stop, pretrained=None if state is None else False)
-        out.mkdir(parents=True, exist_ok=True)
         began = time.perf_counter()
-        with checkpoint.exclusive(out) as alone:
-            if not alone:  # and nothing here is this run's to clear or to close
-                raise InputError(f"{out}: another picie is at work on this run; wait for it")
-            empty = not any(out.iterdir())
+        with _taken(out) as empty:
             try:
                 run.open(state)
                 has_work = not run.standing.finished
@@ -94,12 +110,41 @@ def _carry_out(config: Config, out: Path, state: dict[str, Any] | None) -> Path:
             except torch.OutOfMemoryError as error:
                 advice = "lower train.batch_size, cluster.batch_size or views.size"
                 raise TrainingError(f"{out}: out of memory on {run.engine.device}; {advice}") from error
+            except LostError as error:
+                stop.signum = None  # by which torchrun ends the others: nobody asked the run to stop
+                raise LostError(
+                    f"{error}; the last checkpoint is kept; {run.how_to_resume}, in any number of processes"
+                ) from error
             finally:
                 run.close(time.perf_counter() - began, stop)
-    if has_work and config.run.report:
-        _report(out, config.run.device, run.evaluation)
-    log.info("segment pictures with: picie predict %s PATH... --out DIR", out)
-    return out
+    return run, has_work
+
+
+@contextlib.contextmanager
+def _taken(out: Path) -> Iterator[bool]:
+    """Hold the folder `out`, made if it is not there, against other runs; yields whether it was empty.
+
+    Of several processes the main one holds it for all, and to the others it is not empty: theirs it is not to clear.
+    """
+    if not processes.is_main():
+        processes.meet()
+        yield False
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with checkpoint.exclusive(out) as alone:
+        if not alone:  # and nothing here is this run's to clear or to close
+            raise InputError(f"{out}: another picie is at work on this run; wait for it")
+        processes.meet()
+        yield not any(out.iterdir())
+
+
+def _conclude(run: Run, has_work: bool) -> None:
+    """What the main process does when a run is done."""
+    if not processes.is_main():
+        return
+    if has_work and run.config.run.report:
+        _report(run.out, run.config.run.device, run.evaluation)
+    log.info("segment pictures with: picie predict %s PATH... --out DIR", run.out)
 
 
 def _report(out: Path, device: str, evaluation: Evaluation | None) -> None:

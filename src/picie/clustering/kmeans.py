@@ -2,19 +2,23 @@
 
 It knows nothing of images: points (n, D) go in; centroids, objective, imbalance and empty clusters come out. What grows with n
 is done on the points' device; the K x D sums are kept in float64 on the CPU, and random numbers come from a seeded generator
-there, so devices agree (and Apple's, which has no float64, takes part).
+there, so devices agree (and Apple's, which has no float64, takes part). Processes of one run come to one result: the main one
+finds the start, from a sample that all have, and each batch's sums are added up over all.
 
 Shapes: n points, D feature dimension, K clusters.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from picie import processes
 
 Metric = Literal["spherical", "euclidean"]
 _PART_POINTS, _PART_POINTS_PER_CLUSTER, _TRIAL_STEPS = 2**14, 2**8, 10  # enough to tell good starts from bad ones
@@ -175,16 +179,24 @@ class KMeans:
             raise ValueError(f"{self.k} clusters cannot be made of {len(sample)} points")
         if centroids is None:
             centroids = self.best_start(sample)
+        first = centroids
+        self._means, counts = processes.from_main(lambda: self._settled(sample, first))
+        self.centroids = project(self._means, self.metric).to(sample)
+        self.counts = counts * weight
+
+    def _settled(self, sample: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
+        """As `lloyd`, from `centroids`."""
         part, steps = self._part(sample), self.steps
         if len(part) < len(sample):  # most of the way on few of the points: a third of the time, objectives equal to 0.1 %
             means, _ = lloyd(part, centroids, steps, self.metric, self.reseed)
             centroids, steps = project(means, self.metric).to(sample), max(1, steps // 4)
-        self._means, counts = lloyd(sample, centroids, steps, self.metric, self.reseed)
-        self.centroids = project(self._means, self.metric).to(sample)
-        self.counts = counts * weight
+        return lloyd(sample, centroids, steps, self.metric, self.reseed)
 
     def best_start(self, sample: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
         """(K, D) the k-means++ start of `sample` (n, D), or one of `others`, that comes to the lowest objective in a trial."""
+        return processes.from_main(lambda: self._best_start(sample, others).cpu()).to(sample.device)
+
+    def _best_start(self, sample: Tensor, others: Sequence[Tensor]) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed)
         trial = self._part(sample)
         starts = [project(plus_plus(trial, self.k, generator), self.metric) for _ in range(self.restarts)] + list(others)
@@ -201,9 +213,9 @@ class KMeans:
         return sample[::step].contiguous()
 
     def update(self, points: Tensor) -> None:
-        """Move the centroids by the running mean of one batch of `points` (n, D)."""
+        """Move the centroids by the running mean of one batch of `points` (n, D), or of this process's part of one."""
         clusters, _ = nearest(points, self.centroids)
-        sums, counts = cluster_sums(points, clusters, self.k)
+        sums, counts = map(processes.total, cluster_sums(points, clusters, self.k))
         self.counts += counts
         hit = counts > 0
         eta = (counts / self.counts.clamp(min=1))[hit, None]
@@ -226,6 +238,11 @@ class Tally:
         """Count `clusters` (n,) int64 and sum squared `distances` (n,), as `assign` gives them."""
         self.counts += torch.bincount(clusters, minlength=len(self.counts)).cpu()
         self._distance += float(distances.sum())
+
+    def add_others(self) -> None:
+        """Take in what the other processes of a run have counted."""
+        self.counts = processes.total(self.counts)
+        self._distance = math.fsum(processes.gathered(self._distance))
 
     @property
     def objective(self) -> float:

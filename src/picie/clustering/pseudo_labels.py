@@ -13,12 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from picie import processes
 from picie.clustering.kmeans import KMeans, Tally, assign
 from picie.config import Config
 from picie.data.loading import split_batches
@@ -33,7 +35,8 @@ _NEEDED = "is needed to go on within an epoch,"
 class PseudoLabelStore:
     """The pseudo-labels of an epoch in one memory-mapped .npy file: (M, N, h, w), uint8, or uint16 where K > 256.
 
-    M is views times heads: the first head's views, then the second's.
+    M is views times heads: the first head's views, then the second's. Of several processes the main one writes, for pages of a
+    file on a network are no place to write together. The others read the file: all machines must share the folder.
 
     Args:
         path: the file.
@@ -46,29 +49,43 @@ class PseudoLabelStore:
     """
 
     def __init__(self, path: Path, shape: tuple[int, int, int, int], k: int, keep: bool = False) -> None:
-        dtype = np.uint8 if k <= 256 else np.uint16
+        self._path, self._dtype = path, np.dtype(np.uint8 if k <= 256 else np.uint16)
         if not keep:
-            self._map = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+            if processes.is_main():
+                self._map = np.lib.format.open_memmap(path, mode="w+", dtype=self._dtype, shape=shape)
             return
         try:
             np.lib.format.open_memmap(path, mode="r")  # refuses a file cut short, which "r+" would lengthen with zeros
-            self._map = np.lib.format.open_memmap(path, mode="r+")
+            self._map = np.lib.format.open_memmap(path, mode="r+" if processes.is_main() else "r")
         except (OSError, ValueError, EOFError) as error:
             raise InputError(f"{path}: {_NEEDED} but cannot be read; put it back or train anew") from error
-        if self._map.shape != shape or self._map.dtype != dtype:
+        if self._map.shape != shape or self._map.dtype != self._dtype:
             raise InputError(f"{path}: {_NEEDED} but belongs to another run; put the right one back or train anew")
 
     def write(self, row: int, indices: np.ndarray, labels: Tensor) -> None:
-        """Store `labels` (B, h, w) of the images `indices` as the row-th of the M."""
-        self._map[row, indices] = labels.cpu().numpy()
+        """Store `labels` (B, h, w) of the images `indices` as the row-th of the M; of several processes each brings its own."""
+        for theirs, values in processes.to_main((indices, labels.cpu().numpy().astype(self._dtype))):
+            self._map[row, theirs] = values
 
     def read(self, indices: np.ndarray) -> Tensor:
         """(M, B, h, w) int64 labels of the images `indices`."""
         return torch.from_numpy(self._map[:, indices].astype(np.int64))
 
     def flush(self) -> None:
-        """Hand everything written to the operating system's care."""
-        self._map.flush()
+        """Hand everything written to the operating system's care; from then on every process can read it."""
+        if processes.is_main():
+            self._map.flush()
+        processes.meet()
+        if not processes.is_main():
+            self._map = self._open_for_reading()
+
+    def _open_for_reading(self) -> np.memmap[Any, Any]:
+        try:
+            return np.lib.format.open_memmap(self._path, mode="r")
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{self._path}: cannot be read by every process of the run; give an --out that all its machines share"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -132,6 +149,8 @@ def _label(
         if view == 0:
             advance(len(batch))
     store.flush()
+    for tally in (tally for head in tallies for tally in head):
+        tally.add_others()
     found = zip(source.config.cluster.heads, heads, tallies, strict=True)
     return {prefix: _clustering(head, counted) for prefix, head, counted in found}
 
@@ -229,23 +248,33 @@ def _share(size: int, n_batches: int) -> int:
 
 
 class _Sample:
-    """A bounded sample of points: an equal, random share of each of `n_batches` batches."""
+    """A bounded sample of points: an equal, random share of each of `n_batches` batches.
+
+    Of several processes each adds its part of a batch. The points are picked, and stand, as if one had it all.
+    """
 
     def __init__(self, size: int, n_batches: int, seed: int) -> None:
         self._most = _share(size, n_batches)
         self._generator = torch.Generator().manual_seed(seed)
         self._parts: list[Tensor] = []
-        self._seen = 0
+        self._places: list[Tensor] = []  # of the parts' points in the sample
+        self._size, self._seen = 0, 0
 
     def add(self, points: Tensor) -> None:
-        self._seen += len(points)
-        if len(points) > self._most:
-            picked = torch.randperm(len(points), generator=self._generator)[: self._most]
-            points = points[picked.to(points.device)]
-        self._parts.append(points)
+        sizes = processes.gathered(len(points))
+        before, n = sum(sizes[: processes.rank()]), sum(sizes)
+        picked = torch.arange(n) if n <= self._most else torch.randperm(n, generator=self._generator)[: self._most]
+        own = ((picked >= before) & (picked < before + len(points))).nonzero()[:, 0]
+        self._parts.append(points if n <= self._most else points[(picked[own] - before).to(points.device)])
+        self._places.append(self._size + own)
+        self._size, self._seen = self._size + len(picked), self._seen + n
 
     def take(self) -> tuple[Tensor, float]:
         """The sample, and the number of points that each of its points stands for."""
         sample = torch.cat(self._parts)
-        self._parts = []
+        if processes.count() > 1:  # each place is filled by one process, and 0 in the others
+            whole = sample.new_zeros(self._size, sample.shape[1])
+            whole[torch.cat(self._places).to(sample.device)] = sample
+            sample = processes.total(whole)
+        self._parts, self._places = [], []
         return sample, self._seen / len(sample)

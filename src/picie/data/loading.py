@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from PIL import Image
 from rich.filesize import decimal
 from torch import Tensor
 
+from picie import processes
 from picie.data.base import Dataset
 from picie.data.images import centre_frame
 from picie.errors import InputError, UnreadableImageError
@@ -35,16 +36,20 @@ T = TypeVar("T")
 
 
 def default_workers() -> int:
-    """Decoding threads: one less than the cores that this process may use, at most 16, at least 1."""
+    """Decoding threads: one less than the cores that this process may use, at most 16, at least 1.
+
+    Processes of one run on one machine share its cores.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(16, cores - 1))
+    return max(1, min(16, cores // processes.local_count() - 1))
 
 
 class Frames:
     """The frames of a dataset, by index: the centre part of each image, all of one size.
 
     Threads do the decoding: Pillow gives up the interpreter lock while it decodes and resizes, frames need no copying
-    between processes, and a fork beside a CUDA context or an OpenMP pool has no safe way to go.
+    between processes, and a fork beside a CUDA context or an OpenMP pool has no safe way to go. On each machine the processes
+    of a run share one frame file, for which each decodes a part of the images.
 
     Args:
         dataset: the images.
@@ -65,11 +70,11 @@ class Frames:
         self._pool = ThreadPoolExecutor(default_workers() if workers is None else max(1, workers), "picie-decode")
         self._bytes = 3 * size[0] * size[1]
         needed = self._bytes * len(dataset)
-        fits = needed <= min(cache_gb * 1e9, shutil.disk_usage(folder).free / 2)
+        fits = all(processes.gathered(needed <= min(cache_gb * 1e9, shutil.disk_usage(folder).free / 2)))
         if cache_gb and not fits:
             limit = "run.cache_gb or half of the free disk: images are decoded in every pass"
             log.info("frames need %s, more than %s", decimal(needed), limit)
-        self._file = tempfile.TemporaryFile(dir=folder) if fits else None  # noqa: SIM115 - lives as long as self
+        self._file = _nameless_file(folder) if fits else None
         self._filled = False
         self.bad: dict[int, str] = {}
         self.digest = ""
@@ -97,16 +102,25 @@ class Frames:
                 raise InputError("the disk of the run's folder is full; free some, or set run.cache_gb=0")
             return hashlib.sha256(frame).digest()
 
-        total = hashlib.sha256()
-        for index, result in enumerate(_ahead(self._pool, fill, range(len(self.dataset)))):
-            if isinstance(result, UnreadableImageError):
-                if on_bad_image == "error":
+        def filled() -> Iterator[bytes | UnreadableImageError]:
+            """Of this process's part of its machine's images."""
+            ranks = processes.machine()
+            share = range(processes.local_rank() * n // len(ranks), (processes.local_rank() + 1) * n // len(ranks))
+            for result in _ahead(self._pool, fill, share):
+                if isinstance(result, UnreadableImageError) and on_bad_image == "error":
                     raise InputError(f"{result}, or set data.on_bad_image=skip")
+                yield result
+                advance(1)
+
+        n, total = len(self.dataset), hashlib.sha256()
+        for index, result in enumerate(filled() if processes.count() == 1 else _of_machine(list(filled()))):
+            if isinstance(result, UnreadableImageError):
                 self.bad[index] = str(result)
             else:
                 total.update(self.dataset.name(index).encode("utf-8", "surrogateescape") + result)
-            advance(1)
         self.digest = total.hexdigest()
+        if len(set(processes.gathered(self.digest))) > 1:
+            raise InputError("the machines of this run have different images; give all of them the same")
         self._filled = self._file is not None
         good = np.array([i for i in range(len(self.dataset)) if i not in self.bad], dtype=np.int64)
         if not len(good):
@@ -131,7 +145,7 @@ class Frames:
             yield indices, frames
 
     def _stack(self, frames: Sequence[np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.stack(frames))
+        return torch.from_numpy(np.stack(frames)) if frames else torch.empty(0, 3, *self.size, dtype=torch.uint8)
 
     def _decode(self, index: int) -> np.ndarray:
         return centre_frame(self.dataset.image(index), self.size)
@@ -146,6 +160,28 @@ class Frames:
         self._pool.shutdown(wait=True, cancel_futures=True)
         if self._file is not None:
             self._file.close()
+
+
+def _nameless_file(folder: Path) -> BinaryIO:
+    """A new file in `folder` without a name, which ends with the processes of this machine that share it."""
+    if processes.count() == 1:
+        return tempfile.TemporaryFile(dir=folder)
+    path, first = folder / f".frames{processes.machine().start}", processes.local_rank() == 0
+    if first:
+        path.write_bytes(b"")
+    processes.meet()
+    file = path.open("r+b")
+    processes.meet()
+    if first:
+        path.unlink()
+    return file
+
+
+def _of_machine(results: list[T]) -> Iterator[T]:
+    """The `results` of this machine's processes, one after the other."""
+    everywhere = processes.gathered(results)
+    for rank in processes.machine():
+        yield from everywhere[rank]
 
 
 def readable(dataset: Dataset, order: Sequence[int] | np.ndarray, ahead: int = 4) -> Iterator[tuple[int, Image.Image]]:

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from picie.config import Config
 from picie.errors import InputError
-from picie.losses import prototype_logits
+from picie.losses import cross_entropy, prototype_logits
 from picie.methods.base import Method
 from picie.models.extractor import Extractor
 from picie.views.draws import derived_seed
@@ -70,4 +69,4 @@ class MDC(Method):
             logits = prototype_logits(z, self.linear.weight, self.linear.bias)
         else:
             logits = prototype_logits(z, self.centroids[0], self.logit_bias(self.centroids[0])) / self.config.loss.temperature
-        yield {"loss": F.cross_entropy(logits, labels[0], weight)}
+        yield {"loss": cross_entropy(logits, labels[0], weight)}

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from picie import processes
 from picie.config import ModelConfig
 from picie.models.backbones import build_backbone
 from picie.models.fpn import FPN
+from picie.models.synced_batchnorm import uncounted
 
 
 class Extractor(nn.Module):
@@ -49,7 +51,14 @@ class Extractor(nn.Module):
         return self
 
     def levels(self, images: Tensor) -> Sequence[Tensor]:
-        """The backbone's feature maps, fine to coarse, of `images` (B, 3, H, W), floating point in [0, 1]."""
+        """The backbone's feature maps, fine to coarse, of `images` (B, 3, H, W), floating point in [0, 1].
+
+        A process that has no image of a batch (B = 0) goes along with a black one, for layers that work over all processes wait
+        for it, and many other layers take no empty batch.
+        """
+        if processes.count() > 1 and not len(images):
+            with uncounted(self.backbone):
+                return [level[:0] for level in self.levels(images.new_zeros(1, *images.shape[1:]))]
         normalised = ((images - self.input_mean) / self.input_std).contiguous(memory_format=torch.channels_last)
         with self._autocast(), torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             levels: Sequence[Tensor] = self.backbone(normalised)

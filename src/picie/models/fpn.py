@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from picie import processes
+
 
 class FPN(nn.Module):
     """One 1x1 convolution a level to D channels, summed from coarse to fine with bilinear enlargement; no norm, no 3x3.
@@ -62,7 +64,7 @@ def pca_start(fpn: FPN, batches: Iterable[Sequence[Tensor]]) -> None:
 
     Args:
         fpn: the decoder to start.
-        batches: levels, fine to coarse, of some images: (B, C_i, h_i, w_i) each.
+        batches: levels, fine to coarse, of some images: (B, C_i, h_i, w_i) each; of several processes, each gives its own.
     """
     moments = [_Moments(c) for c in fpn.channels]
     for levels in batches:
@@ -73,6 +75,7 @@ def pca_start(fpn: FPN, batches: Iterable[Sequence[Tensor]]) -> None:
     for lateral, moment, block in zip(fpn.laterals, moments, blocks, strict=True):
         assert isinstance(lateral, nn.Conv2d)
         assert lateral.bias is not None
+        moment.add_others()
         components, mean, total_std = moment.principal(block)
         weight = torch.zeros(lateral.out_channels, lateral.in_channels, dtype=torch.float64)
         weight[start : start + block] = components / total_std
@@ -94,6 +97,11 @@ class _Moments:
         self.count += len(points)
         self.sum += points.sum(0).cpu().double()
         self.outer += (points.T @ points).cpu().double()
+
+    def add_others(self) -> None:
+        """Take in what the other processes of a run have seen."""
+        self.count = sum(processes.gathered(self.count))
+        self.sum, self.outer = processes.total(self.sum), processes.total(self.outer)
 
     def principal(self, n: int) -> tuple[Tensor, Tensor, float]:
         """The n leading components (n, C), the mean (C,) and the total standard deviation; signs are fixed."""

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.sparse import coo_array
 from torch import Tensor
 
-from picie import checkpoint
+from picie import checkpoint, processes
 from picie.config import Config, EvaluateConfig, with_overrides
 from picie.data import open_dataset, takes_folder
 from picie.data.base import Dataset
@@ -143,11 +143,17 @@ def check_labels(dataset: Dataset, bars: Progress) -> None:
     assert dataset.classes is not None
     ignore, readable, labelled = dataset.classes.ignore, 0, False
     with bars.bar("check labels", len(dataset)) as advance:
-        for label in read_ahead(lambda i: _usable_label(dataset, i), range(len(dataset))):
+        for label in read_ahead(lambda i: _usable_label(dataset, i), _own_part(dataset)):
             readable += label is not None
             labelled = labelled or (label is not None and bool((label != ignore).any()))
             advance(1)
-    _check_scorable(readable, labelled, ignore)
+    _check_scorable(processes.most(readable), bool(processes.most(labelled)), ignore)
+
+
+def _own_part(dataset: Dataset) -> list[int]:
+    """The images of `dataset` that are this process's, of the processes of a run."""
+    indices: list[int] = processes.part(np.arange(len(dataset))).tolist()
+    return indices
 
 
 def _check_scorable(readable: int, labelled: bool, ignore: int) -> None:
@@ -212,7 +218,10 @@ def _part(config: Config) -> str:
 
 
 def count(predict: Predict, k: int, pairs: Pairs, bars: Progress) -> Any:
-    """(N, C * K) sparse: the confusion of `predict` on each of the N images that can be read."""
+    """(N, C * K) sparse: the confusion of `predict` on each of the N images that can be read.
+
+    The processes of a run count a part each, and all get all.
+    """
     dataset = pairs.dataset
     assert dataset.classes is not None
     n_classes, ignore = len(dataset.classes), dataset.classes.ignore
@@ -226,7 +235,8 @@ def count(predict: Predict, k: int, pairs: Pairs, bars: Progress) -> Any:
         items.clear()
 
     with bars.bar("evaluate", len(dataset)) as advance:
-        for index, pair in enumerate(read_ahead(pairs.load, range(len(dataset)))):
+        indices = _own_part(dataset)
+        for index, pair in zip(indices, read_ahead(pairs.load, indices), strict=True):
             if pair is not None:
                 own = pending[pair[0].shape]
                 own.append((index, *pair))
@@ -238,6 +248,7 @@ def count(predict: Predict, k: int, pairs: Pairs, bars: Progress) -> Any:
         for left in pending.values():
             if left:
                 flush(left)
+    counted = {index: counts for part in processes.gathered(counted) for index, counts in part.items()}
     return stack_counts([counted[index] for index in sorted(counted)], n_classes, k)
 
 

@@ -1,0 +1,115 @@
+"""BatchNorm over the whole batch, where several processes hold a part of it each.
+
+torch's SyncBatchNorm runs on GPUs alone. Layers stay the objects that they are, with their names and weights; what changes is
+how they work out the mean and the variance of a batch when training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from picie import processes
+
+
+def synchronise(network: nn.Module) -> None:
+    """Make every BatchNorm of `network`, timm's with an activation in it included, take statistics over all processes."""
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.forward = functools.partial(_forward, module, module.forward)  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def uncounted(network: nn.Module) -> Iterator[None]:
+    """Inside, what `network` is given goes along with the other processes' batch and counts nowhere."""
+    layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    for layer in layers:
+        layer.uncounted = True  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.uncounted
+
+
+def _forward(layer: _BatchNorm, plain: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    if not layer.training and layer.running_mean is not None:
+        return plain(x)
+    counted = not hasattr(layer, "uncounted")
+    y, mean, variance, n = _Normalise.apply(x, layer.weight, layer.bias, layer.eps, counted)
+    if layer.training and layer.running_mean is not None:
+        _track(layer, mean, variance * n / (n - 1).clamp(min=1))
+    for name in ("drop", "act"):  # of timm's BatchNormAct2d
+        y = getattr(layer, name, nn.Identity())(y)
+    out: Tensor = y
+    return out
+
+
+@torch.no_grad()
+def _track(layer: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
+    """Move the running statistics towards `mean` and the unbiased `variance`, both (C,)."""
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    assert layer.num_batches_tracked is not None
+    layer.num_batches_tracked.add_(1)
+    share = 1 / float(layer.num_batches_tracked) if layer.momentum is None else layer.momentum
+    layer.running_mean.lerp_(mean.to(layer.running_mean), share)
+    layer.running_var.lerp_(variance.to(layer.running_var), share)
+
+
+class _Normalise(Function):
+    """y = (x - mean) / sqrt(variance + eps) * weight + bias, mean and biased variance over all processes' x."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, counted: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(y as x, mean (C,), biased variance (C,), and n, the number of values behind each)."""
+        mean, variance, n = _statistics(x, counted)
+        ctx.save_for_backward(x, weight, mean, torch.rsqrt(variance + eps), n)
+        ctx.counted = counted
+        ctx.mark_non_differentiable(mean, variance, n)
+        return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps), mean, variance, n
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x, weight and bias; those of weight and bias are this process's share of a sum."""
+        x, weight, mean, scale, n = ctx.saved_tensors
+        over = _but_channels(x)
+        shape = [1, -1, *[1] * (x.dim() - 2)]
+        normal = (x.float() - mean.view(shape)) * scale.view(shape)
+        own = torch.stack([(dy.float() * normal).sum(over), dy.float().sum(over)]) * ctx.counted
+        along, level = (processes.total(own) / n).unbind()
+        slope = scale if weight is None else scale * weight.float()
+        dx = (dy.float() - level.view(shape) - normal * along.view(shape)) * slope.view(shape) * ctx.counted
+        affine = (None, None) if weight is None else (own[0].to(weight), own[1].to(weight))
+        return dx.to(x), *affine, None, None
+
+
+def _but_channels(x: Tensor) -> list[int]:
+    return [0, *range(2, x.dim())]
+
+
+def _statistics(x: Tensor, counted: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """(C,) mean and biased variance over all processes, and the number of values; float32.
+
+    From each process's own mean and variance (Chan, Golub, LeVeque 1979), for the mean of squares less the square of the mean
+    would lose the variance of channels that lie far from 0.
+    """
+    variance, mean = torch.var_mean(x.float(), _but_channels(x), correction=0)
+    n = (mean.new_tensor(x.numel() // x.shape[1] if counted else 0)).expand_as(mean)
+    means, variances, counts = processes.stacked(torch.stack([mean, variance, n])).unbind(1)
+    share = counts / counts.sum(0)
+    common = (share * means).sum(0)
+    spread = (share * (variances + (means - common).square())).sum(0)
+    return common, spread, counts.sum(0)[0]
