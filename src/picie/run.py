@@ -89,7 +89,8 @@ class Run:
         elif processes.is_main():
             checkpoint.write_atomically(self.out / "config.toml", lambda file: file.write(to_toml(config).encode()))
         self.log.start({"engine": self.engine.describe()})
-        self.frames = Frames(self.dataset, config.views.frame_size, self.out, config.run.cache_gb, config.run.workers)
+        options, pin = config.run, self.engine.device.type == "cuda"
+        self.frames = Frames(self.dataset, config.views.frame_size, self.out, options.cache_gb, options.workers, pin=pin)
         decoded = len(self.dataset) * processes.count() // processes.local_count()  # once on each machine
         with stage("decode"), self.bars.bar("read images", decoded) as advance:
             indices = self.frames.scan(config.data.on_bad_image, self._stopping(advance))
