@@ -50,6 +50,10 @@ class Kept:
         parts = zip(*(self._kept[index, view] for index in indices.tolist()), strict=True)
         return [torch.stack(part).permute(0, 3, 1, 2) for part in parts]
 
+    def __len__(self) -> int:
+        """How many images' views are kept."""
+        return len(self._kept)
+
     def clear(self) -> None:
         """Give all memory back."""
         self._kept.clear()
@@ -59,22 +63,33 @@ class Kept:
 class Leftovers:
     """What clustering made of an epoch's views, left for the epoch's later passes: memory for time.
 
-    Labelling takes the backbone's levels, so that it needs no forward; so does training, if the backbone is frozen. Otherwise
-    training takes the pictures, so that views are cut and coloured once. EfficientNet-Lite0 at 160 px makes levels of 147 kB a
-    view in bfloat16, ResNet-18 of 384 kB; a picture has 154 kB.
+    Labelling goes by clustering's batches and takes the backbone's levels, of as many as fit, so that these need no forward.
+    Training shuffles anew, so for it either all is kept or nothing: the pictures, so that views are cut and coloured once, or,
+    if the backbone is frozen, the levels. EfficientNet-Lite0 at 160 px makes levels of 147 kB a view in bfloat16, ResNet-18 of
+    384 kB; a picture has 154 kB.
 
     Args:
         most: bytes on the device, levels and pictures together.
         frozen: whether training takes the levels.
+        n: views of all images.
     """
 
-    def __init__(self, most: float, frozen: bool) -> None:
-        self._frozen = frozen
-        self.levels, self.pictures = Kept(most if frozen else 2 * most / 3), Kept(0 if frozen else most / 3)
+    def __init__(self, most: float, frozen: bool, n: int) -> None:
+        self._most, self._frozen, self._n = most, frozen, n
+        self.levels, self.pictures = Kept(most), Kept(most)
+
+    def put(self, indices: np.ndarray, view: int, levels: Sequence[Tensor], picture: Tensor) -> None:
+        """Leave the `levels`, if any are of use later, and the `picture`s (B, 3, H, W) of a view of the images `indices`."""
+        if levels:
+            self.levels.put(indices, view, levels)
+        all_bytes = sum(tensor.nbytes for tensor in (*levels, picture)) / max(1, len(indices)) * self._n
+        # Of several processes each meets other images when training.
+        if not self._frozen and all_bytes <= self._most and processes.count() == 1:
+            self.pictures.put(indices, view, [picture])
 
     def labelled(self) -> None:
-        """Labels are made: give back what only they needed."""
-        if not self._frozen:
+        """Labels are made: give back what is of no more use."""
+        if not self._frozen or len(self.levels) < self._n:
             self.levels.clear()
 
     def clear(self) -> None:
@@ -103,7 +118,7 @@ class FeatureSource:
     frames: Frames
     indices: np.ndarray
     engine: Engine
-    left: Leftovers = field(default_factory=lambda: Leftovers(0, frozen=False))
+    left: Leftovers = field(default_factory=lambda: Leftovers(0, frozen=False, n=0))
 
     def order(self, *purpose: int | str) -> np.ndarray:
         """(N,) the images in an order that is a function of the seed and of `purpose`."""
@@ -139,10 +154,11 @@ class FeatureSource:
             for view in range(self.method.views):
                 with torch.no_grad():
                     levels = self.method.levels(views, view)
-                    if leave and (self.config.cluster.batchnorm == "eval" or self.config.model.freeze):
-                        self.left.levels.put(indices, view, levels)
                     if leave:
-                        self.left.pictures.put(indices, view, [views.pictures(view)])
+                        fit = (
+                            self.config.cluster.batchnorm == "eval" or self.config.model.freeze
+                        )  # labels are made in eval mode
+                        self.left.put(indices, view, levels if fit else (), views.pictures(view))
                     z = self.method.features(views, view, levels)
                 yield indices, view, z
 

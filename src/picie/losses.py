@@ -142,16 +142,17 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
         gradient = softmax.div_(total)
         gradient.scatter_add_(2, labels[:, :, None], entropies.new_full((), -1).expand(*labels.shape, 1))
         gradient.mul_((shares / temperature)[:, :, None])
-        ctx.save_for_backward(points, flat, norms, cosines, gradient)
+        along = (gradient * cosines.unflatten(1, bias.shape)).sum(2)  # of each view, so that the cosines need not be kept
+        ctx.save_for_backward(points, flat, norms, along, gradient)
         losses: Tensor = (entropies * shares).sum(0)
         return losses
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        points, flat, norms, cosines, gradient = ctx.saved_tensors
+        points, flat, norms, along, gradient = ctx.saved_tensors
         g = (gradient * grads[0][:, None]).flatten(1)
-        along = (g * cosines).sum(1, keepdim=True).div_(norms.square()).neg_()
-        out = torch.addmm(points.to(flat.dtype) * along, g.div_(norms), flat)
+        back = (along @ grads[0])[:, None].div_(norms.square()).neg_()
+        out = torch.addmm(points.to(flat.dtype) * back, g.div_(norms), flat)
         return out.to(points.dtype), None, None, None, None, None
 
 

@@ -174,7 +174,10 @@ class _Watch:
 
     def _watch(self, asked: int) -> None:
         with os.fdopen(asked, "rb", buffering=0) as signals:
-            if not signals.read(1):
+            number = signals.read(1)
+            while number and number[0] not in (signal.SIGINT, signal.SIGTERM):  # a scheduler's word, say
+                number = signals.read(1)
+            if not number:
                 return
         seen, since = self._team.exchanges, time.monotonic()
         while not self._over.wait(_PATIENCE / 20):

@@ -28,7 +28,7 @@ from picie.clustering.pseudo_labels import Clustering, PseudoLabelStore, generat
 from picie.config import Config, to_toml
 from picie.data import open_dataset
 from picie.data.loading import Frames, split_batches
-from picie.engine import Engine, StopRequest, peak_memory_mb, pick_device
+from picie.engine import Engine, StopRequest, keep_freed_memory, peak_memory_mb, pick_device
 from picie.errors import InputError, TrainingError
 from picie.features import FeatureSource, Leftovers
 from picie.inference import Segmenter
@@ -57,6 +57,8 @@ class Run:
         self.config, self.out, self.bars, self.stop = with_absolute_root(config), out, bars, stop
         loggers.check(config.run.loggers)
         device = pick_device(config.run.device)
+        if device.type == "cpu":
+            keep_freed_memory()
         self.views = TwoViews(config.views.invariance, config.views.equivariance, config.seed)
         check_turns(self.views, config)
         method_class: type[Method] = registry.find(registry.METHODS, config.method, "method")
@@ -109,7 +111,7 @@ class Run:
         if not begun:
             self.log.update(labelled_epoch=None)
         sharing = processes.local_count() if self.engine.device.type == "cpu" else 1  # of the device's memory
-        left = Leftovers(config.run.keep_gb * 1e9 / sharing, config.model.freeze)
+        left = Leftovers(config.run.keep_gb * 1e9 / sharing, config.model.freeze, len(indices) * self.method.views)
         self.source = FeatureSource(config, self.method, self.views, self.frames, indices, self.engine, left)
         if state is None:
             self._start_network()
@@ -215,7 +217,7 @@ class Run:
 
     def _step(self, n: int, indices: np.ndarray, views: BatchViews) -> None:
         """One step on a batch of `n` images, of which this process has `indices` and their `views`."""
-        labels = self.store.read(indices).to(self.engine.device)
+        labels = self.store.read(indices, self.engine.device)
         names, values = self.steps.take(views, labels, len(indices) / n)
         self._read_losses()  # those of the step before: a GPU has them by now, and is at work on this step
         self._unread = (n, names, values)

@@ -134,6 +134,8 @@ class RunLog:
 
     def start(self, details: dict[str, Any]) -> None:
         """Write run.json: versions, machine, git state and `details`; a resumed run keeps its first start."""
+        if not processes.is_main():
+            return
         record = self.read()
         record.setdefault("started", time.strftime("%Y-%m-%dT%H:%M:%S%z"))
         record.update(status="running", versions=versions(), git=git_state(), platform=platform.platform(), **details)
@@ -150,10 +152,13 @@ class RunLog:
 
     def update(self, **details: Any) -> None:
         """Add to run.json."""
-        self._write({**self.read(), **details})
+        if processes.is_main():  # others do not even read: over a network the file may just be replaced
+            self._write({**self.read(), **details})
 
     def finish(self, status: str, epochs: int, seconds: float, peak_memory_mb: int) -> None:
         """Close run.json; `seconds` add up over the times that a run was resumed."""
+        if not processes.is_main():
+            return
         seconds = round(self.read().get("seconds", 0) + seconds, 1)
         self.update(status=status, epochs=epochs, seconds=seconds, peak_memory_mb=peak_memory_mb)
         for logger in self._loggers:
@@ -167,8 +172,7 @@ class RunLog:
         return content
 
     def _write(self, record: dict[str, Any]) -> None:
-        if processes.is_main():
-            _replace(self._record, json.dumps(record, indent=2) + "\n")
+        _replace(self._record, json.dumps(record, indent=2) + "\n")
 
     def metrics(self, line: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl, and hand it to the loggers."""

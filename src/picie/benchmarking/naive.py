@@ -123,7 +123,7 @@ class Naive:
         pictures = Pictures(self.paths, options.frame_size, options.view_size, epoch, views, labels)
         order = np.random.default_rng((epoch, *views)).permutation(len(pictures))
         batches = [batch.tolist() for batch in split_batches(order, batch_size)]
-        yield from DataLoader(pictures, batch_sampler=batches, num_workers=self.workers)
+        yield from DataLoader(pictures, batch_sampler=batches, num_workers=self.workers, pin_memory=self.device.type == "cuda")
 
     @torch.no_grad()
     def _cluster(self, epoch: int, view: int) -> Tensor:
@@ -178,7 +178,9 @@ class Naive:
         classes, k = len(self.scored.classes), len(centroids)
         pictures = LabelledPictures(self.scored, image_paths(self.scored), self.config.evaluate_size)
         confusion = torch.zeros(classes, k, dtype=torch.long)
-        for images, labels in DataLoader(pictures, self.config.train.batch_size, num_workers=self.workers):
+        for images, labels in DataLoader(
+            pictures, self.config.train.batch_size, num_workers=self.workers, pin_memory=self.device.type == "cuda"
+        ):
             z = F.normalize(self._features(images.to(self.device)), dim=1)
             logits = torch.einsum("bdhw,kd->bkhw", z, centroids)
             found = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False).argmax(1).cpu()

@@ -210,7 +210,7 @@ class KMeans:
     def _part(self, sample: Tensor) -> Tensor:
         """An even part of `sample` that shows where its clusters are: 2^14 points, or 2^8 a cluster if that is more."""
         step = max(1, len(sample) // max(_PART_POINTS, _PART_POINTS_PER_CLUSTER * self.k))
-        return sample[::step].contiguous()
+        return sample[:: step - 1 + step % 2].contiguous()  # odd, for points may come row by row of maps of even width
 
     def update(self, points: Tensor) -> None:
         """Move the centroids by the running mean of one batch of `points` (n, D), or of this process's part of one."""

@@ -10,6 +10,7 @@ A head is a number of clusters: K and, for PiCIE+H, K2. Heads share the features
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from picie.data.loading import split_batches
 from picie.errors import InputError
 from picie.features import FeatureSource
 from picie.stages import stage
+from picie.transfer import sent
 from picie.views.draws import derived_seed
 
 _NEEDED = "is needed to go on within an epoch,"
@@ -66,10 +68,19 @@ class PseudoLabelStore:
         """Store `labels` (B, h, w) of the images `indices` as the row-th of the M; of several processes each brings its own."""
         for theirs, values in processes.to_main((indices, labels.cpu().numpy().astype(self._dtype))):
             self._map[row, theirs] = values
+            self._release()
 
-    def read(self, indices: np.ndarray) -> Tensor:
-        """(M, B, h, w) int64 labels of the images `indices`."""
-        return torch.from_numpy(self._map[:, indices].astype(np.int64))
+    def read(self, indices: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+        """(M, B, h, w) int64 labels of the images `indices`, on `device`."""
+        stored = torch.from_numpy(self._map[:, indices])
+        self._release()
+        if torch.device(device).type == "cuda":
+            stored = stored.pin_memory()
+        return sent(stored, device).long()
+
+    def _release(self) -> None:
+        """Let go of the pages at hand, which the file's cache keeps: else memory would grow with the images."""
+        self._map._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
     def flush(self) -> None:
         """Hand everything written to the operating system's care; from then on every process can read it."""

@@ -77,7 +77,8 @@ class Frames:
         self._pool = ThreadPoolExecutor(default_workers() if workers is None else max(1, workers), "picie-decode")
         self._bytes = 3 * size[0] * size[1]
         needed = self._bytes * len(dataset)
-        fits = all(processes.gathered(needed <= min(cache_gb * 1e9, shutil.disk_usage(folder).free / 2)))
+        machines = processes.count() // processes.local_count()  # each with a file of its own in the folder that they share
+        fits = all(processes.gathered(needed <= min(cache_gb * 1e9, shutil.disk_usage(folder).free / 2 / machines)))
         if cache_gb and not fits:
             limit = "run.cache_gb or half of the free disk: images are decoded in every pass"
             log.info("frames need %s, more than %s", decimal(needed), limit)

@@ -42,11 +42,11 @@ def uncounted(network: nn.Module) -> Iterator[None]:
 
 
 def _forward(layer: _BatchNorm, plain: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    if not layer.training and layer.running_mean is not None:
+    if not layer.training:  # processes do not score alike many batches: nothing to go by together
         return plain(x)
     counted = not hasattr(layer, "uncounted")
     y, mean, variance, n = _Normalise.apply(x, layer.weight, layer.bias, layer.eps, counted)
-    if layer.training and layer.running_mean is not None:
+    if layer.running_mean is not None:
         _track(layer, mean, variance * n / (n - 1).clamp(min=1))
     for name in ("drop", "act"):  # of timm's BatchNormAct2d
         y = getattr(layer, name, nn.Identity())(y)

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from picie.transfer import sent
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -113,8 +115,9 @@ def resampling_matrix(start: Tensor, stop: Tensor, n_in: int, n_out: int, device
         n_out: output cells.
         device: where the matrix is made; what grows with both sides is made there, in cells, where single precision is plenty.
     """
-    centre = (_positions(start, stop, n_out) * n_in - 0.5).float().to(device, non_blocking=True)
-    width = ((stop - start).abs() * n_in / n_out).clamp(min=1.0).float().to(device, non_blocking=True)
+    centre = (_positions(start, stop, n_out) * n_in - 0.5).float()
+    width = ((stop - start).abs() * n_in / n_out).clamp(min=1.0).float()
+    centre, width = sent(centre, device), sent(width, device)
     distance = torch.arange(n_in, dtype=torch.float32, device=device) - centre[:, :, None]
     weight = distance.abs_().div_(-width[:, None, None]).add_(1).clamp_(min=0)
     return weight.div_(weight.sum(2, keepdim=True))

@@ -7,6 +7,7 @@ clipped to [0, 1] once, at the end of a run.
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -14,13 +15,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from picie.transfer import sent
 from picie.views.base import Params, Photometric, chance, check_probability
 from picie.views.draws import Draws
 
-_LUMINANCE = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's and torchvision's greyscale
-_TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
-_FROM_YIQ = torch.linalg.inv(_TO_YIQ)
-_EYE = torch.eye(3)
+
+class _Constants:
+    """What the transforms multiply by, on one device."""
+
+    def __init__(self, device: torch.device) -> None:
+        luminance = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's and torchvision's greyscale
+        to_yiq = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+        self.luminance, self.to_yiq = luminance.to(device), to_yiq.to(device)
+        self.from_yiq, self.eye = torch.linalg.inv(to_yiq).to(device), torch.eye(3, device=device)
+
+
+_on = functools.cache(_Constants)  # copied once: a GPU that is sent a value from here is waited for
 
 
 class ColorAffine(Photometric):
@@ -55,10 +65,10 @@ def apply_photometric(transforms: Sequence[Photometric], images: Tensor, params:
 
 def _apply_affine(transforms: Sequence[Photometric], images: Tensor, params: Sequence[Params]) -> Tensor:
     mean = images.mean((2, 3), dtype=torch.float32)
-    matrix, offset = _EYE.to(mean).expand(len(images), 3, 3), torch.zeros_like(mean)
+    matrix, offset = _on(mean.device).eye.expand(len(images), 3, 3), torch.zeros_like(mean)
     for transform, values in zip(transforms, params, strict=True):
         assert isinstance(transform, ColorAffine)
-        a, b = transform.affine({name: value.to(mean.device, non_blocking=True) for name, value in values.items()}, mean)
+        a, b = transform.affine({name: sent(value, mean.device) for name, value in values.items()}, mean)
         matrix = a @ matrix
         offset = torch.einsum("bij,bj->bi", a, offset) + b
         mean = torch.einsum("bij,bj->bi", a, mean) + b
@@ -89,7 +99,7 @@ class Brightness(_Strength):
     """All channels times a factor in [1 - strength, 1 + strength], with probability p."""
 
     def affine(self, params: Params, mean: Tensor) -> tuple[Tensor, Tensor]:
-        return params["factor"][:, None, None] * _EYE.to(mean), torch.zeros_like(mean)
+        return params["factor"][:, None, None] * _on(mean.device).eye, torch.zeros_like(mean)
 
 
 class Contrast(_Strength):
@@ -97,13 +107,13 @@ class Contrast(_Strength):
 
     def affine(self, params: Params, mean: Tensor) -> tuple[Tensor, Tensor]:
         factor = params["factor"]
-        offset = (1 - factor) * (mean @ _LUMINANCE.to(mean))
-        return factor[:, None, None] * _EYE.to(mean), offset[:, None].expand(-1, 3)
+        offset = (1 - factor) * (mean @ _on(mean.device).luminance)
+        return factor[:, None, None] * _on(mean.device).eye, offset[:, None].expand(-1, 3)
 
 
 def _saturate(factor: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    grey = _LUMINANCE.to(mean).expand(3, 3)
-    return factor[:, None, None] * _EYE.to(mean) + (1 - factor)[:, None, None] * grey, torch.zeros_like(mean)
+    grey = _on(mean.device).luminance.expand(3, 3)
+    return factor[:, None, None] * _on(mean.device).eye + (1 - factor)[:, None, None] * grey, torch.zeros_like(mean)
 
 
 class Saturation(_Strength):
@@ -145,7 +155,7 @@ class Hue(ColorAffine):
         angle = params["turn"] * (-2 * math.pi)  # with YIQ's orientation this sends red towards green, as HSV does
         cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
         rotation = torch.stack([zero + 1, zero, zero, zero, cos, -sin, zero, sin, cos], dim=1).view(-1, 3, 3)
-        return _FROM_YIQ.to(mean) @ rotation @ _TO_YIQ.to(mean), torch.zeros_like(mean)
+        return _on(mean.device).from_yiq @ rotation @ _on(mean.device).to_yiq, torch.zeros_like(mean)
 
 
 class Cast(_Strength):
@@ -205,7 +215,7 @@ class Blur(Photometric):
         blurred = (sigma > 0.05).nonzero()[:, 0]  # a narrower Gaussian's weight beside the centre is below 1e-80
         if not len(blurred):
             return images
-        sigma, where = (part.to(images.device, non_blocking=True) for part in (sigma[blurred], blurred))
+        sigma, where = (sent(part, images.device) for part in (sigma[blurred], blurred))
         rows = _gaussian_matrix(sigma, height).to(images.dtype)
         columns = rows if height == width else _gaussian_matrix(sigma, width).to(images.dtype)
         narrow = torch.bmm(images[where].flatten(1, 2), columns.mT).unflatten(1, images.shape[1:3])
