@@ -132,3 +132,45 @@ def test_no_class_weights() -> None:
 def test_view_distance_by_hand() -> None:
     a, b = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 2, 1, 2), torch.tensor([1.0, 0.0, 3.0, 1.0]).view(1, 2, 1, 2)
     assert float(view_distance(a, b)) == pytest.approx((0 + 4 + 0 + 9) / 4)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("offset", [False, True])
+@pytest.mark.parametrize("view", [0, 1])
+def test_gradients_are_right_with_class_weights_and_bias_at_points_of_any_norm(view: int, weighted: bool, offset: bool) -> None:
+    z, y, c = (t.double() if t.is_floating_point() else t for t in tensors())
+    g = torch.Generator().manual_seed(3)
+    norms = 0.2 + 3 * torch.rand(B, 1, H, W, generator=g, dtype=torch.float64)
+    points = (z[view] * norms).requires_grad_()
+    weights = 0.1 + torch.rand(2, K, generator=g, dtype=torch.float64) if weighted else None
+    b = bias(c) if offset else torch.zeros(2, K, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda t: view_loss(t, view, y, c, b, weights, 0.5), (points,))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_bf16_features_have_the_loss_and_gradient_of_float32(weighted: bool) -> None:
+    z, y, c = tensors()
+    weights = 0.1 + torch.rand(2, K, generator=torch.Generator().manual_seed(5)) if weighted else None
+    found = []
+    for dtype in (torch.bfloat16, torch.float32):
+        points = (3 * z[0]).to(dtype).requires_grad_()
+        losses = view_loss(points, 0, y, c, bias(c), weights, 0.5)
+        sum(losses).backward()
+        assert points.grad is not None
+        assert points.grad.dtype == dtype
+        found.append((torch.stack(losses).detach(), points.grad.float()))
+    for ours, expected in zip(*found, strict=True):
+        assert 0 < float((ours - expected).norm() / expected.norm()) < 0.02
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_no_point_has_no_loss_and_moves_nothing(weighted: bool) -> None:
+    """What a process meets that has no image of a batch."""
+    _, y, c = tensors()
+    scale = torch.ones(D, requires_grad=True)
+    features = torch.zeros(0, D, H, W) * scale.view(1, D, 1, 1)
+    losses = view_loss(features, 0, y[:, :0], c, bias(c), torch.ones(2, K) if weighted else None, 0.5)
+    sum(losses).backward()
+    assert [float(loss.detach()) for loss in losses] == [0, 0]
+    assert scale.grad is not None
+    assert scale.grad.tolist() == [0] * D

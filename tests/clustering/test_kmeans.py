@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from picie.clustering import kmeans as module
-from picie.clustering.kmeans import KMeans, Tally, assign, bias, cluster_sums, lloyd, plus_plus, project
+from picie.clustering.kmeans import KMeans, Metric, Tally, assign, bias, cluster_sums, lloyd, plus_plus, project
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -200,6 +200,44 @@ def test_an_empty_cluster_moves_to_the_worst_represented_point() -> None:
     stayed, counts = lloyd(points, start, 10, "euclidean", reseed=False)
     assert stayed[1].tolist() == [-50, -50]
     assert counts.tolist() == [4, 0]
+
+
+def few_points_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the start go most of its way on some 50 points, as it does on 2^14 of a large sample."""
+    monkeypatch.setattr(module, "_PART_POINTS", 50)
+    monkeypatch.setattr(module, "_PART_POINTS_PER_CLUSTER", 1)
+
+
+@pytest.mark.parametrize(("steps", "last"), [(2, 1), (8, 2), (20, 5)])
+@pytest.mark.parametrize("metric", ["spherical", "euclidean"])
+def test_a_large_sample_is_settled_on_a_part_of_it_then_on_all(
+    metric: Metric, steps: int, last: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_points_first(monkeypatch)
+    points = F.normalize(cloud(), dim=1) if metric == "spherical" else cloud()
+    start = points[:8].clone()
+    kmeans = KMeans(8, metric, steps)
+    kmeans.start(points, start, weight=2.0)
+    rough, _ = lloyd(points[::12], start, steps, metric)
+    means, counts = lloyd(points, project(rough, metric).float(), last, metric)
+    torch.testing.assert_close(kmeans.centroids, project(means, metric).float())
+    assert torch.equal(kmeans.counts, 2 * counts)
+    straight = project(lloyd(points, start, steps, metric)[0], metric).float()
+    assert float((kmeans.centroids - straight).abs().max()) > 1e-3  # the other way comes elsewhere
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_start_on_a_part_of_the_sample_comes_as_near(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    points, _ = blobs(n=100, seed=seed)
+
+    def objective() -> float:
+        kmeans = KMeans(6, "euclidean", seed=seed)
+        kmeans.start(points)
+        return float(assign(points, kmeans.centroids)[1].mean())
+
+    straight = objective()
+    few_points_first(monkeypatch)
+    assert objective() <= 1.01 * straight
 
 
 def test_degenerate_samples() -> None:

@@ -172,3 +172,16 @@ def test_resampling_by_hand() -> None:
     np.testing.assert_allclose(matrix(0, 1, 4, 2), np.array([[3, 3, 1, 0], [0, 1, 3, 3]]) / 7, rtol=1e-6)
     # A box moved by a quarter cell at scale 1.
     np.testing.assert_allclose(matrix(0.3125, 0.8125, 4, 2), [[0, 0.75, 0.25, 0], [0, 0, 0.75, 0.25]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("side", "size"), [((64, 64), (32, 32)), ((320, 320), (160, 160)), ((60, 96), (25, 40)), ((32, 32), (32, 32))]
+)
+def test_bf16_frames_are_resampled_as_float32_ones(side: tuple[int, int], size: tuple[int, int]) -> None:
+    x = pictures(4, 3, *side).bfloat16()
+    boxes = torch.tensor([[0.0, 1.0, 0.0, 1.0], [0.1, 0.73, 0.9, 0.3], [0.4, 0.95, 0.0, 0.5], [1.0, 0.0, 1.0, 0.0]])
+    geometry = Geometry(boxes.double(), torch.tensor([False, False, False, side[0] == side[1]]))
+    for resample in (geometry.apply, shrink):
+        out = resample(x, size)
+        assert out.dtype == torch.bfloat16
+        torch.testing.assert_close(out.float(), resample(x.float(), size), atol=2 / 256, rtol=0)

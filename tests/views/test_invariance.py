@@ -222,3 +222,19 @@ def test_errors_say_what_is_wrong_and_what_would_be_right(spec: dict, words: lis
     with pytest.raises(InputError) as error:
         build_transform(Photometric, spec)
     assert all(word in str(error.value) for word in words), str(error.value)
+
+
+@pytest.mark.parametrize("name", INVARIANCE)
+def test_bf16_frames_are_recoloured_as_float32_ones(name: str) -> None:
+    x = images(side=320, n=6).bfloat16()  # of a size at which the blur is one
+    out = run(name, x, p=1.0)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), run(name, x.float(), p=1.0), atol=2 / 256, rtol=0)
+
+
+def test_bf16_frames_are_recoloured_by_all_transforms_as_float32_ones() -> None:
+    x, transforms = images(side=320, n=6).bfloat16(), [make(name) for name in INVARIANCE]
+    params = [transform.draw(draws(len(x), name)) for name, transform in zip(INVARIANCE, transforms, strict=True)]
+    out = apply_photometric(transforms, x, params)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), apply_photometric(transforms, x.float(), params), atol=3 / 256, rtol=0)
