@@ -104,6 +104,21 @@ def test_the_first_signal_is_a_request_and_the_second_acts(signum: signal.Signal
         signal.signal(signum, before)
 
 
+def test_a_signal_that_comes_while_processes_ask_each_other_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_late(value: int) -> int:
+        signal.raise_signal(signal.SIGTERM)
+        return 0  # what all said before
+
+    with graceful_stop() as stop:
+        with monkeypatch.context() as patched:
+            patched.setattr("picie.processes.most", too_late)
+            assert not stop.is_asked()  # all get one answer
+        assert stop.signum == signal.SIGTERM
+        assert stop.is_asked()
+        with pytest.raises(Stopped):
+            stop.check()
+
+
 def test_handlers_are_put_back() -> None:
     before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(RuntimeError), graceful_stop():
