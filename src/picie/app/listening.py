@@ -47,8 +47,9 @@ class Listening:
         self.url = f"http://{name}:{self._socket.getsockname()[1]}/"
 
     def run(self) -> None:
-        """Serve until a signal comes; SIGINT ends as `KeyboardInterrupt`."""
+        """Serve until a signal comes; it ends as `KeyboardInterrupt`."""
         self._server.run(sockets=[self._socket])
+        raise KeyboardInterrupt  # also where the server took a signal and kept it to itself, as under load it may
 
 
 def listen(host: str, port: int) -> socket.socket:
