@@ -187,7 +187,7 @@ class KMeans:
     def _settled(self, sample: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
         """As `lloyd`, from `centroids`."""
         part, steps = self._part(sample), self.steps
-        if len(part) < len(sample):  # most of the way on few of the points: a third of the time, objectives equal to 0.1 %
+        if len(part) < len(sample):  # most of the way on few of the points, in a third of the time (docs/log.md)
             means, _ = lloyd(part, centroids, steps, self.metric, self.reseed)
             centroids, steps = project(means, self.metric).to(sample), max(1, steps // 4)
         return lloyd(sample, centroids, steps, self.metric, self.reseed)
