@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from picie import processes
 from picie.errors import InputError, Stopped
+from picie.models.depthwise import speed_up_depthwise
 from picie.models.extractor import Extractor
 from picie.transfer import sent
 
@@ -85,20 +86,6 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def _keep_grouped_in_fp32(network: nn.Module) -> None:
-    """Let convolutions in groups leave bf16 autocast where gradients are taken; names of weights stay as they are."""
-
-    def outside_autocast(convolve: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():
-            return convolve(x)
-        with torch.autocast(x.device.type, enabled=False):
-            return convolve(x.float())
-
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d) and module.groups > 1:
-            module.forward = functools.partial(outside_autocast, module.forward)  # type: ignore[method-assign]
-
-
 class Engine:
     """A device and the precision that pays on it.
 
@@ -120,7 +107,7 @@ class Engine:
         self.bf16 = has_bf16 if precision == "auto" else precision == "bf16"
         network.autocast_to = torch.bfloat16 if self.bf16 else None
         if self.bf16 and device.type == "cpu":
-            _keep_grouped_in_fp32(network)
+            speed_up_depthwise(network)
         network.to(device).to(memory_format=torch.channels_last)
 
     def to_images(self, pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

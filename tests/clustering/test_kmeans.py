@@ -138,15 +138,21 @@ def test_spherical_centroids_have_norm_one_and_euclidean_ones_are_means() -> Non
 def test_plus_plus_picks_points_and_spreads_over_blobs() -> None:
     points, centres = blobs()
     for seed in range(20):
-        chosen = plus_plus(points, 6, generator(seed))
+        chosen = plus_plus(points, 6, generator(seed))[0]
         assert all((points == c).all(1).any() for c in chosen)
         assert sorted(assign(chosen, centres)[0].tolist()) == [0, 1, 2, 3, 4, 5]
+
+
+def test_starts_made_together_are_those_made_one_after_another() -> None:
+    points, one_by_one = cloud(300, 5), generator(3)
+    apart = [plus_plus(points, 7, one_by_one)[0] for _ in range(4)]
+    assert torch.equal(plus_plus(points, 7, generator(3), starts=4), torch.stack(apart))
 
 
 def test_plus_plus_draws_by_squared_distance() -> None:
     """From 0, 1 and 3: after 0 comes 3 nine times in ten, after 1 in four of five, after 3 comes 0 in 9 of 13."""
     points = torch.tensor([[0.0], [1.0], [3.0]])
-    pairs = [tuple(plus_plus(points, 2, generator(seed))[:, 0].tolist()) for seed in range(3000)]
+    pairs = [tuple(plus_plus(points, 2, generator(seed))[0, :, 0].tolist()) for seed in range(3000)]
     for first, second, share in ((0.0, 3.0, 0.9), (1.0, 3.0, 0.8), (3.0, 0.0, 9 / 13)):
         after = [b for a, b in pairs if a == first]
         assert len(after) / 3000 == pytest.approx(1 / 3, abs=0.035)
@@ -170,7 +176,7 @@ def test_the_best_of_several_starts_is_taken() -> None:
         return float(assign(points, lloyd(points, centroids, 10, "euclidean")[0].float())[1].mean())
 
     single = generator(5)
-    tried = [objective(plus_plus(points, 9, single)) for _ in range(6)]
+    tried = [objective(plus_plus(points, 9, single)[0]) for _ in range(6)]
     assert max(tried) > 1.02 * min(tried)  # there is something to choose
     kmeans = KMeans(9, "euclidean", seed=5, restarts=6)
     assert float(assign(points, kmeans.best_start(points))[1].mean()) == pytest.approx(min(tried), rel=1e-4)
@@ -204,8 +210,7 @@ def test_an_empty_cluster_moves_to_the_worst_represented_point() -> None:
 
 def few_points_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the start go most of its way on some 50 points, as it does on 2^14 of a large sample."""
-    monkeypatch.setattr(module, "_PART_POINTS", 50)
-    monkeypatch.setattr(module, "_PART_POINTS_PER_CLUSTER", 1)
+    monkeypatch.setattr(module, "_PART", (50, 1))
 
 
 @pytest.mark.parametrize(("steps", "last"), [(2, 1), (8, 2), (20, 5)])

@@ -21,7 +21,8 @@ from torch.nn import functional as F
 from picie import processes
 
 Metric = Literal["spherical", "euclidean"]
-_PART_POINTS, _PART_POINTS_PER_CLUSTER, _TRIAL_STEPS = 2**14, 2**8, 10  # enough to tell good starts from bad ones
+_TRIAL, _TRIAL_STEPS = (2**12, 2**5), 10  # points, and points a cluster if that is more: enough to tell good starts from bad
+_PART = (2**14, 2**6)  # the same: enough for most of the way
 
 
 def _chunks(points: Tensor, k: int) -> tuple[Tensor, ...]:
@@ -67,27 +68,36 @@ def assign(points: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     return clusters, distances(points, scores)
 
 
-def plus_plus(points: Tensor, k: int, generator: torch.Generator) -> Tensor:
+def plus_plus(points: Tensor, k: int, generator: torch.Generator, starts: int = 1) -> Tensor:
     """K of `points` (n, D) as a k-means++ start (Arthur and Vassilvitskii 2007): each is drawn by squared distance.
 
+    Several starts go through the points together, each with the numbers that it would have drawn after the one before it.
+
     Returns:
-        (K, D) centroids.
+        (starts, K, D) centroids.
     """
-    n = len(points)
-    norms = points.square().sum(1)
-    chosen = torch.empty(k, points.shape[1], dtype=points.dtype, device=points.device)
-    chosen[0] = points[int(torch.rand((), generator=generator) * n)]
-    nearest = torch.full((n,), torch.inf, dtype=points.dtype, device=points.device)
+    n, norms = len(points), points.square().sum(1)
+    draws = [[torch.rand((), generator=generator, dtype=d) for d in _dtypes(k)] for _ in range(starts)]
+    uniform = torch.tensor(draws, dtype=torch.float64)
+    chosen = points.new_empty(starts, k, points.shape[1])
+    chosen[:, 0] = points[(uniform[:, 0] * n).long().to(points.device)]
+    nearest = points.new_full((starts, n), torch.inf)
     for i in range(1, k):
-        latest = chosen[i - 1]
-        torch.minimum(nearest, (norms - 2 * (points @ latest) + latest.dot(latest)).clamp_(min=0), out=nearest)
-        cumulative = nearest.cpu().cumsum(0, dtype=torch.float64)
-        total = float(cumulative[-1])
-        target = float(torch.rand((), generator=generator, dtype=torch.float64))
-        # All points coincide with chosen ones: any point is as good.
-        index = int(torch.searchsorted(cumulative, target * total)) if total > 0 else int(target * n)
-        chosen[i] = points[min(index, n - 1)]
+        latest = chosen[:, i - 1]
+        away = torch.addmm(norms, latest, points.T, alpha=-2).add_(latest.square().sum(1, keepdim=True)).clamp_(min=0)
+        torch.minimum(nearest, away, out=nearest)
+        cumulative = nearest.cpu().cumsum(1, dtype=torch.float64)
+        total = cumulative[:, -1:]
+        found = torch.searchsorted(cumulative, uniform[:, i : i + 1] * total)
+        # Where all points coincide with chosen ones, any is as good.
+        index = torch.where(total > 0, found, (uniform[:, i : i + 1] * n).long())[:, 0].clamp_(max=n - 1)
+        chosen[:, i] = points[index.to(points.device)]
     return chosen
+
+
+def _dtypes(k: int) -> list[torch.dtype]:
+    """Of the random numbers of one start."""
+    return [torch.float32] + [torch.float64] * (k - 1)
 
 
 def lloyd(points: Tensor, centroids: Tensor, steps: int, metric: Metric, reseed: bool = True) -> tuple[Tensor, Tensor]:
@@ -119,18 +129,21 @@ def lloyd(points: Tensor, centroids: Tensor, steps: int, metric: Metric, reseed:
 def cluster_sums(points: Tensor, clusters: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """(K, D) float64 sums and (K,) float64 counts, on the CPU, of `points` (n, D) by `clusters` (n,).
 
-    A sum is a product with the 0/1 membership matrix: deterministic on every device, where scattered additions are not.
+    On a GPU, where scattered additions come in any order, a sum is a product with the 0/1 membership matrix. On a CPU they come in
+    one order, and take 0.3 ms where the product takes 1.6 (2^14 points, K = 11, D = 128) or 33 (K = 512).
     """
     sums = torch.zeros(k, points.shape[1], dtype=torch.float64)
     for chunk, members in zip(_chunks(points, k), _chunks(clusters, k), strict=True):
-        membership = F.one_hot(members, k).to(chunk.dtype)
-        sums += (membership.T @ chunk).cpu().double()
+        if chunk.device.type == "cpu":
+            sums += chunk.new_zeros(k, chunk.shape[1]).index_add_(0, members, chunk).double()
+        else:
+            sums += (F.one_hot(members, k).to(chunk.dtype).T @ chunk).cpu().double()
     return sums, torch.bincount(clusters, minlength=k).cpu().double()
 
 
 def project(centroids: Tensor, metric: Metric) -> Tensor:
-    """`centroids` (K, D) as the metric wants them: at norm 1 if spherical."""
-    return F.normalize(centroids, dim=1) if metric == "spherical" else centroids
+    """`centroids` (..., K, D) as the metric wants them: at norm 1 if spherical."""
+    return F.normalize(centroids, dim=-1) if metric == "spherical" else centroids
 
 
 class KMeans:
@@ -186,7 +199,7 @@ class KMeans:
 
     def _settled(self, sample: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
         """As `lloyd`, from `centroids`."""
-        part, steps = self._part(sample), self.steps
+        part, steps = self._part(sample, *_PART), self.steps
         if len(part) < len(sample):  # most of the way on few of the points, in a third of the time (docs/log.md)
             means, _ = lloyd(part, centroids, steps, self.metric, self.reseed)
             centroids, steps = project(means, self.metric).to(sample), max(1, steps // 4)
@@ -198,8 +211,8 @@ class KMeans:
 
     def _best_start(self, sample: Tensor, others: Sequence[Tensor]) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed)
-        trial = self._part(sample)
-        starts = [project(plus_plus(trial, self.k, generator), self.metric) for _ in range(self.restarts)] + list(others)
+        trial = self._part(sample, *_TRIAL)
+        starts = [*project(plus_plus(trial, self.k, generator, self.restarts), self.metric), *others]
         if len(starts) == 1:
             return starts[0]
         trials = [lloyd(trial, start, _TRIAL_STEPS, self.metric, self.reseed)[0] for start in starts]
@@ -207,9 +220,9 @@ class KMeans:
         scores = [float(nearest(trial, centroids)[1].mean()) for centroids in tried]  # the higher, the nearer
         return tried[scores.index(max(scores))]
 
-    def _part(self, sample: Tensor) -> Tensor:
-        """An even part of `sample` that shows where its clusters are: 2^14 points, or 2^8 a cluster if that is more."""
-        step = max(1, len(sample) // max(_PART_POINTS, _PART_POINTS_PER_CLUSTER * self.k))
+    def _part(self, sample: Tensor, points: int, points_per_cluster: int) -> Tensor:
+        """An even part of `sample` that shows where its clusters are: so many `points`, or so many a cluster if that is more."""
+        step = max(1, len(sample) // max(points, points_per_cluster * self.k))
         return sample[:: step - 1 + step % 2].contiguous()  # odd, for points may come row by row of maps of even width
 
     def update(self, points: Tensor) -> None:
