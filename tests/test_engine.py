@@ -75,15 +75,13 @@ def test_bf16_changes_features_a_little_and_gradients_stay_finite() -> None:
     assert 0 < difference < 0.1
 
 
-def test_grouped_convolutions_train_in_fp32_on_a_cpu() -> None:
-    net = network()
-    Engine(CPU, "bf16", net)
-    grouped = next(m for m in net.modules() if isinstance(m, torch.nn.Conv2d) and m.groups > 1)
-    x = torch.rand(1, grouped.in_channels, 8, 8)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert grouped(x).dtype == torch.float32
-        with torch.no_grad():
-            assert grouped(x).dtype == torch.bfloat16
+def test_depthwise_convolutions_are_made_quick_where_bf16_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared: list[object] = []
+    monkeypatch.setattr("picie.engine.speed_up_depthwise", prepared.append)
+    nets = {precision: network() for precision in ("fp32", "bf16")}
+    for precision, net in nets.items():
+        Engine(CPU, precision, net)
+    assert prepared == [nets["bf16"]]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

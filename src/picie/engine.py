@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import logging
 import resource
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from picie import processes
 from picie.errors import InputError, Stopped

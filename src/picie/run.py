@@ -81,38 +81,23 @@ class Run:
         self.standing = Standing()
         self.evaluation: Evaluation | None = None  # the latest
         self.frames: Frames | None = None
+        self.digest = ""  # of the images, once they are read
         self._unread: tuple[int, list[str], Tensor] | None = None  # images, names and values of the latest step's losses
 
     def open(self, state: dict[str, Any] | None) -> None:
         """Decode all images, then make the network ready: as `state`, a checkpoint, says, or for its first epoch."""
-        config = self.config
         if state is not None:
             self.standing = Standing.of(state)
         elif processes.is_main():
-            checkpoint.write_atomically(self.out / "config.toml", lambda file: file.write(to_toml(config).encode()))
+            checkpoint.write_atomically(self.out / "config.toml", lambda file: file.write(to_toml(self.config).encode()))
         self.log.start({"engine": self.engine.describe()})
-        options, pin = config.run, self.engine.device.type == "cuda"
-        self.frames = Frames(self.dataset, config.views.frame_size, self.out, options.cache_gb, options.workers, pin=pin)
-        decoded = len(self.dataset) * processes.count() // processes.local_count()  # once on each machine
-        with stage("decode"), self.bars.bar("read images", decoded) as advance:
-            indices = self.frames.scan(config.data.on_bad_image, self._stopping(advance))
-        bad = {self.dataset.name(i): reason for i, reason in self.frames.bad.items()}
-        self.log.update(images=len(indices), skipped_images=len(bad), skipped=bad, digest=self.frames.digest)
-        log.info("%d images%s", len(indices), f", {len(bad)} skipped" if bad else "")
-        check_points(config, len(indices), self.cells)
-        if state is not None and state["images"] != self.frames.digest:
+        indices = self._read_images()
+        check_points(self.config, len(indices), self.cells)
+        if state is not None and state["images"] != self.digest:
             raise InputError(
-                f"--resume {self.out}: the images of {config.data.root} have changed since; bring them back, or train anew"
+                f"--resume {self.out}: the images of {self.config.data.root} have changed since; bring them back, or train anew"
             )
-        begun = state is not None and state["step"] > 0
-        ks = config.cluster.heads.values()
-        shape = (len(ks) * self.method.views, len(self.dataset), *self.cells)
-        self.store = PseudoLabelStore(self.out / "pseudo_labels.npy", shape, max(ks), keep=begun)
-        if not begun:
-            self.log.update(labelled_epoch=None)
-        sharing = processes.local_count() if self.engine.device.type == "cpu" else 1  # of the device's memory
-        left = Leftovers(config.run.keep_gb * 1e9 / sharing, config.model.freeze, len(indices) * self.method.views)
-        self.source = FeatureSource(config, self.method, self.views, self.frames, indices, self.engine, left)
+        self._make_room(indices, begun=state is not None and state["step"] > 0)
         if state is None:
             self._start_network()
         else:
@@ -120,6 +105,32 @@ class Run:
         processes.copy_from_main(list(self.method.state_dict().values()))
         if not self.standing.finished:
             self.log.open_loggers()
+
+    def _read_images(self) -> np.ndarray:
+        """Fill the frame file; (N,) int64, the images that can be read."""
+        options, size = self.config.run, self.config.views.frame_size
+        pin = self.engine.device.type == "cuda"
+        self.frames = frames = Frames(self.dataset, size, self.out, options.cache_gb, options.workers, pin=pin)
+        decoded = len(self.dataset) * processes.count() // processes.local_count()  # once on each machine
+        with stage("decode"), self.bars.bar("read images", decoded) as advance:
+            indices = frames.scan(self.config.data.on_bad_image, self._stopping(advance))
+        bad = {self.dataset.name(i): reason for i, reason in frames.bad.items()}
+        self.digest = frames.digest
+        self.log.update(images=len(indices), skipped_images=len(bad), skipped=bad, digest=self.digest)
+        log.info("%d images%s", len(indices), f", {len(bad)} skipped" if bad else "")
+        return indices
+
+    def _make_room(self, indices: np.ndarray, begun: bool) -> None:
+        """For the labels of the images `indices`, and for what one pass leaves for the next; `begun`: labels are there."""
+        assert self.frames is not None
+        config, ks = self.config, self.config.cluster.heads.values()
+        shape = (len(ks) * self.method.views, len(self.dataset), *self.cells)
+        self.store = PseudoLabelStore(self.out / "pseudo_labels.npy", shape, max(ks), keep=begun)
+        if not begun:
+            self.log.update(labelled_epoch=None)
+        sharing = processes.local_count() if self.engine.device.type == "cpu" else 1  # of the device's memory
+        left = Leftovers(config.run.keep_gb * 1e9 / sharing, config.model.freeze, len(indices) * self.method.views)
+        self.source = FeatureSource(config, self.method, self.views, self.frames, indices, self.engine, left)
 
     def _start_network(self) -> None:
         """What happens to a new network before its first epoch: the laterals' PCA start."""
@@ -296,7 +307,7 @@ class Run:
             {
                 "picie": __version__,
                 "config": self.config.model_dump(mode="json"),
-                "images": self.source.frames.digest,
+                "images": self.digest,
                 "method": self.method.state_dict(),
                 "classifier": {"weight": weight.detach().cpu(), "bias": bias.detach().cpu()},
                 "optimizers": [o.state_dict() for o in self.steps.optimizers],

@@ -129,8 +129,8 @@ def lloyd(points: Tensor, centroids: Tensor, steps: int, metric: Metric, reseed:
 def cluster_sums(points: Tensor, clusters: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """(K, D) float64 sums and (K,) float64 counts, on the CPU, of `points` (n, D) by `clusters` (n,).
 
-    On a GPU, where scattered additions come in any order, a sum is a product with the 0/1 membership matrix. On a CPU they come in
-    one order, and take 0.3 ms where the product takes 1.6 (2^14 points, K = 11, D = 128) or 33 (K = 512).
+    On a GPU, where scattered additions come in any order, a sum is a product with the 0/1 membership matrix. On a CPU they come
+    in one order, and take 0.3 ms where the product takes 1.6 (2^14 points, K = 11, D = 128) or 33 (K = 512).
     """
     sums = torch.zeros(k, points.shape[1], dtype=torch.float64)
     for chunk, members in zip(_chunks(points, k), _chunks(clusters, k), strict=True):
@@ -212,7 +212,7 @@ class KMeans:
     def _best_start(self, sample: Tensor, others: Sequence[Tensor]) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed)
         trial = self._part(sample, *_TRIAL)
-        starts = [*project(plus_plus(trial, self.k, generator, self.restarts), self.metric), *others]
+        starts: list[Tensor] = [*project(plus_plus(trial, self.k, generator, self.restarts), self.metric), *others]
         if len(starts) == 1:
             return starts[0]
         trials = [lloyd(trial, start, _TRIAL_STEPS, self.metric, self.reseed)[0] for start in starts]
@@ -221,7 +221,7 @@ class KMeans:
         return tried[scores.index(max(scores))]
 
     def _part(self, sample: Tensor, points: int, points_per_cluster: int) -> Tensor:
-        """An even part of `sample` that shows where its clusters are: so many `points`, or so many a cluster if that is more."""
+        """An even part of `sample` that shows where its clusters are: `points`, or so many a cluster if that is more."""
         step = max(1, len(sample) // max(points, points_per_cluster * self.k))
         return sample[:: step - 1 + step % 2].contiguous()  # odd, for points may come row by row of maps of even width
 

@@ -31,6 +31,7 @@ from picie.stages import stage
 from picie.transfer import sent
 from picie.views.draws import derived_seed
 
+_REFIT_IMAGES = 128  # CamVid, two networks, four choices each: 64, 96, 128 and 320 images all score the same (docs/log.md)
 _NEEDED = "is needed to go on within an epoch,"
 
 
@@ -213,13 +214,15 @@ def _cluster(
 def refit_prototypes(source: FeatureSource, advance: Callable[[int], None]) -> Tensor:
     """(K, D) centroids of whole, unaltered images under the network as it is now: what prediction will meet.
 
-    The epoch's centroids are those of cropped and recoloured views under the network before its training pass. Here as many
-    images as for the clustering's start are clustered as they are, from the best (by objective) of the epoch's centroids and
-    new starts: one start alone leaves the score to chance (31 to 36 mIoU from one network, docs/log.md).
+    The epoch's centroids are those of cropped and recoloured views under the network before its training pass. Here images are
+    clustered as they are, from the best (by objective) of the epoch's centroids and new starts: one start alone leaves the score
+    to chance (31 to 36 mIoU from one network, docs/log.md). Of small datasets 128 images are enough, of large ones a tenth, and
+    never more than give the clustering its start.
     """
     config, method = source.config, source.method
     options = config.cluster
-    batches = split_batches(source.order("refit")[: options.init_batches * options.batch_size], options.batch_size)
+    n = min(options.init_batches * options.batch_size, max(_REFIT_IMAGES, len(source.indices) // 10))
+    batches = split_batches(source.order("refit")[:n], options.batch_size)
     seed = derived_seed(config.seed, "refit")
     sample = _Sample(options.init_points, len(batches), seed)
     method.eval()

@@ -100,28 +100,9 @@ class Frames:
         Raises:
             InputError: an unreadable image and "error", or no image that can be read.
         """
-
-        def fill(index: int) -> bytes | UnreadableImageError:
-            try:
-                frame = self._decode(index).tobytes()
-            except UnreadableImageError as error:
-                return error
-            if self._file is not None and os.pwrite(self._file.fileno(), frame, index * self._bytes) < len(frame):
-                raise InputError("the disk of the run's folder is full; free some, or set run.cache_gb=0")
-            return hashlib.sha256(frame).digest()
-
-        def filled() -> Iterator[bytes | UnreadableImageError]:
-            """Of this process's part of its machine's images."""
-            ranks = processes.machine()
-            share = range(processes.local_rank() * n // len(ranks), (processes.local_rank() + 1) * n // len(ranks))
-            for result in _ahead(self._pool, fill, share):
-                if isinstance(result, UnreadableImageError) and on_bad_image == "error":
-                    raise InputError(f"{result}, or set data.on_bad_image=skip")
-                yield result
-                advance(1)
-
-        n, total = len(self.dataset), hashlib.sha256()
-        for index, result in enumerate(filled() if processes.count() == 1 else _of_machine(list(filled()))):
+        total = hashlib.sha256()
+        own = self._fill_all(on_bad_image, advance)
+        for index, result in enumerate(own if processes.count() == 1 else _of_machine(list(own))):
             if isinstance(result, UnreadableImageError):
                 self.bad[index] = str(result)
             else:
@@ -136,6 +117,26 @@ class Frames:
         for problem in self.bad.values():  # only now, so that a folder without a good image is one line, not hundreds
             log.warning("skipped: %s", problem)
         return good
+
+    def _fill_all(self, on_bad_image: str, advance: Callable[[int], None]) -> Iterator[bytes | UnreadableImageError]:
+        """What `_fill` gives for each of this process's part of its machine's images."""
+        n, ranks = len(self.dataset), processes.machine()
+        share = range(processes.local_rank() * n // len(ranks), (processes.local_rank() + 1) * n // len(ranks))
+        for result in _ahead(self._pool, self._fill, share):
+            if isinstance(result, UnreadableImageError) and on_bad_image == "error":
+                raise InputError(f"{result}, or set data.on_bad_image=skip")
+            yield result
+            advance(1)
+
+    def _fill(self, index: int) -> bytes | UnreadableImageError:
+        """Decode an image into the frame file, if there is one; the digest of its pixels, or what is wrong with it."""
+        try:
+            frame = self._decode(index).tobytes()
+        except UnreadableImageError as error:
+            return error
+        if self._file is not None and os.pwrite(self._file.fileno(), frame, index * self._bytes) < len(frame):
+            raise InputError("the disk of the run's folder is full; free some, or set run.cache_gb=0")
+        return hashlib.sha256(frame).digest()
 
     def batches(self, batches: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Yield (indices, frames (B, 3, H, W) uint8) for each array of indices, reading ahead of the consumer."""
