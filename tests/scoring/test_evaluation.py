@@ -83,14 +83,17 @@ def test_order_and_batches_do_not_matter(mixed: Path, tiny: Make, monkeypatch: p
     assert np.array_equal(counts[0], counts[2][::-1])
 
 
-def test_an_image_that_cannot_be_read_is_not_counted(mixed: Path, tiny: Make) -> None:
+def test_an_image_that_cannot_be_read_is_not_counted(mixed: Path, tiny: Make, caplog: pytest.LogCaptureFixture) -> None:
     (mixed / "images" / "val" / "200.png").write_bytes(b"x")
     whole = (mixed / "images" / "val" / "201.png").read_bytes()
     (mixed / "images" / "val" / "201.png").write_bytes(whole[: len(whole) // 2])
     data = Folder(mixed, "val")
     with Progress(False) as bars:
         check_labels(data, bars)
-        assert count(by_color, 3, Pairs(data, tiny()), bars).shape == (18, 9)
+        pairs = Pairs(data, tiny())
+        for _ in range(2):  # epochs, of which the first says it
+            assert count(by_color, 3, pairs, bars).shape == (18, 9)
+        assert sorted(Path(text.split(":")[1].strip()).name for text in caplog.messages) == ["200.png", "201.png"]
         for image in data.paths:
             image.write_bytes(b"x")
         with pytest.raises(InputError, match="none of the split's images"):

@@ -186,17 +186,27 @@ class Pairs:
     def __init__(self, dataset: Dataset, config: Config, keep: int = 2**28) -> None:
         self.dataset, self.config, self._room = dataset, config, keep
         self._kept: dict[int, tuple[np.ndarray, np.ndarray] | None] = {}
+        self._untold: list[str] = []
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Pixels (3, H, W) uint8 and label (H, W); None for an image that cannot be read. Threads may ask at once."""
         if index in self._kept:
             return self._kept[index]
-        pair = _load_pair(self.dataset, index, self.config)
+        try:
+            pair = _load_pair(self.dataset, index, self.config)
+        except UnreadableImageError as error:
+            self._untold.append(str(error))
+            pair = None
         size = sum(part.nbytes for part in pair or ())
         if size <= self._room:
             self._room -= size
             self._kept[index] = pair
         return pair
+
+    def take_untold(self) -> list[str]:
+        """What is wrong with each image that could not be read, once."""
+        told, self._untold = self._untold, []
+        return told
 
 
 def score_split(predict: Predict, k: int, pairs: Pairs, split: str, bars: Progress, matching: str | None = None) -> Evaluation:
@@ -248,18 +258,17 @@ def count(predict: Predict, k: int, pairs: Pairs, bars: Progress) -> Any:
         for left in pending.values():
             if left:
                 flush(left)
-    counted = {index: counts for part in processes.gathered(counted) for index, counts in part.items()}
+    everywhere = processes.gathered((counted, pairs.take_untold()))
+    for problem in (problem for _, problems in everywhere for problem in problems):
+        log.warning("skipped: %s", problem)
+    counted = {index: counts for part, _ in everywhere for index, counts in part.items()}
     return stack_counts([counted[index] for index in sorted(counted)], n_classes, k)
 
 
-def _load_pair(dataset: Dataset, index: int, config: Config) -> tuple[np.ndarray, np.ndarray] | None:
-    """Pixels (3, H, W) uint8 and label (H, W) at the protocol's size; None for an image that cannot be read."""
+def _load_pair(dataset: Dataset, index: int, config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels (3, H, W) uint8 and label (H, W) at the protocol's size. Raises `UnreadableImageError`."""
     size = config.evaluate_size
-    try:
-        image = dataset.image(index)
-    except UnreadableImageError as error:
-        log.warning("skipped: %s", error)
-        return None
+    image = dataset.image(index)
     label = dataset.label(index)
     if config.evaluate.crop:
         return centre_frame(image, (size, size)), centre_label(label, (size, size))
