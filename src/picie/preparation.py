@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from picie.clustering.pseudo_labels import start_points
+from picie.clustering.point_sample import start_points
 from picie.config import Config, EvaluateConfig
 from picie.data import open_dataset
 from picie.data.base import Dataset, MissingSplitError

@@ -24,7 +24,9 @@ import torch
 from torch import Tensor
 
 from picie import checkpoint, loggers, processes, registry
-from picie.clustering.pseudo_labels import Clustering, PseudoLabelStore, generate_pseudo_labels, refit_prototypes
+from picie.clustering.label_store import PseudoLabelStore
+from picie.clustering.pseudo_labels import Clustering, generate_pseudo_labels
+from picie.clustering.refit import refit_images, refit_prototypes
 from picie.config import Config, to_toml
 from picie.data import open_dataset
 from picie.data.loading import Frames, split_batches
@@ -280,9 +282,10 @@ class Run:
         return line | {"seconds": dict(standing.seconds), "peak_memory_mb": round(peak_memory_mb())}
 
     def _refit(self) -> None:
-        with self._timed("refit"), self.bars.bar("refit", len(self.source.indices)) as advance:
+        n = refit_images(self.config, len(self.source.indices), math.prod(self.cells))
+        with self._timed("refit"), self.bars.bar("refit", n) as advance:
             # No stop is taken here: the epoch's training is done, and saved right after.
-            self.method.prototypes.copy_(refit_prototypes(self.source, advance))
+            self.method.prototypes.copy_(refit_prototypes(self.source, n, advance))
 
     def _score(self) -> Evaluation:
         assert self.scored is not None

@@ -14,16 +14,12 @@ from torch.nn import functional as F
 
 from picie.clustering import pseudo_labels as module
 from picie.clustering.kmeans import KMeans, Metric, assign, lloyd, project
-from picie.clustering.pseudo_labels import (
-    Clustering,
-    PseudoLabelStore,
-    generate_pseudo_labels,
-    refit_prototypes,
-    start_points,
-)
-from picie.config import Config
+from picie.clustering.label_store import PseudoLabelStore
+from picie.clustering.point_sample import start_points
+from picie.clustering.pseudo_labels import Clustering, generate_pseudo_labels
+from picie.clustering.refit import refit_images, refit_prototypes
+from picie.config import Config, load
 from picie.engine import Engine
-from picie.errors import InputError
 from picie.features import FeatureSource
 from picie.methods.base import Method
 from picie.methods.mdc import MDC
@@ -103,66 +99,6 @@ class Setup:
             draws = self.views.draw(epoch, indices, self.method.views)
             z = self.method.features(BatchViews(draws, self.config.views.view_size, images), view)
         return z.permute(0, 2, 3, 1).flatten(0, 2)
-
-
-@pytest.mark.parametrize(("k", "dtype"), [(2, np.uint8), (256, np.uint8), (257, np.uint16), (65535, np.uint16)])
-def test_the_store_gives_back_what_it_was_given_in_the_smallest_type(tmp_path: Path, k: int, dtype: type) -> None:
-    path = tmp_path / "labels.npy"
-    labels = torch.randint(0, k, (2, 5, 3, 7), generator=torch.Generator().manual_seed(0))
-    labels[0, 0, 0, 0], labels[1, 4, 2, 6] = 0, k - 1
-    store = PseudoLabelStore(path, (2, 5, 3, 7), k)
-    for view in (1, 0):
-        store.write(view, np.array([3, 0, 4]), labels[view, [3, 0, 4]])
-        store.write(view, np.array([1, 2]), labels[view, [1, 2]])
-    store.flush()
-    assert store.read(np.arange(5)).dtype == torch.int64
-    assert torch.equal(store.read(np.array([4, 2])), labels[:, [4, 2]])
-    on_disk = np.load(path)
-    assert on_disk.dtype == dtype
-    assert np.array_equal(on_disk, labels.numpy())
-    kept = PseudoLabelStore(path, (2, 5, 3, 7), k, keep=True)  # opened again
-    assert torch.equal(kept.read(np.arange(5)), labels)
-    kept.write(1, np.array([2]), labels[1, [0]])
-    kept.flush()
-    labels[1, 2] = labels[1, 0]
-    assert np.array_equal(np.load(path), labels.numpy())
-
-
-@pytest.mark.parametrize(("shape", "k"), [((1, 2, 3, 3), 5), ((1, 2, 3, 4), 5), ((1, 2, 3, 3), 300)])
-def test_a_store_that_is_not_to_be_kept_is_begun_anew(tmp_path: Path, shape: tuple[int, int, int, int], k: int) -> None:
-    path = tmp_path / "labels.npy"
-    PseudoLabelStore(path, (1, 2, 3, 3), 5).write(0, np.array([0, 1]), torch.ones(2, 3, 3, dtype=torch.int64))
-    fresh = PseudoLabelStore(path, shape, k).read(np.arange(2))
-    assert fresh.shape == shape
-    assert fresh.sum() == 0
-    assert np.load(path).dtype == (np.uint8 if k <= 256 else np.uint16)
-
-
-@pytest.mark.parametrize(
-    ("shape", "k"), [((1, 2, 3, 4), 5), ((2, 2, 3, 3), 5), ((1, 3, 3, 3), 5), ((1, 2, 3, 3), 257), ((1, 2, 9, 1), 5)]
-)
-def test_a_store_to_be_kept_must_be_of_the_very_shape_and_type(
-    tmp_path: Path, shape: tuple[int, int, int, int], k: int
-) -> None:
-    path = tmp_path / "labels.npy"
-    PseudoLabelStore(path, (1, 2, 3, 3), 5).write(0, np.array([0, 1]), torch.ones(2, 3, 3, dtype=torch.int64))
-    before = path.read_bytes()
-    with pytest.raises(InputError, match=r"labels\.npy: is needed .* belongs to another run; .* train anew$"):
-        PseudoLabelStore(path, shape, k, keep=True)
-    assert path.read_bytes() == before
-
-
-@pytest.mark.parametrize("left", [None, 0, 5, 60, 128, -1])
-def test_a_store_to_be_kept_must_be_there_and_whole(tmp_path: Path, left: int | None) -> None:
-    """`left`: how many bytes of the file; None, no file."""
-    path = tmp_path / "labels.npy"
-    if left is not None:
-        PseudoLabelStore(path, (1, 2, 3, 3), 5).flush()
-        path.write_bytes(path.read_bytes()[:left])
-    before = path.read_bytes() if left is not None else None
-    with pytest.raises(InputError, match=r"labels\.npy: is needed .* cannot be read; .* train anew$"):
-        PseudoLabelStore(path, (1, 2, 3, 3), 5, keep=True)
-    assert (path.read_bytes() if path.exists() else None) == before  # nothing is made up in its place
 
 
 @pytest.mark.parametrize("family", [PiCIE, MDC])
@@ -356,6 +292,18 @@ def test_a_warm_start_keeps_the_clusters_identities(tmp_path: Path) -> None:
         assert assign(warm[view], relabelled[view])[0].tolist() == [0, 1, 2, 3]
 
 
+def test_a_refit_takes_as_many_images_as_the_score_and_k_need() -> None:
+    default = load()  # starts from 20 batches of 16
+    assert [refit_images(default, n, 1600) for n in (50, 367, 2000, 100_000)] == [50, 128, 200, 320]
+    many = load(overrides=["cluster.k=600"])
+    assert refit_images(many, 2000, 100) == 320  # 64 points a cluster would be 384 images
+    assert refit_images(many, 2000, 150) == 256
+    for cells in (1, 7, 64):  # a K that is small enough for the epoch's clustering is for this one
+        k = min(65535, start_points(default, 2000, cells))
+        few = load(overrides=[f"cluster.k={k}"])
+        assert start_points(few, refit_images(few, 2000, cells), cells) >= k
+
+
 def test_refit_prototypes_clusters_whole_plain_images(tmp_path: Path) -> None:
     setup = Setup(tmp_path / "l.npy", init_batches=100, lloyd_steps=100)
     start = F.normalize(torch.randn(2, K, 6, generator=torch.Generator().manual_seed(1)), dim=2)
@@ -363,7 +311,7 @@ def test_refit_prototypes_clusters_whole_plain_images(tmp_path: Path) -> None:
     setup.method.train()
     indices = np.arange(3, N)
     done: list[int] = []
-    refitted = refit_prototypes(setup.source(indices), done.append)
+    refitted = refit_prototypes(setup.source(indices), len(indices), done.append)
     images = F.interpolate(setup.frames.pixels[indices].float() / 255, (16, 16), mode="bilinear", antialias=True)
     with torch.no_grad():
         z = F.normalize(setup.method.eval().network(images), dim=1).permute(0, 2, 3, 1).flatten(0, 2)

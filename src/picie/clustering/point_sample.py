@@ -1,0 +1,61 @@
+"""What k-means starts from: a bounded sample of the points of many batches of feature maps."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from picie import processes
+from picie.config import Config
+from picie.data.loading import split_batches
+
+
+def points_of(z: Tensor) -> Tensor:
+    """(B * h * w, D) of features (B, D, h, w)."""
+    return z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])
+
+
+def start_points(config: Config, images: int, cells: int) -> int:
+    """How many points k-means starts from, given so many `images` of so many feature `cells`; K must not be more."""
+    options = config.cluster
+    batches = split_batches(np.arange(images), options.batch_size)[: options.init_batches]
+    share = _share(options.init_points, len(batches)) if batches else 0
+    return sum(min(share, len(batch) * cells) for batch in batches)
+
+
+def _share(size: int, n_batches: int) -> int:
+    return -(-size // n_batches)
+
+
+class PointSample:
+    """A bounded sample of points: an equal, random share of each of `n_batches` batches.
+
+    Of several processes each adds its part of a batch. The points are picked, and stand, as if one had it all.
+    """
+
+    def __init__(self, size: int, n_batches: int, seed: int) -> None:
+        self._most = _share(size, n_batches)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._parts: list[Tensor] = []
+        self._places: list[Tensor] = []  # of the parts' points in the sample
+        self._size, self._seen = 0, 0
+
+    def add(self, points: Tensor) -> None:
+        sizes = processes.gathered(len(points))
+        before, n = sum(sizes[: processes.rank()]), sum(sizes)
+        picked = torch.arange(n) if n <= self._most else torch.randperm(n, generator=self._generator)[: self._most]
+        own = ((picked >= before) & (picked < before + len(points))).nonzero()[:, 0]
+        self._parts.append(points if n <= self._most else points[(picked[own] - before).to(points.device)])
+        self._places.append(self._size + own)
+        self._size, self._seen = self._size + len(picked), self._seen + n
+
+    def take(self) -> tuple[Tensor, float]:
+        """The sample, and the number of points that each of its points stands for."""
+        sample = torch.cat(self._parts)
+        if processes.count() > 1:  # each place is filled by one process, and 0 in the others
+            whole = sample.new_zeros(self._size, sample.shape[1])
+            whole[torch.cat(self._places).to(sample.device)] = sample
+            sample = processes.total(whole)
+        self._parts, self._places = [], []
+        return sample, self._seen / len(sample)
