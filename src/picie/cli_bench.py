@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -48,7 +49,7 @@ def bench(
     """
     from picie.benchmarking import pictures
     from picie.benchmarking.meters import stoppable
-    from picie.benchmarking.settings import EXTRA_EPOCHS, STEPS, setting
+    from picie.benchmarking.settings import EXTRA_EPOCHS, setting
 
     given = list(overrides or [])
     if data is not None and "=" in data and not Path(data).exists():
@@ -57,13 +58,13 @@ def bench(
     made_up = data is None and not any(option.startswith("data.") for option in given)
     if images is not None and not made_up:
         raise InputError("--images is how many pictures are made up without DATA; leave out the one or the other")
-    if grow is not None and grow not in STEPS:
-        raise InputError(f"--grow: unknown quantity {grow!r}; {nearest(grow, STEPS)}")
-    check_file("--out", None if out is not None and out.is_dir() else out)
+    _check_out(out)
     flags = {"cluster.k": clusters, "views.size": size, "train.batch_size": batch_size, "cluster.batch_size": batch_size}
     if freeze:
         flags["model.freeze"] = True
     options = join_options({key: value for key, value in flags.items() if value is not None}, given)
+    if grow is not None:
+        _check_grow(grow, options)
     with stoppable(), tempfile.TemporaryDirectory(prefix="picie-bench-") as temporary:
         folder = Path(temporary)
         source = data_options(str(folder / "pictures") if made_up else data, options)
@@ -74,6 +75,33 @@ def bench(
             _compare(settings, folder, rounds, naive, out)
         for number, config in enumerate(settings if grow is not None else ()):
             _grow(config, grow, folder / f"growth-{number}", rounds, out)
+
+
+def _check_out(out: Path | None) -> None:
+    """Raise `InputError` unless a line can be appended to `out`, a file or a folder, when all is measured."""
+    if out is None:
+        return
+    check_file("--out", None if out.is_dir() else out)
+    if not out.suffix and not out.exists():
+        raise InputError(f"--out {out}: no such folder; make it first, or give a file's name with an ending, e.g. {out}.jsonl")
+    try:
+        if out.is_dir():
+            tempfile.TemporaryFile(dir=out).close()
+        else:
+            new = not out.exists()
+            out.open("a").close()
+            if new:
+                out.unlink()
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written ({error.strerror}); give another place") from error
+
+
+def _check_grow(grow: str, options: Sequence[str]) -> None:
+    from picie.benchmarking.settings import STEPS, check_grown
+
+    if grow not in STEPS:
+        raise InputError(f"--grow: unknown quantity {grow!r}; {nearest(grow, STEPS)}")
+    check_grown(cast(Any, grow), options)
 
 
 def _compare(settings: list[Config], folder: Path, rounds: int, naive: bool, out: Path | None) -> None:
@@ -88,10 +116,13 @@ def _compare(settings: list[Config], folder: Path, rounds: int, naive: bool, out
 def _grow(config: Config, quantity: Any, folder: Path, rounds: int, out: Path | None) -> None:
     from picie.benchmarking import bench, bench_tables
 
-    records = []
-    for record in bench.growth(config, quantity, folder, rounds):
-        records.append(record)
-        file = out and bench.append(out, record)
-    bench_tables.show_growth(records)
-    if out is not None:
+    records, file = [], None
+    try:
+        for record in bench.growth(config, quantity, folder, rounds):
+            records.append(record)
+            file = out and bench.append(out, record)
+    finally:  # of a growth that is stopped, too, what was measured
+        if records:
+            bench_tables.show_growth(records)
+    if file is not None:
         typer.echo(f"{file}")

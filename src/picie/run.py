@@ -282,10 +282,14 @@ class Run:
         return line | {"seconds": dict(standing.seconds), "peak_memory_mb": round(peak_memory_mb())}
 
     def _refit(self) -> None:
-        n = refit_images(self.config, len(self.source.indices), math.prod(self.cells))
-        with self._timed("refit"), self.bars.bar("refit", n) as advance:
+        with self._timed("refit"), self.bars.bar("refit", self.refit_images) as advance:
             # No stop is taken here: the epoch's training is done, and saved right after.
-            self.method.prototypes.copy_(refit_prototypes(self.source, n, advance))
+            self.method.prototypes.copy_(refit_prototypes(self.source, self.refit_images, advance))
+
+    @property
+    def refit_images(self) -> int:
+        """How many images a refit takes."""
+        return refit_images(self.config, len(self.source.indices), math.prod(self.cells))
 
     def _score(self) -> Evaluation:
         assert self.scored is not None

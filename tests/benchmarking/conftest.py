@@ -12,7 +12,7 @@ from tests.conftest import TINY
 from picie.benchmarking import bench, settings
 from picie.config import Config
 
-OPTIONS = tuple(option for option in TINY if not option.startswith(("model.backbone", "train.epochs")))
+OPTIONS = tuple(option for option in TINY if not option.startswith(("model.backbone", "train.epochs", "run.report")))
 """Those of the tiny configuration that `picie bench` does not say itself."""
 
 

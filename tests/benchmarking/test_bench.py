@@ -26,9 +26,10 @@ def found(setting: Setting) -> dict[str, Any]:
         "engine": {"device": "NVIDIA H200", "precision": "bf16", "threads": 2},
         "images": 6,
         "val_images": 2,
+        "refit_images": 3,
         "seconds": {"picie": [4.0, 2.5, 3.0], "floor": [2.0, 2.5, 9.0]},
         "calls": {"forwards": 44, "backwards": 12, "fpn_alone": 0},
-        "stages": {"train/forward": 3.0, "evaluate": 1.0},
+        "stages": {"train/forward": 3.0, "evaluate": 0.5, "refit/k-means": 0.5},
         "once": {"decode": 0.5},
         **memory,
     }
@@ -41,13 +42,14 @@ def found(setting: Setting) -> dict[str, Any]:
 
 def test_ratios_are_those_of_epochs_side_by_side_and_else_of_the_quickest(found: dict[str, Any]) -> None:
     assert found["least"] == {"picie": 2.5, "floor": 2.0, "naive": 10}
-    assert found["ratios"] == {"picie/floor": 1.0, "picie/naive": 0.25, "naive/picie": 4.0}
+    assert found["ratios"] == {"picie/floor": 1.0, "naive/picie": 4.0}
 
 
 def test_stages_have_shares_and_rates_of_their_own_images(found: dict[str, Any]) -> None:
     assert found["stages"] == {
         "train/forward": {"seconds": 3.0, "images_per_second": 2.0, "share": 0.75},
-        "evaluate": {"seconds": 1.0, "images_per_second": 2.0, "share": 0.25},
+        "evaluate": {"seconds": 0.5, "images_per_second": 4.0, "share": 0.125},
+        "refit/k-means": {"seconds": 0.5, "images_per_second": 6.0, "share": 0.125},
     }
 
 
@@ -92,6 +94,37 @@ def test_nothing_is_measured_if_an_image_cannot_be_read(
     with pytest.raises(UnreadableImageError, match=spoilt.name):
         list(bench([setting(root=own_folder)], tmp_path / "out", 1, naive=True))
     assert here == ["_refuse"]
+
+
+@pytest.mark.parametrize("option", ["method=mdc", "cluster.over_k=4", "loss.mse=true"])
+def test_the_naive_recipe_is_not_set_beside_another_method(
+    setting: Setting, tmp_path: Path, here: list[str], option: str
+) -> None:
+    with pytest.raises(InputError, match="--no-naive"):
+        list(bench([setting(option)], tmp_path, 1, naive=True))
+    assert here == []
+    (found,) = bench([setting(option)], tmp_path, 1, naive=False)
+    assert "naive" not in found["seconds"]
+
+
+def test_none_scores_where_none_is_to_be_scored(setting: Setting, tmp_path: Path, here: list[str]) -> None:
+    (found,) = bench([setting("evaluate.every=0")], tmp_path, 1, naive=True)
+    assert found["calls"]["naive"] == {"forwards": 36, "backwards": 12}
+    assert "evaluate" not in found["naive"]["passes"]
+    assert not any(name.startswith("evaluate") for name in found["stages"])
+
+
+def test_a_step_that_cannot_be_is_named(setting: Setting, tmp_path: Path, here: list[str]) -> None:
+    with pytest.raises(InputError, match=r"^--grow k \(8, 32, 128, 512\): cluster\.k = 512"):
+        list(growth(setting(), "k", tmp_path, 1))
+
+
+@pytest.mark.parametrize(
+    "option", ["model.backbone=resnet18", "train.epochs=2", "data.on_bad_image=skip", "run.report=true", "evaluate.every=2"]
+)
+def test_what_the_benchmark_sets_itself_cannot_be_set(option: str) -> None:
+    with pytest.raises(InputError, match=rf"^bench: {option.partition('=')[0]} "):
+        make("resnet18", [option], 4)
 
 
 @pytest.mark.parametrize(("grow", "steps"), [("images", (1, 2)), ("size", (32, 64)), ("k", (2, 4))])

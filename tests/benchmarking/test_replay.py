@@ -66,9 +66,9 @@ def test_the_replay_makes_the_very_calls(precision: str) -> None:
 def test_each_call_with_gradients_has_its_backward(monkeypatch: pytest.MonkeyPatch) -> None:
     network = small()
     calls = calls_by_hand(network)
-    inputs, backwards = ready(calls, CPU), []
+    given, backwards = ready(calls, CPU), []
     network.fpn.laterals[0].weight.register_hook(lambda gradient: backwards.append(float(gradient.abs().sum())))
-    replay(network, calls, inputs)
+    replay(network, calls, given)
     assert len(backwards) == sum(call.grad for call in calls) == 2
     assert all(backwards)
 

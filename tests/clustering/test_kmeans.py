@@ -185,6 +185,17 @@ def test_the_best_of_several_starts_is_taken() -> None:
     assert float(assign(points, given)[1].mean()) == pytest.approx(best.inertia_ / 400, rel=1e-3)
 
 
+def test_of_a_large_sample_starts_are_tried_on_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_TRIAL", (50, 1))
+    points, single = cloud(600, 2), generator(5)
+    part = points[::11]  # 12, brought to an odd step
+    tried = [lloyd(part, plus_plus(part, 9, single)[0], 10, "euclidean")[0].float() for _ in range(6)]
+    objectives = [float(assign(part, centroids)[1].mean()) for centroids in tried]
+    best = KMeans(9, "euclidean", seed=5, restarts=6).best_start(points)
+    torch.testing.assert_close(best, tried[int(np.argmin(objectives))])
+    assert max(objectives) > 1.02 * min(objectives)
+
+
 def test_equal_seeds_give_equal_centroids_and_others_do_not() -> None:
     def run(seed: int) -> Tensor:
         kmeans = KMeans(5, steps=1, seed=seed)

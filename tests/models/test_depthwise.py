@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from timm.layers import Conv2dSame
+from timm.layers import Conv2dSame, StdConv2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,6 +32,7 @@ OTHERS: dict[str, Callable[[], nn.Conv2d]] = {
     "1x1": lambda: nn.Conv2d(16, 16, 1, groups=16),
     "by name": lambda: nn.Conv2d(16, 16, 3, padding="same", groups=16),
     "padded by more than the kernel reaches": lambda: nn.Conv2d(16, 16, 3, padding=3, groups=16),
+    "with a weight that is standardised": lambda: StdConv2d(16, 16, 3, padding=1, groups=16),
     "reflecting": lambda: nn.Conv2d(16, 16, 3, padding=1, padding_mode="reflect", groups=16),
 }
 
@@ -63,6 +64,8 @@ def test_outputs_and_gradients_are_those_of_the_plain_convolution(kind: str, siz
     with torch.autocast("cpu", torch.bfloat16):
         y, dx, grads = trained(quick, x)
         assert quick(x).dtype == torch.bfloat16
+        grad_fn = quick(x).grad_fn
+        assert "_Depthwise" in str(grad_fn if quick.bias is None else grad_fn.next_functions[0][0])  # not autograd's own
     expected_y, expected_dx, expected = trained(plain, x.double())
     for found, wanted in zip([y, dx, *grads], [expected_y, expected_dx, *expected], strict=True):
         assert found.shape == wanted.shape
@@ -107,6 +110,10 @@ def test_nothing_changes_without_gradients_without_autocast_and_in_names() -> No
         assert torch.equal(quick(x), network(x))
     assert quick(x).dtype == torch.float32
     assert torch.equal(quick(x), network(x))
+    with torch.autocast("cpu", torch.float16):
+        assert quick(x).dtype == torch.float16
+    with torch.autocast("cpu", torch.bfloat16):  # one picture, by name
+        assert torch.equal(quick[1](input=quick[0](x)[0]), network(x[:1])[0])
 
 
 def test_a_frozen_input_or_weight_gets_no_gradient() -> None:

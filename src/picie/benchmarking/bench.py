@@ -19,6 +19,7 @@ from picie.benchmarking.pictures import image_paths, repeat
 from picie.benchmarking.settings import STEPS, Grow, described, grown
 from picie.config import Config
 from picie.data import open_dataset
+from picie.errors import InputError
 from picie.runlog import git_state, log, versions
 
 Record = dict[str, Any]
@@ -36,6 +37,8 @@ def bench(settings: Sequence[Config], folder: Path, rounds: int, naive: bool) ->
     Raises:
         InputError: settings or data that cannot be used; nothing has been measured yet.
     """
+    for config in settings if naive else ():
+        _check_naive(config)
     in_process(_refuse, settings)
     for number, config in enumerate(settings):
         log.info("%s%s", config.model.backbone, ", frozen" if config.model.freeze else "")
@@ -67,7 +70,10 @@ def growth(config: Config, grow: Grow, folder: Path, rounds: int) -> Iterator[Re
             settings.append(config.model_copy(update={"data": data}))
     else:
         settings = [grown(config, grow, value) for value in STEPS[grow]]
-    in_process(_refuse, settings)
+    try:
+        in_process(_refuse, settings)
+    except InputError as error:
+        raise InputError(f"--grow {grow} ({', '.join(map(str, STEPS[grow]))}): {error}") from error
     for step, tried in zip(STEPS[grow], settings, strict=True):
         log.info("%s: %d", grow, step)
         ours = in_process(_measure, tried, folder / f"{grow}-{step}", rounds, floor=False)
@@ -86,6 +92,19 @@ def _refuse(settings: Sequence[Config]) -> None:
     for split in (open_dataset(config.data, config.data.train_split), labelled_split(config)):
         for _ in read_ahead(split.image, range(len(split))) if split is not None else ():
             pass
+
+
+def _check_naive(config: Config) -> None:
+    """Raise `InputError` for what the naive recipe, which is PiCIE on image files, cannot be compared with."""
+    try:
+        image_paths(open_dataset(config.data, config.data.train_split))
+    except InputError as error:
+        raise InputError(f"{error}, or --no-naive") from error
+    plain = config.method == "picie" and not config.cluster.over_k and not config.loss.mse
+    if not plain:
+        raise InputError(
+            "bench: the naive recipe is PiCIE as published; with another method, cluster.over_k or loss.mse say --no-naive"
+        )
 
 
 def _measure(*arguments: Any, **options: Any) -> Record:
@@ -127,6 +146,7 @@ def record(config: Config, ours: Mapping[str, Any], naive: Sequence[Mapping[str,
         **described(config),
         "images": ours["images"],
         "val_images": ours["val_images"],
+        "refit_images": ours["refit_images"],
         "seconds": seconds,
         "least": least,
         "ratios": _ratios(seconds),
@@ -154,14 +174,14 @@ def _ratios(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
     if "floor" in seconds:
         ratios["picie/floor"] = statistics.median(a / b for a, b in zip(seconds["picie"], seconds["floor"], strict=True))
     if "naive" in seconds:
-        ratios["picie/naive"] = min(seconds["picie"]) / min(seconds["naive"])
-        ratios["naive/picie"] = 1 / ratios["picie/naive"]
+        ratios["naive/picie"] = min(seconds["naive"]) / min(seconds["picie"])
     return ratios
 
 
 def _images(stage: str, ours: Mapping[str, Any]) -> int:
-    """How many images a stage has to do with: those that are scored, or those that are trained on."""
-    images: int = ours["val_images" if stage.split("/")[0] == "evaluate" else "images"]
+    """How many images a stage has to do with: those that are scored, of the refit, or trained on."""
+    kinds = {"evaluate": "val_images", "refit": "refit_images"}
+    images: int = ours[kinds.get(stage.split("/")[0], "images")]
     return images
 
 

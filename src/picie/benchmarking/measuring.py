@@ -51,22 +51,23 @@ def measure(config: Config, folder: Path, rounds: int, floor: bool = True) -> di
         with stopwatch() as watch, recorded(network) as calls:
             run.epoch()
         memory = peaks(device)
-        inputs = ready(calls, device) if floor else {}
+        given = ready(calls if floor else (), device)
         with as_it_was(network):
-            replay(network, list(inputs), inputs)  # each kind once, so that the floor is warm, too
+            replay(network, list(given.inputs), given)  # each kind once, so that the floor is warm, too
         for number in range(rounds):
             for name in sorted(seconds, reverse=number % 2 == 0):  # picie first, then last: a drift of the machine cancels
                 if name == "picie":
                     seconds[name].append(timed(run.epoch, device))
                 else:
                     with as_it_was(network):
-                        seconds[name].append(timed(lambda: replay(network, calls, inputs), device))
+                        seconds[name].append(timed(lambda: replay(network, calls, given), device))
     finally:
         run.close(time.perf_counter() - began, stop)
     return {
         "engine": run.engine.describe(),
         "images": len(run.source.indices),
         "val_images": 0 if run.scored is None else len(run.scored.dataset),
+        "refit_images": run.refit_images,
         "seconds": seconds,
         "calls": counts(calls),
         "stages": _joined(watch.seconds),

@@ -71,7 +71,7 @@ class Naive:
         self.config, self.folder = config, folder
         self.workers = cores() if workers is None else workers
         self.paths = image_paths(open_dataset(config.data, config.data.train_split))
-        self.scored = labelled_split(config)
+        self.scored = labelled_split(config) if config.evaluate.every else None
         self.device = pick_device(config.run.device)
         self.network = Extractor(config.model).to(self.device)
         trained = [p for p in self.network.parameters() if p.requires_grad]

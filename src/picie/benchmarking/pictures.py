@@ -67,5 +67,5 @@ def repeat(paths: Sequence[Path], times: int, root: Path) -> None:
 def image_paths(dataset: object) -> Sequence[Path]:
     """The files of a dataset's images. Raises `InputError` for a dataset without any."""
     if not isinstance(dataset, ImageFiles):
-        raise InputError("bench: DATA must be a dataset of image files; give a folder, or --no-naive")
+        raise InputError("bench: DATA must be a dataset of image files; give a folder")
     return dataset.paths

@@ -9,15 +9,13 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from picie.models.extractor import Extractor
-
-Ready = dict["Call", list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,19 @@ class Call:
     def images(self) -> int:
         """Number of images."""
         return self.shapes[0][0]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What calls are made with, on the device and laid out as the network wants it.
+
+    Attributes:
+        inputs: random tensors for each kind of call.
+        gradients: of the outputs of those that have a backward; made when they are first replayed.
+    """
+
+    inputs: dict[Call, list[Tensor]]
+    gradients: dict[Call, Tensor] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
@@ -86,24 +97,26 @@ def counts(calls: Sequence[Call]) -> dict[str, int]:
 
 
 def ready(calls: Sequence[Call], device: torch.device) -> Ready:
-    """Random inputs for each kind of call, on `device`, laid out as the network wants them."""
+    """Random inputs for each kind of call, on `device`."""
     kinds = dict.fromkeys(calls)
-    return {call: [_random(s, d, device) for s, d in zip(call.shapes, call.dtypes, strict=True)] for call in kinds}
+    return Ready({call: [_random(s, d, device) for s, d in zip(call.shapes, call.dtypes, strict=True)] for call in kinds})
 
 
 def _random(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.rand(shape, device=device).to(dtype=dtype, memory_format=torch.channels_last)
 
 
-def replay(network: Extractor, calls: Sequence[Call], inputs: Ready) -> None:
-    """Make the `calls` of `network` on the `inputs` that `ready` gave, each with a backward where one was made."""
+def replay(network: Extractor, calls: Sequence[Call], given: Ready) -> None:
+    """Make the `calls` of `network` with what `ready` gave, each with a backward, and nothing of a loss, where one was made."""
     for call in calls:
         if network.training != call.training:
             network.train(call.training)
         with torch.set_grad_enabled(call.grad):
-            out = _make(network, call, inputs[call])
+            out = _make(network, call, given.inputs[call])
         if call.grad:
-            out.square().mean().backward()
+            if call not in given.gradients:
+                given.gradients[call] = torch.rand_like(out)
+            out.backward(given.gradients[call])
             network.zero_grad(set_to_none=True)
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from picie import registry
 from picie.config import Config, load, with_overrides
+from picie.errors import InputError
 
 Grow = Literal["images", "size", "k"]
 
@@ -17,6 +18,12 @@ EXTRA_EPOCHS = 3
 """Epochs that `train.epochs` has beyond those counted: warm-up, stages, and a last one, never come to, which would differ."""
 
 _DEFAULTS = {"cluster.k": 11, "views.size": 160, "train.batch_size": 16, "cluster.batch_size": 16}  # METHOD 8's CamVid runs
+_OWN = {
+    "model.backbone": "say --backbone",
+    "train.epochs": "say --rounds",
+    "data.on_bad_image": "all contestants must have the same images, so a bad one is an error",
+    "run.report": "none is written",
+}
 _KEYS = {"size": "views.size", "k": "cluster.k"}
 
 
@@ -31,9 +38,12 @@ def setting(backbone: str, options: Sequence[str], epochs: int) -> Config:
         epochs: `train.epochs`.
 
     Raises:
-        InputError: an option that cannot be used.
+        InputError: an option that cannot be used, or that the benchmark sets itself.
     """
     given = {option.partition("=")[0].strip() for option in options}
+    for key in _OWN:
+        if key in given:
+            raise InputError(f"bench: {key} is not to be set; {_OWN[key]}")
     random = backbone != registry.SHIPPED_BACKBONE and not given & {"model.weights", "model.pretrained"}
     ours = [
         f"model.backbone={backbone}",
@@ -43,12 +53,22 @@ def setting(backbone: str, options: Sequence[str], epochs: int) -> Config:
         *(["model.pretrained=false"] if random else []),
     ]
     defaults = [f"{key}={value}" for key, value in _DEFAULTS.items() if key not in given]
-    return load(None, None, [*defaults, *options, *ours])
+    config = load(None, None, [*defaults, *options, *ours])
+    if config.evaluate.every > 1:
+        raise InputError("bench: evaluate.every must be 1 or 0, so that all epochs are alike")
+    return config
 
 
 def grown(config: Config, quantity: Literal["size", "k"], value: int) -> Config:
     """`config` with that many clusters, or views of that size. Raises `InputError` where it does not fit."""
     return with_overrides(config, [f"{_KEYS[quantity]}={value}"])
+
+
+def check_grown(grow: Grow, options: Sequence[str]) -> None:
+    """Raise `InputError` if one of the `options`, "section.key=value", sets what is to grow."""
+    key = _KEYS.get(grow, "")
+    if any(option.partition("=")[0].strip() == key for option in options):
+        raise InputError(f"--grow {grow} sets {key} itself ({', '.join(map(str, STEPS[grow]))}); leave that option out")
 
 
 def described(config: Config) -> dict[str, object]:

@@ -77,27 +77,23 @@ def plus_plus(points: Tensor, k: int, generator: torch.Generator, starts: int = 
         (starts, K, D) centroids.
     """
     n, norms = len(points), points.square().sum(1)
-    draws = [[torch.rand((), generator=generator, dtype=d) for d in _dtypes(k)] for _ in range(starts)]
+    dtypes = [torch.float32] + [torch.float64] * (k - 1)
+    draws = [[float(torch.rand((), generator=generator, dtype=dtype)) for dtype in dtypes] for _ in range(starts)]
     uniform = torch.tensor(draws, dtype=torch.float64)
     chosen = points.new_empty(starts, k, points.shape[1])
     chosen[:, 0] = points[(uniform[:, 0] * n).long().to(points.device)]
-    nearest = points.new_full((starts, n), torch.inf)
+    least = points.new_full((starts, n), torch.inf)
     for i in range(1, k):
         latest = chosen[:, i - 1]
         away = torch.addmm(norms, latest, points.T, alpha=-2).add_(latest.square().sum(1, keepdim=True)).clamp_(min=0)
-        torch.minimum(nearest, away, out=nearest)
-        cumulative = nearest.cpu().cumsum(1, dtype=torch.float64)
+        torch.minimum(least, away, out=least)
+        cumulative = least.cpu().cumsum(1, dtype=torch.float64)
         total = cumulative[:, -1:]
         found = torch.searchsorted(cumulative, uniform[:, i : i + 1] * total)
         # Where all points coincide with chosen ones, any is as good.
         index = torch.where(total > 0, found, (uniform[:, i : i + 1] * n).long())[:, 0].clamp_(max=n - 1)
         chosen[:, i] = points[index.to(points.device)]
     return chosen
-
-
-def _dtypes(k: int) -> list[torch.dtype]:
-    """Of the random numbers of one start."""
-    return [torch.float32] + [torch.float64] * (k - 1)
 
 
 def lloyd(points: Tensor, centroids: Tensor, steps: int, metric: Metric, reseed: bool = True) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -34,11 +35,12 @@ def speed_up_depthwise(network: nn.Module) -> None:
             module.forward = functools.partial(_forward, module, module.forward, train)  # type: ignore[method-assign]
 
 
-def _forward(module: nn.Conv2d, plain: Callable[[Tensor], Tensor], train: Callable[..., Tensor], x: Tensor) -> Tensor:
-    if not torch.is_grad_enabled() or not torch.is_autocast_enabled("cpu"):
-        return plain(x)
+def _forward(module: nn.Conv2d, plain: Callable[[Tensor], Tensor], train: Callable[..., Tensor], input: Tensor) -> Tensor:
+    in_bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    if not (in_bf16 and torch.is_grad_enabled() and input.dim() == 4):
+        return plain(input)
     with torch.autocast("cpu", enabled=False):
-        return train(module, plain, x)
+        return train(module, plain, input)
 
 
 def _in_fp32(module: nn.Conv2d, plain: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -53,15 +55,16 @@ def _in_pieces(module: nn.Conv2d, plain: Callable[[Tensor], Tensor], x: Tensor) 
 
 def _is_plain_depthwise(module: nn.Conv2d) -> bool:
     (height, width), stride = module.kernel_size, module.stride
+    usual = type(module).forward is nn.Conv2d.forward or _pads_by_size(module)  # others may do things to the weight first
     depthwise = module.groups == module.in_channels == module.out_channels
     square = height == width and stride[0] == stride[1] and module.dilation == (1, 1)
     padded = _pads_by_size(module) or (not isinstance(module.padding, str) and max(module.padding) < height)
-    return depthwise and square and height % 2 == 1 and height >= 3 and padded and module.padding_mode == "zeros"
+    return usual and depthwise and square and height % 2 == 1 and height >= 3 and padded and module.padding_mode == "zeros"
 
 
 def _pads_by_size(module: nn.Conv2d) -> bool:
     """Whether it is timm's convolution that pads as TensorFlow does: just enough, one cell more at the end."""
-    return type(module).__name__ == "Conv2dSame"
+    return type(module) is Conv2dSame
 
 
 def _pad(module: nn.Conv2d, size: tuple[int, int]) -> Pad:
