@@ -304,7 +304,7 @@ def test_out_of_memory_keeps_the_checkpoint(tiny: Make, trained: Path, tmp_path:
         yield from plain(self, *arguments)
 
     monkeypatch.setattr(PiCIE, "losses", full)
-    advice = r"lower train\.batch_size, cluster\.batch_size or views\.size"
+    advice = r"lower run\.keep_gb, train\.batch_size, cluster\.batch_size or views\.size"
     with pytest.raises(TrainingError, match=f"{run}: out of memory on cpu; {advice}"):
         training.train(tiny(), run)
     assert json.loads((run / "run.json").read_text("utf-8"))["status"] == "failed"

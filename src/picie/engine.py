@@ -102,8 +102,12 @@ class Engine:
 
     def __init__(self, device: torch.device, precision: str, network: Extractor) -> None:
         self.device = device
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)  # which a stopwatch waits for
         has_bf16 = _cpu_has_bf16() if device.type == "cpu" else device.type == "cuda" and _gpu_has_bf16(device)
         self.bf16 = has_bf16 if precision == "auto" else precision == "bf16"
+        if device.type == "cuda" and not self.bf16:
+            torch.backends.cudnn.allow_tf32 = False  # else convolutions in "fp32" would have 10 bits
         network.autocast_to = torch.bfloat16 if self.bf16 else None
         if self.bf16 and device.type == "cpu":
             speed_up_depthwise(network)

@@ -66,7 +66,7 @@ def as_shares(weights: Tensor) -> Tensor:
     total = weights.sum(0)
     if processes.count() == 1:
         return weights / total
-    sums = processes.total(torch.cat([total, total.new_tensor([len(weights)])]))
+    sums = processes.total(torch.cat([total, total.new_full((1,), len(weights))]))
     shares: Tensor = weights / sums[:-1] * (sums[-1] / len(weights))
     return shares
 

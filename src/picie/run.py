@@ -45,6 +45,7 @@ from picie.scoring.evaluation import Evaluation, Pairs, check_labels, matching_s
 from picie.stages import stage
 from picie.standing import Standing
 from picie.steps import Steps
+from picie.transfer import Fetched
 from picie.version import __version__
 from picie.views.draws import derived_seed
 from picie.views.two_views import BatchViews, TwoViews
@@ -84,7 +85,7 @@ class Run:
         self.evaluation: Evaluation | None = None  # the latest
         self.frames: Frames | None = None
         self.digest = ""  # of the images, once they are read
-        self._unread: tuple[int, list[str], Tensor] | None = None  # images, names and values of the latest step's losses
+        self._unread: tuple[int, list[str], Fetched] | None = None  # images, names and values of the latest step's losses
 
     def open(self, state: dict[str, Any] | None) -> None:
         """Decode all images, then make the network ready: as `state`, a checkpoint, says, or for its first epoch."""
@@ -232,8 +233,9 @@ class Run:
         """One step on a batch of `n` images, of which this process has `indices` and their `views`."""
         labels = self.store.read(indices, self.engine.device)
         names, values = self.steps.take(views, labels, len(indices) / n)
+        latest = (n, names, Fetched(values))
         self._read_losses()  # those of the step before: a GPU has them by now, and is at work on this step
-        self._unread = (n, names, values)
+        self._unread = latest
 
     def _read_losses(self) -> None:
         """Add the latest step's losses to the epoch's."""
@@ -241,7 +243,7 @@ class Run:
             return
         n, names, found = self._unread
         self._unread = None
-        values = found.tolist()
+        values = found.read().tolist()
         if not all(math.isfinite(value) for value in values):
             raise TrainingError(
                 f"{self.out}: the loss is not finite in epoch {self.standing.epoch + 1}, step {self.standing.step}; the "

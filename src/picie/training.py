@@ -108,7 +108,7 @@ def _carry_out(config: Config, out: Path, state: dict[str, Any] | None) -> tuple
                     outputs.clear(out, made)
                 raise
             except torch.OutOfMemoryError as error:
-                advice = "lower train.batch_size, cluster.batch_size or views.size"
+                advice = "lower run.keep_gb, train.batch_size, cluster.batch_size or views.size"
                 raise TrainingError(f"{out}: out of memory on {run.engine.device}; {advice}") from error
             except LostError as error:
                 stop.signum = None  # by which torchrun ends the others: nobody asked the run to stop

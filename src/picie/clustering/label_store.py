@@ -49,7 +49,8 @@ class PseudoLabelStore:
 
     def write(self, row: int, indices: np.ndarray, labels: Tensor) -> None:
         """Store `labels` (B, h, w) of the images `indices` as the row-th of the M; of several processes each brings its own."""
-        for theirs, values in processes.to_main((indices, labels.cpu().numpy().astype(self._dtype))):
+        narrow = labels.to(torch.uint8 if self._dtype == np.uint8 else torch.int32)  # before they leave a GPU
+        for theirs, values in processes.to_main((indices, narrow.cpu().numpy().astype(self._dtype, copy=False))):
             self._map[row, theirs] = values
             self._release()
 

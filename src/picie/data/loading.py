@@ -8,13 +8,14 @@ reads: memory does not grow with the dataset, and the file is gone with the proc
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import os
 import shutil
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -33,6 +34,8 @@ from picie.stages import stage
 log = logging.getLogger(__name__)
 S = TypeVar("S")
 T = TypeVar("T")
+_AHEAD = 3  # batches, the one at hand included
+_READ_AT_ONCE = 16  # frames that one thread reads: a GPU's batch of 256 comes from all of them
 
 
 def default_workers() -> int:
@@ -140,35 +143,41 @@ class Frames:
 
     def batches(self, batches: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Yield (indices, frames (B, 3, H, W) uint8) for each array of indices, reading ahead of the consumer."""
-        if self._filled:
-            read = _ahead(self._pool, self._read, batches, ahead=2)
-            for indices in batches:
+        coming = iter(batches)
+        waiting = deque(self._begin(indices) for indices in itertools.islice(coming, _AHEAD))
+        try:
+            while waiting:
+                indices, frames, jobs = waiting[0]
                 with stage("read"):
-                    frames = next(read)
+                    for job in jobs:
+                        job.result()
+                waiting.popleft()
                 yield indices, frames
-            return
-        flat = [int(i) for indices in batches for i in indices]
-        decoded = _ahead(self._pool, self._decode, flat, ahead=2 * max((len(b) for b in batches), default=1))
-        for indices in batches:
-            with stage("read"):
-                frames = self._empty(len(indices))
-                for own in frames.numpy():
-                    own[:] = next(decoded)
-            yield indices, frames
+                waiting.extend(self._begin(following) for following in itertools.islice(coming, 1))
+        finally:
+            for _, _, jobs in waiting:
+                for job in jobs:
+                    job.cancel()
 
-    def _empty(self, n: int) -> Tensor:
-        """(n, 3, H, W) uint8, for a batch: pinned, so that a GPU fetches it while both sides go on."""
-        return torch.empty(n, 3, *self.size, dtype=torch.uint8, pin_memory=self._pin)
+    def _begin(self, indices: np.ndarray) -> tuple[np.ndarray, Tensor, list[Future[None]]]:
+        """A batch whose frames threads are filling in, each a few of them."""
+        frames = torch.empty(len(indices), 3, *self.size, dtype=torch.uint8, pin_memory=self._pin)
+        rows, n = frames.numpy(), _READ_AT_ONCE if self._filled else 1
+        fill = self._read if self._filled else self._decode_into
+        jobs = [self._pool.submit(fill, rows[i : i + n], indices[i : i + n]) for i in range(0, len(indices), n)]
+        return indices, frames, jobs
 
     def _decode(self, index: int) -> np.ndarray:
         return centre_frame(self.dataset.image(index), self.size)
 
-    def _read(self, indices: np.ndarray) -> Tensor:
+    def _decode_into(self, rows: np.ndarray, indices: np.ndarray) -> None:
+        for row, index in zip(rows, indices.tolist(), strict=True):
+            row[:] = self._decode(index)
+
+    def _read(self, rows: np.ndarray, indices: np.ndarray) -> None:
         assert self._file is not None
-        frames = self._empty(len(indices))
-        for own, index in zip(frames.numpy(), indices.tolist(), strict=True):
-            os.preadv(self._file.fileno(), [own], index * self._bytes)
-        return frames
+        for row, index in zip(rows, indices.tolist(), strict=True):
+            os.preadv(self._file.fileno(), [row], index * self._bytes)
 
     def close(self) -> None:
         """Give back the threads and the frame file."""

@@ -107,7 +107,7 @@ def _statistics(x: Tensor, counted: bool) -> tuple[Tensor, Tensor, Tensor]:
     would lose the variance of channels that lie far from 0.
     """
     variance, mean = torch.var_mean(x.float(), _but_channels(x), correction=0)
-    n = (mean.new_tensor(x.numel() // x.shape[1] if counted else 0)).expand_as(mean)
+    n = torch.full_like(mean, x.numel() // x.shape[1] if counted else 0)  # a tensor sent from here would be waited for
     means, variances, counts = processes.stacked(torch.stack([mean, variance, n])).unbind(1)
     share = counts / counts.sum(0)
     common = (share * means).sum(0)

@@ -92,7 +92,7 @@ def shrink(frames: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _positions(start: Tensor, stop: Tensor, n_out: int) -> Tensor:
     """(B, n_out) frame fractions of the centres of the output cells."""
-    cells = (torch.arange(n_out, dtype=torch.float64) + 0.5) / n_out
+    cells = (torch.arange(n_out, dtype=torch.float64, device=start.device) + 0.5) / n_out
     return start[:, None] + (stop - start)[:, None] * cells
 
 
@@ -113,8 +113,11 @@ def resampling_matrix(start: Tensor, stop: Tensor, n_in: int, n_out: int, device
         stop: (B,) float64 frame fraction at the last one's.
         n_in: input cells along this axis.
         n_out: output cells.
-        device: where the matrix is made; what grows with both sides is made there, in cells, where single precision is plenty.
+        device: where the matrix is made. What grows with a side is made there, so that little is sent, and what grows with both
+            in cells, where single precision is plenty.
     """
+    if torch.device(device).type != "mps":  # which has no float64
+        start, stop = sent(start, device), sent(stop, device)
     centre = (_positions(start, stop, n_out) * n_in - 0.5).float()
     width = ((stop - start).abs() * n_in / n_out).clamp(min=1.0).float()
     centre, width = sent(centre, device), sent(width, device)
