@@ -37,6 +37,20 @@ def test_data_that_is_not_there(not_trained: Refused, tmp_path: Path) -> None:
     assert "no image file in it or below it" in not_trained(tmp_path / "empty", *TINY)
 
 
+@pytest.mark.parametrize("options", [["train.batch_size=1"], ["cluster.batch_size=1", "cluster.batchnorm=train"]])
+def test_a_step_on_a_single_value_a_channel(not_trained: Refused, labelled_folder: Path, options: list[str]) -> None:
+    given = {option.partition("=")[0] for option in options}
+    tiny = [option for option in TINY if option.partition("=")[0] not in given]
+    assert "BatchNorm needs two" in not_trained(labelled_folder, *tiny, *options)
+
+
+def test_one_picture_of_a_single_coarsest_cell(not_trained: Refused, labelled_folder: Path, tmp_path: Path) -> None:
+    first = next((labelled_folder / "images" / "train").iterdir())
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / first.name).write_bytes(first.read_bytes())
+    assert "views.size = 32: a step on one image" in not_trained(tmp_path / "one", *TINY)
+
+
 def test_only_unreadable_images(not_trained: Refused, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for i in range(3):

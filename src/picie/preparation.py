@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from picie.clustering.point_sample import start_points
 from picie.config import Config, EvaluateConfig
@@ -81,3 +83,18 @@ def check_points(config: Config, images: int, cells: tuple[int, int]) -> None:
                 f"cluster.init_batches x cluster.batch_size of {images} images, {cells[0]}x{cells[1]} each, and at most "
                 "cluster.init_points); ask for fewer clusters or give more images"
             )
+
+
+def check_normalisable(config: Config, network: Extractor, images: int) -> None:
+    """Raises `InputError` if BatchNorm would be trained on a single value a channel: one image, of one cell at the coarsest."""
+    sizes = [images] + [config.train.batch_size] * (config.train.epochs > 0)
+    sizes += [config.cluster.batch_size] * (config.cluster.batchnorm == "train")
+    if len(sizes) == 1 or config.model.freeze or min(sizes) > 1:
+        return
+    coarsest = max(network.backbone.strides)
+    cells = math.prod(max(1, round(side / coarsest)) for side in config.views.view_size)
+    if cells == 1 and any(isinstance(module, _BatchNorm) for module in network.backbone.modules()):
+        raise InputError(
+            f"views.size = {config.views.size}: a step on one image has a single cell at the backbone's stride of {coarsest}, "
+            "and BatchNorm needs two; give a larger views.size, or batches of more images"
+        )

@@ -39,7 +39,7 @@ from picie.methods.base import Method
 from picie.models.extractor import Extractor
 from picie.models.fpn import pca_start
 from picie.models.synced_batchnorm import synchronise
-from picie.preparation import check_points, check_turns, feature_size, labelled_split, with_absolute_root
+from picie.preparation import check_normalisable, check_points, check_turns, feature_size, labelled_split, with_absolute_root
 from picie.runlog import Progress, RunLog, log
 from picie.scoring.evaluation import Evaluation, Pairs, check_labels, matching_state, score_split
 from picie.stages import stage
@@ -96,6 +96,7 @@ class Run:
         self.log.start({"engine": self.engine.describe()})
         indices = self._read_images()
         check_points(self.config, len(indices), self.cells)
+        check_normalisable(self.config, self.method.network, len(indices))
         if state is not None and state["images"] != self.digest:
             raise InputError(
                 f"--resume {self.out}: the images of {self.config.data.root} have changed since; bring them back, or train anew"
