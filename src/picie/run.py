@@ -95,8 +95,6 @@ class Run:
             checkpoint.write_atomically(self.out / "config.toml", lambda file: file.write(to_toml(self.config).encode()))
         self.log.start({"engine": self.engine.describe()})
         indices = self._read_images()
-        check_points(self.config, len(indices), self.cells)
-        check_normalisable(self.config, self.method.network, len(indices))
         if state is not None and state["images"] != self.digest:
             raise InputError(
                 f"--resume {self.out}: the images of {self.config.data.root} have changed since; bring them back, or train anew"
@@ -118,6 +116,8 @@ class Run:
         decoded = len(self.dataset) * processes.count() // processes.local_count()  # once on each machine
         with stage("decode"), self.bars.bar("read images", decoded) as advance:
             indices = frames.scan(self.config.data.on_bad_image, self._stopping(advance))
+        check_points(self.config, len(indices), self.cells)
+        check_normalisable(self.config, self.method.network, len(indices))
         bad = {self.dataset.name(i): reason for i, reason in frames.bad.items()}
         self.digest = frames.digest
         self.log.update(images=len(indices), skipped_images=len(bad), skipped=bad, digest=self.digest)
