@@ -313,7 +313,7 @@ def test_memory_that_runs_out_is_one_line_with_advice(
     monkeypatch.setattr(TrainingRun, "_step", full)
     status, stdout, stderr = cli("--quiet", "train", labelled_folder, "--out", tmp_path / "run", *TINY)
     assert (status, stdout) == (1, "")
-    assert stderr.startswith(f"picie: error: {tmp_path / 'run'}: out of memory on cpu; lower train.batch_size")
+    assert stderr.startswith(f"picie: error: {tmp_path / 'run'}: out of memory on cpu; lower run.keep_gb, train.batch_size")
     assert stderr.count("\n") == 1
 
 
