@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from picie.clustering import kmeans as module
-from picie.clustering.kmeans import KMeans, Metric, Tally, assign, bias, cluster_sums, lloyd, plus_plus, project
+from picie.clustering.kmeans import KMeans, Metric, assign, bias, cluster_sums, lloyd, plus_plus, project
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -265,17 +265,3 @@ def test_degenerate_samples() -> None:
     kmeans.start(torch.ones(10, 3))  # all points coincide
     assert torch.equal(kmeans.centroids, torch.ones(4, 3))
     assert kmeans.counts.sum() == 10
-
-
-def test_tally_by_hand() -> None:
-    tally = Tally(4)
-    tally.add(torch.tensor([0, 0, 1]), torch.tensor([1.0, 2.0, 3.0]))
-    tally.add(torch.tensor([1, 3]), torch.tensor([0.0, 4.0]))
-    assert tally.counts.tolist() == [2, 2, 0, 1]
-    assert tally.objective == pytest.approx(2.0)
-    assert tally.empty == 1
-    assert tally.imbalance == pytest.approx(4 * (0.4**2 + 0.4**2 + 0.2**2))
-    assert (Tally(3).objective, Tally(3).empty) == (0.0, 3)
-    one = Tally(3)
-    one.add(torch.zeros(5, dtype=torch.long), torch.zeros(5))
-    assert one.imbalance == pytest.approx(3)

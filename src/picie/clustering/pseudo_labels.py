@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from picie.clustering.kmeans import KMeans, Tally, assign
+from picie.clustering.kmeans import KMeans, assign
 from picie.clustering.label_store import PseudoLabelStore
 from picie.clustering.point_sample import PointSample, points_of
+from picie.clustering.tally import Tally
 from picie.config import ClusterConfig
 from picie.data.loading import split_batches
 from picie.features import FeatureSource

@@ -1,0 +1,22 @@
+"""Counts, objective and imbalance of an assignment."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from picie.clustering.tally import Tally
+
+
+def test_tally_by_hand() -> None:
+    tally = Tally(4)
+    tally.add(torch.tensor([0, 0, 1]), torch.tensor([1.0, 2.0, 3.0]))
+    tally.add(torch.tensor([1, 3]), torch.tensor([0.0, 4.0]))
+    assert tally.counts.tolist() == [2, 2, 0, 1]
+    assert tally.objective == pytest.approx(2.0)
+    assert tally.empty == 1
+    assert tally.imbalance == pytest.approx(4 * (0.4**2 + 0.4**2 + 0.2**2))
+    assert (Tally(3).objective, Tally(3).empty) == (0.0, 3)
+    one = Tally(3)
+    one.add(torch.zeros(5, dtype=torch.long), torch.zeros(5))
+    assert one.imbalance == pytest.approx(3)
