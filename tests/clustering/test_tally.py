@@ -20,3 +20,14 @@ def test_tally_by_hand() -> None:
     one = Tally(3)
     one.add(torch.zeros(5, dtype=torch.long), torch.zeros(5))
     assert one.imbalance == pytest.approx(3)
+
+
+def test_any_number_of_batches() -> None:
+    clusters = torch.randint(0, 7, (200, 30), generator=torch.Generator().manual_seed(0))
+    tally = Tally(7)
+    for number, own in enumerate(clusters):
+        tally.add(own, torch.full((30,), float(number)))
+        if number % 50 == 0:  # reading in between changes nothing
+            assert int(tally.counts.sum()) == 30 * (number + 1)
+    assert tally.counts.tolist() == torch.bincount(clusters.flatten()).tolist()
+    assert tally.objective == pytest.approx(99.5)

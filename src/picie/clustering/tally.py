@@ -10,6 +10,8 @@ from torch import Tensor
 from picie import processes
 from picie.clustering.kmeans import cluster_counts
 
+_UNREAD = 64  # most batches whose counts stay on the device: a GPU is waited for so seldom
+
 
 class Tally:
     """What an assignment of points came to, counted as they pass.
@@ -26,6 +28,8 @@ class Tally:
     def add(self, clusters: Tensor, distances: Tensor) -> None:
         """Count `clusters` (n,) int64 and sum squared `distances` (n,), as `assign` gives them."""
         self._added.append((cluster_counts(clusters, self._k), distances.sum()))
+        if len(self._added) == _UNREAD:
+            self._read()
 
     def _read(self) -> None:
         for counts, distance in self._added:
