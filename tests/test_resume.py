@@ -276,9 +276,10 @@ def test_settings_come_from_the_checkpoint(own_run: Path, tiny: Make, tmp_path: 
 
 
 def test_fewer_epochs_than_were_reached_are_refused(own_run: Path, within_epoch_1: Path) -> None:
-    for run, epochs, reached in ((own_run, 1, 3), (own_run, 0, 3), (within_epoch_1, 0, 1)):
+    behind, begun = "has 2 epochs behind it", "is in epoch 1"
+    for run, epochs, reached in ((own_run, 1, behind), (own_run, 0, behind), (within_epoch_1, 0, begun)):
         before = {path.name: path.read_bytes() for path in run.iterdir()}
-        with pytest.raises(InputError, match=rf"train\.epochs = {epochs}: .* is in epoch {reached}; ask for more"):
+        with pytest.raises(InputError, match=rf"train\.epochs = {epochs}: .* {reached}; ask for more"):
             training.resume(run, [f"train.epochs={epochs}"])
         assert {path.name: path.read_bytes() for path in run.iterdir()} == before
     training.resume(within_epoch_1, ["train.epochs=1"])  # those that were begun are not fewer

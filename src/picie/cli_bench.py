@@ -30,7 +30,10 @@ def bench(
         int | None, typer.Option(min=2, help=f"How many pictures are made up, 480x360, without DATA. [default: {_IMAGES}]")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Epochs counted of each contestant.")] = 2,
-    naive: Annotated[bool, typer.Option("--naive/--no-naive", help="Run the naive recipe, too: by far the slowest.")] = True,
+    naive: Annotated[
+        bool | None,
+        typer.Option("--naive/--no-naive", help="Run the naive recipe, too: by far the slowest. [default: --naive]"),
+    ] = None,
     grow: Annotated[
         str | None,
         typer.Option(help="Instead, picie alone at growing images (1, 4, 16 times), size (96 to 320) or k (8 to 512)."),
@@ -45,7 +48,7 @@ def bench(
     The floor is the bare network: as many forwards and backwards as picie's epoch makes, on ready tensors. The naive recipe is
     the published method as it is usually written. Ratios count, not seconds. The default backbone starts from its ImageNet
     weights; others have model.pretrained=false, unless model.weights or model.pretrained says otherwise: speed does not depend
-    on it.
+    on it. An image that cannot be read is an error here, for all contestants must have the same.
     """
     from picie.benchmarking import pictures
     from picie.benchmarking.meters import stoppable
@@ -64,6 +67,8 @@ def bench(
         flags["model.freeze"] = True
     options = join_options({key: value for key, value in flags.items() if value is not None}, given)
     if grow is not None:
+        if naive:
+            raise InputError("--grow measures picie alone; leave out --naive")
         _check_grow(grow, options)
     with stoppable(), tempfile.TemporaryDirectory(prefix="picie-bench-") as temporary:
         folder = Path(temporary)
@@ -72,7 +77,7 @@ def bench(
         if made_up:
             pictures.write(folder / "pictures", images or _IMAGES)
         if grow is None:
-            _compare(settings, folder, rounds, naive, out)
+            _compare(settings, folder, rounds, naive is not False, out)
         for number, config in enumerate(settings if grow is not None else ()):
             _grow(config, grow, folder / f"growth-{number}", rounds, out)
 

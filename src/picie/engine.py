@@ -89,10 +89,10 @@ class Engine:
     """A device and the precision that pays on it.
 
     bf16 pays on GPUs that have it, and on CPUs that have it (AMX, AVX512-BF16) but for the backward of depthwise and other
-    grouped convolutions, see `picie.models.depthwise`. Measured on 2 cores with AVX512-BF16, ms an image at 160 px and batch 16,
-    forward and backward, fp32 / bf16, medians of 12 taken in turn: ResNet-18 17.5 / 11.1, EfficientNet-Lite0 17.9 / 22.5, and
-    14.4 with its depthwise convolutions in fp32; as they are now they take a fifth off that (docs/log.md). Forward alone, fp32 /
-    bf16: 2.9 / 2.0 and 5.0 / 3.1.
+    grouped convolutions, see `picie.models.depthwise`. Measured on 2 cores with AVX512-BF16, ms an image at 160 px and batch
+    16, forward and backward, fp32 / bf16, medians of 12 taken in turn: ResNet-18 17.5 / 11.1, EfficientNet-Lite0 17.9 / 22.5,
+    and 14.4 with its depthwise convolutions in fp32; as they are now they take a fifth off that (docs/log.md). Forward alone,
+    fp32 / bf16: 5.0 / 3.1 and 2.9 / 2.0.
 
     Args:
         device: where to compute.

@@ -82,9 +82,8 @@ def _standing(out: Path, overrides: Sequence[str]) -> tuple[Config, dict[str, An
     settings = read_toml(out / "config.toml") if state is None else state["config"]
     config = with_overrides(from_dict(settings), overrides)
     if state is not None and config.train.epochs < state["epoch"] + (state["step"] > 0):
-        raise InputError(
-            f"train.epochs = {config.train.epochs}: the run in {out} is in epoch {state['epoch'] + 1}; ask for more"
-        )
+        done = f"is in epoch {state['epoch'] + 1}" if state["step"] else f"has {state['epoch']} epochs behind it"
+        raise InputError(f"train.epochs = {config.train.epochs}: the run in {out} {done}; ask for more")
     return config, state
 
 

@@ -44,6 +44,7 @@ def bench(settings: Sequence[Config], folder: Path, rounds: int, naive: bool) ->
         log.info("%s%s", config.model.backbone, ", frozen" if config.model.freeze else "")
         place = folder / f"setting-{number}"
         slow = [_naive(config, place, epoch) for epoch in range((rounds + 1) // 2 if naive else 0)]
+        log.info("picie and the floor, %d epochs each after two of picie to warm up", rounds)
         ours = in_process(_measure, config, place / "run", rounds)
         slow += [_naive(config, place, epoch) for epoch in range(len(slow), rounds if naive else 0)]
         yield record(config, ours, slow)
@@ -114,6 +115,7 @@ def _measure(*arguments: Any, **options: Any) -> Record:
 
 
 def _naive(config: Config, place: Path, epoch: int) -> Record:
+    log.info("the naive recipe, epoch %d", epoch + 1)
     folder = place / f"naive-{epoch}"
     folder.mkdir(parents=True)
     return in_process(_measure_naive, config, folder, epoch)

@@ -22,8 +22,7 @@ def show_record(found: Mapping[str, Any]) -> None:
     for ratio, value in found["ratios"].items():
         console.print(f"{ratio.replace('/', ' / ')}  {value:.2f}", highlight=False)
     console.print(
-        f"of {len(found['seconds']['picie'])} epochs each: the quickest; picie / floor is the median of epochs side by side. "
-        "picie's stages, of another epoch:",
+        "the quickest epochs; picie / floor is the median of epochs side by side. picie's stages, of an epoch not counted:",
         highlight=False,
     )
     console.print(_stages(found))

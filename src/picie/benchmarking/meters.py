@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import threading
@@ -16,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from picie.errors import PicieError, Stopped, TrainingError
-from picie.runlog import log, set_up_logging
+from picie.runlog import set_up_logging
 
 if TYPE_CHECKING:
     import torch
@@ -35,8 +34,7 @@ def in_process(function: Callable[..., T], *arguments: Any, **options: Any) -> T
     """
     spawning = get_context("spawn")
     ours, theirs = spawning.Pipe(duplex=False)
-    quiet = log.getEffectiveLevel() > logging.INFO
-    process = spawning.Process(target=_answer, args=(theirs, quiet, function, arguments, options))
+    process = spawning.Process(target=_answer, args=(theirs, function, arguments, options))
     process.start()
     theirs.close()
     try:
@@ -52,11 +50,11 @@ def in_process(function: Callable[..., T], *arguments: Any, **options: Any) -> T
     return answer
 
 
-def _answer(to: Connection, quiet: bool, function: Callable[..., object], arguments: Any, options: Any) -> None:
+def _answer(to: Connection, function: Callable[..., object], arguments: Any, options: Any) -> None:
     """What the new process does: send (what `function` returns, None) or (None, what it raises)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the process that began it says what ends
     set_start_method(None, force=True)  # else its own workers, a DataLoader's, would all import torch anew, as it had to
-    set_up_logging(quiet)
+    set_up_logging(quiet=True)  # what is measured is told by the process that began it
     try:
         to.send((function(*arguments, **options), None))
     except Exception as error:
