@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator, ScalarFormatter
+from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from picie.benchmarking.bench import machine_of
 
@@ -52,6 +52,7 @@ def draw(records: Iterable[dict[str, Any]]) -> Figure:
                 axes.set_yscale("log")
                 axes.yaxis.set_major_formatter(ScalarFormatter())
                 axes.yaxis.set_minor_formatter(ScalarFormatter())
+                axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))  # all nine would overlap
             else:
                 axes.set_ylim(0, 1.1 * max(height(record) for steps in found[kind].values() for record in steps.values()))
             axes.set_xticks(sorted({value for steps in found[kind].values() for value in steps}))
