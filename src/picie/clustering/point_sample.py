@@ -12,7 +12,7 @@ from picie.data.loading import split_batches
 
 
 def points_of(z: Tensor) -> Tensor:
-    """(B * h * w, D) of features (B, D, h, w)."""
+    """(B * h * w, D) points of features `z` (B, D, h, w)."""
     return z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])
 
 
@@ -29,9 +29,14 @@ def _share(size: int, n_batches: int) -> int:
 
 
 class PointSample:
-    """A bounded sample of points: an equal, random share of each of `n_batches` batches.
+    """A bounded sample of points: an equal, random share of each batch.
 
     Of several processes each adds its part of a batch. The points are picked, and stand, as if one had it all.
+
+    Args:
+        size: most points, to be shared by the batches.
+        n_batches: how many batches will be added.
+        seed: of the choice.
     """
 
     def __init__(self, size: int, n_batches: int, seed: int) -> None:
@@ -42,6 +47,7 @@ class PointSample:
         self._size, self._seen = 0, 0
 
     def add(self, points: Tensor) -> None:
+        """Take a share of a batch's `points` (n, D), floating point; of several processes each brings its part, maybe none."""
         sizes = processes.gathered(len(points))
         before, n = sum(sizes[: processes.rank()]), sum(sizes)
         picked = torch.arange(n) if n <= self._most else torch.randperm(n, generator=self._generator)[: self._most]
