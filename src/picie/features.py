@@ -143,10 +143,10 @@ class FeatureSource:
                 batch = replace(batch, made={view: kept.take(indices, view)[0] for view in views})
             yield indices, batch
 
-    def view_features(
+    def view_maps(
         self, batches: Sequence[np.ndarray], epoch: int, leave: bool = False
     ) -> Iterator[tuple[np.ndarray, int, Tensor]]:
-        """Yield (indices, view, unit-norm features (B, D, h, w)) of each view of what `batches` yields.
+        """Yield (indices, view, features (B, D, h, w), of any norm) of each view of what `batches` yields.
 
         `leave`: what is made of them will serve the epoch's later passes, too, as far as memory was granted.
         """
@@ -159,7 +159,7 @@ class FeatureSource:
                             self.config.cluster.batchnorm == "eval" or self.config.model.freeze
                         )  # labels are made in eval mode
                         self.left.put(indices, view, levels if fit else (), views.pictures(view))
-                    z = self.method.features(views, view, levels)
+                    z = self.method.maps(views, view, levels)
                 yield indices, view, z
 
     def whole_images(self, batches: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, Tensor]]:

@@ -47,8 +47,20 @@ def test_assign_is_the_nearest_by_brute_force(n: int, k: int, d: int, seed: int)
     assert torch.equal((points @ centroids.T + bias(centroids)).argmax(1), clusters)
 
 
-def test_assign_of_nothing_is_empty() -> None:
-    clusters, distances = assign(torch.zeros(0, 3), cloud(4, 3))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("k", [1, 11, 16, 40])
+def test_assign_of_points_taken_at_norm_1(k: int, dtype: torch.dtype) -> None:
+    points, centroids = (9 * cloud(500)).to(dtype), cloud(k, seed=1)
+    clusters, distances = assign(points, centroids, unit=True)
+    expected = assign(F.normalize(points.float(), dim=1), centroids)
+    assert distances.dtype == torch.float32
+    assert (clusters == expected[0]).float().mean() > 0.995  # others are ties
+    torch.testing.assert_close(distances, expected[1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("unit", [False, True])
+def test_assign_of_nothing_is_empty(unit: bool) -> None:
+    clusters, distances = assign(torch.zeros(0, 3), cloud(4, 3), unit)
     assert (clusters.shape, distances.shape, clusters.dtype) == ((0,), (0,), torch.int64)
 
 
@@ -224,7 +236,7 @@ def few_points_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_PART", (50, 1))
 
 
-@pytest.mark.parametrize(("steps", "last"), [(2, 1), (8, 2), (20, 5)])
+@pytest.mark.parametrize(("steps", "last"), [(2, 1), (20, 2), (30, 3)])
 @pytest.mark.parametrize("metric", ["spherical", "euclidean"])
 def test_a_large_sample_is_settled_on_a_part_of_it_then_on_all(
     metric: Metric, steps: int, last: int, monkeypatch: pytest.MonkeyPatch

@@ -22,6 +22,7 @@ from picie import processes
 Metric = Literal["spherical", "euclidean"]
 _TRIAL, _TRIAL_STEPS = (2**12, 2**5), 10  # points, and points a cluster if that is more: enough to tell good starts from bad
 _PART = (2**14, 2**6)  # the same: enough for most of the way
+_WIDTH = 16  # of products: with 16 columns they take a third of the time that they take with 11 (2 cores, AVX512)
 
 
 def _chunks(points: Tensor, k: int) -> tuple[Tensor, ...]:
@@ -38,19 +39,27 @@ def bias(centroids: Tensor) -> Tensor:
     return -0.5 * centroids.square().sum(-1)
 
 
-def nearest(points: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest centroid of each of `points` (n, D), by squared distance to `centroids` (K, D).
+def nearest(points: Tensor, centroids: Tensor, unit: bool = False) -> tuple[Tensor, Tensor]:
+    """The nearest centroid of each of `points` (n, D), floating point, by squared distance to `centroids` (K, D).
+
+    `unit`: each point is taken at norm 1, which it need not have.
 
     Returns:
         (n,) int64 clusters and (n,) float32 scores max_k <z, c_k> - |c_k|^2 / 2, from which `distances` follow.
     """
-    offset = bias(centroids)
-    scores = points.new_empty(len(points))
+    more = -len(centroids) % _WIDTH
+    wide, offset = F.pad(centroids, (0, 0, 0, more)), F.pad(bias(centroids), (0, more), value=-torch.inf)
+    scores = centroids.new_empty(len(points))
     clusters = torch.empty(len(points), dtype=torch.long, device=points.device)
     position = 0
     for chunk in _chunks(points, len(centroids)):
-        part = slice(position, position + len(chunk))
-        torch.max(torch.addmm(offset, chunk, centroids.T), 1, out=(scores[part], clusters[part]))
+        part, chunk = slice(position, position + len(chunk)), chunk.to(centroids.dtype)
+        if unit:  # and not the points first: twice as fast, no copy of them all
+            norms = torch.linalg.vector_norm(chunk, dim=1, keepdim=True).clamp_(min=1e-12)
+            each = (chunk @ wide.T).div_(norms).add_(offset)
+        else:
+            each = torch.addmm(offset, chunk, wide.T)
+        torch.max(each, 1, out=(scores[part], clusters[part]))
         position = part.stop
     return clusters, scores
 
@@ -61,10 +70,13 @@ def distances(points: Tensor, scores: Tensor) -> Tensor:
     return (norms.square_() - 2 * scores).clamp_(min=0)
 
 
-def assign(points: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """(n,) int64 nearest clusters and (n,) float32 squared distances of `points` (n, D) to `centroids` (K, D)."""
-    clusters, scores = nearest(points, centroids)
-    return clusters, distances(points, scores)
+def assign(points: Tensor, centroids: Tensor, unit: bool = False) -> tuple[Tensor, Tensor]:
+    """(n,) int64 nearest clusters and (n,) float32 squared distances of `points` (n, D) to `centroids` (K, D).
+
+    `unit`: as in `nearest`.
+    """
+    clusters, scores = nearest(points, centroids, unit)
+    return clusters, (1 - 2 * scores).clamp_(min=0) if unit else distances(points, scores)
 
 
 def plus_plus(points: Tensor, k: int, generator: torch.Generator, starts: int = 1) -> Tensor:
@@ -160,7 +172,7 @@ class KMeans:
         metric: "spherical" keeps centroids at norm 1 (for points of norm 1 the nearest is then the most similar),
             "euclidean" leaves them at the mean.
         steps: most Lloyd iterations of the start; where a part of the sample is enough to go most of the way, these are
-            taken there, and a quarter of them on all.
+            taken there, and a tenth of them on all.
         reseed: move empty clusters to the points that are represented worst.
         seed: of the k-means++ starts.
         restarts: k-means++ starts to choose from, by their objective after a short trial on a part of the sample.
@@ -205,7 +217,7 @@ class KMeans:
         part, steps = self._part(sample, *_PART), self.steps
         if len(part) < len(sample):  # most of the way on few of the points, in a third of the time (docs/log.md)
             means, _ = lloyd(part, centroids, steps, self.metric, self.reseed)
-            centroids, steps = project(means, self.metric).to(sample), max(1, steps // 4)
+            centroids, steps = project(means, self.metric).to(sample), max(1, steps // 10)
         return lloyd(sample, centroids, steps, self.metric, self.reseed)
 
     def best_start(self, sample: Tensor, others: Sequence[Tensor] = ()) -> Tensor:

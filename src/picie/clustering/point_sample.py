@@ -5,14 +5,16 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from picie import processes
 from picie.config import Config
 from picie.data.loading import split_batches
+from picie.transfer import sent
 
 
 def points_of(z: Tensor) -> Tensor:
-    """(B * h * w, D) points of features `z` (B, D, h, w)."""
+    """(B * h * w, D) points of features `z` (B, D, h, w), a view of them if they are channels last."""
     return z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])
 
 
@@ -28,8 +30,20 @@ def _share(size: int, n_batches: int) -> int:
     return -(-size // n_batches)
 
 
+def _spread(n: int, most: int, generator: torch.Generator) -> Tensor:
+    """(min(n, most),) int64, rising: places among `n`, one at random of each of `most` stretches of one length.
+
+    As good as any `most` of them, and it need not put all `n` in a random order: 0.1 s for a batch of 256 at 80 x 80 cells.
+    """
+    if n <= most:
+        return torch.arange(n)
+    edges = torch.arange(most + 1) * n // most
+    within = torch.rand(most, generator=generator, dtype=torch.float64) * edges.diff()
+    return edges[:-1] + within.long()
+
+
 class PointSample:
-    """A bounded sample of points: an equal, random share of each batch.
+    """A bounded sample of points, at norm 1: an equal, random share of each batch, spread over it evenly.
 
     Of several processes each adds its part of a batch. The points are picked, and stand, as if one had it all.
 
@@ -40,28 +54,27 @@ class PointSample:
     """
 
     def __init__(self, size: int, n_batches: int, seed: int) -> None:
-        self._most = _share(size, n_batches)
+        self._most, self._n_batches = _share(size, n_batches), n_batches
         self._generator = torch.Generator().manual_seed(seed)
-        self._parts: list[Tensor] = []
-        self._places: list[Tensor] = []  # of the parts' points in the sample
+        self._points = torch.empty(0)
         self._size, self._seen = 0, 0
 
     def add(self, points: Tensor) -> None:
-        """Take a share of a batch's `points` (n, D), floating point; of several processes each brings its part, maybe none."""
+        """Take a share of a batch's `points` (n, D), floating point, of any norm; of several processes each brings its part,
+        maybe none.
+        """
         sizes = processes.gathered(len(points))
         before, n = sum(sizes[: processes.rank()]), sum(sizes)
-        picked = torch.arange(n) if n <= self._most else torch.randperm(n, generator=self._generator)[: self._most]
-        own = ((picked >= before) & (picked < before + len(points))).nonzero()[:, 0]
-        self._parts.append(points if n <= self._most else points[(picked[own] - before).to(points.device)])
-        self._places.append(self._size + own)
+        picked = _spread(n, self._most, self._generator)
+        if not self._size:  # zeros, for each place is filled by one process
+            self._points = torch.zeros(self._most * self._n_batches, points.shape[1], device=points.device)
+        first, end = torch.searchsorted(picked, torch.tensor([before, before + len(points)])).tolist()
+        own = sent(picked[first:end] - before, points.device)
+        self._points[self._size + first : self._size + end] = F.normalize(points[own].float(), dim=1)
         self._size, self._seen = self._size + len(picked), self._seen + n
 
     def take(self) -> tuple[Tensor, float]:
-        """The sample, and the number of points that each of its points stands for."""
-        sample = torch.cat(self._parts)
-        if processes.count() > 1:  # each place is filled by one process, and 0 in the others
-            whole = sample.new_zeros(self._size, sample.shape[1])
-            whole[torch.cat(self._places).to(sample.device)] = sample
-            sample = processes.total(whole)
-        self._parts, self._places = [], []
+        """The sample (n, D) float32, and the number of points that each of its points stands for."""
+        sample = processes.total(self._points[: self._size])
+        self._points = torch.empty(0)
         return sample, self._seen / len(sample)

@@ -1,6 +1,6 @@
 """Where pseudo-labels are made: cluster the features of each view, then label every cell (paper, section 3.1; METHOD 2).
 
-    pass 1: z = method.features(...); the first batches give k-means its start, later ones move its centroids
+    pass 1: z = method.maps(...), each cell at norm 1; the first batches give k-means its start, later ones move its centroids
     pass 2: store[head and view, image] = nearest centroid of each cell; counts -> class weights, statistics
 
 Both passes ask for the same draws as the training pass of the epoch, so a label belongs to the very crop that is trained on.
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from picie.clustering.kmeans import KMeans, assign
 from picie.clustering.label_store import PseudoLabelStore
@@ -79,11 +80,11 @@ def _label(
     """Pass 2: the label of every cell, by the centroids found, of each head and view."""
     tallies = [[Tally(kmeans.k) for kmeans in head] for head in heads]
     source.method.eval()
-    for batch, view, z in source.view_features(batches, epoch):
+    for batch, view, z in source.view_maps(batches, epoch):
         points = points_of(z)
         with stage("assign"):
             for i, head in enumerate(heads):
-                clusters, distances = assign(points, head[view].centroids)
+                clusters, distances = assign(points, head[view].centroids, unit=True)
                 store.write(i * len(head) + view, batch, clusters.view(z.shape[0], z.shape[2], z.shape[3]))
                 tallies[i][view].add(clusters, distances)
         if view == 0:
@@ -119,12 +120,13 @@ def _cluster(
     samples = [PointSample(options.init_points, n_start, kmeans.seed) for kmeans in heads[0]]
     method.train(options.batchnorm == "train")
     done = [0] * method.views
-    for batch, view, z in source.view_features(batches, epoch, leave=True):
+    for batch, view, z in source.view_maps(batches, epoch, leave=True):
         with stage("k-means"):
             points = points_of(z)
             if done[view] < n_start:
                 samples[view].add(points)
             else:
+                points = F.normalize(points.float(), dim=1)
                 for head in heads:
                     head[view].update(points)
             done[view] += 1

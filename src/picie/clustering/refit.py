@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from picie.clustering.kmeans import KMeans
 from picie.clustering.point_sample import PointSample, points_of
@@ -38,7 +37,7 @@ def refit_prototypes(source: FeatureSource, n: int, advance: Callable[[int], Non
         with stage("forward"):
             z = method.network(images)
         with stage("features"):
-            sample.add(points_of(F.normalize(z, dim=1)))
+            sample.add(points_of(z))
         advance(len(batch))
     with stage("k-means"):
         points, _ = sample.take()

@@ -101,9 +101,9 @@ class Method(nn.Module):
                 z = batch.draws.geometry.apply(z, (z.shape[2], z.shape[3]))
         return z
 
-    def features(self, batch: BatchViews, view: int, levels: Sequence[Tensor] | None = None) -> Tensor:
-        """`maps` at norm 1, float32: what is clustered."""
-        z = self.maps(batch, view, levels)
+    def features(self, batch: BatchViews, view: int) -> Tensor:
+        """`maps` at norm 1, float32."""
+        z = self.maps(batch, view)
         with stage("features"):
             return F.normalize(z.float(), dim=1)
 
