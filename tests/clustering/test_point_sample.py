@@ -73,9 +73,7 @@ def test_another_seed_chooses_other_points() -> None:
 
 
 @pytest.mark.parametrize("parts", [[250, 250], [500, 0], [0, 500], [3, 497]])
-def test_processes_with_parts_of_a_batch_choose_as_one_does_with_all(
-    parts: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_processes_with_parts_of_a_batch_choose_as_one_does_with_all(parts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = PointSample(60, 1, 7)
     whole.add(numbered(500))
     own = []

@@ -8,6 +8,7 @@ batched matrix products, R_y X R_x^T, fast forwards and backwards and determinis
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -79,15 +80,28 @@ class Geometry:
         return turned.contiguous(memory_format=torch.channels_last if dense else torch.contiguous_format)
 
 
-def shrink(frames: Tensor, size: tuple[int, int]) -> Tensor:
-    """The whole of `frames` (B, C, H, W) at `size`: what the identity's `apply` gives, in a third of the time."""
+def as_floats(frames: Tensor, dtype: torch.dtype) -> Tensor:
+    """uint8 `frames` as `dtype` in [0, 1]; floating ones are that already."""
+    return frames if frames.is_floating_point() else frames.to(dtype).div_(255)
+
+
+def shrink(frames: Tensor, size: tuple[int, int], dtype: torch.dtype = torch.float32) -> Tensor:
+    """The whole of `frames` (B, C, H, W), uint8 or floating in [0, 1], at `size`, in [0, 1], uint8 ones as `dtype`.
+
+    It is what the identity's `apply` gives, in a third of the time.
+    """
+    resize = functools.partial(F.interpolate, size=size, mode="bilinear", align_corners=False, antialias=True)
+    if frames.dtype == torch.uint8 and dtype == torch.bfloat16 and frames.device.type == "cpu":
+        # As near as in bfloat16, which has 8 bits, too, and in half the time of the products below.
+        return as_floats(resize(frames), dtype)
+    frames = as_floats(frames, dtype)
     if frames.dtype == torch.bfloat16:  # which the other way does not know
         zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
         sides = zip(frames.shape[2:], size, strict=True)
         rows, columns = (resampling_matrix(zero, one, *side, frames.device)[0].to(frames.dtype) for side in sides)
         whole: Tensor = rows @ F.linear(frames, columns)
         return whole
-    return F.interpolate(frames, size, mode="bilinear", align_corners=False, antialias=True)
+    return resize(frames)
 
 
 def _positions(start: Tensor, stop: Tensor, n_out: int) -> Tensor:
