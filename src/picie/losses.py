@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from picie import processes
+from picie.clustering.kmeans import widened
 
 ClassWeights = Literal["none", "inverse", "sqrt_inverse", "frequency"]
 
@@ -104,7 +105,7 @@ def view_loss(
         CE(z_v C_v, y_v) / 2 and CE(z_v C_u, y_u) / 2 where u is the other view; summed over v they are within and cross.
     """
     points = features.permute(0, 2, 3, 1).flatten(0, 2)
-    losses = _PrototypeCrossEntropy.apply(points, centroids, bias, labels.flatten(1).T, weights, temperature)
+    losses = _PrototypeCrossEntropy.apply(points, centroids, bias, labels.flatten(1), weights, temperature)
     return losses[view] / 2, losses[1 - view] / 2
 
 
@@ -116,44 +117,42 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
 
         g_k = w (softmax_k - [k = y]) / T;   dloss/dp = (sum_k g_k c_k - z sum_k g_k <z, c_k>) / |p|
 
-    On 2 cores, forwards and backwards of 25,600 points with D = 128 and 2 x 11 centroids: 8 ms instead of 16.
+    On 2 cores, forwards and backwards of 25,600 points with D = 128 and 2 x 11 centroids: 6 ms instead of 16. A point's logits
+    lie n apart, for the vectors of a CPU run along points: a softmax over the last dimension takes 20 times as long.
     """
 
     @staticmethod
     def forward(
         ctx: Any, points: Tensor, centroids: Tensor, bias: Tensor, labels: Tensor, weights: Tensor | None, temperature: float
     ) -> Tensor:
-        """(V,) losses of `points` (n, D), `centroids` (V, K, D), `bias` (V, K), `labels` (n, V), `weights` (V, K)."""
+        """(V,) losses of `points` (n, D), `centroids` (V, K, D), `bias` (V, K), `labels` (V, n), `weights` (V, K)."""
         flat = centroids.flatten(0, 1)
         p = points.to(flat.dtype)
-        norms = torch.linalg.vector_norm(p, dim=1, keepdim=True).clamp_(min=1e-12)
-        cosines = (p @ flat.T).div_(norms)
-        logits = (cosines + bias.flatten()).div_(temperature).unflatten(1, bias.shape)
-        picked = logits.gather(2, labels[:, :, None])[:, :, 0]
-        largest = logits.amax(2, keepdim=True)
-        softmax = logits.sub_(largest).exp_()  # the logits' memory from here on
-        total = softmax.sum(2, keepdim=True)
-        entropies = total.log().add_(largest)[:, :, 0] - picked
+        norms = torch.linalg.vector_norm(p, dim=1).clamp_(min=1e-12)
+        products = (p @ widened(flat).T)[:, : len(flat)].T.contiguous()
+        cosines = products.div_(norms).unflatten(0, bias.shape)
+        log_softmax = F.log_softmax((cosines + bias[:, :, None]).div_(temperature), 1)
+        entropies = -log_softmax.gather(1, labels[:, None])[:, 0]
         if weights is None:
-            shares = torch.full_like(entropies, 1 / max(1, len(entropies)))
+            shares = torch.full_like(entropies, 1 / max(1, len(points)))
         else:
-            shares = torch.stack([own[y] for own, y in zip(weights, labels.T, strict=True)], dim=1)
-            shares = as_shares(shares)
-        gradient = softmax.div_(total)
-        gradient.scatter_add_(2, labels[:, :, None], entropies.new_full((), -1).expand(*labels.shape, 1))
-        gradient.mul_((shares / temperature)[:, :, None])
-        along = (gradient * cosines.unflatten(1, bias.shape)).sum(2)  # of each view, so that the cosines need not be kept
+            shares = as_shares(torch.stack([own[y] for own, y in zip(weights, labels, strict=True)], dim=1)).T
+        gradient = log_softmax.exp_()  # the softmax, and its memory
+        gradient.scatter_add_(1, labels[:, None], entropies.new_full((), -1).expand(len(labels), 1, len(points)))
+        gradient.mul_((shares / temperature)[:, None])
+        along = (gradient * cosines).sum(1)  # of each view, so that the cosines need not be kept
         ctx.save_for_backward(points, flat, norms, along, gradient)
-        losses: Tensor = (entropies * shares).sum(0)
+        losses: Tensor = (entropies * shares).sum(1)
         return losses
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         points, flat, norms, along, gradient = ctx.saved_tensors
         dtype = points.dtype  # that of the result, in which it takes a fifth of the whole less time
-        weighed = (grads[0].repeat_interleave(gradient.shape[2])[:, None] * flat).to(dtype)
-        back = (along @ grads[0])[:, None].div_(norms.square()).neg_().to(dtype)
-        out = torch.addmm(points * back, gradient.flatten(1).div(norms).to(dtype), weighed)
+        weighed = (grads[0].repeat_interleave(gradient.shape[1])[:, None] * flat).to(dtype)
+        back = (grads[0] @ along).div_(norms.square()).neg_().to(dtype)
+        g = gradient.flatten(0, 1).div(norms).to(dtype)
+        out = torch.addmm(points * back[:, None], g.T, weighed)
         return out, None, None, None, None, None
 
 
