@@ -224,6 +224,7 @@ class Blur(Photometric):
 
 def _gaussian_matrix(sigma: Tensor, n: int) -> Tensor:
     """(B, n, n) float32: row i holds the normalised Gaussian about cell i; at the edges the border is left out."""
-    cells = torch.arange(n, dtype=torch.float32, device=sigma.device)
-    weight = torch.exp(-0.5 * ((cells[:, None] - cells) / sigma[:, None, None]) ** 2)
+    cells = torch.arange(n, device=sigma.device)
+    by_distance = torch.exp(-0.5 * (cells / sigma[:, None]) ** 2)
+    weight = by_distance[:, (cells[:, None] - cells).abs()]
     return weight / weight.sum(2, keepdim=True)
