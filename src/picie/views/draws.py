@@ -6,6 +6,8 @@ for the same numbers and get them, in any order, with any number of workers, and
 
 from __future__ import annotations
 
+import copy
+import functools
 import zlib
 from collections.abc import Sequence
 
@@ -18,17 +20,21 @@ _MIX2 = np.uint64(0x94D049BB133111EB)
 
 def _mix(x: np.ndarray) -> np.ndarray:
     """SplitMix64's finaliser: a bijection of uint64 whose output bits each depend on all input bits."""
-    with np.errstate(over="ignore"):
-        x = (x ^ (x >> np.uint64(30))) * _MIX1
-        x = (x ^ (x >> np.uint64(27))) * _MIX2
+    x = (x ^ (x >> np.uint64(30))) * _MIX1
+    x = (x ^ (x >> np.uint64(27))) * _MIX2
     mixed: np.ndarray = x ^ (x >> np.uint64(31))
     return mixed
 
 
-def _fold(state: np.ndarray, part: int | str) -> np.ndarray:
+@functools.lru_cache
+def _word(part: int | str) -> np.ndarray:
+    """(1,) uint64 that stands for `part` of a key: an array, for only scalars are warned of where they overflow."""
     word = zlib.crc32(part.encode()) + (1 << 40) if isinstance(part, str) else part
-    with np.errstate(over="ignore"):
-        return _mix(state + _GOLDEN ^ _mix(np.asarray(word & (2**64 - 1), dtype=np.uint64) + _GOLDEN))
+    return _mix(np.array([word & (2**64 - 1)], dtype=np.uint64) + _GOLDEN)
+
+
+def _fold(state: np.ndarray, part: int | str) -> np.ndarray:
+    return _mix(state + _GOLDEN ^ _word(part))
 
 
 class Draws:
@@ -50,8 +56,7 @@ class Draws:
         state = np.zeros(1, dtype=np.uint64)
         for part in key:
             state = _fold(state, part)
-        with np.errstate(over="ignore"):
-            self._state = _mix(_mix(np.asarray(indices, dtype=np.uint64) * _GOLDEN + _GOLDEN) + state)
+        self._state = _mix(_mix(np.asarray(indices, dtype=np.uint64) * _GOLDEN + _GOLDEN) + state)
         self._calls = 0
 
     def __len__(self) -> int:
@@ -59,15 +64,14 @@ class Draws:
 
     def child(self, name: str) -> Draws:
         """An independent set of streams for `name`; so adding a transform leaves the numbers of the others alone."""
-        draws = Draws((), ())
-        draws._state = _fold(self._state, name)
+        draws = copy.copy(self)
+        draws._state, draws._calls = _fold(self._state, name), 0
         return draws
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> np.ndarray:
         """(B,) float64, uniform in [low, high)."""
         self._calls += 1
-        with np.errstate(over="ignore"):
-            bits = _mix(self._state + _GOLDEN * np.uint64(self._calls))
+        bits = _mix(self._state + np.uint64(int(_GOLDEN) * self._calls & 2**64 - 1))
         return low + (high - low) * ((bits >> np.uint64(11)).astype(np.float64) * 2.0**-53)
 
 
