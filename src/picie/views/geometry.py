@@ -54,7 +54,8 @@ class Geometry:
             # they would have to be copied twice (2 cores, (16, 128, 40, 40): 0.46 against 1.03 ms an image).
             cells: Tensor = x.permute(0, 2, 3, 1)
             cells = torch.bmm(rows, cells.flatten(2)).unflatten(2, cells.shape[2:])
-            cells = columns[:, None] @ cells
+            # Not `columns[:, None] @ cells`, which is the same in 1.15 ms instead of 0.8 (16 images).
+            cells = torch.bmm(columns.repeat_interleave(size[0], 0), cells.flatten(0, 1)).unflatten(0, cells.shape[:2])
             return cells.permute(0, 3, 1, 2)
         # All channels of an image in one product: half the time.
         narrow = torch.bmm(x.flatten(1, 2), columns.mT).unflatten(1, x.shape[1:3])
