@@ -18,12 +18,6 @@ EXTRA_EPOCHS = 3
 """Epochs that `train.epochs` has beyond those counted: warm-up, stages, and a last one, never come to, which would differ."""
 
 _DEFAULTS = {"cluster.k": 11, "views.size": 160, "train.batch_size": 16, "cluster.batch_size": 16}  # METHOD 8's CamVid runs
-_OWN = {
-    "model.backbone": "say --backbone",
-    "train.epochs": "say --rounds",
-    "data.on_bad_image": "all contestants must have the same images, so a bad one is an error",
-    "run.report": "none is written",
-}
 _KEYS = {"size": "views.size", "k": "cluster.k"}
 
 
@@ -41,17 +35,17 @@ def setting(backbone: str, options: Sequence[str], epochs: int) -> Config:
         InputError: an option that cannot be used, or that the benchmark sets itself.
     """
     given = {option.partition("=")[0].strip() for option in options}
-    for key in _OWN:
+    own = {
+        "model.backbone": (backbone, "say --backbone"),
+        "train.epochs": (epochs, "say --rounds"),
+        "data.on_bad_image": ("error", "all contestants must have the same images, so a bad one is an error"),
+        "run.report": ("false", "none is written"),
+    }
+    for key, (_, instead) in own.items():
         if key in given:
-            raise InputError(f"bench: {key} is not to be set; {_OWN[key]}")
+            raise InputError(f"bench: {key} is not to be set; {instead}")
     random = backbone != registry.SHIPPED_BACKBONE and not given & {"model.weights", "model.pretrained"}
-    ours = [
-        f"model.backbone={backbone}",
-        f"train.epochs={epochs}",
-        "data.on_bad_image=error",  # so that all contestants have the same images
-        "run.report=false",
-        *(["model.pretrained=false"] if random else []),
-    ]
+    ours = [f"{key}={value}" for key, (value, _) in own.items()] + ["model.pretrained=false"] * random
     defaults = [f"{key}={value}" for key, value in _DEFAULTS.items() if key not in given]
     config = load(None, None, [*defaults, *options, *ours])
     if config.evaluate.every > 1:
