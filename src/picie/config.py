@@ -125,7 +125,7 @@ class ClusterConfig(_Section):
     init_batches: PositiveInt = Field(20, description="batches that the start is sampled from")
     init_points: PositiveInt = Field(2**16, description="most feature vectors held for the start")
     lloyd_steps: PositiveInt = Field(
-        20, description="most Lloyd iterations of the start; of a large sample, on a part of it, and a quarter as many on all"
+        20, description="most Lloyd iterations of the start; of a large sample, on a part of it, and a tenth as many on all"
     )
     batchnorm: Literal["eval", "train"] = Field(
         "eval", description="BatchNorm while clustering; labels are always made in eval mode"

@@ -59,6 +59,13 @@ def test_assign_of_points_taken_at_norm_1(k: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("unit", [False, True])
+def test_a_point_that_is_no_number_gets_a_cluster_that_there_is(unit: bool) -> None:
+    points = cloud(40)
+    points[3, 0], points[5, 1] = torch.inf, torch.nan
+    assert int(assign(points, cloud(11, seed=1), unit)[0].max()) < 11
+
+
+@pytest.mark.parametrize("unit", [False, True])
 def test_assign_of_nothing_is_empty(unit: bool) -> None:
     clusters, distances = assign(torch.zeros(0, 3), cloud(4, 3), unit)
     assert (clusters.shape, distances.shape, clusters.dtype) == ((0,), (0,), torch.int64)

@@ -22,7 +22,7 @@ from picie import processes
 Metric = Literal["spherical", "euclidean"]
 _TRIAL, _TRIAL_STEPS = (2**12, 2**5), 10  # points, and points a cluster if that is more: enough to tell good starts from bad
 _PART = (2**14, 2**6)  # the same: enough for most of the way
-_WIDTH = 16  # of products: with 16 columns they take a third of the time that they take with 11 (2 cores, AVX512)
+_WIDTH = 16  # of products: with 16 columns they take a third of the time that they take with 11 (2 cores, AVX512; one: half)
 
 
 def _chunks(points: Tensor, k: int) -> tuple[Tensor, ...]:
@@ -45,25 +45,25 @@ def widened(centroids: Tensor) -> Tensor:
 
 
 def nearest(points: Tensor, centroids: Tensor, unit: bool = False) -> tuple[Tensor, Tensor]:
-    """The nearest centroid of each of `points` (n, D), floating point, by squared distance to `centroids` (K, D).
+    """The nearest centroid of each of `points` (n, D), by squared distance to `centroids` (K, D) of their dtype.
 
-    `unit`: each point is taken at norm 1, which it need not have.
+    `unit`: points of any floating dtype and norm, each taken at norm 1.
 
     Returns:
-        (n,) int64 clusters and (n,) float32 scores max_k <z, c_k> - |c_k|^2 / 2, from which `distances` follow.
+        (n,) int64 clusters and (n,) scores max_k <z, c_k> - |c_k|^2 / 2, from which `distances` follow, as `centroids`.
     """
-    wide = widened(centroids)
-    offset = F.pad(bias(centroids), (0, len(wide) - len(centroids)), value=-torch.inf)
+    k, wide, offset = len(centroids), widened(centroids), bias(centroids)
     scores = centroids.new_empty(len(points))
     clusters = torch.empty(len(points), dtype=torch.long, device=points.device)
     position = 0
-    for chunk in _chunks(points, len(centroids)):
-        part, chunk = slice(position, position + len(chunk)), chunk.to(centroids.dtype)
+    for chunk in _chunks(points, len(wide)):
+        part = slice(position, position + len(chunk))
         if unit:  # and not the points first: twice as fast, no copy of them all
-            norms = torch.linalg.vector_norm(chunk, dim=1, keepdim=True).clamp_(min=1e-12)
-            each = (chunk @ wide.T).div_(norms).add_(offset)
+            directions = chunk.to(centroids.dtype)
+            norms = torch.linalg.vector_norm(directions, dim=1, keepdim=True).clamp_(min=1e-12)
+            each = (directions @ wide.T)[:, :k].div_(norms).add_(offset)
         else:
-            each = torch.addmm(offset, chunk, wide.T)
+            each = (chunk @ wide.T)[:, :k].add_(offset)
         torch.max(each, 1, out=(scores[part], clusters[part]))
         position = part.stop
     return clusters, scores
@@ -76,9 +76,9 @@ def distances(points: Tensor, scores: Tensor) -> Tensor:
 
 
 def assign(points: Tensor, centroids: Tensor, unit: bool = False) -> tuple[Tensor, Tensor]:
-    """(n,) int64 nearest clusters and (n,) float32 squared distances of `points` (n, D) to `centroids` (K, D).
+    """(n,) int64 nearest clusters and (n,) squared distances of `points` (n, D) to `centroids` (K, D), as `nearest` takes them.
 
-    `unit`: as in `nearest`.
+    With `unit` a point of norm 0, which has no direction, counts as one of norm 1 that is orthogonal to all centroids.
     """
     clusters, scores = nearest(points, centroids, unit)
     return clusters, (1 - 2 * scores).clamp_(min=0) if unit else distances(points, scores)
@@ -220,7 +220,7 @@ class KMeans:
     def _settled(self, sample: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
         """As `lloyd`, from `centroids`."""
         part, steps = self._part(sample, *_PART), self.steps
-        if len(part) < len(sample):  # most of the way on few of the points, in a third of the time (docs/log.md)
+        if len(part) < len(sample):  # most of the way on few of the points (docs/log.md)
             means, _ = lloyd(part, centroids, steps, self.metric, self.reseed)
             centroids, steps = project(means, self.metric).to(sample), max(1, steps // 10)
         return lloyd(sample, centroids, steps, self.metric, self.reseed)

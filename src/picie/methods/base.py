@@ -102,7 +102,7 @@ class Method(nn.Module):
         return z
 
     def features(self, batch: BatchViews, view: int) -> Tensor:
-        """`maps` at norm 1, float32."""
+        """`maps` at norm 1, float32; clustering and labels go by `maps` themselves, so that is what to override."""
         z = self.maps(batch, view)
         with stage("features"):
             return F.normalize(z.float(), dim=1)

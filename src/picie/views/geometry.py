@@ -93,7 +93,7 @@ def shrink(frames: Tensor, size: tuple[int, int], dtype: torch.dtype = torch.flo
     """
     resize = functools.partial(F.interpolate, size=size, mode="bilinear", align_corners=False, antialias=True)
     if frames.dtype == torch.uint8 and dtype == torch.bfloat16 and frames.device.type == "cpu":
-        # As near as in bfloat16, which has 8 bits, too, and in half the time of the products below.
+        # To half a grey level in the mean, 1.5 at most (in bfloat16 0.3, less in the dark), in half the time of products.
         return as_floats(resize(frames), dtype)
     frames = as_floats(frames, dtype)
     if frames.dtype == torch.bfloat16:  # which the other way does not know

@@ -18,7 +18,7 @@ from picie.views.invariance import apply_photometric
 
 @dataclass(frozen=True)
 class ViewDraws:
-    """What was drawn for a batch: `geometry` (G) and, per view, the photometric parameters (P1, P2)."""
+    """What was drawn for a batch: `geometry` (G) and, of as many views as were asked for, colour parameters (P1, P2)."""
 
     geometry: Geometry
     photometric: tuple[tuple[Params, ...], ...]
@@ -52,7 +52,7 @@ class BatchViews:
     """The views of a batch of images, made when they are asked for.
 
     Attributes:
-        draws: G and P of these images.
+        draws: G of these images, and P where there are frames.
         size: (H, W) of a view.
         frames: (B, 3, H, W), uint8 or floating in [0, 1]; None where an earlier pass left all that is needed.
         dtype: floating; what pictures are made in of uint8 frames.
