@@ -101,6 +101,17 @@ def test_recolouring_commutes_with_the_crop_for_colour_operators() -> None:
     torch.testing.assert_close(cropped_first, drawn.geometry.apply(drawn.recolor(x, 0), (32, 32)), atol=1e-5, rtol=0)
 
 
+def test_fewer_views_leave_geometry_and_the_others_alone() -> None:
+    both = views().draw(2, range(9))
+    for n in (0, 1):
+        fewer = views().draw(2, range(9), n)
+        assert torch.equal(fewer.geometry.box, both.geometry.box)
+        assert len(fewer.photometric) == n
+        assert all(
+            same(p, q) for view in range(n) for p, q in zip(fewer.photometric[view], both.photometric[view], strict=True)
+        )
+
+
 def test_one_view_and_no_transforms() -> None:
     drawn = TwoViews([], [], 0).draw(0, [4, 5], n_views=1)
     assert drawn.photometric == ((),)
