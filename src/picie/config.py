@@ -123,7 +123,7 @@ class ClusterConfig(_Section):
     )
     batch_size: PositiveInt = Field(16, description="images per k-means update")
     init_batches: PositiveInt = Field(20, description="batches that the start is sampled from")
-    init_points: PositiveInt = Field(2**16, description="most feature vectors held for the start")
+    init_points: PositiveInt = Field(2**17, description="most feature vectors held for the start")
     lloyd_steps: PositiveInt = Field(
         20, description="most Lloyd iterations of the start; of a large sample, on a part of it, and a tenth as many on all"
     )

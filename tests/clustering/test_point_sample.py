@@ -42,13 +42,6 @@ def test_each_batch_gives_an_equal_share_without_repeats() -> None:
     assert weight == pytest.approx(7.0)
 
 
-def test_the_share_is_spread_evenly() -> None:
-    found, _ = sampled([705], 100)
-    gaps = np.diff(found, append=found[0] + 705)
-    assert gaps.min() > 0
-    assert gaps.max() < 16  # of stretches of 7 and 8
-
-
 @pytest.mark.parametrize(("n", "most"), [(23, 10), (19, 10)])
 def test_every_point_is_as_likely(n: int, most: int) -> None:
     counts = np.zeros(n)
