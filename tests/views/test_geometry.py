@@ -181,16 +181,19 @@ def test_bf16_frames_are_resampled_as_float32_ones(side: tuple[int, int], size: 
     x = pictures(4, 3, *side).bfloat16()
     boxes = torch.tensor([[0.0, 1.0, 0.0, 1.0], [0.1, 0.73, 0.9, 0.3], [0.4, 0.95, 0.0, 0.5], [1.0, 0.0, 1.0, 0.0]])
     geometry = Geometry(boxes.double(), torch.tensor([False, False, False, side[0] == side[1]]))
-    out = geometry.apply(x, size)
-    assert out.dtype == torch.bfloat16
-    torch.testing.assert_close(out.float(), geometry.apply(x.float(), size), atol=2 / 256, rtol=0)
+    for resample in (geometry.apply, shrink):
+        out = resample(x, size)
+        assert out.dtype == torch.bfloat16
+        torch.testing.assert_close(out.float(), resample(x.float(), size), atol=2 / 256, rtol=0)
 
 
 @pytest.mark.parametrize(("side", "size"), [((320, 320), (160, 160)), ((60, 96), (25, 40)), ((32, 32), (32, 32))])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_bytes_are_shrunk_in_single_precision(side: tuple[int, int], size: tuple[int, int], dtype: torch.dtype) -> None:
+def test_bytes_are_shrunk_to_the_precision_that_is_asked_for(
+    side: tuple[int, int], size: tuple[int, int], dtype: torch.dtype
+) -> None:
     x = (256 * pictures(4, 3, *side)).byte()
     out = shrink(x, size, dtype)
     assert out.dtype == dtype
     exact = F.interpolate(x.double() / 255, size, mode="bilinear", antialias=True)
-    torch.testing.assert_close(out.double(), exact, atol=2**-9 + 2e-6 if dtype == torch.bfloat16 else 2e-6, rtol=0)
+    torch.testing.assert_close(out.double(), exact, atol=2 / 256 if dtype == torch.bfloat16 else 2e-6, rtol=0)
