@@ -117,9 +117,9 @@ class Server:
         return None
 
     def _write(self, handler: BaseHTTPRequestHandler, body: bytes) -> None:
+        self.sent += len(body)  # before it goes: who reads it may look at once
         handler.wfile.write(body)
         handler.wfile.flush()
-        self.sent += len(body)
 
 
 @pytest.fixture
