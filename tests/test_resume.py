@@ -49,7 +49,7 @@ class SignalAt:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seen, self.at, self.signum = 0, -1, signal.SIGINT
-        plain = Engine.send
+        plain = Engine.to_images
 
         def counted(engine: Engine, *what: object) -> torch.Tensor:
             self.seen += 1
@@ -57,7 +57,7 @@ class SignalAt:
                 os.kill(os.getpid(), self.signum)
             return plain(engine, *what)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(Engine, "send", counted)
+        monkeypatch.setattr(Engine, "to_images", counted)
         monkeypatch.setattr(Kept, "put", lambda *_: None)  # or labelling would not ask for its images again
 
     def arm(self, n: int, signum: signal.Signals = signal.SIGINT) -> None:
@@ -324,14 +324,14 @@ SCRIPT = """
 import os, sys
 from picie.engine import Engine
 from picie.cli import main
-plain, seen = Engine.send, 0
+plain, seen = Engine.to_images, 0
 def counted(engine, *what):
     global seen
     seen += 1
     if seen == {at}:
         os.kill(os.getpid(), {signum})
     return plain(engine, *what)
-Engine.send = counted
+Engine.to_images = counted
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -20,7 +20,6 @@ from picie.errors import InputError, Stopped
 from picie.models.depthwise import speed_up_depthwise
 from picie.models.extractor import Extractor
 from picie.transfer import sent
-from picie.views.geometry import as_floats
 
 log = logging.getLogger(__name__)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -114,13 +113,9 @@ class Engine:
             speed_up_depthwise(network)
         network.to(device).to(memory_format=torch.channels_last)
 
-    def send(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 on the CPU -> the same on the device."""
-        return sent(pixels, self.device)
-
-    def to_images(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 on the CPU -> float32 in [0, 1] on the device."""
-        return as_floats(self.send(pixels), torch.float32)
+    def to_images(self, pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(B, 3, H, W) uint8 on the CPU -> `dtype` in [0, 1] on the device."""
+        return sent(pixels, self.device).to(dtype).div_(255)
 
     @property
     def picture_dtype(self) -> torch.dtype:

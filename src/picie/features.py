@@ -135,8 +135,8 @@ class FeatureSource:
             pixels = next(read)[1] if kept is None else None
             with stage("augment"):
                 draws = self.views.draw(epoch, indices, len(views) if kept is None else 0)
-                frames = None if pixels is None else self.engine.send(pixels)
-            batch = BatchViews(draws, size, frames, self.engine.picture_dtype)
+                frames = None if pixels is None else self.engine.to_images(pixels, self.engine.picture_dtype)
+            batch = BatchViews(draws, size, frames)
             if kept is left.levels:
                 batch = replace(batch, levels={view: kept.take(indices, view) for view in views})
             elif kept is left.pictures:
@@ -169,5 +169,5 @@ class FeatureSource:
         size = self.config.views.view_size
         for indices, pixels in self.frames.batches([processes.part(indices) for indices in batches]):
             with stage("augment"):
-                images = shrink(self.engine.send(pixels), size, self.engine.picture_dtype)
+                images = shrink(self.engine.to_images(pixels, self.engine.picture_dtype), size)
             yield indices, images

@@ -185,15 +185,3 @@ def test_bf16_frames_are_resampled_as_float32_ones(side: tuple[int, int], size: 
         out = resample(x, size)
         assert out.dtype == torch.bfloat16
         torch.testing.assert_close(out.float(), resample(x.float(), size), atol=2 / 256, rtol=0)
-
-
-@pytest.mark.parametrize(("side", "size"), [((320, 320), (160, 160)), ((60, 96), (25, 40)), ((32, 32), (32, 32))])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_bytes_are_shrunk_to_the_precision_that_is_asked_for(
-    side: tuple[int, int], size: tuple[int, int], dtype: torch.dtype
-) -> None:
-    x = (256 * pictures(4, 3, *side)).byte()
-    out = shrink(x, size, dtype)
-    assert out.dtype == dtype
-    exact = F.interpolate(x.double() / 255, size, mode="bilinear", antialias=True)
-    torch.testing.assert_close(out.double(), exact, atol=2 / 256 if dtype == torch.bfloat16 else 2e-6, rtol=0)

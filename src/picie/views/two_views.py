@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from picie.views.base import Geometric, Params, Photometric, build_transform
 from picie.views.draws import Draws
-from picie.views.geometry import Geometry, as_floats, shrink
+from picie.views.geometry import Geometry, shrink
 from picie.views.invariance import apply_photometric
 
 
@@ -24,18 +23,15 @@ class ViewDraws:
     photometric: tuple[tuple[Params, ...], ...]
     transforms: tuple[Photometric, ...]
 
-    def pictures(self, frames: Tensor, view: int, size: tuple[int, int], dtype: torch.dtype = torch.float32) -> Tensor:
+    def pictures(self, frames: Tensor, view: int, size: tuple[int, int]) -> Tensor:
         """What the network is given of `view`: G(P1 x) for view 0, and for view 1 P2 x, whole, whose features G crops.
 
         Args:
-            frames: (B, 3, H, W), uint8 or floating in [0, 1].
+            frames: (B, 3, H, W) float in [0, 1].
             view: 0 or 1.
             size: (H, W) of a view.
-            dtype: floating; what uint8 frames are resampled and recoloured in.
         """
-        if view == 0:
-            return self.recolor(self.geometry.apply(as_floats(frames, dtype), size), view)
-        return self.recolor(shrink(frames, size, dtype), view)
+        return self.recolor(self.geometry.apply(frames, size) if view == 0 else shrink(frames, size), view)
 
     def recolor(self, images: Tensor, view: int) -> Tensor:
         """P of `view` on `images` (B, 3, H, W) float in [0, 1].
@@ -54,8 +50,7 @@ class BatchViews:
     Attributes:
         draws: G of these images, and P where there are frames.
         size: (H, W) of a view.
-        frames: (B, 3, H, W), uint8 or floating in [0, 1]; None where an earlier pass left all that is needed.
-        dtype: floating; what pictures are made in of uint8 frames.
+        frames: (B, 3, H, W) floating point in [0, 1]; None where an earlier pass left all that is needed.
         made: pictures, by view, as far as they are made.
         levels: the backbone's levels, by view, as far as they are at hand from an earlier pass.
     """
@@ -63,7 +58,6 @@ class BatchViews:
     draws: ViewDraws
     size: tuple[int, int]
     frames: Tensor | None
-    dtype: torch.dtype = torch.float32
     made: dict[int, Tensor] = field(default_factory=dict)
     levels: Mapping[int, Sequence[Tensor]] = field(default_factory=dict)
 
@@ -71,7 +65,7 @@ class BatchViews:
         """(B, 3, *size) in [0, 1]: what the network is given of `view`, see `ViewDraws.pictures`."""
         if view not in self.made:
             assert self.frames is not None
-            self.made[view] = self.draws.pictures(self.frames, view, self.size, self.dtype)
+            self.made[view] = self.draws.pictures(self.frames, view, self.size)
         return self.made[view]
 
 
