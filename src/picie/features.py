@@ -16,7 +16,7 @@ from picie.engine import Engine
 from picie.methods.base import Method
 from picie.stages import stage
 from picie.views.draws import permutation
-from picie.views.geometry import shrink
+from picie.views.geometry import Geometry
 from picie.views.two_views import BatchViews, TwoViews
 
 
@@ -169,5 +169,6 @@ class FeatureSource:
         size = self.config.views.view_size
         for indices, pixels in self.frames.batches([processes.part(indices) for indices in batches]):
             with stage("augment"):
-                images = shrink(self.engine.to_images(pixels, self.engine.picture_dtype), size)
+                frames = self.engine.to_images(pixels, self.engine.picture_dtype)
+                images = Geometry.identity(len(frames)).apply(frames, size)
             yield indices, images

@@ -21,7 +21,7 @@ from picie.errors import InputError
 from picie.losses import prototype_logits
 from picie.models.extractor import Extractor
 from picie.naming.segments import Segments
-from picie.views.geometry import resampling_matrix
+from picie.views.resampling import resampling_matrix
 
 _CHUNK = 2**24  # logits enlarged at a time: 64 MB, whatever the size of the picture
 

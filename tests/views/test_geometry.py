@@ -11,7 +11,7 @@ from PIL import Image
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tv
 
-from picie.views.geometry import Geometry, resampling_matrix, shrink
+from picie.views.geometry import Geometry
 
 CELLS = 8  # boxes below are aligned to eighths of the frame
 
@@ -45,12 +45,11 @@ def test_the_identity_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("size", [(5, 9), (32, 32), (20, 31), (64, 48), (96, 7)])
-def test_the_whole_frame_equals_torch_torchvision_and_shrink(size: tuple[int, int]) -> None:
+def test_the_whole_frame_equals_torch_and_torchvision(size: tuple[int, int]) -> None:
     x = pictures(2, 3, 32, 32)
     out = Geometry.identity(2).apply(x, size)
     torch.testing.assert_close(out, F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True))
     torch.testing.assert_close(out, tv.resize(x, list(size), antialias=True))
-    torch.testing.assert_close(out, shrink(x, size))
 
 
 @given(
@@ -150,30 +149,6 @@ def test_gradients_flow_and_are_right(layout: torch.memory_format) -> None:
     assert torch.autograd.gradcheck(lambda t: geometry.apply(t, (4, 3)), (x,))
 
 
-@given(st.floats(0, 1), st.floats(0, 1), st.integers(1, 30), st.integers(1, 30))
-@settings(deadline=None)
-def test_rows_of_the_resampling_matrix_are_means(start: float, stop: float, n_in: int, n_out: int) -> None:
-    matrix = resampling_matrix(torch.tensor([start]).double(), torch.tensor([stop]).double(), n_in, n_out)
-    assert matrix.shape == (1, n_out, n_in)
-    assert (matrix >= 0).all()
-    torch.testing.assert_close(matrix.sum(2), torch.ones(1, n_out))
-    # Turned round, it takes the same cells in the opposite order.
-    backwards = resampling_matrix(torch.tensor([stop]).double(), torch.tensor([start]).double(), n_in, n_out)
-    torch.testing.assert_close(backwards.flip(1), matrix, atol=1e-5, rtol=0)
-
-
-def test_resampling_by_hand() -> None:
-    def matrix(start: float, stop: float, n_in: int, n_out: int) -> list:
-        return resampling_matrix(torch.tensor([start]).double(), torch.tensor([stop]).double(), n_in, n_out)[0].tolist()
-
-    # Two cells become four: centres at -0.25, 0.25, 0.75, 1.25 in cells; the outer ones repeat the border.
-    assert matrix(0, 1, 2, 4) == [[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]]
-    # Four become two: the triangle is two cells wide, weights 3/4, 3/4, 1/4 of the distances 0.5, 0.5, 1.5.
-    np.testing.assert_allclose(matrix(0, 1, 4, 2), np.array([[3, 3, 1, 0], [0, 1, 3, 3]]) / 7, rtol=1e-6)
-    # A box moved by a quarter cell at scale 1.
-    np.testing.assert_allclose(matrix(0.3125, 0.8125, 4, 2), [[0, 0.75, 0.25, 0], [0, 0, 0.75, 0.25]], rtol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("side", "size"), [((64, 64), (32, 32)), ((320, 320), (160, 160)), ((60, 96), (25, 40)), ((32, 32), (32, 32))]
 )
@@ -181,7 +156,6 @@ def test_bf16_frames_are_resampled_as_float32_ones(side: tuple[int, int], size: 
     x = pictures(4, 3, *side).bfloat16()
     boxes = torch.tensor([[0.0, 1.0, 0.0, 1.0], [0.1, 0.73, 0.9, 0.3], [0.4, 0.95, 0.0, 0.5], [1.0, 0.0, 1.0, 0.0]])
     geometry = Geometry(boxes.double(), torch.tensor([False, False, False, side[0] == side[1]]))
-    for resample in (geometry.apply, shrink):
-        out = resample(x, size)
-        assert out.dtype == torch.bfloat16
-        torch.testing.assert_close(out.float(), resample(x.float(), size), atol=2 / 256, rtol=0)
+    out = geometry.apply(x, size)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), geometry.apply(x.float(), size), atol=2 / 256, rtol=0)

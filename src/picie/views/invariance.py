@@ -18,6 +18,7 @@ from torch import Tensor
 from picie.transfer import sent
 from picie.views.base import Params, Photometric, chance, check_probability
 from picie.views.draws import Draws
+from picie.views.resampling import filtered, gaussian
 
 
 class _Constants:
@@ -215,16 +216,6 @@ class Blur(Photometric):
         blurred = (sigma > 0.05).nonzero()[:, 0]  # a narrower Gaussian's weight beside the centre is below 1e-80
         if not len(blurred):
             return images
-        sigma, where = (sent(part, images.device) for part in (sigma[blurred], blurred))
-        rows = _gaussian_matrix(sigma, height).to(images.dtype)
-        columns = rows if height == width else _gaussian_matrix(sigma, width).to(images.dtype)
-        narrow = torch.bmm(images[where].flatten(1, 2), columns.mT).unflatten(1, images.shape[1:3])
-        return images.index_copy(0, where, (rows[:, None] @ narrow).clamp_(0, 1))
-
-
-def _gaussian_matrix(sigma: Tensor, n: int) -> Tensor:
-    """(B, n, n) float32: row i holds the normalised Gaussian about cell i; at the edges the border is left out."""
-    cells = torch.arange(n, device=sigma.device)
-    by_distance = torch.exp(-0.5 * (cells / sigma[:, None]) ** 2)
-    weight = by_distance[:, (cells[:, None] - cells).abs()]
-    return weight / weight.sum(2, keepdim=True)
+        sigma, where = sigma[blurred], sent(blurred, images.device)
+        rows, columns = (gaussian(sigma, side, images.device) for side in (height, width))
+        return images.index_copy(0, where, filtered(images[where], rows, columns).clamp_(0, 1))

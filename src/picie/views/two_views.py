@@ -11,7 +11,7 @@ from torch import Tensor
 
 from picie.views.base import Geometric, Params, Photometric, build_transform
 from picie.views.draws import Draws
-from picie.views.geometry import Geometry, shrink
+from picie.views.geometry import Geometry
 from picie.views.invariance import apply_photometric
 
 
@@ -31,7 +31,8 @@ class ViewDraws:
             view: 0 or 1.
             size: (H, W) of a view.
         """
-        return self.recolor(self.geometry.apply(frames, size) if view == 0 else shrink(frames, size), view)
+        shown = self.geometry if view == 0 else Geometry.identity(len(frames))
+        return self.recolor(shown.apply(frames, size), view)
 
     def recolor(self, images: Tensor, view: int) -> Tensor:
         """P of `view` on `images` (B, 3, H, W) float in [0, 1].
