@@ -41,7 +41,7 @@ def test_each_contestant_has_its_seconds_calls_and_memory(lines: list[str]) -> N
     assert "resnet18: 10 images, views 160x320 of 320x640, batch 16, K = 11; cpu, bf16, 2 of 4 cores" in lines
     assert "picie 8.00 8.50 1.2 42 20 1,234 -" in lines
     assert "the floor 4.00 5.00 2.5 42 20 - -" in lines
-    assert "picie / floor 2.00" in lines
+    assert "picie / floor 2.00 (1.60 to 2.12)" in lines
     assert "once, before the first epoch, in seconds: decode 2.0 (5 images/s), rest 0.5" in lines
 
 

@@ -174,7 +174,7 @@ def _ratios(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """
     ratios = {}
     if "floor" in seconds:
-        ratios["picie/floor"] = statistics.median(a / b for a, b in zip(seconds["picie"], seconds["floor"], strict=True))
+        ratios["picie/floor"] = statistics.median(side_by_side(seconds))
     if "naive" in seconds:
         ratios["naive/picie"] = min(seconds["naive"]) / min(seconds["picie"])
     return ratios
@@ -203,3 +203,8 @@ def append(out: Path, found: Record) -> Path:
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(found) + "\n")
     return path
+
+
+def side_by_side(seconds: Mapping[str, Sequence[float]]) -> list[float]:
+    """Each round's epoch of picie over the floor right beside it."""
+    return [a / b for a, b in zip(seconds["picie"], seconds["floor"], strict=True)]

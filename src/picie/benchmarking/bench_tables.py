@@ -9,6 +9,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
+from picie.benchmarking.bench import side_by_side
+
 _CONTESTANTS = {"picie": "picie", "floor": "the floor", "naive": "the naive recipe"}
 _SHOWN = 5e-4  # share of the epoch that a stage must have for a row
 _WIDTH = 120  # of a file or a pipe
@@ -20,9 +22,12 @@ def show_record(found: Mapping[str, Any]) -> None:
     console.print(f"\n{title(found)}", markup=False, highlight=False, soft_wrap=True)
     console.print(_contestants(found))
     for ratio, value in found["ratios"].items():
-        console.print(f"{ratio.replace('/', ' / ')}  {value:.2f}", highlight=False)
+        all_of_them = side_by_side(found["seconds"]) if ratio == "picie/floor" else []
+        spread = f" ({min(all_of_them):.2f} to {max(all_of_them):.2f})" if len(all_of_them) > 1 else ""
+        console.print(f"{ratio.replace('/', ' / ')}  {value:.2f}{spread}", highlight=False)
     console.print(
-        "the quickest epochs; picie / floor is the median of epochs side by side. picie's stages, of an epoch not counted:",
+        "all of the quickest epochs, but picie / floor: the median of epochs side by side, and from the least to the greatest. "
+        "picie's stages, of an epoch not counted:",
         highlight=False,
     )
     console.print(_stages(found))
