@@ -97,6 +97,11 @@ def test_the_section_run_changes_no_result(tiny: Make, trained: Path, tmp_path: 
     assert_equal_runs(training.train(tiny(*changes), tmp_path / "run"), trained)
 
 
+def test_it_changes_none_in_float32(tiny: Make, tmp_path: Path) -> None:
+    runs = [training.train(tiny("train.precision=fp32", f"run.keep_gb={gb}"), tmp_path / str(gb)) for gb in (1, 0)]
+    assert_equal_runs(*runs)
+
+
 @pytest.mark.parametrize("change", ["seed=1", "views.invariance=[]", "loss.temperature=0.4", "cluster.batch_size=3"])
 def test_other_sections_do(tiny: Make, trained: Path, tmp_path: Path, change: str) -> None:
     with pytest.raises(AssertionError):

@@ -149,6 +149,16 @@ def test_gradients_flow_and_are_right(layout: torch.memory_format) -> None:
     assert torch.autograd.gradcheck(lambda t: geometry.apply(t, (4, 3)), (x,))
 
 
+@pytest.mark.parametrize("channels", [3, 16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_of_no_images_there_is_nothing_but_a_gradient(layout: torch.memory_format, channels: int) -> None:
+    x = torch.zeros(0, channels, 8, 8).contiguous(memory_format=layout).requires_grad_()
+    out = Geometry.identity(0).apply(x, (4, 6))
+    assert out.shape == (0, channels, 4, 6)
+    out.sum().backward()
+    assert x.grad is not None
+
+
 @pytest.mark.parametrize(
     ("side", "size"), [((64, 64), (32, 32)), ((320, 320), (160, 160)), ((60, 96), (25, 40)), ((32, 32), (32, 32))]
 )

@@ -43,7 +43,7 @@ def test_bands_give_what_all_cells_give(boxes: list, height: int, width: int, ro
 @pytest.mark.parametrize(("height", "width"), [(20, 33), (160, 160), (321, 100)])
 def test_a_blur_equals_scipys_with_the_border_left_out(height: int, width: int) -> None:
     x, sigma = pictures(4, 3, height, width), torch.tensor([0.05, 0.6, 3.0, 40.0])  # the last reaches beyond any picture
-    out = filtered(x, gaussian(sigma, height), gaussian(sigma, width)).numpy()
+    out = filtered(x, gaussian(sigma, height, 40.0), gaussian(sigma, width, 40.0)).numpy()
     for image, found, width_of in zip(x.numpy(), out, sigma.tolist(), strict=True):
         for channel, ours in zip(image, found, strict=True):
             total, share = (

@@ -101,6 +101,23 @@ def test_recolouring_commutes_with_the_crop_for_colour_operators() -> None:
     torch.testing.assert_close(cropped_first, drawn.geometry.apply(drawn.recolor(x, 0), (32, 32)), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("side", "size"), [(320, 160), (64, 32), (40, 56)])
+def test_a_picture_does_not_depend_on_those_beside_it(dtype: torch.dtype, side: int, size: int) -> None:
+    """Training takes pictures that clustering made in other batches, or makes them anew after a resume."""
+    drawing, n = views([{"name": "contrast"}, {"name": "blur"}]), 24
+    frames = torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(0)).to(dtype)
+    found: list[torch.Tensor] = []
+    for batches in ([range(n)], [range(8), range(8, n)], [range(i, n, 3) for i in range(3)], [[i] for i in range(n)]):
+        pictures = torch.empty(2, n, 3, size, size, dtype=dtype)
+        for batch in map(list, batches):
+            drawn = drawing.draw(0, batch)
+            for view in (0, 1):
+                pictures[view, batch] = drawn.pictures(frames[batch], view, (size, size))
+        found.append(pictures)
+    assert all(torch.equal(pictures, found[0]) for pictures in found[1:])
+
+
 def test_fewer_views_leave_geometry_and_the_others_alone() -> None:
     both = views().draw(2, range(9))
     for n in (0, 1):

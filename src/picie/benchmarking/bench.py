@@ -180,6 +180,11 @@ def _ratios(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
     return ratios
 
 
+def side_by_side(seconds: Mapping[str, Sequence[float]]) -> list[float]:
+    """Each round's epoch of picie over the floor right beside it."""
+    return [a / b for a, b in zip(seconds["picie"], seconds["floor"], strict=True)]
+
+
 def _images(stage: str, ours: Mapping[str, Any]) -> int:
     """How many images a stage has to do with: those that are scored, of the refit, or trained on."""
     kinds = {"evaluate": "val_images", "refit": "refit_images"}
@@ -203,8 +208,3 @@ def append(out: Path, found: Record) -> Path:
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(found) + "\n")
     return path
-
-
-def side_by_side(seconds: Mapping[str, Sequence[float]]) -> list[float]:
-    """Each round's epoch of picie over the floor right beside it."""
-    return [a / b for a, b in zip(seconds["picie"], seconds["floor"], strict=True)]

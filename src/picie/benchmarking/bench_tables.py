@@ -22,14 +22,14 @@ def show_record(found: Mapping[str, Any]) -> None:
     console.print(f"\n{title(found)}", markup=False, highlight=False, soft_wrap=True)
     console.print(_contestants(found))
     for ratio, value in found["ratios"].items():
-        all_of_them = side_by_side(found["seconds"]) if ratio == "picie/floor" else []
-        spread = f" ({min(all_of_them):.2f} to {max(all_of_them):.2f})" if len(all_of_them) > 1 else ""
+        rounds = side_by_side(found["seconds"]) if ratio == "picie/floor" else []
+        spread = f" ({min(rounds):.2f} to {max(rounds):.2f})" if len(rounds) > 1 else ""
         console.print(f"{ratio.replace('/', ' / ')}  {value:.2f}{spread}", highlight=False)
-    console.print(
-        "all of the quickest epochs, but picie / floor: the median of epochs side by side, and from the least to the greatest. "
-        "picie's stages, of an epoch not counted:",
-        highlight=False,
-    )
+    if "picie/floor" in found["ratios"]:
+        console.print(
+            "picie / floor is of epochs side by side, the median (the least to the greatest); all else of the quickest."
+        )
+    console.print("picie's stages, of an epoch not counted:", highlight=False)
     console.print(_stages(found))
     rates = {"decode": f" ({found['images'] / found['once'].get('decode', 1):.0f} images/s)"}
     once = ", ".join(f"{name} {seconds:.1f}{rates.get(name, '')}" for name, seconds in found["once"].items())

@@ -212,10 +212,11 @@ class Blur(Photometric):
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         height, width = images.shape[2:]
-        sigma = params["sigma"] * (min(height, width) / 640)
+        scale = min(height, width) / 640
+        sigma, most = params["sigma"] * scale, max(map(abs, self.sigma)) * scale
         blurred = (sigma > 0.05).nonzero()[:, 0]  # a narrower Gaussian's weight beside the centre is below 1e-80
         if not len(blurred):
             return images
         sigma, where = sigma[blurred], sent(blurred, images.device)
-        rows, columns = (gaussian(sigma, side, images.device) for side in (height, width))
+        rows, columns = (gaussian(sigma, side, most, images.device) for side in (height, width))
         return images.index_copy(0, where, filtered(images[where], rows, columns).clamp_(0, 1))
