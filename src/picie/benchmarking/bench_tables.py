@@ -27,7 +27,8 @@ def show_record(found: Mapping[str, Any]) -> None:
         console.print(f"{ratio.replace('/', ' / ')}  {value:.2f}{spread}", highlight=False)
     if "picie/floor" in found["ratios"]:
         console.print(
-            "picie / floor is of epochs side by side, the median (the least to the greatest); all else of the quickest."
+            "picie / floor is of epochs side by side, the median (the least to the greatest); all else of the quickest.",
+            highlight=False,
         )
     console.print("picie's stages, of an epoch not counted:", highlight=False)
     console.print(_stages(found))
