@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -124,6 +125,10 @@ class FeatureSource:
         """(N,) the images in an order that is a function of the seed and of `purpose`."""
         ordered: np.ndarray = self.indices[permutation(len(self.indices), self.config.seed, *purpose)]
         return ordered
+
+    def folded(self) -> contextlib.AbstractContextManager[None]:
+        """See `Extractor.folded`."""
+        return self.method.network.folded(self.config.views.view_size)
 
     def batches(self, batches: Sequence[np.ndarray], epoch: int) -> Iterator[tuple[np.ndarray, BatchViews]]:
         """Yield (indices, views) of each batch, with the draws of `epoch`: of this process's part of it, which may be empty."""

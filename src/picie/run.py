@@ -216,7 +216,8 @@ class Run:
         to_come = batches[standing.step :]
         self.method.train()
         name = f"train {standing.epoch + 1}/{self.config.train.epochs}"
-        with self._timed("train"), self.bars.bar(name, len(order)) as advance:
+        frozen = source.folded() if self.config.model.freeze else contextlib.nullcontext()
+        with self._timed("train"), self.bars.bar(name, len(order)) as advance, frozen:
             advance(sum(len(processes.part(b)) for b in batches[: standing.step]))
             for batch, (indices, views) in zip(to_come, source.batches(to_come, standing.epoch), strict=True):
                 self.steps.set_rate(standing.epoch + standing.step / len(batches))
@@ -224,10 +225,11 @@ class Run:
                 standing.step += 1
                 advance(len(indices))
                 if self.stop.is_asked() and standing.step < len(batches):
-                    self._read_losses()
-                    self.save()
-                    self.stop.check(f"stopped in epoch {standing.epoch + 1}; {self.how_to_resume}")
+                    break
             self._read_losses()
+        if standing.step < len(batches):
+            self.save()
+            self.stop.check(f"stopped in epoch {standing.epoch + 1}; {self.how_to_resume}")
         source.left.clear()
 
     def _step(self, n: int, indices: np.ndarray, views: BatchViews) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -47,6 +48,9 @@ class NormNet(nn.Module):
 
     def decode(self, levels: Sequence[Tensor]) -> Tensor:
         return levels[0]
+
+    def folded(self, size: tuple[int, int]) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
 
 class StillFrames:

@@ -80,15 +80,16 @@ def _label(
     """Pass 2: the label of every cell, by the centroids found, of each head and view."""
     tallies = [[Tally(kmeans.k) for kmeans in head] for head in heads]
     source.method.eval()
-    for batch, view, z in source.view_maps(batches, epoch):
-        points = points_of(z)
-        with stage("assign"):
-            for i, head in enumerate(heads):
-                clusters, distances = assign(points, head[view].centroids, unit=True)
-                store.write(i * len(head) + view, batch, clusters.view(z.shape[0], z.shape[2], z.shape[3]))
-                tallies[i][view].add(clusters, distances)
-        if view == 0:
-            advance(len(batch))
+    with source.folded():
+        for batch, view, z in source.view_maps(batches, epoch):
+            points = points_of(z)
+            with stage("assign"):
+                for i, head in enumerate(heads):
+                    clusters, distances = assign(points, head[view].centroids, unit=True)
+                    store.write(i * len(head) + view, batch, clusters.view(z.shape[0], z.shape[2], z.shape[3]))
+                    tallies[i][view].add(clusters, distances)
+            if view == 0:
+                advance(len(batch))
     store.flush()
     for tally in (tally for head in tallies for tally in head):
         tally.add_others()
@@ -120,23 +121,24 @@ def _cluster(
     samples = [PointSample(options.init_points, n_start, kmeans.seed) for kmeans in heads[0]]
     method.train(options.batchnorm == "train")
     done = [0] * method.views
-    for batch, view, z in source.view_maps(batches, epoch, leave=True):
-        with stage("k-means"):
-            points = points_of(z)
-            if done[view] < n_start:
-                samples[view].add(points)
-            else:
-                points = F.normalize(points.float(), dim=1)
-                for head in heads:
-                    head[view].update(points)
-            done[view] += 1
-            if done[view] == n_start:
-                sample, weight = samples[view].take()
-                for head, (last, _) in zip(heads, method.heads, strict=True):
-                    warm = last[view] if options.warm_start and epoch > 0 else None
-                    head[view].start(sample, warm, weight)
-        if view == 0:
-            advance(len(batch))
+    with source.folded():
+        for batch, view, z in source.view_maps(batches, epoch, leave=True):
+            with stage("k-means"):
+                points = points_of(z)
+                if done[view] < n_start:
+                    samples[view].add(points)
+                else:
+                    points = F.normalize(points.float(), dim=1)
+                    for head in heads:
+                        head[view].update(points)
+                done[view] += 1
+                if done[view] == n_start:
+                    sample, weight = samples[view].take()
+                    for head, (last, _) in zip(heads, method.heads, strict=True):
+                        warm = last[view] if options.warm_start and epoch > 0 else None
+                        head[view].start(sample, warm, weight)
+            if view == 0:
+                advance(len(batch))
     return heads
 
 

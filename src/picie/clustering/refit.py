@@ -33,12 +33,13 @@ def refit_prototypes(source: FeatureSource, n: int, advance: Callable[[int], Non
     seed = derived_seed(config.seed, "refit")
     sample = PointSample(options.init_points, len(batches), seed)
     method.eval()
-    for batch, images in source.whole_images(batches):
-        with stage("forward"):
-            z = method.network(images)
-        with stage("features"):
-            sample.add(points_of(z))
-        advance(len(batch))
+    with source.folded():
+        for batch, images in source.whole_images(batches):
+            with stage("forward"):
+                z = method.network(images)
+            with stage("features"):
+                sample.add(points_of(z))
+            advance(len(batch))
     with stage("k-means"):
         points, _ = sample.take()
         kmeans = KMeans(options.k, options.kmeans_metric, options.lloyd_steps, options.reseed, seed, options.refit)

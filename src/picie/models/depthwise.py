@@ -55,11 +55,16 @@ def _in_pieces(module: nn.Conv2d, plain: Callable[[Tensor], Tensor], x: Tensor) 
 
 def _is_plain_depthwise(module: nn.Conv2d) -> bool:
     (height, width), stride = module.kernel_size, module.stride
-    usual = type(module).forward is nn.Conv2d.forward or _pads_by_size(module)  # others may do things to the weight first
     depthwise = module.groups == module.in_channels == module.out_channels
     square = height == width and stride[0] == stride[1] and module.dilation == (1, 1)
     padded = _pads_by_size(module) or (not isinstance(module.padding, str) and max(module.padding) < height)
-    return usual and depthwise and square and height % 2 == 1 and height >= 3 and padded and module.padding_mode == "zeros"
+    odd = height % 2 == 1 and height >= 3
+    return is_plain(module) and depthwise and square and odd and padded and module.padding_mode == "zeros"
+
+
+def is_plain(module: nn.Conv2d) -> bool:
+    """Whether it convolves with the weight that it holds, and not with what it first makes of it."""
+    return (type(module).forward is nn.Conv2d.forward or _pads_by_size(module)) and "weight" in module._parameters
 
 
 def _pads_by_size(module: nn.Conv2d) -> bool:

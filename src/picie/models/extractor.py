@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from picie import processes
 from picie.config import ModelConfig
 from picie.models.backbones import build_backbone
+from picie.models.folding import Pair, foldable, folded
 from picie.models.fpn import FPN
 from picie.models.synced_batchnorm import uncounted
 
@@ -42,6 +43,7 @@ class Extractor(nn.Module):
         self.input_mean: Tensor
         self.input_std: Tensor
         self.autocast_to: torch.dtype | None = None  # set by the engine
+        self._foldable: list[Pair] | None = None
 
     def train(self, mode: bool = True) -> Extractor:
         """As for any module, except that a frozen backbone stays in evaluation mode."""
@@ -49,6 +51,25 @@ class Extractor(nn.Module):
         if self.frozen:
             self.backbone.eval()
         return self
+
+    @contextlib.contextmanager
+    def folded(self, size: tuple[int, int]) -> Iterator[None]:
+        """Inside, what the backbone makes comes quicker, by `picie.models.folding`; outside it is to the bit what it was.
+
+        Only for passes that change no weights of the backbone, ask for no gradients of it and do not save it. Where it is in
+        training mode nothing is different.
+
+        Args:
+            size: (H, W) of pictures that it takes.
+        """
+        if self.backbone.training:
+            yield
+            return
+        if self._foldable is None:
+            tried = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(self.input_mean.device)
+            self._foldable = foldable(self.backbone, tried.contiguous(memory_format=torch.channels_last))
+        with folded(self._foldable, self.autocast_to or torch.float32):
+            yield
 
     def levels(self, images: Tensor) -> Sequence[Tensor]:
         """The backbone's feature maps, fine to coarse, of `images` (B, 3, H, W), floating point in [0, 1].
