@@ -1,7 +1,7 @@
 """The floor: what picie's epoch asked of the network, asked again on ready tensors, and nothing else.
 
 Which calls those are is not assumed but noted down, by hooks, while an epoch runs: so the floor follows picie when it learns to
-do with fewer of them.
+do with fewer of them. The network is called as it is, also where picie folds BatchNorm into convolutions.
 """
 
 from __future__ import annotations

@@ -66,8 +66,8 @@ class Extractor(nn.Module):
             yield
             return
         if self._foldable is None:
-            tried = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(self.input_mean.device)
-            self._foldable = foldable(self.backbone, tried.contiguous(memory_format=torch.channels_last))
+            with self._autocast():
+                self._foldable = foldable(self.backbone, self.input_mean.new_zeros(1, 3, *size))
         with folded(self._foldable, self.autocast_to or torch.float32):
             yield
 
