@@ -47,8 +47,8 @@ def settled(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def images(channels: int = 3) -> Tensor:
-    return torch.randn(2, channels, 32, 24, generator=torch.Generator().manual_seed(1))
+def images() -> Tensor:
+    return torch.randn(2, 3, 32, 24, generator=torch.Generator().manual_seed(1))
 
 
 ONE: dict[str, Callable[[], Levels]] = {
