@@ -19,7 +19,7 @@ test: $(READY)   ## the whole suite
 	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2
 
 check: $(READY)  ## style and types
-	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports
 
 bench: $(READY)  ## an epoch beside the bare network and the naive recipe; DATA=folder takes your own images
 	@mkdir -p benchmarks/results

@@ -15,7 +15,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
-from picie.benchmarking.bench import machine_of
+from benchmarks.bench import machine_of
 
 GROWING = {"images": "images", "size": "views' short side in pixels", "k": "K"}
 TIME, MEMORY = "seconds an epoch", "peak memory in MB"

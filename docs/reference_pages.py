@@ -12,7 +12,7 @@ from mkdocs.structure.files import File, Files
 from pydantic import BaseModel
 
 from picie import registry
-from picie.cli import app
+from picie.cli.main import app
 from picie.config import Config, preset_names, preset_text
 
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from picie import training
-from picie.cli import main
+from picie.cli.main import main
 from picie.config import Config, load
+from picie.training import api
 
 SIZE = (64, 48)  # width, height
 COLORS = ("#dc2828", "#28b43c", "#3c50dc")
@@ -96,7 +96,7 @@ def tiny(labelled_folder: Path) -> Callable[..., Config]:
 
 @pytest.fixture(scope="session")
 def _trained(tiny: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return training.train(tiny(), tmp_path_factory.mktemp("runs") / "run")
+    return api.train(tiny(), tmp_path_factory.mktemp("runs") / "run")
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from picie import config, registry
-from picie.cli import app, main
+from picie.cli.main import app, main
 
 ROOT = Path(__file__).parents[1]
 GENERATED = ("commands.md", "options.md")  # by docs/reference_pages.py

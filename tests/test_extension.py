@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from picie import Segmenter
 from picie.data.base import ClassMap
 from picie.methods.base import Method
-from picie.runlog import read_metrics
+from picie.runtime.rng import ImageRNG
+from picie.runtime.run_record import read_metrics
 from picie.views.base import Geometric, Params, Photometric
-from picie.views.draws import Draws
 from picie.views.geometry import Geometry
 from picie.views.two_views import BatchViews
 
@@ -72,7 +72,7 @@ class Invert(Photometric):
     def __init__(self, p: float = 0.5) -> None:
         self.p = p
 
-    def draw(self, draws: Draws) -> Params:
+    def draw(self, draws: ImageRNG) -> Params:
         CALLS.add("photometric")
         return {"on": torch.from_numpy(draws.uniform() < self.p)}
 
@@ -83,7 +83,7 @@ class Invert(Photometric):
 class LeftHalf(Geometric):
     """The left half of the frame."""
 
-    def draw(self, draws: Draws) -> Geometry:
+    def draw(self, draws: ImageRNG) -> Geometry:
         CALLS.add("geometric")
         whole = Geometry.identity(len(draws))
         return Geometry(whole.box * torch.tensor([1, 1, 1, 0.5], dtype=torch.float64), whole.transpose)

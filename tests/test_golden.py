@@ -18,9 +18,9 @@ import pytest
 import torch
 from tests.conftest import TINY, checkpoint_of, write_labelled
 
-from picie import training
 from picie.config import load
-from picie.runlog import read_metrics
+from picie.runtime.run_record import read_metrics
+from picie.training import api
 
 FILE = Path(__file__).parent / "golden" / "runs.json"
 RUNS = {
@@ -38,7 +38,7 @@ RUNS = {
         ),
     ),
 }
-_KEPT = ("loss", "objective", "over_objective", "imbalance", "accuracy", "miou")
+_KEPT = ("loss", "inertia", "over_inertia", "imbalance", "accuracy", "miou")
 
 
 def outcome(name: str, folder: Path) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def outcome(name: str, folder: Path) -> dict[str, Any]:
     preset, overrides = RUNS[name]
     data = write_labelled(folder / "data")
     fixed = (*TINY, "train.lr=1e-5", "train.precision=fp32", "views.crop=48", f"data.root={json.dumps(str(data))}")
-    run = training.train(load(preset, None, [*fixed, *overrides]), folder / "run")
+    run = api.train(load(preset, None, [*fixed, *overrides]), folder / "run")
     epochs = [{key: line[key] for key in _KEPT if key in line} for line in read_metrics(run)]
     weights = sum(float(w.double().square().sum()) for w in checkpoint_of(run)["method"].values() if w.is_floating_point())
     return {"epochs": epochs, "weights": weights}

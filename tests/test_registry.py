@@ -13,7 +13,7 @@ import pytest
 import picie
 from picie import registry
 from picie.data.base import Dataset
-from picie.data.scenes import Scenes
+from picie.data.scenes.dataset import Scenes
 from picie.errors import InputError, nearest
 from picie.methods.base import Method
 from picie.views.base import Geometric, Photometric

@@ -13,19 +13,19 @@ from picie.version import __version__
 
 if TYPE_CHECKING:
     from picie.config import Config
-    from picie.inference import Segmenter
+    from picie.inference.segmenter import Segmenter
     from picie.scoring.evaluation import evaluate
     from picie.scoring.folders import score_folders
-    from picie.training import train
+    from picie.training.api import train
 
 __all__ = ["Config", "Segmenter", "__version__", "evaluate", "score_folders", "train"]
 
 _HOMES = {
     "Config": "config",
-    "Segmenter": "inference",
+    "Segmenter": "inference.segmenter",
     "evaluate": "scoring.evaluation",
     "score_folders": "scoring.folders",
-    "train": "training",
+    "train": "training.api",
 }
 
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from picie.cli import main
+from picie.cli.main import main
 
 sys.exit(main())

@@ -14,7 +14,7 @@ from picie.errors import InputError, nearest
 
 DATASETS = {
     "folder": "picie.data.folder:Folder",
-    "scenes": "picie.data.scenes:Scenes",
+    "scenes": "picie.data.scenes.dataset:Scenes",
     "cocostuff27": "picie.data.cocostuff:CocoStuff27",
     "cocostuff15": "picie.data.cocostuff:CocoStuff15",
     "cocostuff12": "picie.data.cocostuff:CocoStuff12",

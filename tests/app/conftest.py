@@ -14,12 +14,13 @@ import uvicorn
 from PIL import Image
 from starlette.testclient import TestClient
 
-from picie import Segmenter, checkpoint
+from picie import Segmenter
 from picie.app.listening import listen
 from picie.app.server import Limits, create
 from picie.app.studio import Studio
 from picie.data.images import open_image
-from picie.neighbors import feature_at
+from picie.inference.neighbors import feature_at
+from picie.runtime import checkpoint
 
 HOST = "127.0.0.1"
 

@@ -15,8 +15,8 @@ from tests.app.browser import PROGRAM, Browser, browser
 
 from picie import Segmenter
 from picie.app.studio import Studio
-from picie.colors import hex_to_rgb
 from picie.data.images import open_image
+from picie.display.colors import hex_to_rgb
 from picie.naming.overview import segments_of
 
 MISSING = "no Chromium on this machine: apt-get install chromium"

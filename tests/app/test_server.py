@@ -27,7 +27,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
-from picie import Segmenter, checkpoint
+from picie import Segmenter
 from picie.app.checks import read_body
 from picie.app.gallery import Gallery
 from picie.app.guard import Guard, is_loopback
@@ -36,10 +36,11 @@ from picie.app.studio import Studio
 from picie.data.folder import Folder
 from picie.data.images import decode_image, open_image
 from picie.errors import UnreadableImageError
+from picie.inference.neighbors import feature_at, neighbors
 from picie.naming import changes as naming
 from picie.naming.changes import Changes
 from picie.naming.overview import segments_of
-from picie.neighbors import feature_at, neighbors
+from picie.runtime import checkpoint
 
 Opens = Callable[[Path], dict[str, Any]]
 IMAGE = {"Content-Type": "image/png"}

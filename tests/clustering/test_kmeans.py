@@ -191,11 +191,11 @@ def test_blobs_are_found_from_any_seed() -> None:
 def test_the_best_of_several_starts_is_taken() -> None:
     points = cloud(400, 2)
 
-    def objective(centroids: Tensor) -> float:
+    def inertia(centroids: Tensor) -> float:
         return float(assign(points, lloyd(points, centroids, 10, "euclidean")[0].float())[1].mean())
 
     single = generator(5)
-    tried = [objective(plus_plus(points, 9, single)[0]) for _ in range(6)]
+    tried = [inertia(plus_plus(points, 9, single)[0]) for _ in range(6)]
     assert max(tried) > 1.02 * min(tried)  # there is something to choose
     kmeans = KMeans(9, "euclidean", seed=5, restarts=6)
     assert float(assign(points, kmeans.best_start(points))[1].mean()) == pytest.approx(min(tried), rel=1e-4)
@@ -265,14 +265,14 @@ def test_a_large_sample_is_settled_on_a_part_of_it_then_on_all(
 def test_a_start_on_a_part_of_the_sample_comes_as_near(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     points, _ = blobs(n=100, seed=seed)
 
-    def objective() -> float:
+    def inertia() -> float:
         kmeans = KMeans(6, "euclidean", seed=seed)
         kmeans.start(points)
         return float(assign(points, kmeans.centroids)[1].mean())
 
-    straight = objective()
+    straight = inertia()
     few_points_first(monkeypatch)
-    assert objective() <= 1.01 * straight
+    assert inertia() <= 1.01 * straight
 
 
 def test_degenerate_samples() -> None:

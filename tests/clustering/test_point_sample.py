@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from picie import processes
 from picie.clustering.point_sample import PointSample, points_of
+from picie.runtime import distributed
 
 
 def numbered(n: int, first: int = 0) -> Tensor:
@@ -69,8 +69,8 @@ def test_processes_with_parts_of_a_batch_choose_as_one_does_with_all(parts: list
     whole.add(numbered(500))
     own = []
     for rank, size in enumerate(parts):
-        monkeypatch.setattr(processes, "gathered", lambda value: parts)
-        monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(distributed, "all_gather_object", lambda value: parts)
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         part = PointSample(60, 1, 7)
         part.add(numbered(500)[sum(parts[:rank]) :][:size])
         own.append(part.take()[0])

@@ -11,15 +11,16 @@ from typing import Any
 
 import pytest
 from tests.conftest import TINY
-from tests.same_runs import assert_equal_runs
+from tests.equal_runs import assert_equal_runs
 
-from picie import Config, training
+from picie import Config
 from picie.comparing import ablation
 from picie.comparing.ablation_plan import folder_name, plan, variants
 from picie.comparing.run_records import Run
 from picie.config import load
 from picie.errors import InputError, TrainingError
-from picie.run import Run as TrainingRun
+from picie.training import api
+from picie.training.trainer import Run as TrainingRun
 
 Call = Callable[..., tuple[int, str, str]]
 Refused = Callable[..., str]
@@ -132,8 +133,8 @@ def test_every_setting_with_every_seed_once(
         raise AssertionError("trained again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "train", forbidden)
-        patch.setattr(training, "resume", forbidden)
+        patch.setattr(api, "train", forbidden)
+        patch.setattr(api, "resume", forbidden)
         status, again, log = cli("ablate", *arguments)
     assert (status, again) == (0, told)
     assert "0 to do" in log
@@ -168,14 +169,14 @@ def test_a_stopped_ablation_goes_on_by_the_same_command(
     assert status == 0
     assert "3 to do" in log
     assert "going on at epoch 1, step 3" in log
-    whole = training.train(Run.read(tmp_path / "out/temperature=1.0/seed-0").config, tmp_path / "whole")
+    whole = api.train(Run.read(tmp_path / "out/temperature=1.0/seed-0").config, tmp_path / "whole")
     assert_equal_runs(tmp_path / "out/temperature=1.0/seed-0", whole)
 
 
 def test_a_failing_run_does_not_end_the_others(
     arguments: list[object], tmp_path: Path, cli: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train, out = training.train, tmp_path / "out"
+    train, out = api.train, tmp_path / "out"
     errors = iter([TrainingError("the loss is not finite"), ZeroDivisionError("oh no")])
 
     def sometimes(config: Config, folder: Path) -> Path:
@@ -184,7 +185,7 @@ def test_a_failing_run_does_not_end_the_others(
         return train(config, folder)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "train", sometimes)
+        patch.setattr(api, "train", sometimes)
         status, told, log = cli("ablate", *arguments, "--against", "temperature=1.0")
     assert status == 1
     last = log.splitlines()[-1]
@@ -207,7 +208,7 @@ def test_runs_side_by_side_are_the_same_and_may_fail(
     status, _, log = cli("ablate", labelled_folder, *TINY, *vary, "--jobs", 2, "--out", out)
     assert status == 1
     assert f"1 of 2 runs failed, and the same command tries them again: {blocked} (--out {blocked}: exists already" in log
-    assert_equal_runs(out / "temperature=0.3" / "seed-0", training.train(tiny(), tmp_path / "alone"))
+    assert_equal_runs(out / "temperature=0.3" / "seed-0", api.train(tiny(), tmp_path / "alone"))
     assert "epoch 2/2" in (out / "temperature=0.3" / "seed-0.log").read_text("utf-8")
 
 

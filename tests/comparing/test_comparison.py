@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from picie import training
 from picie.comparing.comparison import Comparison, compare
 from picie.comparing.comparison_view import _line_colors, save_plot
 from picie.config import load, to_toml
 from picie.errors import InputError
+from picie.training import api
 
 Write = Callable[..., Path]
 PROTOCOL = "val; centre square of 160 px"
@@ -50,7 +50,7 @@ def write(tmp_path: Path) -> Write:
             {
                 "epoch": n,
                 "loss": 1 / n,
-                "objective": [0.2, 0.4],
+                "inertia": [0.2, 0.4],
                 "imbalance": [2.0, 3.0],
                 **scored,
                 "seconds": {"train": 2.0 * n},
@@ -88,7 +88,7 @@ def test_runs_that_differ_in_seed_and_machine_are_one_setting(write: Write) -> N
     assert (group.name, len(group.runs), found.differs) == ("run", 3, {})
     spread = group.spread("accuracy")
     assert (spread.values, spread.mean, spread.deviation) == ((60.0, 62.0, 64.0), 62.0, 2.0)
-    assert group.spread("objective").mean == pytest.approx(0.3)
+    assert group.spread("inertia").mean == pytest.approx(0.3)
     assert group.seconds == 3.0
     assert found.notes == ["one setting: nothing to compare it with"]
 
@@ -195,7 +195,7 @@ def test_runs_without_labels_have_losses_and_no_verdict(
     assert found.notes[-1].startswith("no scores: the runs have no labels")
     status, out, _ = cli("compare", *runs)
     assert status == 0
-    for text in ("loss", "objective", "imbalance", "0.3000 ± 0.0000", "2.5000", "no scores"):
+    for text in ("loss", "inertia", "imbalance", "0.3000 ± 0.0000", "2.5000", "no scores"):
         assert text in out
     assert "accuracy" not in out
 
@@ -239,7 +239,7 @@ def test_the_plot_draws_every_setting(seeds: Callable[..., list[Path]], write: W
     (runs[-1] / "metrics.jsonl").write_text(json.dumps(line | {"epoch": 0}) + "\n", "utf-8")
     save_plot(compare(runs), tmp_path / "plot.svg")
     drawn = (tmp_path / "plot.svg").read_text("utf-8")
-    for text in ("trained (n = 3)", "start (n = 1), 0 epochs", "mIoU %" if labelled else "objective"):
+    for text in ("trained (n = 3)", "start (n = 1), 0 epochs", "mIoU %" if labelled else "inertia"):
         assert f"<!-- {text} -->" in drawn
 
 
@@ -249,7 +249,7 @@ def test_lines_have_colours_of_their_own() -> None:
 
 
 def test_a_run_of_the_trainer_can_be_compared(trained: Path, tiny: Callable[..., Any], tmp_path: Path) -> None:
-    other = training.train(tiny("seed=1", "train.epochs=1"), tmp_path / "other")
+    other = api.train(tiny("seed=1", "train.epochs=1"), tmp_path / "other")
     found = compare([trained, other])
     assert found.differs == {"train.epochs": [2, 1]}
     assert [math.isfinite(g.spread("miou").values[0]) for g in found.groups] == [True, True]

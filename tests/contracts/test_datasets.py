@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.conftest import UNTRAINED
-from tests.making import MAKERS, spoil_labels
+from tests.tiny_datasets import MAKERS, spoil_labels
 
 from picie import registry
 from picie.config import DataConfig
 from picie.data import open_dataset, takes_folder
 from picie.data.base import Dataset
 from picie.errors import InputError
-from picie.runlog import read_metrics
+from picie.runtime.run_record import read_metrics
 
 Call = Callable[..., tuple[int, str, str]]
 ONE_EPOCH = (*(o for o in UNTRAINED if not o.startswith("train.epochs=")), "train.epochs=1", "cluster.refit=1")
@@ -23,8 +23,8 @@ every_dataset = pytest.mark.parametrize("name", registry.DATASETS)
 
 
 def make(name: str, root: Path) -> DataConfig:
-    """Fake data of the dataset `name`; a name without a maker fails here, and needs one in tests/making.py."""
-    assert name in MAKERS, f"tests/making.py has no maker for the dataset {name!r}"
+    """Fake data of the dataset `name`; a name without a maker fails here, and needs one in tests/tiny_datasets.py."""
+    assert name in MAKERS, f"tests/tiny_datasets.py has no maker for the dataset {name!r}"
     written = MAKERS[name](root)
     assert (written is not None) == takes_folder(name)
     return DataConfig(name=name, root=None if written is None else str(written))
@@ -80,7 +80,7 @@ def test_the_check_passes(name: str, cli: Call, tmp_path: Path) -> None:
 def test_it_trains_a_step_and_is_scored(name: str, cli: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = make(name, tmp_path / "data")
     if source.root is None:
-        monkeypatch.setattr("picie.data.scenes.SPLITS", {"train": 4, "val": 2})
+        monkeypatch.setattr("picie.data.scenes.dataset.SPLITS", {"train": 4, "val": 2})
     root = [f"data.root={source.root}"] if source.root else []
     run = tmp_path / "run"
     status, _, err = cli("train", f"data.name={name}", *root, "--out", run, *ONE_EPOCH)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.making import MAKERS
+from tests.tiny_datasets import MAKERS
 
 from picie.config import load, preset_names, preset_text
-from picie.runlog import read_metrics
+from picie.runtime.run_record import read_metrics
 
 HOW_IT_WORKS = (Path(__file__).parents[2] / "docs" / "how-it-works.md").read_text("utf-8")
 SMALL = (

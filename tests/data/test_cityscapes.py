@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.conftest import UNTRAINED
-from tests.making import write_cityscapes
+from tests.tiny_datasets import write_cityscapes
 
 from picie.data.cityscapes import Cityscapes19, Cityscapes27
 from picie.errors import InputError

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.conftest import TINY
-from tests.making import CURATED, write_coco
+from tests.tiny_datasets import CURATED, write_coco
 
 from picie.config import load
 from picie.data.base import MissingSplitError
@@ -23,7 +23,7 @@ from picie.data.cocostuff import CocoStuff12, CocoStuff15, CocoStuff27, CocoStuf
 from picie.data.cocostuff_classes import COARSE, FINE, FINE_TO_COARSE
 from picie.data.cocostuff_mapping import FILE_NAME, fine_to_coarse
 from picie.errors import InputError
-from picie.preparation import labelled_split
+from picie.training.checks import labelled_split
 
 SAMPLE = Path(__file__).parents[2] / ".." / "shared" / "data" / "cocostuff-mini"
 needs_sample = pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of COCO-Stuff is not beside the checkout")

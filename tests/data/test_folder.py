@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from picie.colors import palette, rgb_to_hex
 from picie.config import DataConfig
 from picie.data import open_dataset
 from picie.data.base import ClassMap, Dataset
 from picie.data.folder import Folder, check_label, read_classes
+from picie.display.colors import palette, rgb_to_hex
 from picie.errors import InputError, UnreadableImageError
 
 TOML = 'names = ["a", "b"]\ncolors = ["#000000", "#ffffff"]\n'

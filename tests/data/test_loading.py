@@ -1,4 +1,4 @@
-"""Frames from the cache and from decoding, in order, and never far ahead of the consumer."""
+"""FrameCache from the cache and from decoding, in order, and never far ahead of the consumer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 from picie.data.base import ClassMap
 from picie.data.folder import Folder
 from picie.data.images import centre_frame
-from picie.data.loading import Frames, default_workers, read_ahead, split_batches
+from picie.data.loading import FrameCache, default_workers, read_ahead, split_batches
 from picie.errors import InputError, UnreadableImageError
 
 
@@ -44,8 +44,8 @@ class Counting:
         raise AssertionError("a label was opened")
 
 
-def scanned(dataset: object, folder: Path, cache_gb: float = 8.0, workers: int | None = None) -> Frames:
-    frames = Frames(dataset, (8, 8), folder, cache_gb, workers)
+def scanned(dataset: object, folder: Path, cache_gb: float = 8.0, workers: int | None = None) -> FrameCache:
+    frames = FrameCache(dataset, (8, 8), folder, cache_gb, workers)
     frames.scan("skip", lambda n: None)
     return frames
 
@@ -112,7 +112,7 @@ class Full:
 
 def test_scan_skips_and_reports_what_cannot_be_read(tmp_path: Path) -> None:
     done: list[int] = []
-    frames = Frames(Counting(5, bad=(1, 4)), (8, 8), tmp_path)
+    frames = FrameCache(Counting(5, bad=(1, 4)), (8, 8), tmp_path)
     good = frames.scan("skip", done.append)
     frames.close()
     assert good.tolist() == [0, 2, 3]
@@ -121,14 +121,14 @@ def test_scan_skips_and_reports_what_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_scan_stops_at_a_bad_image_if_asked_to(tmp_path: Path) -> None:
-    frames = Frames(Counting(5, bad=(1, 4)), (8, 8), tmp_path)
+    frames = FrameCache(Counting(5, bad=(1, 4)), (8, 8), tmp_path)
     with pytest.raises(InputError, match=r"1\.png: broken.*data\.on_bad_image=skip"):
         frames.scan("error", lambda n: None)
     frames.close()
 
 
 def test_scan_needs_one_good_image(tmp_path: Path) -> None:
-    frames = Frames(Counting(2, bad=(0, 1)), (8, 8), tmp_path)
+    frames = FrameCache(Counting(2, bad=(0, 1)), (8, 8), tmp_path)
     with pytest.raises(InputError, match=r"none of the 2 image files.*0\.png: broken"):
         frames.scan("skip", lambda n: None)
     frames.close()

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from picie.config import Config, ModelConfig
-from picie.engine import Engine
 from picie.errors import InputError
 from picie.models.backbones import TimmBackbone, build_backbone, read_weights, shipped_weights
 from picie.models.extractor import Extractor
 from picie.models.fpn import FPN
-from picie.preparation import feature_size
+from picie.runtime.device import Engine
+from picie.training.checks import feature_size
 
 CONTRACT = {  # name: strides, channels of the last four levels
     "tf_efficientnet_lite0": ([4, 8, 16, 32], [24, 40, 112, 320]),
@@ -179,7 +179,7 @@ def sized(backbone: str, side: int) -> tuple[Extractor, Engine, Config]:
     values = {"model": {"backbone": backbone, "pretrained": False, "dim": 8}, "views": {"size": side}}
     config = Config.model_validate(values)
     network = Extractor(config.model)
-    return network, Engine(torch.device("cpu"), "fp32", network), config
+    return network, Engine(torch.device("cpu"), "fp32"), config
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,14 @@ from PIL import Image
 from tests.conftest import NAMES, checkpoint_of
 from torch.nn import functional as F
 
-from picie import Config, Segmenter, checkpoint, evaluate, training
+from picie import Config, Segmenter, evaluate
 from picie.errors import InputError
+from picie.inference.predict import predict_files
+from picie.inference.segments import Segments
 from picie.naming.changes import Changes, change
 from picie.naming.overview import overview
-from picie.naming.segments import Segments
-from picie.prediction import predict_files
+from picie.runtime import checkpoint
+from picie.training import api
 
 Make = Callable[..., Config]
 Call = Callable[..., tuple[int, str, str]]
@@ -29,7 +31,7 @@ Call = Callable[..., tuple[int, str, str]]
 def six(tiny: Make, labelled_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of six clusters on images without labels, not trained: training leaves the tiny network few clusters a picture."""
     config = tiny(f"data.root={json.dumps(str(labelled_folder / 'images'))}", "train.epochs=0", "cluster.k=6", "seed=2")
-    return training.train(config, tmp_path_factory.mktemp("six") / "run")
+    return api.train(config, tmp_path_factory.mktemp("six") / "run")
 
 
 @pytest.fixture
@@ -131,7 +133,7 @@ def test_numbers_mean_the_table_as_it_was_before_the_command(run: Path) -> None:
 
 
 def test_reset_takes_everything_back(tiny: Make, tmp_path: Path, photo: Path) -> None:
-    run = training.train(tiny("train.epochs=0"), tmp_path / "run")
+    run = api.train(tiny("train.epochs=0"), tmp_path / "run")
     before, matching = predicted(run, photo), checkpoint_of(run)["matching"]
     assert Segmenter.load(run).names == NAMES
     change(run, Changes(k=5))
@@ -172,10 +174,10 @@ def test_an_evaluation_scores_the_clusters_in_use(
 def test_training_on_drops_the_naming_with_a_line(own_run: Path, caplog: pytest.LogCaptureFixture) -> None:
     matching = checkpoint_of(own_run)["matching"]
     change(own_run, Changes(k=4, merge_to=2))
-    training.resume(own_run)  # there is nothing left to do
+    api.resume(own_run)  # there is nothing left to do
     assert "naming" in checkpoint_of(own_run)
     with caplog.at_level("INFO", "picie"):
-        training.resume(own_run, ["train.epochs=3"])
+        api.resume(own_run, ["train.epochs=3"])
     assert "the names and clusters of `picie name` are dropped" in caplog.text
     state = checkpoint_of(own_run)
     assert "naming" not in state
@@ -187,7 +189,7 @@ def test_training_on_drops_the_naming_with_a_line(own_run: Path, caplog: pytest.
 def test_any_classifier_can_be_split_and_made_anew(
     tiny: Make, tmp_path: Path, labelled_folder: Path, overrides: tuple[str, ...]
 ) -> None:
-    run = training.train(tiny(*overrides), tmp_path / "run")
+    run = api.train(tiny(*overrides), tmp_path / "run")
     pictures = [Image.open(file) for file in sorted(labelled_folder.rglob("*.jpg"))]  # one alone may show half of the cluster
 
     def clusters() -> np.ndarray:
@@ -219,7 +221,7 @@ def test_the_overview_counts_pixels_and_finds_the_nearest(run: Path) -> None:
 def test_without_the_images_names_can_be_given_and_the_rest_says_what_it_needs(
     tiny: Make, own_folder: Path, tmp_path: Path, cli: Call, labelled_folder: Path
 ) -> None:
-    run = training.train(tiny(f"data.root={json.dumps(str(own_folder))}", "train.epochs=0"), tmp_path / "run")
+    run = api.train(tiny(f"data.root={json.dumps(str(own_folder))}", "train.epochs=0"), tmp_path / "run")
     shutil.rmtree(own_folder)
     status, out, err = cli("name", run, "red=blood")
     assert status == 0
@@ -258,4 +260,4 @@ def test_what_cannot_be_done_changes_nothing(run: Path) -> None:
 
 def test_a_checkpoint_with_names_holds_plain_values_alone(run: Path) -> None:
     change(run, Changes(k=4, merge_to=3))
-    assert Segments.of(checkpoint_of(run)["naming"]["segments"]).given  # loaded with weights_only
+    assert Segments.of(checkpoint_of(run)["naming"]["segments"]).user_defined  # loaded with weights_only

@@ -76,8 +76,8 @@ def test_suggest_k_prints_figures_and_one_recommendation(cli: Call, trained: Pat
     assert status == 0, err
     result = json.loads((tmp_path / "k.json").read_text("utf-8"))
     assert [row["k"] for row in result["tried"]] == [2, 3, 4, 5]
-    assert set(result["tried"][0]) == {"k", "objective", "silhouette", "calinski", "stability", "spread"}
-    objectives = [row["objective"] for row in result["tried"]]
+    assert set(result["tried"][0]) == {"k", "inertia", "silhouette", "calinski", "stability", "spread"}
+    objectives = [row["inertia"] for row in result["tried"]]
     assert objectives == sorted(objectives, reverse=True)
     assert out.count("recommended: K = ") == 1
     assert f"picie name {trained} --k {result['k']}" in out

@@ -13,12 +13,12 @@ from PIL import Image
 from tests.report.conftest import decode
 from torch.nn import functional as F
 
-from picie import checkpoint
-from picie.losses import prototype_logits
+from picie.methods.losses import prototype_logits
 from picie.naming import changes as naming
 from picie.naming.changes import Changes
 from picie.report.contact_sheets import _add, _cells, _Found, gather_sheets
 from picie.report.subject import open_subject
+from picie.runtime import checkpoint
 
 RED, BLUE = (200, 0, 0), (0, 0, 100)
 

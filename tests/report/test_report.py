@@ -18,16 +18,17 @@ from tests.conftest import UNTRAINED, checkpoint_of, picture
 from tests.reference.published_network import file_content, random_network, write
 from tests.report.conftest import Page
 
-from picie import Config, Segmenter, evaluate, report, training
-from picie import run as run_module
-from picie.colors import rgb_to_hex
+from picie import Config, Segmenter, evaluate, report
 from picie.config import from_dict, load
+from picie.display.colors import rgb_to_hex
 from picie.errors import Stopped
-from picie.importing import import_checkpoint
+from picie.inference.import_published import import_checkpoint
 from picie.naming import changes as naming
 from picie.naming.changes import Changes
-from picie.run import Run as TrainingRun
-from picie.runlog import RunLog, read_metrics
+from picie.runtime.run_record import RunRecord, read_metrics
+from picie.training import api
+from picie.training import trainer as run_module
+from picie.training.trainer import Run as TrainingRun
 
 PageOf = Callable[..., Page]
 Call = Callable[..., tuple[int, str, str]]
@@ -180,7 +181,7 @@ def test_pseudo_labels_that_belong_to_nothing_are_not_shown(
     elif damage == "cut":
         file.write_bytes(file.read_bytes()[:-5])
     elif damage == "unknown epoch":
-        RunLog(own_run).update(labelled_epoch=None)
+        RunRecord(own_run).update(labelled_epoch=None)
     else:
         Image.fromarray(picture(7)[0]).save(own_folder / "images/train/more.jpg")
     without = page_of(own_run, own_folder)
@@ -199,7 +200,7 @@ def test_without_metrics_there_are_no_curves(own_run: Path, page_of: PageOf) -> 
 
 
 def test_a_run_that_was_stopped_before_its_first_clusters(own_run: Path, page_of: PageOf) -> None:
-    RunLog(own_run).update(labelled_epoch=None)
+    RunRecord(own_run).update(labelled_epoch=None)
     page = page_of(change(own_run, epoch=0, step=0, finished=False, matching=None))
     assert sections(page) == {"curves", "views", "settings"}
     assert "stopped before its first clusters" in page.notes
@@ -207,7 +208,7 @@ def test_a_run_that_was_stopped_before_its_first_clusters(own_run: Path, page_of
 
 def test_numbers_that_are_none_do_not_break_a_page(own_run: Path, page_of: PageOf) -> None:
     lines = read_metrics(own_run)
-    lines[0] |= {"objective": [float("nan"), 1.0], "accuracy": None}
+    lines[0] |= {"inertia": [float("nan"), 1.0], "accuracy": None}
     (own_run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
     page = page_of(own_run)
     assert page.source.count("<polyline") == 3 + 2 + 2 + 2
@@ -216,7 +217,7 @@ def test_numbers_that_are_none_do_not_break_a_page(own_run: Path, page_of: PageO
 
 def test_a_page_of_mdc_without_training_and_without_labels(labelled_folder: Path, tmp_path: Path, page_of: PageOf) -> None:
     options = [*UNTRAINED, "method=mdc", "views.equivariance=crop,hflip,rot90", f"data.root={labelled_folder / 'images/val'}"]
-    page = page_of(training.train(load(None, None, options), tmp_path / "run"))
+    page = page_of(api.train(load(None, None, options), tmp_path / "run"))
     assert sections(page) == SECTIONS - {"scores", "confusion"}
     assert "none: not trained" in page.notes
     assert "<svg" not in page.source  # one line of numbers is no curve
@@ -231,7 +232,7 @@ def test_strips_and_many_clusters(tmp_path: Path, page_of: PageOf) -> None:
             tmp_path / "strips" / f"{i}.png"
         )
     options = [*UNTRAINED, "cluster.k=90", f"data.root={tmp_path / 'strips'}"]
-    page = page_of(training.train(load(None, None, options), tmp_path / "run"))
+    page = page_of(api.train(load(None, None, options), tmp_path / "run"))
     assert len(page.legends["Colours of the segments"]) == 90
     assert max(max(image.size) for image in page.pictures("examples")) == 400
     assert {image.size for image in page.pictures("clusters")} == {(112, 112)}
@@ -249,14 +250,14 @@ def test_the_record_says_to_which_epoch_the_pseudo_labels_belong(
 
     monkeypatch.setattr(TrainingRun, "_step", step)
     monkeypatch.setattr(run_module, "generate_pseudo_labels", _spied(run_module.generate_pseudo_labels, tmp_path / "run", seen))
-    run = training.train(tiny(), tmp_path / "run")
+    run = api.train(tiny(), tmp_path / "run")
     assert seen == [None, 1, 1, 1, None, 2, 2, 2]
-    assert RunLog(run).read()["labelled_epoch"] == 2
+    assert RunRecord(run).read()["labelled_epoch"] == 2
 
 
 def _spied(generate: Callable[..., object], run: Path, seen: list[object]) -> Callable[..., object]:
     def spied(*arguments: object) -> object:
-        seen.append(RunLog(run).read()["labelled_epoch"])
+        seen.append(RunRecord(run).read()["labelled_epoch"])
         return generate(*arguments)
 
     return spied
@@ -274,7 +275,7 @@ def test_a_run_stopped_within_an_epoch_shows_that_epochs_views(
 
     monkeypatch.setattr(TrainingRun, "_step", step)
     with pytest.raises(Stopped):
-        training.train(tiny("run.report=true"), tmp_path / "run")
+        api.train(tiny("run.report=true"), tmp_path / "run")
     assert not (tmp_path / "run" / report.FILE_NAME).exists()
     page = page_of(tmp_path / "run")
     assert sections(page) == SECTIONS
@@ -290,7 +291,7 @@ def test_a_run_stopped_within_an_epoch_shows_that_epochs_views(
 def test_other_runs_have_pages_too(
     tiny: Callable[..., Config], tmp_path: Path, page_of: PageOf, options: tuple[str, ...]
 ) -> None:
-    page = page_of(training.train(tiny("train.epochs=1", *options), tmp_path / "run"))
+    page = page_of(api.train(tiny("train.epochs=1", *options), tmp_path / "run"))
     assert sections(page) == SECTIONS
     assert "Left out" not in page.notes
 
@@ -308,14 +309,14 @@ def test_a_page_of_an_imported_run_says_what_it_cannot_show(labelled_folder: Pat
 
 
 def test_training_ends_with_a_report(tiny: Callable[..., Config], tmp_path: Path) -> None:
-    run = training.train(tiny("run.report=true"), tmp_path / "run")
+    run = api.train(tiny("run.report=true"), tmp_path / "run")
     page = Page(run / report.FILE_NAME)
     assert sections(page) == SECTIONS
     assert "finished" in page.text["settings"]
     (run / report.FILE_NAME).unlink()
-    training.resume(run)
+    api.resume(run)
     assert not (run / report.FILE_NAME).exists()  # nothing was trained
-    assert not (training.train(tiny("train.epochs=0"), tmp_path / "other") / report.FILE_NAME).exists()
+    assert not (api.train(tiny("train.epochs=0"), tmp_path / "other") / report.FILE_NAME).exists()
 
 
 def test_a_report_that_fails_does_not_fail_the_run(
@@ -325,8 +326,8 @@ def test_a_report_that_fails_does_not_fail_the_run(
         raise RuntimeError("no paper\nleft")
 
     monkeypatch.setattr(report, "write_report", fail)
-    run = training.train(tiny("train.epochs=0", "run.report=true"), tmp_path / "run")
-    assert RunLog(run).read()["status"] == "finished"
+    run = api.train(tiny("train.epochs=0", "run.report=true"), tmp_path / "run")
+    assert RunRecord(run).read()["status"] == "finished"
     (warning,) = [line for line in told if line.startswith("no report")]
     assert warning == f"no report was written (RuntimeError: no paper); picie report {run} tries again"
 

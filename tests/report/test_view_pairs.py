@@ -14,12 +14,13 @@ from tests.conftest import checkpoint_of
 from tests.report.conftest import Page, decode
 from torch.nn import functional as F
 
-from picie import Config, Segmenter, training
+from picie import Config, Segmenter
 from picie.clustering.kmeans import assign
 from picie.report import view_pairs as module
 from picie.report.pictures import png_uri
 from picie.report.subject import open_subject
 from picie.report.view_pairs import frame_box, gather_views, match_views
+from picie.training import api
 from picie.views.geometry import Geometry
 from picie.views.two_views import TwoViews
 
@@ -73,7 +74,7 @@ def test_the_labels_are_the_clusters_of_the_pictures_beside_them(
     tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Found anew from the pictures in the page, by the network, which has not learnt since."""
-    run = training.train(tiny("train.epochs=0"), tmp_path / "run")
+    run = api.train(tiny("train.epochs=0"), tmp_path / "run")
     subject = open_subject(run, None, "cpu", None)
     segmenter, images, config = subject.segmenter, subject.images, subject.config
     assert segmenter is not None

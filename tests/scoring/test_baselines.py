@@ -14,13 +14,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from picie import sampling, training
 from picie.config import Config, with_overrides
 from picie.data.folder import Folder
 from picie.data.images import centre_frame
 from picie.errors import InputError, UnreadableImageError
+from picie.inference import sampling
 from picie.models.extractor import Extractor
-from picie.runlog import Progress
+from picie.runtime.progress import Progress
 from picie.scoring.baselines import (
     color_and_position,
     color_kmeans,
@@ -30,6 +30,7 @@ from picie.scoring.baselines import (
     sample_pixels,
 )
 from picie.scoring.evaluation import Predict
+from picie.training import api
 
 
 # CIELAB (D65, 2 degrees) of sRGB colours, from Bruce Lindbloom's calculator (brucelindbloom.com).
@@ -157,7 +158,7 @@ def test_raw_features_are_clustered_as_their_restatement_says(pretrained: Config
 
 
 def test_a_run_is_shown_beside_the_raw_features_of_its_backbone(pretrained: Config, tmp_path: Path) -> None:
-    run = training.train(pretrained, tmp_path / "run")
+    run = api.train(pretrained, tmp_path / "run")
     rows = evaluate_baselines(run, progress=False, device="cpu")
     names = ["constant prediction", "k-means on colour", "k-means on colour and position", RAW]
     assert list(rows) == names
@@ -174,7 +175,7 @@ def test_raw_features_are_left_out_where_there_are_no_weights(
     assert f"warning: left out: {RAW}: the run's backbone did not start from pretrained weights" in stderr
     assert RAW not in stdout
     assert "k-means on colour" in stdout
-    run = training.train(pretrained, tmp_path / "run")
+    run = api.train(pretrained, tmp_path / "run")
     Path(str(pretrained.model.weights)).unlink()
     status, stdout, stderr = cli("evaluate", run, "--baselines")
     assert status == 0
@@ -183,7 +184,7 @@ def test_raw_features_are_left_out_where_there_are_no_weights(
 
 
 def test_no_label_is_opened_but_to_score(own_folder: Path, pretrained: Config, tmp_path: Path) -> None:
-    run = training.train(with_overrides(pretrained, [f"data.root={own_folder}"]), tmp_path / "run")
+    run = api.train(with_overrides(pretrained, [f"data.root={own_folder}"]), tmp_path / "run")
     expected = evaluate_baselines(run, progress=False)
     for file in (own_folder / "labels" / "train").iterdir():
         file.write_bytes(b"no label")

@@ -11,17 +11,19 @@ import pytest
 import torch
 from PIL import Image
 from tests.conftest import checkpoint_of, picture, write_labelled
-from tests.same_runs import assert_equal_runs, assert_same
+from tests.equal_runs import assert_equal_runs, assert_same
 
-from picie import Config, Segmenter, evaluate, training
+from picie import Config, Segmenter, evaluate
 from picie.data import open_dataset
 from picie.data.folder import Folder
 from picie.data.images import centre_frame, centre_label, whole_size
 from picie.errors import InputError
-from picie.runlog import Progress, read_metrics
+from picie.runtime.progress import Progress
+from picie.runtime.run_record import read_metrics
 from picie.scoring.evaluation import Pairs, check_labels, count
 from picie.scoring.metrics import UNMATCHED
 from picie.scoring.results import unmatched_clusters
+from picie.training import api
 
 Make = Callable[..., Config]
 
@@ -103,7 +105,7 @@ def test_an_image_that_cannot_be_read_is_not_counted(mixed: Path, tiny: Make, ca
 @pytest.mark.parametrize("change", [(), ("evaluate.crop=false",), ("evaluate.size=48",), ("cluster.k=5",), ("cluster.k=2",)])
 def test_evaluate_gives_what_training_logged(tiny: Make, tmp_path: Path, change: tuple[str, ...]) -> None:
     config = tiny("train.epochs=1", *change)
-    run = training.train(config, tmp_path / "run")
+    run = api.train(config, tmp_path / "run")
     result, logged = evaluate(run, record=False), read_metrics(run)[-1]
     assert result.to_dict()["accuracy"] == logged["accuracy"]
     assert result.to_dict()["miou"] == logged["miou"]
@@ -121,7 +123,7 @@ def test_evaluate_gives_what_training_logged(tiny: Make, tmp_path: Path, change:
 
 
 def test_a_run_on_unlabelled_photos_gets_names_by_an_evaluation(tiny: Make, labelled_folder: Path, tmp_path: Path) -> None:
-    run = training.train(tiny(f"data.root={labelled_folder / 'images'}", "train.epochs=0"), tmp_path / "run")
+    run = api.train(tiny(f"data.root={labelled_folder / 'images'}", "train.epochs=0"), tmp_path / "run")
     with pytest.raises(InputError, match="split 'val' has no labels; scores need"):
         evaluate(run)
     before, content = checkpoint_of(run), (run / "checkpoint.pt").read_bytes()
@@ -147,7 +149,7 @@ def test_evaluating_does_not_disturb_a_resume(own_run: Path, tmp_path: Path) -> 
     other = Path(shutil.copytree(own_run, tmp_path / "other"))
     evaluate(own_run, split="train")
     for run in (own_run, other):
-        training.resume(run, ["train.epochs=3"])
+        api.resume(run, ["train.epochs=3"])
     assert_equal_runs(own_run, other)
 
 
@@ -187,7 +189,7 @@ def test_other_overrides_are_refused(own_run: Path, override: str, message: str)
 
 
 def test_many_clusters_of_one_class_share_its_name_and_value(tiny: Make, tmp_path: Path, labelled_folder: Path) -> None:
-    run = training.train(tiny("train.epochs=0", "cluster.k=9", "evaluate.matching=many-to-one"), tmp_path / "run")
+    run = api.train(tiny("train.epochs=0", "cluster.k=9", "evaluate.matching=many-to-one"), tmp_path / "run")
     state, logged = checkpoint_of(run)["matching"], read_metrics(run)[-1]
     assert "many-to-one by majority of pixels" in logged["protocol"]
     assigned = np.array(state["assignment"])
@@ -212,7 +214,7 @@ def test_many_clusters_of_one_class_share_its_name_and_value(tiny: Make, tmp_pat
 
 def test_scores_while_training_take_no_resamples(tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("picie.scoring.results.bootstrap", lambda *_: pytest.fail("resampled"))
-    run = training.train(tiny("train.epochs=1"), tmp_path / "run")
+    run = api.train(tiny("train.epochs=1"), tmp_path / "run")
     assert evaluate(run, record=False, bootstrap=0).intervals is None
     with pytest.raises(pytest.fail.Exception, match="resampled"):
         evaluate(run, record=False)

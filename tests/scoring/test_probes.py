@@ -15,10 +15,11 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 from torch.nn import functional as F
 
-from picie import Config, Segmenter, evaluate, training
+from picie import Config, Segmenter, evaluate
 from picie.models.backbones import Backbone
 from picie.scoring import probes
 from picie.scoring.probes import evaluate_probes, logistic_regression, neighbour_probe, neighbour_votes
+from picie.training import api
 
 Call = Callable[..., tuple[int, str, str]]
 FINER, LINEAR, NEIGHBOURS = (
@@ -44,7 +45,7 @@ class Colors(Backbone):
 def easy(tiny: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose features are colours, scored at the pictures' own size."""
     config = tiny(f"model.backbone={__name__}:Colors", "train.epochs=0", "views.size=48", "cluster.k=2", "train.precision=fp32")
-    return training.train(config, tmp_path_factory.mktemp("easy") / "run")
+    return api.train(config, tmp_path_factory.mktemp("easy") / "run")
 
 
 def blobs(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from picie.errors import InputError
 from picie.registry import EQUIVARIANCE, INVARIANCE
+from picie.runtime.rng import ImageRNG
 from picie.views.base import Geometric, build_transform
-from picie.views.draws import Draws
 from picie.views.equivariance import Crop, HorizontalFlip, QuarterTurns, VerticalFlip
 from picie.views.geometry import Geometry
 
@@ -24,8 +24,8 @@ def net(x: Tensor) -> Tensor:
     return F.avg_pool2d(x, STRIDE)
 
 
-def draws(n: int = N, seed: int = 0) -> Draws:
-    return Draws((seed, 0, "test"), range(n))
+def draws(n: int = N, seed: int = 0) -> ImageRNG:
+    return ImageRNG((seed, 0, "test"), range(n))
 
 
 def snapped(box: Tensor, cells: int) -> Tensor:

@@ -14,8 +14,8 @@ from torchvision.transforms.v2 import functional as tv
 
 from picie.errors import InputError
 from picie.registry import EQUIVARIANCE, INVARIANCE
+from picie.runtime.rng import ImageRNG
 from picie.views.base import Photometric, build_transform
-from picie.views.draws import Draws
 from picie.views.invariance import Blur, Brightness, Contrast, Gamma, Greyscale, Hue, Saturation, apply_photometric
 
 N = 16
@@ -29,8 +29,8 @@ def make(name: str, **params: object) -> Photometric:
     return transform
 
 
-def draws(n: int = N, name: str = "test") -> Draws:
-    return Draws((0, 0, name), range(n))
+def draws(n: int = N, name: str = "test") -> ImageRNG:
+    return ImageRNG((0, 0, name), range(n))
 
 
 def images(low: float = 0.0, high: float = 1.0, side: int = 24, n: int = N) -> Tensor:

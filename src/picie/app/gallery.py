@@ -15,10 +15,10 @@ from torch import Tensor
 from picie.data.base import Dataset
 from picie.data.folder import Folder
 from picie.errors import InputError, UnreadableImageError
-from picie.inference import Segmenter
-from picie.neighbors import Features, surroundings
-from picie.runlog import log
-from picie.sampling import training_images
+from picie.inference.neighbors import Features, surroundings
+from picie.inference.sampling import training_images
+from picie.inference.segmenter import Segmenter
+from picie.runtime.progress import log
 
 _MEMORY = 2**30  # bytes of features, 16 bits each: at 160 px some 2000 photos
 _THUMBNAIL = (192, 128)  # most width and height

@@ -11,7 +11,7 @@ from picie.app.guard import is_loopback
 from picie.app.server import Limits, create
 from picie.app.studio import Studio
 from picie.errors import InputError
-from picie.runlog import log
+from picie.runtime.progress import log
 
 
 class Listening:

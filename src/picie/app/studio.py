@@ -17,14 +17,14 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from picie import checkpoint
 from picie.app.gallery import open_gallery
+from picie.display.overlays import index_image
 from picie.errors import InputError
-from picie.inference import Segmenter
+from picie.inference.neighbors import feature_of, search
+from picie.inference.segmenter import Segmenter
+from picie.inference.segments import check_color, check_name
 from picie.naming import changes as naming
-from picie.naming.segments import check_color, check_name
-from picie.neighbors import feature_of, search
-from picie.visualize import index_image
+from picie.runtime import checkpoint
 
 _SIDE = 2048  # most pixels a side of what the page shows; masks are saved at full size
 _MEMORY = 2**28  # bytes of segmented pictures that are kept; the last one is kept in any case

@@ -1,6 +1,6 @@
 """K-means over points that do not fit into memory: a k-means++ start on a bounded sample, Lloyd, then running means.
 
-It knows nothing of images: points (n, D) go in; centroids, objective, imbalance and empty clusters come out. What grows with n
+It knows nothing of images: points (n, D) go in; centroids, inertia, imbalance and empty clusters come out. What grows with n
 is done on the points' device; the K x D sums are kept in float64 on the CPU, and random numbers come from a seeded generator
 there, so devices agree (and Apple's, which has no float64, takes part). Processes of one run come to one result: the main one
 finds the start, from a sample that all have, and each batch's sums are added up over all.
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from picie import processes
+from picie.runtime import distributed
 
 Metric = Literal["spherical", "euclidean"]
 _TRIAL, _TRIAL_STEPS = (2**12, 2**5), 10  # points, and points a cluster if that is more: enough to tell good starts from bad
@@ -39,7 +39,7 @@ def bias(centroids: Tensor) -> Tensor:
     return -0.5 * centroids.square().sum(-1)
 
 
-def widened(centroids: Tensor) -> Tensor:
+def pad_clusters(centroids: Tensor) -> Tensor:
     """`centroids` (K, D) and as many zeros below as products with them are quicker for."""
     return F.pad(centroids, (0, 0, 0, -len(centroids) % _WIDTH))
 
@@ -52,7 +52,7 @@ def nearest(points: Tensor, centroids: Tensor, unit: bool = False) -> tuple[Tens
     Returns:
         (n,) int64 clusters and (n,) scores max_k <z, c_k> - |c_k|^2 / 2, from which `distances` follow, as `centroids`.
     """
-    k, wide, offset = len(centroids), widened(centroids), bias(centroids)
+    k, wide, offset = len(centroids), pad_clusters(centroids), bias(centroids)
     scores = centroids.new_empty(len(points))
     clusters = torch.empty(len(points), dtype=torch.long, device=points.device)
     position = 0
@@ -180,7 +180,7 @@ class KMeans:
             taken there, and a tenth of them on all.
         reseed: move empty clusters to the points that are represented worst.
         seed: of the k-means++ starts.
-        restarts: k-means++ starts to choose from, by their objective after a short trial on a part of the sample.
+        restarts: k-means++ starts to choose from, by their inertia after a short trial on a part of the sample.
     """
 
     def __init__(
@@ -213,7 +213,7 @@ class KMeans:
         if centroids is None:
             centroids = self.best_start(sample)
         first = centroids
-        self._means, counts = processes.from_main(lambda: self._settled(sample, first))
+        self._means, counts = distributed.run_on_main(lambda: self._settled(sample, first))
         self.centroids = project(self._means, self.metric).to(sample)
         self.counts = counts * weight
 
@@ -226,8 +226,8 @@ class KMeans:
         return lloyd(sample, centroids, steps, self.metric, self.reseed)
 
     def best_start(self, sample: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
-        """(K, D) the k-means++ start of `sample` (n, D), or one of `others`, that comes to the lowest objective in a trial."""
-        return processes.from_main(lambda: self._best_start(sample, others).cpu()).to(sample.device)
+        """(K, D) the k-means++ start of `sample` (n, D), or one of `others`, that comes to the lowest inertia in a trial."""
+        return distributed.run_on_main(lambda: self._best_start(sample, others).cpu()).to(sample.device)
 
     def _best_start(self, sample: Tensor, others: Sequence[Tensor]) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed)
@@ -248,7 +248,7 @@ class KMeans:
     def update(self, points: Tensor) -> None:
         """Move the centroids by the running mean of one batch of `points` (n, D), or of this process's part of one."""
         clusters, _ = nearest(points, self.centroids)
-        sums, counts = map(processes.total, cluster_sums(points, clusters, self.k))
+        sums, counts = map(distributed.all_reduce_sum, cluster_sums(points, clusters, self.k))
         self.counts += counts
         hit = counts > 0
         eta = (counts / self.counts.clamp(min=1))[hit, None]

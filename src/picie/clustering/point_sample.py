@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from picie import processes
-from picie.config import Config
-from picie.data.loading import split_batches
-from picie.transfer import sent
+from picie.runtime import distributed
+from picie.runtime.device import to_device
 
 
 def points_of(z: Tensor) -> Tensor:
@@ -18,15 +15,8 @@ def points_of(z: Tensor) -> Tensor:
     return z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])
 
 
-def start_points(config: Config, images: int, cells: int) -> int:
-    """How many points k-means starts from, given so many `images` of so many feature `cells`; K must not be more."""
-    options = config.cluster
-    batches = split_batches(np.arange(images), options.batch_size)[: options.init_batches]
-    share = _share(options.init_points, len(batches)) if batches else 0
-    return sum(min(share, len(batch) * cells) for batch in batches)
-
-
-def _share(size: int, n_batches: int) -> int:
+def points_per_batch(size: int, n_batches: int) -> int:
+    """How many points a sample of `size` takes from each of `n_batches` batches."""
     return -(-size // n_batches)
 
 
@@ -42,7 +32,7 @@ class PointSample:
     """
 
     def __init__(self, size: int, n_batches: int, seed: int) -> None:
-        self._most = _share(size, n_batches)
+        self._most = points_per_batch(size, n_batches)
         self._generator = torch.Generator().manual_seed(seed)
         self._parts: list[Tensor] = []
         self._seen = 0
@@ -51,18 +41,18 @@ class PointSample:
         """Take a share of a batch's `points` (n, D), floating point, of any norm; of several processes each brings its part,
         maybe none.
         """
-        sizes = processes.gathered(len(points))
-        before, n = sum(sizes[: processes.rank()]), sum(sizes)
+        sizes = distributed.all_gather_object(len(points))
+        before, n = sum(sizes[: distributed.rank()]), sum(sizes)
         picked = torch.arange(n) if n <= self._most else torch.randperm(n, generator=self._generator)[: self._most]
         own = ((picked >= before) & (picked < before + len(points))).nonzero()[:, 0]
-        found = F.normalize(points[sent(picked[own] - before, points.device)].float(), dim=1)
+        found = F.normalize(points[to_device(picked[own] - before, points.device)].float(), dim=1)
         if len(own) < len(picked):  # zeros where points of other processes stand
-            found = found.new_zeros(len(picked), points.shape[1]).index_copy_(0, sent(own, points.device), found)
+            found = found.new_zeros(len(picked), points.shape[1]).index_copy_(0, to_device(own, points.device), found)
         self._parts.append(found)
         self._seen += n
 
     def take(self) -> tuple[Tensor, float]:
         """The sample (n, D) float32, and the number of points that each of its points stands for."""
-        sample = processes.total(torch.cat(self._parts))
+        sample = distributed.all_reduce_sum(torch.cat(self._parts))
         self._parts = []
         return sample, self._seen / len(sample)

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import typer
 
-from picie import training
 from picie.comparing.ablation_plan import Job
 from picie.comparing.comparison import compare
 from picie.comparing.comparison_view import save_plot, show_comparison
 from picie.comparing.run_records import Run, options_of
 from picie.config import to_toml
-from picie.engine import graceful_stop
 from picie.errors import InputError, PicieError, Stopped, TrainingError, nearest
-from picie.preparation import with_absolute_root
-from picie.runlog import log
+from picie.runtime.interrupts import graceful_stop
+from picie.runtime.progress import log
+from picie.training import api
+from picie.training.checks import with_absolute_root
 
 _POLL = 0.2  # seconds between looks at processes that take minutes
 
@@ -74,7 +74,7 @@ def _finished_alike(job: Job) -> bool:
 
 def _check(job: Job) -> None:
     try:
-        training.check(job.config)
+        api.check(job.config)
     except InputError as error:
         raise InputError(f"setting {job.setting!r}: {error}") from error
 
@@ -86,9 +86,9 @@ def _in_turn(jobs: Sequence[Job]) -> dict[Path, str]:
         log.info("run %d of %d: %s", n, len(jobs), job.folder)
         try:
             if job.begun:
-                training.resume(job.folder)
+                api.resume(job.folder)
             else:
-                training.train(job.config, job.folder)
+                api.train(job.config, job.folder)
         except Stopped:
             raise
         except Exception as error:  # of whatever kind: hours of other runs wait

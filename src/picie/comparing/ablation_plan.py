@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from picie.comparing.recipes import read_recipe
 from picie.comparing.run_records import Run, options_of
 from picie.config import Config, load
 from picie.errors import InputError
-from picie.recipes import read_recipe
 
 Layer = str | Mapping[str, Any]
 """A "section.key=value", or a nested dictionary of such."""

@@ -19,7 +19,7 @@ from picie.comparing.significance import Difference, Spread, differences, untest
 from picie.errors import InputError, nearest
 
 SCORES = ("accuracy", "miou")
-LABEL_FREE = ("loss", "objective", "imbalance")  # what a run without labels has to show
+LABEL_FREE = ("loss", "inertia", "imbalance")  # what a run without labels has to show
 
 
 @dataclass(frozen=True)

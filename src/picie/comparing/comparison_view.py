@@ -11,17 +11,17 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
-from picie.colors import palette, rgb_to_hex, srgb_to_lab
 from picie.comparing.comparison import LABEL_FREE, SCORES, Comparison, Group
 from picie.comparing.significance import Spread
+from picie.display.colors import palette, rgb_to_hex, srgb_to_lab
 from picie.errors import InputError
-from picie.outputs import check_file
+from picie.runtime.output_paths import check_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PLOTS = (".png", ".svg", ".pdf")
-_NAMES = {"accuracy": "pixel accuracy %", "miou": "mIoU %", "loss": "loss", "objective": "objective", "imbalance": "imbalance"}
+_NAMES = {"accuracy": "pixel accuracy %", "miou": "mIoU %", "loss": "loss", "inertia": "inertia", "imbalance": "imbalance"}
 _MARKERS = "os^DvPX"  # for those to whom two colours look alike
 _DARK, _VIVID = 62, 90  # CIELAB lightness and chroma
 _WIDTH = 160  # of a file or a pipe, where a table need not be folded
@@ -141,7 +141,7 @@ def save_plot(comparison: Comparison, path: Path) -> None:
     """
     from matplotlib.figure import Figure  # not pyplot: no window, no state
 
-    keys = SCORES if comparison.scored else ("loss", "objective")
+    keys = SCORES if comparison.scored else ("loss", "inertia")
     colors = _line_colors(len(comparison.groups))
     columns = max(1, min(4, 90 // (8 + max(len(group.name) for group in comparison.groups))))
     rows = -(-len(comparison.groups) // columns)

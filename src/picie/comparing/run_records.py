@@ -12,7 +12,7 @@ from typing import Any
 
 from picie.config import Config, from_dict, read_toml
 from picie.errors import InputError
-from picie.runlog import RunLog, read_metrics
+from picie.runtime.run_record import RunRecord, read_metrics
 
 _WITHOUT_EFFECT = ("seed", "data.root", "evaluate.every")  # on a last epoch's mean score; and the section [run]
 
@@ -38,7 +38,7 @@ class Run:
         """The run in `path`. Raises `InputError` where there is none."""
         settings = read_toml(path / "config.toml")
         try:
-            return Run(path, from_dict(settings), RunLog(path).read(), read_metrics(path))
+            return Run(path, from_dict(settings), RunRecord(path).read(), read_metrics(path))
         except InputError as error:
             raise InputError(f"{path / 'config.toml'}: {error}") from error
         except json.JSONDecodeError as error:

@@ -8,8 +8,11 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
-from picie.colors import is_hex
+from picie.display.colors import is_hex
 from picie.errors import InputError
+
+UNMATCHED = -1
+"""In an assignment of clusters to classes: the cluster has no class."""
 
 
 class MissingSplitError(InputError):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from picie.colors import palette, rgb_to_hex
 from picie.data.base import ClassMap
+from picie.display.colors import palette, rgb_to_hex
 
 # fmt: off
 FINE = (  # 0-90: things, the ids of COCO less one

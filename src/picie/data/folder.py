@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from picie.colors import palette, rgb_to_hex
 from picie.config import read_toml
 from picie.data.base import ClassMap, MissingSplitError
 from picie.data.images import find_images, open_label_of
 from picie.data.layout import ImageFiles, existing_folder
+from picie.display.colors import palette, rgb_to_hex
 from picie.errors import InputError, nearest
 
 _LABELLED_LAYOUTS = (("images", "labels"), ("images", "annotations"), ("images", "stuffthingmaps"), ("leftImg8bit", "gtFine"))

@@ -25,11 +25,11 @@ from PIL import Image
 from rich.filesize import decimal
 from torch import Tensor
 
-from picie import processes
 from picie.data.base import Dataset
 from picie.data.images import centre_frame
 from picie.errors import InputError, UnreadableImageError
-from picie.stages import stage
+from picie.runtime import distributed
+from picie.runtime.profiling import stage
 
 log = logging.getLogger(__name__)
 S = TypeVar("S")
@@ -44,10 +44,10 @@ def default_workers() -> int:
     Processes of one run on one machine share its cores.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(16, cores // processes.local_count() - 1))
+    return max(1, min(16, cores // distributed.local_world_size() - 1))
 
 
-class Frames:
+class FrameCache:
     """The frames of a dataset, by index: the centre part of each image, all of one size.
 
     Threads do the decoding: Pillow gives up the interpreter lock while it decodes and resizes, frames need no copying
@@ -80,8 +80,10 @@ class Frames:
         self._pool = ThreadPoolExecutor(default_workers() if workers is None else max(1, workers), "picie-decode")
         self._bytes = 3 * size[0] * size[1]
         needed = self._bytes * len(dataset)
-        machines = processes.count() // processes.local_count()  # each with a file of its own in the folder that they share
-        fits = all(processes.gathered(needed <= min(cache_gb * 1e9, shutil.disk_usage(folder).free / 2 / machines)))
+        machines = (
+            distributed.world_size() // distributed.local_world_size()
+        )  # each with a file of its own in the folder that they share
+        fits = all(distributed.all_gather_object(needed <= min(cache_gb * 1e9, shutil.disk_usage(folder).free / 2 / machines)))
         if cache_gb and not fits:
             limit = "run.cache_gb or half of the free disk: images are decoded in every pass"
             log.info("frames need %s, more than %s", decimal(needed), limit)
@@ -105,13 +107,13 @@ class Frames:
         """
         total = hashlib.sha256()
         own = self._fill_all(on_bad_image, advance)
-        for index, result in enumerate(own if processes.count() == 1 else _of_machine(list(own))):
+        for index, result in enumerate(own if distributed.world_size() == 1 else _of_machine(list(own))):
             if isinstance(result, UnreadableImageError):
                 self.bad[index] = str(result)
             else:
                 total.update(self.dataset.name(index).encode("utf-8", "surrogateescape") + result)
         self.digest = total.hexdigest()
-        if len(set(processes.gathered(self.digest))) > 1:
+        if len(set(distributed.all_gather_object(self.digest))) > 1:
             raise InputError("the machines of this run have different images; give all of them the same")
         self._filled = self._file is not None
         good = np.array([i for i in range(len(self.dataset)) if i not in self.bad], dtype=np.int64)
@@ -123,8 +125,8 @@ class Frames:
 
     def _fill_all(self, on_bad_image: str, advance: Callable[[int], None]) -> Iterator[bytes | UnreadableImageError]:
         """What `_fill` gives for each of this process's part of its machine's images."""
-        n, ranks = len(self.dataset), processes.machine()
-        share = range(processes.local_rank() * n // len(ranks), (processes.local_rank() + 1) * n // len(ranks))
+        n, ranks = len(self.dataset), distributed.local_ranks()
+        share = range(distributed.local_rank() * n // len(ranks), (distributed.local_rank() + 1) * n // len(ranks))
         for result in _ahead(self._pool, self._fill, share):
             if isinstance(result, UnreadableImageError) and on_bad_image == "error":
                 raise InputError(f"{result}, or set data.on_bad_image=skip")
@@ -188,14 +190,14 @@ class Frames:
 
 def _nameless_file(folder: Path) -> BinaryIO:
     """A new file in `folder` without a name, which ends with the processes of this machine that share it."""
-    if processes.count() == 1:
+    if distributed.world_size() == 1:
         return tempfile.TemporaryFile(dir=folder)
-    path, first = folder / f".frames{processes.machine().start}", processes.local_rank() == 0
+    path, first = folder / f".frames{distributed.local_ranks().start}", distributed.local_rank() == 0
     if first:
         path.write_bytes(b"")
-    processes.meet()
+    distributed.barrier()
     file = path.open("r+b")
-    processes.meet()
+    distributed.barrier()
     if first:
         path.unlink()
     return file
@@ -203,8 +205,8 @@ def _nameless_file(folder: Path) -> BinaryIO:
 
 def _of_machine(results: list[T]) -> Iterator[T]:
     """The `results` of this machine's processes, one after the other."""
-    everywhere = processes.gathered(results)
-    for rank in processes.machine():
+    everywhere = distributed.all_gather_object(results)
+    for rank in distributed.local_ranks():
         yield from everywhere[rank]
 
 

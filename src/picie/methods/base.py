@@ -18,7 +18,7 @@ from picie.clustering.kmeans import bias
 from picie.config import Config
 from picie.errors import InputError
 from picie.models.extractor import Extractor
-from picie.stages import stage
+from picie.runtime.profiling import stage
 from picie.views.two_views import BatchViews
 
 

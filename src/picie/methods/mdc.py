@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from picie.config import Config
 from picie.errors import InputError
-from picie.losses import cross_entropy, prototype_logits
 from picie.methods.base import Method
+from picie.methods.losses import cross_entropy, prototype_logits
 from picie.models.extractor import Extractor
-from picie.views.draws import derived_seed
+from picie.runtime.rng import derived_seed
 from picie.views.two_views import BatchViews
 
 

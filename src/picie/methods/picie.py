@@ -8,10 +8,10 @@ from torch import Tensor
 
 from picie.config import Config
 from picie.errors import InputError
-from picie.losses import head_weights, view_distance, view_loss
 from picie.methods.base import Method
+from picie.methods.losses import head_weights, view_distance, view_loss
 from picie.models.extractor import Extractor
-from picie.stages import stage
+from picie.runtime.profiling import stage
 from picie.views.two_views import BatchViews
 
 
@@ -36,8 +36,8 @@ class PiCIE(Method):
             shares = [self._share(z[view], view, labels) for view in range(self.views)]
             total = {name: shares[0][name] + shares[1][name] for name in shares[0]}
             mse = view_distance(z[0], z[1])
-            weighed = self.config.loss.within + self.config.loss.cross > 0
-            yield total | {"loss": (total["loss"] + mse) / 2 if weighed else mse, "mse": mse}
+            weighted = self.config.loss.within + self.config.loss.cross > 0
+            yield total | {"loss": (total["loss"] + mse) / 2 if weighted else mse, "mse": mse}
         else:  # each term depends on one view alone, so half the activations suffice
             for view in range(self.views):
                 yield self._share(self.maps(batch, view), view, labels)

@@ -20,9 +20,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from picie import checkpoint, registry
+from picie import registry
 from picie.config import ModelConfig
 from picie.errors import InputError, nearest
+from picie.runtime import checkpoint
 
 log = logging.getLogger(__name__)
 

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from picie import processes
 from picie.config import ModelConfig
 from picie.models.backbones import build_backbone
+from picie.models.depthwise import speed_up_depthwise
 from picie.models.folding import Pair, foldable, folded
 from picie.models.fpn import FPN
 from picie.models.synced_batchnorm import uncounted
+from picie.runtime import distributed
 
 
 class Extractor(nn.Module):
@@ -42,8 +43,15 @@ class Extractor(nn.Module):
             self.register_buffer(f"input_{name}", values, persistent=False)
         self.input_mean: Tensor
         self.input_std: Tensor
-        self.autocast_to: torch.dtype | None = None  # set by the engine
+        self.autocast_to: torch.dtype | None = None  # set by `prepare`
         self._foldable: list[Pair] | None = None
+
+    def prepare(self, device: torch.device, bf16: bool) -> None:
+        """Move the network to `device` and let it compute in bfloat16, or in float32."""
+        self.autocast_to = torch.bfloat16 if bf16 else None
+        if bf16 and device.type == "cpu":
+            speed_up_depthwise(self)
+        self.to(device).to(memory_format=torch.channels_last)
 
     def train(self, mode: bool = True) -> Extractor:
         """As for any module, except that a frozen backbone stays in evaluation mode."""
@@ -77,7 +85,7 @@ class Extractor(nn.Module):
         A process that has no image of a batch (B = 0) goes along with a black one, for layers that work over all processes wait
         for it, and many other layers take no empty batch.
         """
-        if processes.count() > 1 and not len(images):
+        if distributed.world_size() > 1 and not len(images):
             with uncounted(self.backbone):
                 return [level[:0] for level in self.levels(images.new_zeros(1, *images.shape[1:]))]
         normalised = ((images - self.input_mean) / self.input_std).contiguous(memory_format=torch.channels_last)

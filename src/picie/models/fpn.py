@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from picie import processes
+from picie.runtime import distributed
 
 
 class FPN(nn.Module):
@@ -100,8 +100,8 @@ class _Moments:
 
     def add_others(self) -> None:
         """Take in what the other processes of a run have seen."""
-        self.count = sum(processes.gathered(self.count))
-        self.sum, self.outer = processes.total(self.sum), processes.total(self.outer)
+        self.count = sum(distributed.all_gather_object(self.count))
+        self.sum, self.outer = distributed.all_reduce_sum(self.sum), distributed.all_reduce_sum(self.outer)
 
     def principal(self, n: int) -> tuple[Tensor, Tensor, float]:
         """The n leading components (n, C), the mean (C,) and the total standard deviation; signs are fixed."""

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from picie import processes
+from picie.runtime import distributed
 
 
 def synchronise(network: nn.Module) -> None:
@@ -89,7 +89,7 @@ class _Normalise(Function):
         shape = [1, -1, *[1] * (x.dim() - 2)]
         normal = (x.float() - mean.view(shape)) * scale.view(shape)
         own = torch.stack([(dy.float() * normal).sum(over), dy.float().sum(over)]) * ctx.counted
-        along, level = (processes.total(own) / n).unbind()
+        along, level = (distributed.all_reduce_sum(own) / n).unbind()
         slope = scale if weight is None else scale * weight.float()
         dx = (dy.float() - level.view(shape) - normal * along.view(shape)) * slope.view(shape) * ctx.counted
         affine = (None, None) if weight is None else (own[0].to(weight), own[1].to(weight))
@@ -108,7 +108,7 @@ def _statistics(x: Tensor, counted: bool) -> tuple[Tensor, Tensor, Tensor]:
     """
     variance, mean = torch.var_mean(x.float(), _but_channels(x), correction=0)
     n = torch.full_like(mean, x.numel() // x.shape[1] if counted else 0)  # a tensor sent from here would be waited for
-    means, variances, counts = processes.stacked(torch.stack([mean, variance, n])).unbind(1)
+    means, variances, counts = distributed.all_gather(torch.stack([mean, variance, n])).unbind(1)
     share = counts / counts.sum(0)
     common = (share * means).sum(0)
     spread = (share * (variances + (means - common).square())).sum(0)

@@ -3,7 +3,7 @@
 A run's checkpoint keeps them as its `naming`, beside what was trained, which stays as it is:
 
     clusters    None, or those in use instead of the trained ones: weight (K, D), bias (K,), centroids (K, D)
-    segments    names, colors, assignment (K,) and given, see `segments.py`
+    segments    names, colors, assignment (K,) and user_defined, see `segments.py`
     matching    the evaluation that the trained clusters had, while others are in use
 """
 
@@ -19,15 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from picie import checkpoint
 from picie.clustering.kmeans import KMeans, bias
 from picie.clustering.regrouping import WardTree, agglomerate, mean_centroids, split_clusters
 from picie.errors import InputError
-from picie.inference import Segmenter
-from picie.naming.segments import Reference, Segments, joint_name, read_file, write_file
-from picie.runlog import Progress, log
-from picie.sampling import Sample, classify, sample_predicted, training_images
-from picie.views.draws import derived_seed
+from picie.inference.sampling import Sample, classify, sample_predicted, training_images
+from picie.inference.segmenter import Segmenter
+from picie.inference.segments import Reference, Segments, joint_name, read_file, write_file
+from picie.runtime import checkpoint
+from picie.runtime.progress import Progress, log
+from picie.runtime.rng import derived_seed
 
 _RESTARTS, _STEPS = 8, 100  # of k-means
 
@@ -161,7 +161,7 @@ class _Edit:
         points = self.sample()
         if k > len(points):
             raise InputError(f"--k {k}: clusters cannot be made of {len(points)} points; ask for fewer or give more images")
-        if self.segments.given:
+        if self.segments.user_defined:
             log.warning("the names given so far are gone with the clusters they were given to")
         self.centroids = self.weight = self.kmeans(points, k, k)
         euclidean = self.segmenter.config.cluster.metric == "euclidean"  # "mixed" predicts by the bare dot product
@@ -197,7 +197,7 @@ class _Edit:
             tuple(self.segments.names[v] for v in filled),
             tuple(self.segments.colors[v] for v in filled),
             tuple(kept[v] for v in self.segments.assignment),
-            given=True,
+            user_defined=True,
         )
         tree = agglomerate(mean_centroids(self.centroids, table.assignment, len(table), self.metric), n)
         groups = [np.flatnonzero(tree == group).tolist() for group in range(n)]
@@ -209,7 +209,7 @@ class _Edit:
         trained, matching = checkpoint.without_naming(self.state).get("matching"), self.state.get("matching")
         if self.new_clusters:
             clusters, matching = {"weight": self.weight, "bias": self.bias, "centroids": self.centroids}, None
-        if clusters is None and not self.segments.given:
+        if clusters is None and not self.segments.user_defined:
             return checkpoint.without_naming(self.state)
         naming = {"clusters": clusters, "segments": self.segments.state(), "matching": trained if clusters else None}
         return {**self.state, "matching": matching, "naming": naming}

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from picie import checkpoint
 from picie.clustering.regrouping import mean_centroids
 from picie.errors import InputError
-from picie.inference import Segmenter
-from picie.naming.segments import Segments
-from picie.runlog import Progress, log
-from picie.sampling import classify, sample_predicted, training_images
+from picie.inference.sampling import classify, sample_predicted, training_images
+from picie.inference.segmenter import Segmenter
+from picie.inference.segments import Segments
+from picie.runtime import checkpoint
+from picie.runtime.progress import Progress, log
 
 _IMAGES, _POINTS = 64, 2**15  # shares to a percent or so, in seconds
 

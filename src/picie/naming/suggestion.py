@@ -16,10 +16,10 @@ from picie.clustering.criteria import calinski_harabasz, silhouette, stability
 from picie.clustering.kmeans import KMeans, Metric, assign
 from picie.clustering.regrouping import WardTree
 from picie.errors import InputError
-from picie.inference import Segmenter
-from picie.runlog import Progress
-from picie.sampling import sample_predicted, training_images
-from picie.views.draws import derived_seed
+from picie.inference.sampling import sample_predicted, training_images
+from picie.inference.segmenter import Segmenter
+from picie.runtime.progress import Progress
+from picie.runtime.rng import derived_seed
 
 _IMAGES, _POINTS = 256, 2**13  # a minute on one CPU core for K = 2..40; twice the points led to the same K on CamVid
 _RESTARTS, _STEPS, _HALVINGS = 1, 30, 4  # a start of k-means++ beside that of the tree
@@ -31,7 +31,7 @@ _LOOSE = 0.25  # silhouettes below it are read as "no substantial structure" (Ka
 class Figures:
     """What K clusters come to: see `picie.clustering.criteria`; `spread` is the standard deviation of the stability."""
 
-    objective: float
+    inertia: float
     silhouette: float
     calinski: float
     stability: float

@@ -34,13 +34,13 @@ def show_segments(rows: Sequence[Row]) -> None:
 
 def show_suggestion(result: Suggestion, run: Path) -> None:
     """Print the figures of each K, then the recommendation and what it is worth."""
-    titles = ("K", "objective", "silhouette", "Calinski-Harabasz", "stability (ARI)")
+    titles = ("K", "inertia", "silhouette", "Calinski-Harabasz", "stability (ARI)")
     table = Table(*(Column(title, justify="right") for title in titles))
     for k, figures in zip(result.ks, result.figures, strict=True):
         style = "bold" if k == result.k else None
         stable = f"{figures.stability:.3f} ± {figures.spread:.3f}"
         table.add_row(
-            str(k), f"{figures.objective:.4f}", f"{figures.silhouette:.3f}", f"{figures.calinski:.0f}", stable, style=style
+            str(k), f"{figures.inertia:.4f}", f"{figures.silhouette:.3f}", f"{figures.calinski:.0f}", stable, style=style
         )
     console = Console()
     console.print(table)

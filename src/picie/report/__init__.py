@@ -18,11 +18,9 @@ from pathlib import Path
 
 import jinja2
 
-from picie.checkpoint import find_checkpoint, write_atomically
-from picie.colors import rgb_to_hex
 from picie.config import to_toml
-from picie.outputs import check_file
-from picie.report.charts import HEIGHT, WIDTH
+from picie.display.charts import HEIGHT, WIDTH
+from picie.display.colors import rgb_to_hex
 from picie.report.contact_sheets import gather_sheets
 from picie.report.curves import epoch_curves, epoch_table
 from picie.report.examples import UNLABELLED, Example, gather_examples
@@ -30,6 +28,8 @@ from picie.report.score_tables import class_rows, confusion_matrices
 from picie.report.settings import changed_options, environment
 from picie.report.subject import Subject, open_subject
 from picie.report.view_pairs import gather_views
+from picie.runtime.checkpoint import find_checkpoint, write_atomically
+from picie.runtime.output_paths import check_file
 from picie.scoring.evaluation import Evaluation
 from picie.version import __version__
 

@@ -10,16 +10,16 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
-from picie.checkpoint import centroids_in_use
-from picie.colors import rgb_to_hex
 from picie.data.images import whole_size
 from picie.data.loading import readable
-from picie.inference import Segmenter
-from picie.losses import prototype_logits
+from picie.display.colors import rgb_to_hex
+from picie.inference.segmenter import Segmenter
+from picie.methods.losses import prototype_logits
 from picie.report.examples import Picture
 from picie.report.pictures import jpeg_uri
 from picie.report.subject import Subject
-from picie.views.draws import permutation
+from picie.runtime.checkpoint import centroids_in_use
+from picie.runtime.rng import permutation
 
 _IMAGES = 120  # looked at
 _MOST_CROPS, _CROPS_IN_ALL = 8, 480  # of one name, and of all of them: they are what the page weighs

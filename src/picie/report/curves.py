@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from picie.report.charts import Chart, line_chart
+from picie.display.charts import Chart, line_chart
 
 _LOSSES = {
     "loss": "loss",
@@ -29,7 +29,7 @@ def epoch_curves(metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
 
     charts = [
         line_chart("Loss", "its parts, mean over the epoch's images", series(_LOSSES)),
-        line_chart("K-means objective", "mean squared distance of a cell to its centroid", by_view("objective")),
+        line_chart("K-means inertia", "mean squared distance of a cell to its centroid", by_view("inertia")),
         line_chart("Imbalance", "K × Σ share²: 1 if all clusters are of one size, K if one holds all", by_view("imbalance")),
         line_chart(
             "Scores in %", "by labels, which training never sees", series({"accuracy": "pixel accuracy", "miou": "mIoU"})
@@ -40,7 +40,7 @@ def epoch_curves(metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
 
 def epoch_table(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Heads and rows of the numbers behind the curves; of what has one value a view, both."""
-    keys = [*_LOSSES, "objective", "imbalance", "empty", "accuracy", "miou"]
+    keys = [*_LOSSES, "inertia", "imbalance", "empty", "accuracy", "miou"]
     keys = ["epoch", *(key for key in keys if any(line.get(key) is not None for line in metrics))]
     return keys, [[_shown(line.get(key)) for key in keys] for line in metrics]
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from picie.colors import hex_to_rgb
 from picie.data.base import Dataset
 from picie.data.loading import readable
+from picie.display.colors import hex_to_rgb
+from picie.display.overlays import overlay
 from picie.errors import InputError
-from picie.inference import Segmenter
+from picie.inference.segmenter import Segmenter
 from picie.report.pictures import fitted, jpeg_uri, map_uri
 from picie.report.subject import Subject
-from picie.visualize import overlay
 
 _EXAMPLES = 6
 UNLABELLED = (0, 0, 0)

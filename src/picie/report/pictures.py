@@ -11,8 +11,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from picie.colors import Color
-from picie.visualize import colorize, index_image
+from picie.display.colors import Color
+from picie.display.overlays import colorize, index_image
 
 Box = tuple[float, float, float, float]
 """(top, bottom, left, right) in fractions of a picture; top > bottom or left > right where it is shown mirrored."""

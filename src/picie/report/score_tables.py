@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from picie.data.base import UNMATCHED
 from picie.report.pictures import png_uri
 from picie.scoring.evaluation import Evaluation
-from picie.scoring.metrics import UNMATCHED
 
 _MOST_CELLS = 40  # classes or clusters that a table of numbers can show; above, the matrix is a picture
 _ACCENT = (31, 95, 191)

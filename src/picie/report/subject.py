@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from picie import checkpoint
 from picie.config import Config, from_dict
 from picie.data.base import Dataset
 from picie.errors import InputError
-from picie.inference import Segmenter
-from picie.runlog import RunLog, read_metrics
-from picie.sampling import training_images
+from picie.inference.sampling import training_images
+from picie.inference.segmenter import Segmenter
+from picie.runtime import checkpoint
+from picie.runtime.run_record import RunRecord, read_metrics
 from picie.scoring.evaluation import Evaluation, evaluate, open_labelled
 
 
@@ -92,7 +92,7 @@ def open_subject(run: str | Path, data: str | Path | None, device: str, evaluati
 
 def _record(folder: Path) -> dict[str, Any]:
     try:
-        return RunLog(folder).read()
+        return RunRecord(folder).read()
     except json.JSONDecodeError:
         return {}
 

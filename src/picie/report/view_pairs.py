@@ -12,15 +12,15 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from picie import registry
-from picie.colors import palette
 from picie.data.base import Dataset
 from picie.data.images import centre_frame
 from picie.data.loading import readable
+from picie.display.colors import palette
 from picie.errors import InputError
 from picie.report.examples import Example, Picture
 from picie.report.pictures import Box, fitted, jpeg_uri, map_uri, to_picture, with_box, with_dot
 from picie.report.subject import Subject
-from picie.views.draws import permutation
+from picie.runtime.rng import permutation
 from picie.views.geometry import Geometry
 from picie.views.two_views import TwoViews
 

@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from picie import checkpoint
 from picie.clustering.kmeans import KMeans, assign, bias
-from picie.colors import srgb_to_lab
 from picie.config import Config, from_dict
 from picie.data import takes_folder
 from picie.data.base import Dataset
-from picie.engine import Engine, pick_device
+from picie.display.colors import srgb_to_lab
 from picie.errors import InputError
-from picie.inference import Segmenter
-from picie.models.raw import RawFeatures
-from picie.runlog import Progress, log
-from picie.sampling import centre_square, sample_cells, training_images
+from picie.inference.sampling import centre_square, sample_cells, training_images
+from picie.inference.segmenter import Segmenter
+from picie.models.raw_levels import RawFeatures
+from picie.runtime import checkpoint
+from picie.runtime.device import Engine, pick_device
+from picie.runtime.progress import Progress, log
+from picie.runtime.rng import derived_seed
 from picie.scoring.evaluation import Evaluation, Pairs, Predict, open_labelled, score_split, scored_config
-from picie.views.draws import derived_seed
 
 _POSITION = 0.5  # weight of the standardised position beside standardised colour (METHOD 8)
 _RESTARTS = 8  # of k-means on features, as many as a run's own by default: one start alone leaves the score to chance
@@ -131,7 +131,8 @@ def color_and_position(pixels: np.ndarray) -> np.ndarray:
 def raw_kmeans(dataset: Dataset, config: Config, device: str, bars: Progress) -> Predict:
     """K-means on `RawFeatures` of the images of `dataset`. Raises `InputError` where the backbone's weights cannot be had."""
     network = RawFeatures(config.model)
-    engine = Engine(pick_device(device), config.train.precision, network)
+    engine = Engine(pick_device(device), config.train.precision)
+    network.prepare(engine.device, engine.bf16)
     network.eval()
     load = centre_square(config.evaluate_size)
     sample = sample_cells(lambda pixels: network(engine.to_images(pixels)), dataset, load, config.seed, bars)

@@ -13,15 +13,15 @@ from PIL import Image
 from scipy.sparse import coo_array
 from torch import Tensor
 
-from picie import checkpoint, processes
 from picie.config import Config, EvaluateConfig, with_overrides
 from picie.data import open_dataset, takes_folder
 from picie.data.base import Dataset
 from picie.data.images import centre_frame, centre_label, whole_size
 from picie.data.loading import read_ahead
 from picie.errors import InputError, UnreadableImageError, nearest
-from picie.inference import Segmenter
-from picie.runlog import Progress, log
+from picie.inference.segmenter import Segmenter
+from picie.runtime import checkpoint, distributed
+from picie.runtime.progress import Progress, log
 from picie.scoring.intervals import RESAMPLES
 from picie.scoring.metrics import confusion_matrix
 from picie.scoring.results import Evaluation as Evaluation  # what this module makes
@@ -120,7 +120,7 @@ def _record(path: Path, scored: dict[str, Any], result: Evaluation) -> None:
             log.warning("the run cannot be written (%s): its clusters stay without names", error.strerror)
             return
     naming = state.get("naming")
-    if naming is not None and naming["segments"]["given"]:
+    if naming is not None and naming["segments"]["user_defined"]:
         log.info(
             "the names given with `picie name` stay in use, not those of the classes; `picie name RUN --reset` forgets them"
         )
@@ -147,12 +147,12 @@ def check_labels(dataset: Dataset, bars: Progress) -> None:
             readable += label is not None
             labelled = labelled or (label is not None and bool((label != ignore).any()))
             advance(1)
-    _check_scorable(processes.most(readable), bool(processes.most(labelled)), ignore)
+    _check_scorable(distributed.all_reduce_max(readable), bool(distributed.all_reduce_max(labelled)), ignore)
 
 
 def _own_part(dataset: Dataset) -> list[int]:
     """The images of `dataset` that are this process's, of the processes of a run."""
-    indices: list[int] = processes.part(np.arange(len(dataset))).tolist()
+    indices: list[int] = distributed.shard(np.arange(len(dataset))).tolist()
     return indices
 
 
@@ -186,7 +186,7 @@ class Pairs:
     def __init__(self, dataset: Dataset, config: Config, keep: int = 2**28) -> None:
         self.dataset, self.config, self._room = dataset, config, keep
         self._kept: dict[int, tuple[np.ndarray, np.ndarray] | None] = {}
-        self._untold: list[str] = []
+        self._warnings: list[str] = []
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Pixels (3, H, W) uint8 and label (H, W); None for an image that cannot be read. Threads may ask at once."""
@@ -195,7 +195,7 @@ class Pairs:
         try:
             pair = _load_pair(self.dataset, index, self.config)
         except UnreadableImageError as error:
-            self._untold.append(str(error))
+            self._warnings.append(str(error))
             pair = None
         size = sum(part.nbytes for part in pair or ())
         if size <= self._room:
@@ -203,9 +203,9 @@ class Pairs:
             self._kept[index] = pair
         return pair
 
-    def take_untold(self) -> list[str]:
+    def pop_warnings(self) -> list[str]:
         """What is wrong with each image that could not be read, once."""
-        told, self._untold = self._untold, []
+        told, self._warnings = self._warnings, []
         return told
 
 
@@ -258,7 +258,7 @@ def count(predict: Predict, k: int, pairs: Pairs, bars: Progress) -> Any:
         for left in pending.values():
             if left:
                 flush(left)
-    everywhere = processes.gathered((counted, pairs.take_untold()))
+    everywhere = distributed.all_gather_object((counted, pairs.pop_warnings()))
     for problem in (problem for _, problems in everywhere for problem in problems):
         log.warning("skipped: %s", problem)
     counted = {index: counts for part, _ in everywhere for index, counts in part.items()}

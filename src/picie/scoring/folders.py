@@ -16,7 +16,7 @@ from picie.data.images import find_images, open_label
 from picie.data.labels import named_labels
 from picie.data.loading import read_ahead
 from picie.errors import InputError, nearest
-from picie.runlog import Progress, log
+from picie.runtime.progress import Progress, log
 from picie.scoring.intervals import RESAMPLES
 from picie.scoring.metrics import MATCHINGS, confusion_matrix
 from picie.scoring.results import Evaluation, stack_counts, summarise, with_intervals

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from picie.runtime.rng import derived_seed
 from picie.scoring.metrics import Ratios, group_scores, score
-from picie.views.draws import derived_seed
 
 LEVEL = 95  # percent of the resamples that lie inside
 RESAMPLES = 1000

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-UNMATCHED = -1
+from picie.data.base import UNMATCHED
 
 
 def confusion_matrix(labels: np.ndarray, clusters: np.ndarray, n_classes: int, k: int, ignore: int) -> np.ndarray:

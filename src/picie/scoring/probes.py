@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from picie.config import Config
 from picie.data.base import Dataset
 from picie.errors import InputError
-from picie.inference import Segmenter, enlarged_argmax
-from picie.runlog import Progress, log
-from picie.sampling import centre_square, sample_cells
+from picie.inference.sampling import centre_square, sample_cells
+from picie.inference.segmenter import Segmenter, enlarged_argmax
+from picie.runtime.progress import Progress, log
 from picie.scoring.baselines import feature_kmeans, images_to_cluster, left_out
 from picie.scoring.evaluation import Evaluation, Pairs, Predict, open_labelled, score_split, scored_config
 

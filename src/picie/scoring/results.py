@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from picie.data.base import ClassMap
+from picie.data.base import UNMATCHED, ClassMap
 from picie.scoring.intervals import LEVEL, RESAMPLES, Intervals, bootstrap
-from picie.scoring.metrics import MATCHINGS, UNMATCHED, Ratios, Scores, group_scores, published_group_scores, score
+from picie.scoring.metrics import MATCHINGS, Ratios, Scores, group_scores, published_group_scores, score
 
 _WORDS = {  # what a protocol says of each of MATCHINGS
     "one-to-one": "one-to-one Hungarian on pixels over the split",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from picie import registry
 from picie.errors import InputError, nearest
-from picie.views.draws import Draws
+from picie.runtime.rng import ImageRNG
 from picie.views.geometry import Geometry
 
 Params = dict[str, Tensor]
@@ -25,7 +25,7 @@ class Photometric(ABC):
     """A transform of colours: it moves no pixel and keeps shape, dtype and range [0, 1] (paper: P)."""
 
     @abstractmethod
-    def draw(self, draws: Draws) -> Params:
+    def draw(self, draws: ImageRNG) -> Params:
         """The parameters of a batch, each a tensor with first dimension B."""
 
     @abstractmethod
@@ -43,7 +43,7 @@ class Geometric(ABC):
     needs_square: ClassVar[bool] = False
 
     @abstractmethod
-    def draw(self, draws: Draws) -> Geometry:
+    def draw(self, draws: ImageRNG) -> Geometry:
         """The geometry of a batch."""
 
 
@@ -74,7 +74,7 @@ def build_transform(family: type[Photometric] | type[Geometric], spec: Mapping[s
         raise InputError(f"{where}: {name}: {error}") from error
 
 
-def chance(draws: Draws, p: float) -> Tensor:
+def chance(draws: ImageRNG, p: float) -> Tensor:
     """(B,) bool: true with probability p."""
     return torch.from_numpy(draws.uniform() < p)
 

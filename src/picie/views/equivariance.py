@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from picie.runtime.rng import ImageRNG
 from picie.views.base import Geometric, chance, check_probability
-from picie.views.draws import Draws
 from picie.views.geometry import Geometry
 
 
@@ -23,7 +23,7 @@ class Crop(Geometric):
             raise ValueError(f"scale = {list(scale)} must hold two rising numbers in (0, 1], e.g. [0.5, 1.0]")
         self.scale = (float(low), float(high))
 
-    def draw(self, draws: Draws) -> Geometry:
+    def draw(self, draws: ImageRNG) -> Geometry:
         side = draws.uniform(*self.scale)
         top = draws.uniform() * (1 - side)
         left = draws.uniform() * (1 - side)
@@ -38,7 +38,7 @@ class HorizontalFlip(Geometric):
     def __init__(self, p: float = 0.5) -> None:
         self.p = check_probability(p)
 
-    def draw(self, draws: Draws) -> Geometry:
+    def draw(self, draws: ImageRNG) -> Geometry:
         return _flip(chance(draws, self.p), [0, 1, 3, 2])
 
 
@@ -48,7 +48,7 @@ class VerticalFlip(Geometric):
     def __init__(self, p: float = 0.5) -> None:
         self.p = check_probability(p)
 
-    def draw(self, draws: Draws) -> Geometry:
+    def draw(self, draws: ImageRNG) -> Geometry:
         return _flip(chance(draws, self.p), [1, 0, 2, 3])
 
 
@@ -60,7 +60,7 @@ class QuarterTurns(Geometric):
     def __init__(self, p: float = 0.75) -> None:
         self.p = check_probability(p)
 
-    def draw(self, draws: Draws) -> Geometry:
+    def draw(self, draws: ImageRNG) -> Geometry:
         turned = chance(draws, self.p)
         turns = torch.from_numpy(1 + (draws.uniform() * 3).astype(int)) * turned  # 0..3
         geometry = _flip(turns >= 2, [1, 0, 3, 2])  # two turns are both flips; the odd ones add one turn more

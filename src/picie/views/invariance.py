@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from picie.transfer import sent
+from picie.runtime.device import to_device
+from picie.runtime.rng import ImageRNG
 from picie.views.base import Params, Photometric, chance, check_probability
-from picie.views.draws import Draws
 from picie.views.resampling import filtered, gaussian
 
 
@@ -69,7 +69,7 @@ def _apply_affine(transforms: Sequence[Photometric], images: Tensor, params: Seq
     matrix, offset = _on(mean.device).eye.expand(len(images), 3, 3), torch.zeros_like(mean)
     for transform, values in zip(transforms, params, strict=True):
         assert isinstance(transform, ColorAffine)
-        a, b = transform.affine({name: sent(value, mean.device) for name, value in values.items()}, mean)
+        a, b = transform.affine({name: to_device(value, mean.device) for name, value in values.items()}, mean)
         matrix = a @ matrix
         offset = torch.einsum("bij,bj->bi", a, offset) + b
         mean = torch.einsum("bij,bj->bi", a, mean) + b
@@ -78,7 +78,7 @@ def _apply_affine(transforms: Sequence[Photometric], images: Tensor, params: Seq
     return out.clamp_(0, 1).view(images.shape)
 
 
-def _factor(draws: Draws, strength: float, p: float) -> Tensor:
+def _factor(draws: ImageRNG, strength: float, p: float) -> Tensor:
     """(B,) float32: 1 + uniform[-strength, strength] with probability p, else 1."""
     active = chance(draws, p)
     return torch.where(active, torch.from_numpy(draws.uniform(1 - strength, 1 + strength)).float(), 1.0)
@@ -92,7 +92,7 @@ class _Strength(ColorAffine):
             raise ValueError(f"strength = {strength} must lie in [0, 1]")
         self.strength, self.p = float(strength), check_probability(p)
 
-    def draw(self, draws: Draws) -> Params:
+    def draw(self, draws: ImageRNG) -> Params:
         return {"factor": _factor(draws, self.strength, self.p)}
 
 
@@ -130,7 +130,7 @@ class Greyscale(ColorAffine):
     def __init__(self, p: float = 0.2) -> None:
         self.p = check_probability(p)
 
-    def draw(self, draws: Draws) -> Params:
+    def draw(self, draws: ImageRNG) -> Params:
         return {"factor": 1 - chance(draws, self.p).float()}
 
     def affine(self, params: Params, mean: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,7 +149,7 @@ class Hue(ColorAffine):
             raise ValueError(f"strength = {strength} must lie in [0, 0.5] (a fraction of the colour circle)")
         self.strength, self.p = float(strength), check_probability(p)
 
-    def draw(self, draws: Draws) -> Params:
+    def draw(self, draws: ImageRNG) -> Params:
         return {"turn": _factor(draws, self.strength, self.p) - 1}
 
     def affine(self, params: Params, mean: Tensor) -> tuple[Tensor, Tensor]:
@@ -165,7 +165,7 @@ class Cast(_Strength):
     def __init__(self, strength: float = 0.1, p: float = 0.8) -> None:
         super().__init__(strength, p)
 
-    def draw(self, draws: Draws) -> Params:
+    def draw(self, draws: ImageRNG) -> Params:
         active = chance(draws, self.p)
         channels = [torch.from_numpy(draws.uniform(1 - self.strength, 1 + self.strength)).float() for _ in range(3)]
         return {"factor": torch.where(active[:, None], torch.stack(channels, dim=1), 1.0)}
@@ -182,7 +182,7 @@ class Gamma(Photometric):
             raise ValueError(f"strength = {strength} must not be negative")
         self.strength, self.p = float(strength), check_probability(p)
 
-    def draw(self, draws: Draws) -> Params:
+    def draw(self, draws: ImageRNG) -> Params:
         active = chance(draws, self.p)
         limit = math.log1p(self.strength)
         return {"power": torch.where(active, torch.from_numpy(draws.uniform(-limit, limit)).float().exp(), 1.0)}
@@ -206,7 +206,7 @@ class Blur(Photometric):
             raise ValueError(f"sigma = {list(sigma)} must hold two rising numbers, e.g. [0.1, 2.0]")
         self.sigma, self.p = (float(low), float(high)), check_probability(p)
 
-    def draw(self, draws: Draws) -> Params:
+    def draw(self, draws: ImageRNG) -> Params:
         active = chance(draws, self.p)
         return {"sigma": torch.where(active, torch.from_numpy(draws.uniform(*self.sigma)).float().abs(), 0.0)}
 
@@ -217,6 +217,6 @@ class Blur(Photometric):
         blurred = (sigma > 0.05).nonzero()[:, 0]  # a narrower Gaussian's weight beside the centre is below 1e-80
         if not len(blurred):
             return images
-        sigma, where = sigma[blurred], sent(blurred, images.device)
+        sigma, where = sigma[blurred], to_device(blurred, images.device)
         rows, columns = (gaussian(sigma, side, most, images.device) for side in (height, width))
         return images.index_copy(0, where, filtered(images[where], rows, columns).clamp_(0, 1))

@@ -1,4 +1,4 @@
-"""Filters along rows and columns: each cell that comes out is a weighed mean of the cells around its centre.
+"""Filters along rows and columns: each cell that comes out is a weighted mean of the cells around its centre.
 
 There are two ways. `filtered` multiplies with the weights of near cells alone; it is for pictures, of whose cells few are near.
 `resampling_matrix` holds the weights of all cells; it is for feature maps, which are small, and whose gradients are then
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from picie.transfer import sent
+from picie.runtime.device import to_device
 
 _BAND = 32  # cells out that one product makes
 _ROUND = 4  # cells in are as many times that, so that products come in few shapes
@@ -80,7 +80,7 @@ class _Windows:
         centres = _centres(offsets, by.step[:, None], band, device)
         weights = by.weigh((torch.arange(cells, device=device) - centres[..., None]).abs_())
         self.weights = (weights / weights.sum(3, keepdim=True)).to(like.dtype)  # (B, bands, band, cells)
-        self.near = sent(first.long(), device)[:, :, None] + torch.arange(cells, device=device)  # (B, bands, cells)
+        self.near = to_device(first.long(), device)[:, :, None] + torch.arange(cells, device=device)  # (B, bands, cells)
         self.n, self.cells = by.n, bands * cells
 
     def along_rows(self, x: Tensor, part: slice) -> Tensor:
@@ -103,7 +103,7 @@ def triangle(start: Tensor, stop: Tensor, n_in: int, n_out: int, device: torch.d
     step = (stop - start) * n_in / n_out
     widest = max([n_in / n_out, *step.abs().tolist()])  # that of the whole frame, unless a box goes beyond
     reach = step.abs().clamp(min=1.0)
-    width = sent(-reach.float(), device)
+    width = to_device(-reach.float(), device)
     return Filter(
         n=n_out,
         offset=start * n_in + step / 2 - 0.5,
@@ -116,7 +116,7 @@ def triangle(start: Tensor, stop: Tensor, n_in: int, n_out: int, device: torch.d
 
 def gaussian(sigma: Tensor, n: int, most: float, device: torch.device | str = "cpu") -> Filter:
     """A blur of `n` cells by `sigma` (B,), in cells and on the CPU, which of any batch is at most `most`."""
-    steepness = sent(-0.5 / sigma.float().square(), device)
+    steepness = to_device(-0.5 / sigma.float().square(), device)
     return Filter(
         n=n,
         offset=torch.zeros(len(sigma), dtype=torch.float64),
@@ -136,7 +136,7 @@ def _centres(offset: Tensor, step: Tensor, n: int, device: torch.device | str) -
     """(..., n) float32, on `device`, offset + step * i of (...) float64 `offset` and `step`, which are little to send."""
     if torch.device(device).type == "mps":  # which has no float64
         offset, step = offset.float(), step.float()
-    offset, step = (sent(values, device)[..., None] for values in (offset, step))
+    offset, step = (to_device(values, device)[..., None] for values in (offset, step))
     return (offset + step * torch.arange(n, device=device)).float()
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from picie.runtime.rng import ImageRNG
 from picie.views.base import Geometric, Params, Photometric, build_transform
-from picie.views.draws import Draws
 from picie.views.geometry import Geometry
 from picie.views.invariance import apply_photometric
 
@@ -71,7 +71,7 @@ class BatchViews:
 
 
 class TwoViews:
-    """Draws views as the function of (seed, epoch, image) that `picie.views.draws` describes.
+    """ImageRNG views as the function of (seed, epoch, image) that `picie.runtime.rng` describes.
 
     Args:
         invariance: specs of the photometric transforms, {"name": ..., parameter: value}, applied in this order.
@@ -91,12 +91,12 @@ class TwoViews:
     def draw(self, epoch: int, indices: Sequence[int] | np.ndarray, n_views: int = 2) -> ViewDraws:
         """The draws of the images `indices` in `epoch`, colours of the first `n_views`; equal arguments give equal draws."""
         geometry = Geometry.identity(len(indices))
-        shared = Draws((self.seed, epoch, "equivariance"), indices)
+        shared = ImageRNG((self.seed, epoch, "equivariance"), indices)
         for transform, stream in zip(self.geometric, self._streams[1], strict=True):
             geometry = geometry.then(transform.draw(shared.child(stream)))
         photometric = []
         for view in range(n_views):
-            own = Draws((self.seed, epoch, "invariance", view), indices)
+            own = ImageRNG((self.seed, epoch, "invariance", view), indices)
             drawn = zip(self.photometric, self._streams[0], strict=True)
             photometric.append(tuple(transform.draw(own.child(stream)) for transform, stream in drawn))
         return ViewDraws(geometry, tuple(photometric), self.photometric)

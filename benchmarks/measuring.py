@@ -1,0 +1,84 @@
+"""picie and the floor, in turn: a run's epochs, and what they asked of the network replayed on ready tensors."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.meters import peaks, timed
+from benchmarks.replay import as_it_was, counts, ready, recorded, replay
+from picie.config import Config
+from picie.runtime.interrupts import StopRequest
+from picie.runtime.profiling import stopwatch
+from picie.runtime.progress import Progress
+from picie.training.trainer import Run
+
+_UNMARKED = "rest"  # what lies in no stage
+
+
+def measure(config: Config, folder: Path, rounds: int, floor: bool = True) -> dict[str, Any]:
+    """Time `rounds` epochs of a run, and as many replays of what such an epoch asks of the network.
+
+    Before them come a warm-up epoch and one in which stages are timed and calls noted, so that neither disturbs what is
+    compared; peak memory is that until then, of picie alone.
+
+    Args:
+        config: the run's; `train.epochs` is at least `rounds` + `settings.EXTRA_EPOCHS`.
+        folder: the run's; made, and must not be there.
+        rounds: epochs that are timed.
+        floor: False leaves out the replays.
+
+    Returns:
+        "seconds" of picie's and the floor's rounds, "calls" of an epoch, "stages" of one and of what comes "once" before the
+        first, each with seconds by stage, numbers of images, the engine's description, and peak memory.
+
+    Raises:
+        InputError: as for `picie.training.api.train`.
+    """
+    folder.mkdir(parents=True)
+    began = time.perf_counter()
+    stop = StopRequest()
+    run = Run(config, folder, Progress(False), stop)
+    device, network = run.engine.device, run.method.network
+    seconds: dict[str, list[float]] = {name: [] for name in (("picie", "floor") if floor else ("picie",))}
+    try:
+        with stopwatch() as opening:
+            run.open(None)
+        run.epoch()
+        with stopwatch() as watch, recorded(network) as calls:
+            run.epoch()
+        memory = peaks(device)
+        given = ready(calls if floor else (), device)
+        with as_it_was(network):
+            replay(network, list(given.inputs), given)  # each kind once, so that the floor is warm, too
+        for number in range(rounds):
+            for name in sorted(seconds, reverse=number % 2 == 0):  # picie first, then last: a drift of the machine cancels
+                if name == "picie":
+                    seconds[name].append(timed(run.epoch, device))
+                else:
+                    with as_it_was(network):
+                        seconds[name].append(timed(lambda: replay(network, calls, given), device))
+    finally:
+        run.close(time.perf_counter() - began, stop)
+    return {
+        "engine": run.engine.describe(),
+        "images": len(run.source.indices),
+        "val_images": 0 if run.scored is None else len(run.scored.dataset),
+        "refit_images": run.refit_images,
+        "seconds": seconds,
+        "calls": counts(calls),
+        "stages": _joined(watch.seconds),
+        "once": _joined(opening.seconds),
+        **memory,
+    }
+
+
+def _joined(seconds: Mapping[tuple[str, ...], float]) -> dict[str, float]:
+    """{"train/forward": 2.5, ...} of a stopwatch's seconds, the unmarked ones as "rest"; what took no time is left out."""
+    joined: defaultdict[str, float] = defaultdict(float)
+    for path, value in seconds.items():
+        joined["/".join(path) or _UNMARKED] += value
+    return {name: value for name, value in joined.items() if value >= 5e-4}

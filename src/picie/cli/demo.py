@@ -1,0 +1,65 @@
+"""`picie demo`: the whole way on built-in scenes, from nothing to pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import typer
+from PIL import Image
+
+from picie import config
+from picie.cli.tables import show_evaluation
+from picie.data.folder import Folder
+from picie.data.images import open_image
+from picie.data.scenes.dataset import write
+from picie.display.overlays import colorize, legend, overlay, sheet
+from picie.errors import InputError
+from picie.inference.predict import predict_files
+from picie.inference.segmenter import Segmenter
+from picie.report import FILE_NAME
+from picie.runtime.progress import log
+from picie.scoring.baselines import evaluate_baselines
+from picie.scoring.evaluation import evaluate
+from picie.training.api import train
+
+_ROWS = 8
+
+
+def demo(out: Path, seed: int = 0) -> None:
+    """Generate scenes, train PiCIE on their images, score it beside baselines, predict, and draw a sheet of results.
+
+    Args:
+        out: folder for scenes/, run/ with its report, predictions/ and results.png.
+        seed: of the scenes and of the training.
+
+    Raises:
+        InputError: `out` holds something already.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"--out {out}: exists already; give another folder or remove it")
+    data, run, predictions = out / "scenes", out / "run", out / "predictions"
+    log.info("drawing scenes: %s", data)
+    write(data, seed=seed)
+    log.info("training on the images alone (picie train %s --preset demo); labels only score it", data)
+    train(config.load("demo", None, [f"seed={seed}", f"data.root={json.dumps(str(data), ensure_ascii=False)}"]), run)
+    result = evaluate(run)
+    show_evaluation(result, evaluate_baselines(run))
+    predict_files(run, [data / "images" / "val"], predictions)
+    results = out / "results.png"
+    _results_sheet(run, data).save(results)
+    typer.echo(f"open {run / FILE_NAME} or {results}  (and {predictions}/*_overlay.jpg)")
+
+
+def _results_sheet(run: Path, data: Path) -> Image.Image:
+    """Image | prediction | overlay | label of some val images."""
+    segmenter, val = Segmenter.load(run), Folder(data, "val")
+    rows = []
+    for index in range(0, len(val), max(1, len(val) // _ROWS))[:_ROWS]:
+        image = open_image(val.paths[index])
+        labels = segmenter.predict(image)
+        truth = colorize(val.label(index), segmenter.colors)
+        rows.append([image, colorize(labels, segmenter.colors), overlay(image, labels, segmenter.colors), truth])
+    width = 4 * (rows[0][0].width + 6)
+    titles = ["image", "picie, without labels", "overlay", "label (only for the score)"]
+    return sheet(rows, titles, legend(segmenter.names, segmenter.colors, width))

@@ -1,0 +1,129 @@
+"""Tables for the terminal: scores, and what options can name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from picie import registry
+from picie.comparing.recipes import recipe_names, recipe_text
+from picie.config import preset_names, preset_text
+from picie.scoring.intervals import LEVEL
+from picie.scoring.results import Evaluation, unmatched_clusters
+
+
+def show_evaluation(result: Evaluation, baselines: Mapping[str, Evaluation]) -> None:
+    """Print a table of the classes, one of the whole, its groups, other matchings and `baselines`, and the protocol."""
+    summary = result.to_dict()
+    console = Console()
+    rows = [row for row in summary["per_class"] if row["pixels"] or row["cluster"] is not None]
+    console.print(_class_table(rows))
+    if len(rows) < len(summary["per_class"]):
+        console.print(f"classes that occur in no label: {len(summary['per_class']) - len(rows)} more")
+    left = [i for i in unmatched_clusters(result) if result.confusion[:, i].any()]
+    if left:
+        console.print(f"clusters without a class (their pixels count as errors): {_listed(left, 12, ' and another ')}")
+    console.print(_score_table(result, summary, baselines))
+    if result.intervals is not None:
+        console.print(f"in brackets: {LEVEL} % intervals, images resampled {result.intervals.resamples:,} times")
+    if result.void is not None:
+        share = result.confusion[:, result.void].sum() / result.confusion.sum()
+        console.print(f"labelled pixels without a prediction, which count as errors: {100 * share:.1f} %")
+    console.print(
+        f"pixel accuracy {_number(summary['accuracy'])}  mIoU {_number(summary['miou'])}  "
+        f"({result.n_images} images, mIoU of {summary['n_classes_in_miou']} classes)"
+    )
+    console.print(f"protocol: {result.protocol}", highlight=False)
+
+
+def _class_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table("class", *(_right(name) for name in ("IoU %", "accuracy %", "pixels", "cluster")))
+    for row in rows:
+        numbers = (_number(row["iou"]), _number(row["accuracy"]), f"{row['pixels']:,}", _listed(row["clusters"], 2))
+        table.add_row(escape(row["name"]), *numbers)
+    return table
+
+
+def _score_table(result: Evaluation, summary: Mapping[str, Any], baselines: Mapping[str, Evaluation]) -> Table:
+    """Rows of accuracy and mIoU, with their intervals where there are any."""
+    table = Table("", *(_right(name) for name in ("pixel accuracy %", "mIoU %")))
+    intervals = summary["intervals"] or {"groups": {}}
+
+    def add(name: str, scores: Mapping[str, Any], ends: Mapping[str, Any] | None = None) -> None:
+        cells = [f"{_number(scores[key])}{_bracketed((ends or {}).get(key))}" for key in ("accuracy", "miou")]
+        table.add_row(escape(name), *cells)
+
+    add(f"all classes, {result.matching}", summary, intervals)
+    for name, scores in summary["groups"].items():
+        add(f"{name}, all errors counted", scores, intervals["groups"].get(name))
+    for name, scores in summary.get("groups_published", {}).items():
+        add(f"{name}, published arithmetic", scores)
+    table.add_section()
+    for name, scores in summary["matchings"].items():
+        if name != result.matching:
+            add(f"matched {name}", scores)
+    table.add_section()
+    for name, other in baselines.items():
+        add(f"{name}, {other.matching}", other.to_dict())
+    return table
+
+
+def _bracketed(ends: Sequence[float | None] | None) -> str:
+    return "" if ends is None else f" ({_number(ends[0])} to {_number(ends[1])})"
+
+
+def _listed(numbers: Sequence[int], most: int, between: str = " +") -> str:
+    """The first of `numbers`, and how many more there are."""
+    more = f"{between}{len(numbers) - most}" if len(numbers) > most else ""
+    return ", ".join(map(str, numbers[:most])) + more if numbers else "-"
+
+
+def _right(name: str) -> Any:
+    return Column(name, justify="right")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def show_list(what: str) -> None:
+    """Print the names of one kind, each with the first line of its description."""
+    rows = list(_list_rows(what))
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        Console().print(f"{name:<{width}}  {text}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _list_rows(what: str) -> Iterator[tuple[str, str]]:
+    if what == "presets":
+        for name in preset_names():
+            yield name, preset_text(name).splitlines()[0].lstrip("# ")
+    elif what == "recipes":
+        for name in recipe_names():
+            yield name, recipe_text(name).splitlines()[0].lstrip("# ")
+    elif what == "transforms":
+        for option, entries in (("invariance", registry.INVARIANCE), ("equivariance", registry.EQUIVARIANCE)):
+            for name in entries:
+                made = registry.find(entries, name, "list")
+                parameters = ", ".join(f"{p.name}={p.default}" for p in inspect.signature(made).parameters.values())
+                yield f"{name}({parameters})", f"views.{option}: {_first_line(made)}"
+    elif what == "backbones":
+        for name in registry.BACKBONES:
+            shipped = name == registry.SHIPPED_BACKBONE
+            yield name, "ImageNet weights installed with picie" if shipped else "weights from timm's hub, or model.weights=FILE"
+        import timm  # with torch it takes seconds, which a table of scores need not wait for
+
+        yield f"... and {len(timm.list_models()):,} more of timm", "any with a feature pyramid or patches"
+    else:
+        entries = {"datasets": registry.DATASETS, "methods": registry.METHODS}[what]
+        for name in entries:
+            yield name, _first_line(registry.find(entries, name, "list"))
+
+
+def _first_line(thing: Any) -> str:
+    return (thing.__doc__ or "").strip().splitlines()[0]

@@ -1,0 +1,1 @@
+"""Check, download and curate the datasets of the field."""

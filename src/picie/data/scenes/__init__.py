@@ -1,0 +1,1 @@
+"""A procedural dataset with exact labels."""

@@ -1,0 +1,1 @@
+"""Colours, overlays and charts."""

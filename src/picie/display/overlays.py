@@ -1,0 +1,75 @@
+"""Pictures for people: overlays, legends, sheets. Colours are those of the label map everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from picie.display.colors import Color
+
+_OPACITY = 0.55
+_FONT_SIZE = 14
+_GAP = 6
+
+
+def colorize(labels: np.ndarray, colors: Sequence[Color], unlabelled: Color = (0, 0, 0)) -> Image.Image:
+    """Label map (H, W) as an RGB picture; values without a colour become `unlabelled`."""
+    table = np.array([*colors, unlabelled], dtype=np.uint8)
+    return Image.fromarray(table[np.where(labels < len(colors), labels, len(colors)).astype(np.int64)])
+
+
+def overlay(image: Image.Image, labels: np.ndarray, colors: Sequence[Color]) -> Image.Image:
+    """The segments in their colours over the RGB `image`, with their borders drawn; (H, W) `labels` of its size."""
+    blended = np.asarray(Image.blend(image, colorize(labels, colors), _OPACITY)).copy()
+    border = np.zeros(labels.shape, dtype=bool)
+    border[1:] |= labels[1:] != labels[:-1]
+    border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    blended[border] = blended[border] // 3
+    return Image.fromarray(blended)
+
+
+def index_image(labels: np.ndarray, colors: Sequence[Color]) -> Image.Image:
+    """Label map (H, W) as an image of mode P whose palette holds the colours; of mode I;16 above 256 values."""
+    if len(colors) > 256:
+        return Image.fromarray(labels.astype(np.uint16))
+    image = Image.fromarray(labels.astype(np.uint8))
+    image.putpalette([channel for color in colors for channel in color])
+    return image
+
+
+def legend(names: Sequence[str], colors: Sequence[Color], width: int) -> Image.Image:
+    """A strip of colour patches with their names, in as many rows as `width` pixels ask for."""
+    font = ImageFont.load_default(_FONT_SIZE)
+    patch, line = _FONT_SIZE + 2, _FONT_SIZE + 10
+    widths = [patch + 2 * _GAP + round(font.getlength(name)) + 2 * _GAP for name in names]
+    places, x, y = [], _GAP, 0
+    for item in widths:
+        if x + item > width and x > _GAP:
+            x, y = _GAP, y + line
+        places.append((x, y))
+        x += item
+    strip = Image.new("RGB", (max(width, max(widths, default=0) + _GAP), y + line + _GAP), "white")
+    draw = ImageDraw.Draw(strip)
+    for (left, top), name, color in zip(places, names, colors, strict=True):
+        draw.rectangle((left, top + _GAP, left + patch, top + _GAP + patch), fill=color, outline=(90, 90, 90))
+        draw.text((left + patch + _GAP, top + _GAP), name, fill="black", font=font)
+    return strip
+
+
+def sheet(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str], key: Image.Image | None = None) -> Image.Image:
+    """Pictures of one size in rows, a title over each column and a legend below."""
+    font = ImageFont.load_default(_FONT_SIZE)
+    width, height = rows[0][0].size
+    head = _FONT_SIZE + 2 * _GAP
+    total = (_GAP + len(titles) * (width + _GAP), head + len(rows) * (height + _GAP))
+    page = Image.new("RGB", (max(total[0], key.width if key else 0), total[1] + (key.height if key else 0)), "white")
+    draw = ImageDraw.Draw(page)
+    for column, title in enumerate(titles):
+        draw.text((_GAP + column * (width + _GAP), _GAP), title, fill="black", font=font)
+        for row, pictures in enumerate(rows):
+            page.paste(pictures[column], (_GAP + column * (width + _GAP), head + row * (height + _GAP)))
+    if key is not None:
+        page.paste(key, (0, total[1]))
+    return page

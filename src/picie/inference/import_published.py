@@ -1,0 +1,248 @@
+"""`picie import-checkpoint`: a checkpoint of the authors' published code becomes a run.
+
+Such a file holds `state_dict` (torchvision's ResNet and four laterals), `classifier1_state_dict`, for PiCIE also
+`classifier2_state_dict`, `optimizer`, `epoch` and `args`, names mostly prefixed `module.` (METHOD 4.18). What the network is
+is read from its tensors; `args` are kept as data and compared with them. The optimiser's state is left behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from picie import config, registry
+from picie.config import Config
+from picie.errors import InputError
+from picie.models.extractor import Extractor
+from picie.runtime import checkpoint, output_paths
+from picie.runtime.progress import log
+from picie.runtime.run_record import RunRecord
+from picie.version import __version__
+
+_ARCHITECTURES = {  # (blocks of res2 to res5, whether they are bottlenecks) -> name
+    ((2, 2, 2, 2), False): "resnet18",
+    ((3, 4, 6, 3), False): "resnet34",
+    ((3, 4, 6, 3), True): "resnet50",
+    ((3, 4, 23, 3), True): "resnet101",
+}
+_CLASSIFIERS = ("classifier1_state_dict", "classifier2_state_dict")
+
+
+@dataclass(frozen=True)
+class _Published:
+    """A published checkpoint's content, checked for what it is, not yet for what it should be.
+
+    Attributes:
+        file: where it was read.
+        network: the network's tensors, names without `module.`.
+        classifiers: (K, D) weights and (K,) offsets, of PiCIE two, of MDC one.
+        epoch: as the file says.
+        args: the plain values of the command that made it.
+    """
+
+    file: Path
+    network: dict[str, Tensor]
+    classifiers: list[tuple[Tensor, Tensor]]
+    epoch: int | None
+    args: dict[str, Any]
+
+
+def import_checkpoint(file: str | Path, out: str | Path, dataset: str = "cocostuff27") -> Path:
+    """Make a run of a published checkpoint; it can be evaluated, predicted with and exported, not trained further.
+
+    Args:
+        file: the checkpoint. It is read as data: nothing in it is run.
+        out: the run's folder; made, and must not hold anything.
+        dataset: what the run is scored on, a name from `picie list datasets`.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        InputError: `file` is no such checkpoint, `out` is in use, or there is no such dataset; nothing is left behind.
+    """
+    file, out = Path(file), Path(out)
+    output_paths.check_new(out)
+    registry.find(registry.DATASETS, dataset, "--dataset")
+    published = _read(file)
+    settings = _settings(published, dataset)
+    network = _network_state(published, settings)
+    weight, bias = published.classifiers[0]
+    with file.open("rb") as opened:
+        sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+    source = {"file": file.name, "sha256": sha256, "epoch": published.epoch}
+    state = {
+        "picie": __version__,
+        "config": settings.model_dump(mode="json"),
+        "imported": source,
+        "method": {**network, "centroids": torch.stack([w for w, _ in published.classifiers]), "prototypes": weight},
+        "classifier": {"weight": weight, "bias": bias},
+        **{"epoch": published.epoch or 0, "step": 0, "finished": True, "matching": None},
+    }
+    with output_paths.new_folder(out):
+        (out / "config.toml").write_text(config.to_toml(settings), "utf-8")
+        record = RunRecord(out)
+        record.start({})
+        record.update(status="imported", imported={**source, "args": published.args})
+        checkpoint.save(out / checkpoint.FILE_NAME, state)
+    _compare(published, settings)
+    log.info("imported: %s, %s, D = %d, K = %d", settings.method, settings.model.backbone, *weight.shape[::-1])
+    return out
+
+
+def _read(file: Path) -> _Published:
+    """What `file` holds. Raises `InputError` for everything that is not what it should be."""
+    if not file.is_file():
+        raise InputError(f"{file}: no such file; give a checkpoint of the published code")
+    content = checkpoint.read_tensors(file, also=(argparse.Namespace,))  # its instances hold attributes and do nothing
+    if not isinstance(content, Mapping) or not ("state_dict" in content or _CLASSIFIERS[0] in content):
+        raise InputError(f"{file}: is no checkpoint of the published code, which holds 'state_dict' and '{_CLASSIFIERS[0]}'")
+    network = _tensors(content, "state_dict", file)
+    names = _CLASSIFIERS if _CLASSIFIERS[1] in content else _CLASSIFIERS[:1]
+    classifiers = [_classifier(_tensors(content, name, file), name, file) for name in names]
+    if classifiers[0][0].shape != classifiers[-1][0].shape:
+        raise InputError(f"{file}: {_CLASSIFIERS[0]} and {_CLASSIFIERS[1]} are of different shapes; it is damaged")
+    epoch = content.get("epoch")
+    if epoch is not None and not (type(epoch) is int and 0 <= epoch < 2**31):
+        raise InputError(f"{file}: epoch is no number of epochs; it is damaged")
+    return _Published(file, network, classifiers, epoch, _plain_args(content.get("args"), file))
+
+
+def _tensors(content: Mapping[Any, Any], section: str, file: Path) -> dict[str, Tensor]:
+    """The tensors of one of the file's state_dicts, finite, names without `module.`."""
+    state = content.get(section)
+    if not isinstance(state, Mapping):
+        raise InputError(f"{file}: has no {section!r}; it is no checkpoint of the published code, or not a whole one")
+    found = {}
+    for name, tensor in state.items():
+        if not (isinstance(name, str) and isinstance(tensor, Tensor)):
+            raise InputError(f"{file}: {section}: {name!r:.80} is no tensor with a name; it is damaged")
+        if not _is_dense(tensor):
+            raise InputError(f"{file}: {section}: {name!r:.80} is no dense tensor of plain numbers")
+        if not tensor.isfinite().all():
+            raise InputError(f"{file}: {section}: {name!r:.80} holds values that are not finite; the training diverged")
+        found[name.removeprefix("module.")] = tensor.detach()
+    return found
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether it has plain numbers, each in the file: a small file may claim 40 TB by repeating one number."""
+    odd = tensor.is_nested or tensor.is_quantized or tensor.is_complex()
+    if odd or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
+def _classifier(state: Mapping[str, Tensor], section: str, file: Path) -> tuple[Tensor, Tensor]:
+    """(K, D) weights and (K,) offsets of a 1x1 convolution's state."""
+    for name in ("weight", "bias"):
+        if name not in state:
+            raise InputError(f"{file}: {section} has no {name!r}; it is damaged")
+    weight, bias = state["weight"], state["bias"]
+    if weight.shape[2:] != (1, 1) or bias.shape != weight.shape[:1]:
+        shapes = f"{tuple(weight.shape)} and {tuple(bias.shape)}"
+        raise InputError(f"{file}: {section}: weight and bias are {shapes}; they should be (K, D, 1, 1) and (K,)")
+    return weight[:, :, 0, 0].float().clone(), bias.float().clone()
+
+
+def _plain_args(args: Any, file: Path) -> dict[str, Any]:
+    """The attributes of `args`, if they are such as a command line gives: numbers, strings, and lists of these."""
+    if args is None:
+        return {}
+    values = vars(args) if type(args) is argparse.Namespace else args
+    if not isinstance(values, dict):
+        raise InputError(f"{file}: args is no argparse.Namespace; it is damaged")
+    for name, value in values.items():
+        parts = value if isinstance(value, list | tuple) else (value,)
+        if not (isinstance(name, str) and all(_is_plain(part) for part in parts)):
+            raise InputError(
+                f"{file}: args: {name!r:.80} is no number, string or list of these; it is not of the published code"
+            )
+    return dict(values)
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or type(value) in (bool, float, str) or (type(value) is int and abs(value) < 2**63)
+
+
+def _settings(published: _Published, dataset: str) -> Config:
+    """The configuration under which picie predicts as the published code does; sizes are read from the tensors."""
+    k, dim = published.classifiers[0][0].shape
+    method = "picie" if len(published.classifiers) == 2 else "mdc"
+    values = {
+        "data.name": json.dumps(dataset),
+        "model.backbone": _architecture(published),
+        "model.pretrained": "false",
+        "model.dim": dim,
+        "cluster.k": k,
+        "train.precision": "fp32",  # as the published scores were taken
+    }
+    try:
+        return config.load(f"cocostuff27-{method}", None, [f"{key}={value}" for key, value in values.items()])
+    except InputError as error:
+        raise InputError(f"{published.file}: {error}") from error
+
+
+def _architecture(published: _Published) -> str:
+    """The ResNet whose blocks the tensors are of."""
+    pattern = re.compile(r"backbone\.layer([1-4])\.(\d+)\.conv([123])\.weight")
+    found = [match.groups() for match in map(pattern.fullmatch, published.network) if match]
+    blocks = tuple(len({block for stage, block, _ in found if stage == level}) for level in "1234")
+    name = _ARCHITECTURES.get((blocks, any(convolution == "3" for _, _, convolution in found)))  # type: ignore[arg-type]
+    if name is None:
+        raise InputError(
+            f"{published.file}: state_dict: backbone.layer1 to layer4 have {blocks} blocks, "
+            "which is none of ResNet-18, -34, -50 and -101"
+        )
+    return name
+
+
+def _network_state(published: _Published, settings: Config) -> dict[str, Tensor]:
+    """The network's tensors by their names in a run's checkpoint, each of the shape that it should have."""
+    file, left = published.file, dict(published.network)
+    state = {}
+    for name, own in Extractor(settings.model, pretrained=False).state_dict().items():
+        theirs = _published_name(name)
+        if theirs in left:
+            tensor = left.pop(theirs)
+        elif name.endswith("num_batches_tracked"):  # old torch had none, and nothing is computed from it
+            tensor = own
+        else:
+            raise InputError(f"{file}: state_dict has no {theirs!r}, which {settings.model.backbone} needs; it is damaged")
+        if tensor.shape != own.shape:
+            shapes = f"{tuple(tensor.shape)}; with {settings.model.backbone} and D = {settings.model.dim} it should be"
+            raise InputError(f"{file}: state_dict: {theirs!r} is {shapes} {tuple(own.shape)}")
+        state[f"network.{name}"] = tensor.to(own.dtype).clone()
+    extra = [name for name in left if not name.startswith("backbone.fc.")]  # ImageNet's classifier, which is not used
+    if extra:
+        raise InputError(f"{file}: state_dict: {extra[0]!r:.80} is not part of the published network")
+    return state
+
+
+def _published_name(name: str) -> str:
+    """The published name of one of the network's tensors: its decoder counts from coarse to fine."""
+    if name.startswith("fpn.laterals."):
+        _, _, level, part = name.split(".")
+        return f"decoder.layer{4 - int(level)}.{part}"
+    return name.replace("backbone.net.", "backbone.", 1)
+
+
+def _compare(published: _Published, settings: Config) -> None:
+    """Say where `args` and tensors differ; the tensors count."""
+    for key, actual in {
+        "arch": settings.model.backbone,
+        "in_dim": settings.model.dim,
+        "K_train": settings.cluster.k,
+    }.items():
+        claimed = published.args.get(key, actual)
+        if claimed != actual:
+            log.warning("%s: its args say %s = %.80r, its tensors %s; the tensors count", published.file, key, claimed, actual)

@@ -1,0 +1,184 @@
+"""From pictures to label maps, with one checkpoint file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.nn import functional as F
+
+from picie.config import Config, from_dict
+from picie.data.base import ClassMap
+from picie.data.images import open_image, to_rgb, whole_size
+from picie.display.colors import hex_to_rgb
+from picie.errors import InputError
+from picie.inference.segments import Segments
+from picie.methods.losses import prototype_logits
+from picie.models.extractor import Extractor
+from picie.runtime import checkpoint
+from picie.runtime.device import Engine, pick_device
+from picie.views.resampling import resampling_matrix
+
+_CHUNK = 2**24  # logits enlarged at a time: 64 MB, whatever the size of the picture
+
+
+class Segmenter:
+    """A trained network and its clusters.
+
+    Args:
+        network: f.
+        classifier: (K, D) weights and (K,) offsets; the arg max over a cell's unit-norm features is its cluster.
+        config: the run's configuration.
+        engine: device and precision.
+        classes: the classes of the run's evaluation, if there was one.
+        assignment: (K,) each cluster's class or UNMATCHED, from that evaluation.
+
+    Attributes:
+        segments: what each value of a predicted map means, and the clusters in it: as a person named them; else the classes,
+            then the unmatched clusters, if the run was evaluated; else the clusters.
+        names: of the segments.
+        colors: (R, G, B) in 0..255 of the segments.
+        value_of_cluster: (K,) the value that each cluster gets in a predicted map.
+    """
+
+    def __init__(
+        self,
+        network: Extractor,
+        classifier: tuple[Tensor, Tensor],
+        config: Config,
+        engine: Engine,
+        classes: ClassMap | None = None,
+        assignment: np.ndarray | None = None,
+    ) -> None:
+        self.network, self.config, self.engine = network, config, engine
+        self.classifier = (classifier[0].to(engine.device), classifier[1].to(engine.device))
+        self.classes = classes
+        self.k = len(classifier[0])
+        self.name_clusters(classes, assignment)
+
+    def name_clusters(self, classes: ClassMap | None, assignment: np.ndarray | None) -> None:
+        """Set what predicted values mean: from an evaluation's `classes` and `assignment` (K,), or plain clusters."""
+        self.classes = classes
+        if classes is None or assignment is None:
+            self.take_segments(Segments.plain(self.k))
+        else:
+            self.take_segments(Segments.matched(classes, assignment))
+
+    def take_segments(self, segments: Segments) -> None:
+        """Set what predicted values mean: `segments` of this segmenter's K clusters."""
+        self.segments = segments
+        self.names = segments.names
+        self.colors = tuple(hex_to_rgb(color) for color in segments.colors)
+        self.value_of_cluster = np.array(segments.assignment, dtype=np.int64)
+
+    @classmethod
+    def load(cls, run: str | Path, device: str = "auto") -> Segmenter:
+        """The segmenter of a run's folder or checkpoint file.
+
+        Raises:
+            InputError: there is no checkpoint, it is of something else, or the device is not here.
+        """
+        return cls.from_state(checkpoint.load(run), device)
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], device: str = "auto") -> Segmenter:
+        """The segmenter of a loaded checkpoint. Raises `InputError` if its run has not clustered anything yet."""
+        if not (state["epoch"] or state["step"] or state["finished"]):
+            raise InputError("the run was stopped before its first clusters; go on with picie train --resume RUN")
+        config = from_dict(state["config"])
+        network = Extractor(config.model, pretrained=False)
+        prefix = "network."
+        network.load_state_dict({k.removeprefix(prefix): v for k, v in state["method"].items() if k.startswith(prefix)})
+        engine = Engine(pick_device(device), config.train.precision)
+        network.prepare(engine.device, engine.bf16)
+        network.eval()
+        matching = state.get("matching")
+        classes, assignment = None, None
+        if matching is not None:
+            classes = ClassMap(tuple(matching["names"]), tuple(matching["colors"]), matching["ignore"])
+            assignment = np.array(matching["assignment"], dtype=np.int64)
+        segmenter = cls(network, checkpoint.classifier_in_use(state), config, engine, classes, assignment)
+        naming = state.get("naming")
+        if naming is not None and (naming["segments"]["user_defined"] or matching is None):
+            segmenter.take_segments(Segments.of(naming["segments"]))
+        return segmenter
+
+    def predict(self, image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
+        """The label map of one picture.
+
+        Args:
+            image: a file, a Pillow image of any mode, or an array (H, W, 3) or (H, W) of uint8.
+
+        Returns:
+            (H, W) uint8, or uint16 for more than 256 values, at the picture's own (upright) size; `names` and `colors`
+            say what the values mean.
+
+        Raises:
+            UnreadableImageError: the file is no image.
+            InputError: an array of another kind.
+        """
+        return self.values(self.predict_clusters(_as_image(image)))
+
+    def values(self, clusters: np.ndarray) -> np.ndarray:
+        """What label maps hold for `clusters`, integers of any shape: uint8, or uint16 for more than 256 values."""
+        values: np.ndarray = self.value_of_cluster[clusters]
+        return values.astype(np.uint8 if len(self.names) <= 256 else np.uint16)
+
+    def predict_clusters(self, image: Image.Image) -> np.ndarray:
+        """(H, W) int64 clusters of an RGB picture, computed with its short side at `evaluate.size`."""
+        clusters: np.ndarray = self.clusters(self.to_pixels(image), (image.height, image.width))[0]
+        return clusters
+
+    def logits(self, images: Tensor) -> Tensor:
+        """(B, K, h, w) float32 logits of each feature cell of `images` (B, 3, H, W) float32 in [0, 1]."""
+        return prototype_logits(F.normalize(self.network(images), dim=1), *self.classifier)
+
+    @torch.inference_mode()
+    def clusters(self, pixels: Tensor, size: tuple[int, int]) -> np.ndarray:
+        """(B, *size) int64 clusters of `pixels` (B, 3, H, W) uint8: logits enlarged bilinearly to `size`, arg max."""
+        return self.clusters_of(self.features(pixels), size)
+
+    @torch.inference_mode()
+    def clusters_of(self, features: Tensor, size: tuple[int, int]) -> np.ndarray:
+        """(B, *size) int64 clusters of unit-norm `features` (B, D, h, w): what `clusters` makes of them."""
+        return enlarged_argmax(prototype_logits(features, *self.classifier), size).cpu().numpy()
+
+    @torch.inference_mode()
+    def features(self, pixels: Tensor) -> Tensor:
+        """Unit-norm features (B, D, h, w) float32, on the engine's device, of `pixels` (B, 3, H, W) uint8."""
+        training = self.network.training
+        self.network.eval()
+        z = self.network(self.engine.to_images(pixels))
+        self.network.train(training)
+        return F.normalize(z, dim=1)
+
+    def to_pixels(self, image: Image.Image) -> Tensor:
+        """(1, 3, H, W) uint8 of an RGB picture, its short side at `evaluate.size`: what a picture is computed at."""
+        height, width = whole_size(image.height, image.width, self.config.evaluate_size)
+        resized = image.resize((width, height), Image.Resampling.BILINEAR)
+        return torch.from_numpy(np.asarray(resized).transpose(2, 0, 1)[None].copy())
+
+
+def enlarged_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, *size) arg max over K of `logits` (B, K, h, w) enlarged to `size`, some rows at a time to bound the memory."""
+    (batch, k, h, w), (height, width) = logits.shape, size
+    zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    rows = resampling_matrix(zero, one, h, height)[0].to(logits)
+    columns = resampling_matrix(zero, one, w, width)[0].to(logits)
+    at_once = max(1, _CHUNK // (batch * k * width))
+    parts = [(chunk @ logits @ columns.T).max(1).indices for chunk in rows.split(at_once)]  # argmax takes six times as long
+    return torch.cat(parts, dim=1)
+
+
+def _as_image(image: str | Path | Image.Image | np.ndarray) -> Image.Image:
+    if isinstance(image, str | Path):
+        return open_image(Path(image))
+    if isinstance(image, Image.Image):
+        return to_rgb(ImageOps.exif_transpose(image))
+    if image.dtype == np.uint8 and (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in {3, 4})) and image.size:
+        return to_rgb(Image.fromarray(image))
+    raise InputError(f"image: an array of {image.dtype} {image.shape} is no picture; give (H, W, 3) or (H, W) uint8")

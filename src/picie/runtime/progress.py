@@ -1,0 +1,111 @@
+"""Log lines and progress bars on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.progress import Progress as RichProgress
+from rich.text import Text
+
+from picie.runtime import distributed
+
+log = logging.getLogger("picie")
+console = Console(stderr=True)  # progress bars and log lines; results go to stdout
+_LINE_EVERY = 60.0  # seconds, where there is no terminal
+
+
+def set_up_logging(quiet: bool = False) -> None:
+    """Send the package's log lines to stderr, above any progress bar; `quiet` keeps warnings alone.
+
+    Of several processes of a run the main one speaks.
+    """
+    log.handlers[:] = [_Handler() if distributed.is_main() else logging.NullHandler()]
+    log.propagate = False
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+class _Handler(logging.Handler):
+    """Lines on stderr; on a terminal above the progress bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "picie: warning: " if record.levelno >= logging.WARNING else ""
+        text = prefix + record.getMessage()
+        if console.is_terminal:
+            console.print(text, soft_wrap=True, markup=False, highlight=False)
+        else:
+            print(text, file=sys.stderr)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f} images/s" if speed else "", style="progress.data.speed")
+
+
+class Progress:
+    """Progress bars with rate and time left, on a terminal; elsewhere a log line a minute.
+
+    Of several processes of a run the main one shows its own progress, times their number.
+
+    Args:
+        enabled: False never shows any.
+        unit: what is counted, "images" or "bytes".
+    """
+
+    def __init__(self, enabled: bool = True, unit: Literal["images", "bytes"] = "images") -> None:
+        counts = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(), _Rate())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            *counts,
+            TimeRemainingColumn(),
+            TextColumn("left"),
+        )
+        enabled = enabled and distributed.is_main()
+        self._lines, self._unit = enabled and not console.is_terminal, unit
+        self._shown = RichProgress(*columns, console=console, transient=True, disable=not (enabled and console.is_terminal))
+
+    def __enter__(self) -> Progress:
+        self._shown.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._shown.stop()
+
+    @contextlib.contextmanager
+    def bar(self, name: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        """A bar of `total` (None: unknown) for the duration of the context; call what it yields with the number just done."""
+        task = self._shown.add_task(name, total=total)
+        done, told = 0, time.monotonic()
+
+        def advance(n: int) -> None:
+            nonlocal done, told
+            n *= distributed.world_size()
+            self._shown.advance(task, n)
+            done += n
+            if self._lines and time.monotonic() - told > _LINE_EVERY:
+                told = time.monotonic()
+                shown = [decimal(amount) if self._unit == "bytes" else f"{amount:,}" for amount in (done, total or 0)]
+                log.info("%s: %s%s", name, shown[0], f" of {shown[1]}" if total else "")
+
+        try:
+            yield advance
+        finally:
+            self._shown.remove_task(task)

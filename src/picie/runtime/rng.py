@@ -1,0 +1,85 @@
+"""Randomness as a function: every number drawn depends on (seed, epoch, image, purpose) and on nothing else.
+
+There is no generator whose state would have to be stored: the clustering, labelling and training passes of an epoch ask
+for the same numbers and get them, in any order, with any number of workers, and after a resume.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # SplitMix64 (Steele, Lea, Flood 2014): increment and the two mixing constants
+_MIX1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX2 = np.uint64(0x94D049BB133111EB)
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """SplitMix64's finaliser: a bijection of uint64 whose output bits each depend on all input bits."""
+    x = (x ^ (x >> np.uint64(30))) * _MIX1
+    x = (x ^ (x >> np.uint64(27))) * _MIX2
+    mixed: np.ndarray = x ^ (x >> np.uint64(31))
+    return mixed
+
+
+@functools.lru_cache
+def _word(part: int | str) -> np.ndarray:
+    """(1,) uint64 that stands for `part` of a key: an array, for only scalars are warned of where they overflow."""
+    word = zlib.crc32(part.encode()) + (1 << 40) if isinstance(part, str) else part
+    return _mix(np.array([word & (2**64 - 1)], dtype=np.uint64) + _GOLDEN)
+
+
+def _fold(state: np.ndarray, part: int | str) -> np.ndarray:
+    return _mix(state + _GOLDEN ^ _word(part))
+
+
+class ImageRNG:
+    """Random numbers for a batch of images, one independent stream an image.
+
+    Args:
+        key: what the numbers are for, e.g. (seed, epoch, "equivariance").
+        indices: B image indices in the dataset.
+
+    The n-th call of `uniform` on equal `key` and index gives the equal number; images do not influence each other.
+
+    >>> a = ImageRNG((0, 3, "demo"), [5, 9]).uniform()
+    >>> b = ImageRNG((0, 3, "demo"), [9]).uniform()
+    >>> bool(a[1] == b[0])
+    True
+    """
+
+    def __init__(self, key: Sequence[int | str], indices: Sequence[int] | np.ndarray) -> None:
+        state = np.zeros(1, dtype=np.uint64)
+        for part in key:
+            state = _fold(state, part)
+        self._state = _mix(_mix(np.asarray(indices, dtype=np.uint64) * _GOLDEN + _GOLDEN) + state)
+        self._calls = 0
+
+    def __len__(self) -> int:
+        return len(self._state)
+
+    def child(self, name: str) -> ImageRNG:
+        """An independent set of streams for `name`; so adding a transform leaves the numbers of the others alone."""
+        draws = copy.copy(self)
+        draws._state, draws._calls = _fold(self._state, name), 0
+        return draws
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> np.ndarray:
+        """(B,) float64, uniform in [low, high)."""
+        self._calls += 1
+        bits = _mix(self._state + np.uint64(int(_GOLDEN) * self._calls & 2**64 - 1))
+        return low + (high - low) * ((bits >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+
+
+def derived_seed(*key: int | str) -> int:
+    """A seed in [0, 2**53) for a library generator, from e.g. (seed, epoch, "kmeans")."""
+    return int(ImageRNG(key, [0]).uniform()[0] * 2**53)
+
+
+def permutation(n: int, *key: int | str) -> np.ndarray:
+    """(n,) int64: the order in which images are visited, a function of `key` alone."""
+    return np.argsort(ImageRNG(key, np.arange(n)).uniform(), kind="stable")

@@ -1,0 +1,1 @@
+"""Training: the epoch loop and what it needs."""

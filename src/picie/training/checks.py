@@ -1,0 +1,110 @@
+"""What is settled before any work: paths, splits, sizes, and whether the clusters can be made at all."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from picie.clustering.point_sample import points_per_batch
+from picie.config import Config, EvaluateConfig
+from picie.data import open_dataset
+from picie.data.base import Dataset, MissingSplitError
+from picie.data.loading import split_batches
+from picie.errors import InputError
+from picie.models.extractor import Extractor
+from picie.runtime.device import Engine
+from picie.runtime.progress import log
+from picie.views.two_views import TwoViews
+
+
+def with_absolute_root(config: Config) -> Config:
+    """The configuration that is recorded, so that a run can be scored and resumed from any folder."""
+    if config.data.root is None:
+        return config
+    root = str(Path(config.data.root).absolute())
+    return config.model_copy(update={"data": config.data.model_copy(update={"root": root})})
+
+
+def labelled_split(config: Config) -> Dataset | None:
+    """The split to score while training; None where the data has no labels, or not the split that is scored by default."""
+    try:
+        dataset = open_dataset(config.data, config.evaluate.split)
+    except MissingSplitError as error:
+        if config.evaluate.split != EvaluateConfig.model_fields["split"].default:
+            raise
+        level = logging.INFO if config.data.name == "folder" else logging.WARNING  # who names a labelled dataset wants scores
+        log.log(level, "no scores while training: %s", error)
+        return None
+    return dataset if dataset.classes is not None else None
+
+
+def check_turns(views: TwoViews, config: Config) -> None:
+    """Raises `InputError` if a transform exchanges rows and columns of frames that are not square."""
+    turning = next((spec for g, spec in zip(views.geometric, config.views.equivariance, strict=True) if g.needs_square), None)
+    if turning is not None and config.views.aspect != 1:
+        raise InputError(
+            f"views.equivariance: {turning['name']!r} exchanges rows and columns, so frames must be square; leave it out, "
+            f"or views.aspect={config.views.aspect:g}"
+        )
+
+
+@torch.no_grad()
+def feature_size(network: Extractor, engine: Engine, config: Config) -> tuple[int, int]:
+    """(h, w) of a view's features, found by trying; and that the network takes pictures that are not square.
+
+    Raises:
+        InputError: the backbone refuses the one or the other.
+    """
+    height, width = config.views.view_size
+    network.eval()
+    sizes = []
+    for tried in (width, width + width // 2):
+        try:
+            sizes.append(network(torch.zeros(1, 3, height, tried, device=engine.device)).shape[2:])
+        except (RuntimeError, AssertionError, ValueError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                f"model.backbone: {config.model.backbone!r} cannot take images of {height}x{tried} pixels ({reason}); "
+                "choose another backbone, or a views.size that it takes"
+            ) from error
+    return sizes[0][0], sizes[0][1]
+
+
+def start_points(config: Config, images: int, cells: int) -> int:
+    """How many points k-means starts from, given so many `images` of so many feature `cells`; K must not be more."""
+    options = config.cluster
+    batches = split_batches(np.arange(images), options.batch_size)[: options.init_batches]
+    share = points_per_batch(options.init_points, len(batches)) if batches else 0
+    return sum(min(share, len(batch) * cells) for batch in batches)
+
+
+def check_points(config: Config, images: int, cells: tuple[int, int]) -> None:
+    """Raises `InputError` if the clusters of a head cannot be made of the points that k-means starts from."""
+    points = start_points(config, images, cells[0] * cells[1])
+    for prefix, k in config.cluster.heads.items():
+        if k > points:
+            raise InputError(
+                f"cluster.{prefix}k = {k} clusters cannot be made of {points} points (those of at most "
+                f"cluster.init_batches x cluster.batch_size of {images} images, {cells[0]}x{cells[1]} each, and at most "
+                "cluster.init_points); ask for fewer clusters or give more images"
+            )
+
+
+def check_normalisable(config: Config, network: Extractor, images: int) -> None:
+    """Raises `InputError` if BatchNorm would be trained on a single value a channel: one image, of one cell at the coarsest."""
+    sizes = [images] + [config.train.batch_size] * (config.train.epochs > 0)
+    sizes += [config.cluster.batch_size] * (config.cluster.batchnorm == "train")
+    if len(sizes) == 1 or config.model.freeze or min(sizes) > 1:
+        return
+    coarsest = max(network.backbone.strides)
+    cells = math.prod(max(1, round(side / coarsest)) for side in config.views.view_size)
+    if cells == 1 and any(isinstance(module, _BatchNorm) for module in network.backbone.modules()):
+        raise InputError(
+            f"views.size = {config.views.size}: a step on one image has a single cell at the backbone's stride of {coarsest}, "
+            "and BatchNorm needs two; give a larger views.size, or batches of more images"
+        )

@@ -1,0 +1,146 @@
+"""Where pseudo-labels are made: cluster the features of each view, then label every cell (paper, section 3.1; METHOD 2).
+
+    pass 1: z = method.maps(...), each cell at norm 1; the first batches give k-means its start, later ones move its centroids
+    pass 2: store[head and view, image] = nearest centroid of each cell; counts -> class weights, statistics
+
+Both passes ask for the same draws as the training pass of the epoch, so a label belongs to the very crop that is trained on.
+Both go by the same batches, so that what pass 1 made can be kept for pass 2 and is, to the bit, what pass 2 would make.
+A head is a number of clusters: K and, for PiCIE+H, K2. Heads share the features and the sample that k-means starts from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from picie.clustering.cluster_stats import ClusterStats
+from picie.clustering.kmeans import KMeans, assign
+from picie.clustering.point_sample import PointSample, points_of
+from picie.config import ClusterConfig
+from picie.data.loading import split_batches
+from picie.runtime.profiling import stage
+from picie.runtime.rng import derived_seed
+from picie.training.feature_source import FeatureSource
+from picie.training.label_store import PseudoLabelStore
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """What clustering an epoch gave one head.
+
+    Attributes:
+        centroids: (V, K, D).
+        counts: (V, K) int64 cells in each cluster.
+        inertia: per view, mean squared distance of a cell to its centroid.
+        imbalance: per view, K times the sum of squared shares.
+        empty: per view, clusters without a cell.
+    """
+
+    centroids: Tensor
+    counts: Tensor
+    inertia: list[float]
+    imbalance: list[float]
+    empty: list[int]
+
+
+def generate_pseudo_labels(
+    source: FeatureSource, epoch: int, store: PseudoLabelStore, advance: Callable[[str, int], None]
+) -> dict[str, Clustering]:
+    """Cluster the features of every view of the images of `source` and write their pseudo-labels to `store`.
+
+    Args:
+        source: images and features.
+        epoch: the epoch whose draws are used.
+        store: takes the labels.
+        advance: called as (stage, images) with stage "cluster" or "label" and the number of images just done.
+
+    Returns:
+        What it gave each head, by the head's prefix.
+    """
+    batches = split_batches(source.order(epoch, "cluster"), source.config.cluster.batch_size)
+    with stage("cluster"):
+        heads = _cluster(source, epoch, batches, lambda n: advance("cluster", n))
+    with stage("label"):
+        return _label(source, epoch, batches, store, heads, lambda n: advance("label", n))
+
+
+def _label(
+    source: FeatureSource,
+    epoch: int,
+    batches: Sequence[np.ndarray],
+    store: PseudoLabelStore,
+    heads: Sequence[Sequence[KMeans]],
+    advance: Callable[[int], None],
+) -> dict[str, Clustering]:
+    """Pass 2: the label of every cell, by the centroids found, of each head and view."""
+    tallies = [[ClusterStats(kmeans.k) for kmeans in head] for head in heads]
+    source.method.eval()
+    with source.folded():
+        for batch, view, z in source.view_maps(batches, epoch):
+            points = points_of(z)
+            with stage("assign"):
+                for i, head in enumerate(heads):
+                    clusters, distances = assign(points, head[view].centroids, unit=True)
+                    store.write(i * len(head) + view, batch, clusters.view(z.shape[0], z.shape[2], z.shape[3]))
+                    tallies[i][view].add(clusters, distances)
+            if view == 0:
+                advance(len(batch))
+    store.flush()
+    for tally in (tally for head in tallies for tally in head):
+        tally.add_others()
+    found = zip(source.config.cluster.heads, heads, tallies, strict=True)
+    return {prefix: _clustering(head, counted) for prefix, head, counted in found}
+
+
+def _clustering(kmeans: Sequence[KMeans], tallies: Sequence[ClusterStats]) -> Clustering:
+    return Clustering(
+        centroids=torch.stack([k.centroids for k in kmeans]),
+        counts=torch.stack([tally.counts for tally in tallies]),
+        inertia=[tally.inertia for tally in tallies],
+        imbalance=[tally.imbalance for tally in tallies],
+        empty=[tally.empty for tally in tallies],
+    )
+
+
+def _cluster(
+    source: FeatureSource, epoch: int, batches: Sequence[np.ndarray], advance: Callable[[int], None]
+) -> list[list[KMeans]]:
+    """Pass 1: for each head one k-means a view, its centroids found."""
+    config, method = source.config, source.method
+    options, views = config.cluster, range(method.views)
+    heads = [
+        [_kmeans(options, k, derived_seed(config.seed, epoch, f"{prefix}kmeans", view)) for view in views]
+        for prefix, k in options.heads.items()
+    ]
+    n_start = min(options.init_batches, len(batches))
+    samples = [PointSample(options.init_points, n_start, kmeans.seed) for kmeans in heads[0]]
+    method.train(options.batchnorm == "train")
+    done = [0] * method.views
+    with source.folded():
+        for batch, view, z in source.view_maps(batches, epoch, leave=True):
+            with stage("k-means"):
+                points = points_of(z)
+                if done[view] < n_start:
+                    samples[view].add(points)
+                else:
+                    points = F.normalize(points.float(), dim=1)
+                    for head in heads:
+                        head[view].update(points)
+                done[view] += 1
+                if done[view] == n_start:
+                    sample, weight = samples[view].take()
+                    for head, (last, _) in zip(heads, method.heads, strict=True):
+                        warm = last[view] if options.warm_start and epoch > 0 else None
+                        head[view].start(sample, warm, weight)
+            if view == 0:
+                advance(len(batch))
+    return heads
+
+
+def _kmeans(options: ClusterConfig, k: int, seed: int) -> KMeans:
+    return KMeans(k, options.kmeans_metric, options.lloyd_steps, options.reseed, seed)

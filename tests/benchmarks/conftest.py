@@ -1,0 +1,40 @@
+"""A tiny benchmark, and one without processes of its own, which take seconds to begin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conftest import TINY
+
+from benchmarks import bench, settings
+from picie.config import Config
+
+OPTIONS = tuple(option for option in TINY if not option.startswith(("model.backbone", "train.epochs", "run.report")))
+"""Those of the tiny configuration that `picie bench` does not say itself."""
+
+
+@pytest.fixture
+def setting(labelled_folder: Path) -> Callable[..., Config]:
+    """setting("section.key=value", ..., root=None): a tiny setting on 6 + 2 images, with epochs for 2 rounds."""
+
+    def make(*overrides: str, root: Path = labelled_folder) -> Config:
+        return settings.setting("test_efficientnet", [*OPTIONS, f"data.root={root}", *overrides], 2 + settings.EXTRA_EPOCHS)
+
+    return make
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Lets every process of a benchmark be this one; what would have run in them, in order."""
+    names = []
+
+    def call(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        names.append(function.__name__)
+        return function(*arguments, **options)
+
+    monkeypatch.setattr(bench, "in_process", call)
+    monkeypatch.setattr("benchmarks.naive.cores", lambda: 0)  # the DataLoader's workers, too
+    return names

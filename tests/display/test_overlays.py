@@ -1,0 +1,72 @@
+"""Pictures for people."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from picie.display.overlays import colorize, index_image, legend, overlay, sheet
+
+COLORS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+LABELS = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 2, 2]], dtype=np.uint8)
+
+
+def test_colorize_gives_each_value_its_color() -> None:
+    picture = colorize(LABELS, COLORS)
+    assert picture.size == (4, 3)
+    assert np.array_equal(np.asarray(picture), np.array(COLORS)[LABELS])
+    unknown = np.array([[0, 255, 3]])
+    assert np.asarray(colorize(unknown, COLORS, (9, 8, 7))).tolist() == [[[255, 0, 0], [9, 8, 7], [9, 8, 7]]]
+
+
+def test_overlay_blends_inside_and_darkens_borders() -> None:
+    image = Image.new("RGB", (4, 3), (100, 100, 100))
+    before = np.asarray(image).copy()
+    picture = np.asarray(overlay(image, LABELS, COLORS)).astype(int)
+    assert np.array_equal(np.asarray(image), before)
+    assert np.abs(picture[0, 0] - [185, 45, 45]).max() <= 1  # 0.45 * 100 + 0.55 * colour
+    border = np.array([[0, 0, 1, 0], [0, 0, 1, 0], [1, 1, 1, 1]], dtype=bool)
+    brightness = picture.sum(2)
+    assert (brightness[border] < brightness[~border].min() / 2).all()
+
+
+def test_an_index_image_holds_values_and_colors() -> None:
+    image = index_image(LABELS.astype(np.int64), COLORS)
+    assert image.mode == "P"
+    assert np.array_equal(np.asarray(image), LABELS)
+    assert np.array_equal(np.asarray(image.convert("RGB")), np.array(COLORS)[LABELS])
+    full = index_image(np.arange(256).reshape(16, 16), [(i, 255 - i, 7) for i in range(256)])
+    assert full.mode == "P"
+    assert full.convert("RGB").getpixel((15, 15)) == (255, 0, 7)
+
+
+def test_more_than_256_values_are_stored_in_16_bits() -> None:
+    labels = np.array([[0, 299, 256]])
+    image = index_image(labels, [(0, 0, 0)] * 300)
+    assert image.mode == "I;16"
+    assert np.array_equal(np.asarray(image), labels)
+
+
+def test_a_legend_shows_every_color_and_wraps() -> None:
+    wide = legend(["red", "green", "blue"], COLORS, 640)
+    narrow = legend(["red", "green", "blue"], COLORS, 80)
+    assert wide.width == 640
+    assert narrow.height > wide.height
+    for strip in (wide, narrow):
+        seen = {tuple(int(c) for c in p) for p in np.asarray(strip).reshape(-1, 3)}
+        assert set(COLORS) <= seen
+        right = np.asarray(strip)[:, -1]
+        assert (right == 255).all()  # nothing is cut off
+    assert legend(["a name that is far too long for the strip"], COLORS[:1], 20).width > 20
+
+
+def test_a_sheet_places_pictures_in_rows_with_titles_and_legend() -> None:
+    rows = [[Image.new("RGB", (30, 20), color) for color in COLORS] for _ in range(2)]
+    key = legend(["red"], COLORS[:1], 50)
+    page, bare = sheet(rows, ["a", "b", "c"], key), sheet(rows, ["a", "b", "c"])
+    assert page.height == bare.height + key.height
+    pixels = np.asarray(bare)
+    for color in COLORS:
+        assert (pixels == color).all(2).sum() == 2 * 30 * 20
+    assert np.array_equal(np.asarray(page)[-key.height :, : key.width], np.asarray(key))
+    assert (pixels[:20] < 128).any()  # the titles
