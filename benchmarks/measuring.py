@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import contextlib
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,10 @@ from picie.config import Config
 from picie.runtime.interrupts import StopRequest
 from picie.runtime.profiling import stopwatch
 from picie.runtime.progress import Progress
-from picie.training.trainer import Run
+from picie.runtime.run_record import RunRecord
+from picie.training.api import open_trainer
+from picie.training.run_folder import RunFolder
+from picie.training.setup import set_up
 
 _UNMARKED = "rest"  # what lies in no stage
 
@@ -39,14 +42,13 @@ def measure(config: Config, folder: Path, rounds: int, floor: bool = True) -> di
         InputError: as for `picie.training.api.train`.
     """
     folder.mkdir(parents=True)
-    began = time.perf_counter()
-    stop = StopRequest()
-    run = Run(config, folder, Progress(False), stop)
-    device, network = run.engine.device, run.method.network
+    setup = set_up(config, Progress(False))
+    run_folder = RunFolder(folder, RunRecord(folder), Progress(False), StopRequest())
+    device, network = setup.engine.device, setup.method.network
     seconds: dict[str, list[float]] = {name: [] for name in (("picie", "floor") if floor else ("picie",))}
-    try:
+    with contextlib.ExitStack() as stack:
         with stopwatch() as opening:
-            run.open(None)
+            run = stack.enter_context(open_trainer(setup, run_folder))
         run.epoch()
         with stopwatch() as watch, recorded(network) as calls:
             run.epoch()
@@ -61,12 +63,10 @@ def measure(config: Config, folder: Path, rounds: int, floor: bool = True) -> di
                 else:
                     with as_it_was(network):
                         seconds[name].append(timed(lambda: replay(network, calls, given), device))
-    finally:
-        run.close(time.perf_counter() - began, stop)
     return {
-        "engine": run.engine.describe(),
+        "engine": setup.engine.describe(),
         "images": len(run.source.indices),
-        "val_images": 0 if run.scored is None else len(run.scored.dataset),
+        "val_images": 0 if setup.scored is None else len(setup.scored.dataset),
         "refit_images": run.refit_images,
         "seconds": seconds,
         "calls": counts(calls),

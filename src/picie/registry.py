@@ -8,6 +8,8 @@ by searching for its name. Anything outside the package plugs in without an edit
 from __future__ import annotations
 
 import importlib
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from picie.errors import InputError, nearest
@@ -27,6 +29,13 @@ METHODS = {
     "picie": "picie.methods.picie:PiCIE",
     "mdc": "picie.methods.mdc:MDC",
 }
+
+METHOD_OPTIONS = {  # the options of these methods, in modules that import no torch
+    "picie": None,
+    "mdc": "picie.methods.options:MDCOptions",
+}
+
+LOSSES = {"cross_entropy": "picie.methods.losses:PrototypeCrossEntropy"}
 
 INVARIANCE = {
     "brightness": "picie.views.invariance:Brightness",
@@ -85,3 +94,12 @@ def find(table: dict[str, str], name: str, where: str) -> Any:
     if not hasattr(module, attribute):
         raise InputError(f"{where}: {name!r}: {module_name} has no {attribute!r}; {nearest(attribute, dir(module))}")
     return getattr(module, attribute)
+
+
+def call(make: Any, where: str, options: Mapping[str, Any], *arguments: Any) -> Any:
+    """`make(*arguments, **options)`. Raises `InputError`, which names the option `where`, for an argument that does not fit."""
+    try:
+        inspect.signature(make).bind(*arguments, **options)
+    except TypeError as error:
+        raise InputError(f"{where}: {getattr(make, '__name__', make)}: {error}; see its signature") from error
+    return make(*arguments, **options)

@@ -47,10 +47,10 @@ def images(*size: int) -> torch.Tensor:
 @torch.no_grad()
 def assert_same_features(run: Path, network: PublishedNetwork) -> None:
     segmenter = Segmenter.load(run, "cpu")
-    assert not segmenter.network.training
+    assert not segmenter.method.training
     for size in ((320, 320), (96, 224)):
         expected = network(images(*size))
-        got = segmenter.network(images(*size))
+        got = segmenter.method.predict_features(images(*size))
         assert got.shape == expected.shape == (1, expected.shape[1], size[0] // 4, size[1] // 4)
         assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
 

@@ -96,7 +96,7 @@ def test_prediction_is_the_nearest_centroid_of_each_enlarged_cell(segmenter: Seg
     height, width = whole_size(48, 64, 32)
     pixels = torch.from_numpy(np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)).transpose(2, 0, 1).copy())
     with torch.no_grad():
-        z = F.normalize(segmenter.network(pixels[None].float() / 255), dim=1)
+        z = F.normalize(segmenter.method.predict_features(pixels[None].float() / 255).float(), dim=1)
     weight, bias = segmenter.classifier
     logits = torch.einsum("bdhw,kd->bkhw", z, weight) + bias[None, :, None, None]
     expected = F.interpolate(logits, (48, 64), mode="bilinear", align_corners=False).argmax(1)[0].numpy()
@@ -170,9 +170,9 @@ def test_more_than_256_values_need_16_bits(segmenter: Segmenter, photo: Path) ->
 
 
 def test_predicting_leaves_the_network_in_its_mode(segmenter: Segmenter) -> None:
-    state = {name: value.clone() for name, value in segmenter.network.state_dict().items()}
+    state = {name: value.clone() for name, value in segmenter.method.state_dict().items()}
     for mode in (True, False):
-        segmenter.network.train(mode)
+        segmenter.method.train(mode)
         segmenter.clusters(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), (32, 32))
-        assert segmenter.network.training is mode
-    assert all(torch.equal(value, state[name]) for name, value in segmenter.network.state_dict().items())
+        assert segmenter.method.training is mode
+    assert all(torch.equal(value, state[name]) for name, value in segmenter.method.state_dict().items())

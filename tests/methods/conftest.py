@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from picie.config import Config
+from picie.config import Config, from_dict
 from picie.views.two_views import BatchViews, TwoViews
 
 STRIDE = 4
@@ -68,7 +68,12 @@ def configure() -> Callable[..., Config]:
 
     def make(**sections: dict) -> Config:
         base: dict[str, dict] = {"views": {"size": 32}, "cluster": {"k": 5}}
-        return Config.model_validate({k: base.get(k, {}) | sections.get(k, {}) for k in base.keys() | sections.keys()})
+        return from_dict(
+            {
+                **({"method": "mdc"} if "mdc" in sections else {}),
+                **{k: base.get(k, {}) | sections.get(k, {}) for k in base.keys() | sections.keys()},
+            }
+        )
 
     return make
 

@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from picie.clustering.kmeans import assign, bias
-from picie.methods.losses import class_weights, head_weights, prototype_logits, view_distance, view_loss
+from picie.config import LossConfig
+from picie.methods.losses import (
+    PrototypeCrossEntropy,
+    Targets,
+    class_weights,
+    head_weights,
+    prototype_logits,
+    view_distance,
+)
 
 B, D, H, W, K = 2, 5, 3, 4, 6
 
@@ -17,6 +25,20 @@ def tensors(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     z = torch.nn.functional.normalize(torch.randn(2, B, D, H, W, generator=g), dim=2)
     labels = torch.randint(0, K, (2, B, H, W), generator=g)
     return z, labels, torch.randn(2, K, D, generator=g)
+
+
+def view_loss(
+    features: torch.Tensor,
+    view: int,
+    labels: torch.Tensor,
+    centroids: torch.Tensor,
+    offsets: torch.Tensor,
+    weights: torch.Tensor | None,
+    temperature: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One view's share of the within-view and of the cross-view loss, as PiCIE computes them."""
+    losses = PrototypeCrossEntropy(LossConfig(temperature=temperature))(features, Targets(labels, centroids, offsets, weights))
+    return losses[view] / 2, losses[1 - view] / 2
 
 
 def ce(z: np.ndarray, centroids: np.ndarray, offset: np.ndarray, y: np.ndarray, w: np.ndarray, temperature: float) -> float:

@@ -87,7 +87,7 @@ def command(data: Path, out: Path, *options: str) -> list[str]:
 
 def _stopped_within_epoch_2(data: Path, out: Path) -> Path:
     """The run "default", of one process that was stopped in the middle of its second epoch."""
-    plain, steps = Optimizer.take, 0
+    plain, steps = Optimizer.step, 0
 
     def stopping(*arguments: Any) -> Any:
         nonlocal steps
@@ -97,7 +97,7 @@ def _stopped_within_epoch_2(data: Path, out: Path) -> Path:
         return plain(*arguments)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Optimizer, "take", stopping)
+        patched.setattr(Optimizer, "step", stopping)
         assert main(command(data, out)) == 128 + signal.SIGTERM
     state = checkpoint_of(out)
     assert (state["epoch"], state["step"]) == (1, 2)
@@ -203,7 +203,7 @@ import os, signal, sys, time
 from picie.cli.main import main
 from picie.runtime.interrupts import StopRequest
 from picie.training.optimization import Optimizer
-plain, begin, steps, stop = Optimizer.take, StopRequest.__init__, 0, None
+plain, begin, steps, stop = Optimizer.step, StopRequest.__init__, 0, None
 def remember(request):
     global stop
     begin(request)
@@ -218,7 +218,7 @@ def take(*arguments):
             assert time.monotonic() < latest, "no signal came"
             time.sleep(0.01)
     return plain(*arguments)
-StopRequest.__init__, Optimizer.take = remember, take
+StopRequest.__init__, Optimizer.step = remember, take
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -18,7 +18,7 @@ from picie.errors import InputError, Stopped
 from picie.runtime.loggers import numbers
 from picie.runtime.run_record import RunRecord, read_metrics
 from picie.training import api
-from picie.training.trainer import Run as TrainingRun
+from picie.training.trainer import Trainer
 
 Make = Callable[..., Config]
 
@@ -97,14 +97,14 @@ def test_a_resumed_run_shows_no_point_twice(tmp_path: Path, wandb: FakeWandB) ->
 
 
 def test_stopping_and_going_on_keeps_the_events(tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, score = tmp_path / "run", TrainingRun._score
+    run, score = tmp_path / "run", Trainer._score
 
     def interrupted(self: Any) -> Any:
-        if self.standing.epoch == 1:
+        if self.state.epoch == 1:
             os.kill(os.getpid(), 2)
         return score(self)
 
-    monkeypatch.setattr(TrainingRun, "_score", interrupted)
+    monkeypatch.setattr(Trainer, "_score", interrupted)
     with pytest.raises(Stopped):
         api.train(tiny("run.loggers=tensorboard"), run)
     api.resume(run)

@@ -25,7 +25,7 @@ from picie.methods.picie import PiCIE
 from picie.runtime import checkpoint
 from picie.runtime.run_record import RunRecord, read_metrics
 from picie.training import api
-from picie.training import trainer as run_module
+from picie.training import setup as run_setup
 
 Make = Callable[..., Config]
 
@@ -274,7 +274,7 @@ def test_a_run_that_cannot_begin_takes_back_its_own_alone(
 
 
 def test_of_two_that_begin_in_one_folder_the_first_has_it(tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, plain = tmp_path / "run", run_module.feature_size
+    run, plain = tmp_path / "run", run_setup.feature_size
     with contextlib.ExitStack() as other:
 
         def meanwhile(*arguments: Any) -> tuple[int, int]:
@@ -284,7 +284,7 @@ def test_of_two_that_begin_in_one_folder_the_first_has_it(tiny: Make, tmp_path: 
                 (run / name).write_text("{}", "utf-8")
             return plain(*arguments)
 
-        monkeypatch.setattr(run_module, "feature_size", meanwhile)
+        monkeypatch.setattr(run_setup, "feature_size", meanwhile)
         with pytest.raises(InputError, match=r"another picie is at work on this run; wait for it"):
             api.train(tiny(), run)
         assert {path.name: path.read_text("utf-8") for path in run.iterdir()} == {"config.toml": "{}", "run.json": "{}"}

@@ -24,7 +24,7 @@ from picie.errors import InputError, Stopped
 from picie.runtime.device import Engine
 from picie.runtime.run_record import RunRecord, read_metrics
 from picie.training import api
-from picie.training.feature_source import Kept
+from picie.training.view_cache import ViewCache
 
 Make = Callable[..., Config]
 
@@ -59,7 +59,7 @@ class SignalAt:
             return plain(engine, *what)  # type: ignore[arg-type]
 
         monkeypatch.setattr(Engine, "to_images", counted)
-        monkeypatch.setattr(Kept, "put", lambda *_: None)  # or labelling would not ask for its images again
+        monkeypatch.setattr(ViewCache, "put", lambda *_: None)  # or labelling would not ask for its images again
 
     def arm(self, n: int, signum: signal.Signals = signal.SIGINT) -> None:
         self.seen, self.at, self.signum = 0, n, signum

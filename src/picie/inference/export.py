@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from picie.display.colors import rgb_to_hex
 from picie.errors import InputError
 from picie.inference.segmenter import Segmenter
+from picie.methods.base import Method
 from picie.runtime import checkpoint
 from picie.runtime.output_paths import check_file
 from picie.runtime.progress import log
@@ -54,8 +55,10 @@ def export(run: str | Path, file: str | Path, size: tuple[int, int] | None = Non
     state = checkpoint.load(run)
     state["config"]["train"]["precision"] = "fp32"  # autocast is a matter of this machine
     segmenter = Segmenter.from_state(state, "cpu")
-    segmenter.network.to(memory_format=torch.contiguous_format)
-    coarsest = max(segmenter.network.backbone.strides)
+    method = segmenter.method
+    assert isinstance(method, Method)
+    method.to(memory_format=torch.contiguous_format)
+    coarsest = max(method.network.backbone.strides)
     if size is not None and any(side < coarsest or side % coarsest for side in size):
         raise InputError(f"--size {size[0]} {size[1]}: give multiples of {coarsest}, this network's coarsest stride")
     with _quietly():
@@ -92,7 +95,7 @@ class _Labeller(nn.Module):
 
     def __init__(self, segmenter: Segmenter) -> None:
         super().__init__()
-        self.segmenter, self.network = segmenter, segmenter.network  # the network as a module, for its weights
+        self.segmenter, self.method = segmenter, segmenter.method  # the method as a module, for its weights
         small = len(segmenter.names) <= 256
         values = torch.from_numpy(segmenter.value_of_cluster).to(torch.uint8 if small else torch.int32)
         self.register_buffer("values", values)

@@ -84,7 +84,8 @@ def import_checkpoint(file: str | Path, out: str | Path, dataset: str = "cocostu
         "picie": __version__,
         "config": settings.model_dump(mode="json"),
         "imported": source,
-        "method": {**network, "centroids": torch.stack([w for w, _ in published.classifiers]), "prototypes": weight},
+        "method": {**network, "centroids": torch.stack([w for w, _ in published.classifiers]), "prototypes": weight}
+        | ({"linear.weight": weight, "linear.bias": bias} if settings.method == "mdc" else {}),
         "classifier": {"weight": weight, "bias": bias},
         **{"epoch": published.epoch or 0, "step": 0, "finished": True, "matching": None},
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,8 +17,8 @@ from picie.data.images import open_image, to_rgb, whole_size
 from picie.display.colors import hex_to_rgb
 from picie.errors import InputError
 from picie.inference.segments import Segments
+from picie.methods.base import build_method
 from picie.methods.losses import prototype_logits
-from picie.models.extractor import Extractor
 from picie.runtime import checkpoint
 from picie.runtime.device import Engine, pick_device
 from picie.views.resampling import resampling_matrix
@@ -26,11 +26,29 @@ from picie.views.resampling import resampling_matrix
 _CHUNK = 2**24  # logits enlarged at a time: 64 MB, whatever the size of the picture
 
 
+class Features(Protocol):
+    """What a segmenter needs of a method: features of pictures, and the mode of a module."""
+
+    training: bool
+
+    def predict_features(self, images: Tensor) -> Tensor:
+        """Features (B, D, h, w), of any norm, of `images` (B, 3, H, W) floating point in [0, 1]."""
+        ...
+
+    def train(self, mode: bool = True) -> Any:
+        """Set the mode."""
+        ...
+
+    def eval(self) -> Any:
+        """Set evaluation mode."""
+        ...
+
+
 class Segmenter:
     """A trained network and its clusters.
 
     Args:
-        network: f.
+        method: the method, or another module with `predict_features`.
         classifier: (K, D) weights and (K,) offsets; the arg max over a cell's unit-norm features is its cluster.
         config: the run's configuration.
         engine: device and precision.
@@ -47,14 +65,14 @@ class Segmenter:
 
     def __init__(
         self,
-        network: Extractor,
+        method: Features,
         classifier: tuple[Tensor, Tensor],
         config: Config,
         engine: Engine,
         classes: ClassMap | None = None,
         assignment: np.ndarray | None = None,
     ) -> None:
-        self.network, self.config, self.engine = network, config, engine
+        self.method, self.config, self.engine = method, config, engine
         self.classifier = (classifier[0].to(engine.device), classifier[1].to(engine.device))
         self.classes = classes
         self.k = len(classifier[0])
@@ -90,18 +108,17 @@ class Segmenter:
         if not (state["epoch"] or state["step"] or state["finished"]):
             raise InputError("the run was stopped before its first clusters; go on with picie train --resume RUN")
         config = from_dict(state["config"])
-        network = Extractor(config.model, pretrained=False)
-        prefix = "network."
-        network.load_state_dict({k.removeprefix(prefix): v for k, v in state["method"].items() if k.startswith(prefix)})
+        method = build_method(config, pretrained=False)
+        method.load_state_dict(state["method"])
         engine = Engine(pick_device(device), config.train.precision)
-        network.prepare(engine.device, engine.bf16)
-        network.eval()
+        method.prepare(engine.device, engine.bf16)
+        method.eval()
         matching = state.get("matching")
         classes, assignment = None, None
         if matching is not None:
             classes = ClassMap(tuple(matching["names"]), tuple(matching["colors"]), matching["ignore"])
             assignment = np.array(matching["assignment"], dtype=np.int64)
-        segmenter = cls(network, checkpoint.classifier_in_use(state), config, engine, classes, assignment)
+        segmenter = cls(method, checkpoint.classifier_in_use(state), config, engine, classes, assignment)
         naming = state.get("naming")
         if naming is not None and (naming["segments"]["user_defined"] or matching is None):
             segmenter.take_segments(Segments.of(naming["segments"]))
@@ -135,7 +152,7 @@ class Segmenter:
 
     def logits(self, images: Tensor) -> Tensor:
         """(B, K, h, w) float32 logits of each feature cell of `images` (B, 3, H, W) float32 in [0, 1]."""
-        return prototype_logits(F.normalize(self.network(images), dim=1), *self.classifier)
+        return prototype_logits(F.normalize(self.method.predict_features(images).float(), dim=1), *self.classifier)
 
     @torch.inference_mode()
     def clusters(self, pixels: Tensor, size: tuple[int, int]) -> np.ndarray:
@@ -150,11 +167,11 @@ class Segmenter:
     @torch.inference_mode()
     def features(self, pixels: Tensor) -> Tensor:
         """Unit-norm features (B, D, h, w) float32, on the engine's device, of `pixels` (B, 3, H, W) uint8."""
-        training = self.network.training
-        self.network.eval()
-        z = self.network(self.engine.to_images(pixels))
-        self.network.train(training)
-        return F.normalize(z, dim=1)
+        training = self.method.training
+        self.method.eval()
+        z = self.method.predict_features(self.engine.to_images(pixels))
+        self.method.train(training)
+        return F.normalize(z.float(), dim=1)
 
     def to_pixels(self, image: Image.Image) -> Tensor:
         """(1, 3, H, W) uint8 of an RGB picture, its short side at `evaluate.size`: what a picture is computed at."""

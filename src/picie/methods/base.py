@@ -1,65 +1,226 @@
-"""What a method is: how the features of a view are made, and what loss they are trained with.
+"""The base class of the methods: features of views and of pictures, and the loss they train with.
 
-Methods do not see datasets. They are given frames, the epoch's draws and pseudo-labels, and hold the network and whatever they
-train beside it.
+A method does not see datasets. It is given the views of a batch and their pseudo-labels. It holds the
+network and everything that is trained beside it, and all of it is saved in the checkpoint.
 """
 
 from __future__ import annotations
 
+import contextlib
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from picie import registry
 from picie.clustering.kmeans import bias
 from picie.config import Config
 from picie.errors import InputError
+from picie.methods.losses import Loss, Targets
 from picie.models.extractor import Extractor
+from picie.models.fpn import pca_start
 from picie.runtime.profiling import stage
 from picie.views.two_views import BatchViews
 
 
 class Method(nn.Module):
-    """Base of the methods; `views` says how many views each image has, `over_clusters` whether `losses` trains a second head.
+    """Base class of the methods.
+
+    A subclass sets `views` and implements `losses`. To change the features, override `levels` or
+    `decode`, which every pass over views and every prediction call; or override `predict_features`
+    itself, and nothing is cached between passes. To change the training, override `initialize`,
+    `parameter_groups`, `optimizers`, `start_epoch` or `after_step`.
 
     Args:
         config: the run's configuration.
-        network: f.
+        network: f, the backbone and the FPN.
+        dim: D, the number of channels of the features; None if they are the network's own.
 
     Attributes:
-        centroids: (V, K, D) of the epoch's clustering, frozen while training.
-        prototypes: (K, D), what predicts: the first view's centroids until `cluster.refit` replaces them.
-        class_weights: (V, K) of the epoch, or None.
-        over_centroids: (V, K2, D) of the over-clustering head, or None without one.
-        over_class_weights: (V, K2) of that head, or None.
+        views: number of views of each image, V.
+        over_clusters: whether `losses` trains the over-clustering head of `cluster.over_k`.
+        Options: pydantic model of the method's own options, or None.
+        section: name of these options in the configuration; None is the class name in lower case.
+        options: the values of `Options`, or None.
+        centroids: (V, K, D) centroids of the epoch's clustering, frozen while training.
+        prototypes: (K, D) centroids that predict: the first view's, until `cluster.refit` replaces them.
+        class_weights: (V, K) weights of the epoch, or None.
+        over_centroids: (V, K2, D) centroids of the over-clustering head, or None.
+        over_class_weights: (V, K2) weights of that head, or None.
 
     Raises:
-        InputError: `cluster.over_k` asks for a second head, and the method has none.
+        InputError: `cluster.over_k` is set and the method has no over-clustering head.
     """
 
     views: ClassVar[int]
     over_clusters: ClassVar[bool] = False
+    Options: ClassVar[type[BaseModel] | None] = None
+    section: ClassVar[str | None] = None
 
-    def __init__(self, config: Config, network: Extractor) -> None:
+    def __init__(self, config: Config, network: Extractor, dim: int | None = None) -> None:
         super().__init__()
         k, over_k = config.cluster.k, config.cluster.over_k
         if over_k and not self.over_clusters:
             raise InputError(
-                f"cluster.over_k = {over_k}: method={config.method} has no over-clustering head; leave it out, or use "
-                "method=picie"
+                f"cluster.over_k = {over_k}: method={config.method} has no over-clustering head; "
+                "leave it out, or use method=picie"
             )
         self.config, self.network = config, network
-        self.register_buffer("centroids", torch.zeros(self.views, k, network.dim))
-        self.register_buffer("over_centroids", torch.zeros(self.views, over_k, network.dim) if over_k else None)
-        self.register_buffer("prototypes", torch.zeros(k, network.dim))
+        self.options: Any = config.options_of(type(self))
+        self.dim = network.dim if dim is None else dim
+        self.loss = make_loss(config)
+        self.register_buffer("centroids", torch.zeros(self.views, k, self.dim))
+        self.register_buffer("over_centroids", torch.zeros(self.views, over_k, self.dim) if over_k else None)
+        self.register_buffer("prototypes", torch.zeros(k, self.dim))
         self.centroids: Tensor
         self.over_centroids: Tensor | None
         self.prototypes: Tensor
         self.class_weights: Tensor | None = None
         self.over_class_weights: Tensor | None = None
+
+    # Features
+
+    def levels(self, images: Tensor) -> Sequence[Tensor]:
+        """Feature maps from which `decode` makes the features; passes over the views may cache them.
+
+        Args:
+            images: (B, 3, H, W) floating point in [0, 1].
+
+        Returns:
+            Maps (B, C_i, h_i, w_i), fine to coarse: by default the backbone's levels.
+        """
+        levels: Sequence[Tensor] = self.network.levels(images)
+        return levels
+
+    def decode(self, levels: Sequence[Tensor]) -> Tensor:
+        """Features (B, D, h, w), of any norm, of the maps that `levels` returned: by default the FPN's output."""
+        z: Tensor = self.network.decode(levels)
+        return z
+
+    def predict_features(self, images: Tensor) -> Tensor:
+        """Features (B, D, h, w), of any norm, of `images` (B, 3, H, W) floating point in [0, 1].
+
+        Prediction, scoring, the refit, neighbours, the report, the app and the export call this.
+        """
+        return self.decode(self.levels(images))
+
+    @property
+    def caches_levels(self) -> bool:
+        """Whether the features are `decode(levels(images))`, so that passes can cache the levels."""
+        return type(self).predict_features is Method.predict_features
+
+    def view_levels(self, batch: BatchViews, view: int) -> Sequence[Tensor]:
+        """`levels` of one view's pictures, cached by an earlier pass or computed now."""
+        if view in batch.levels:
+            return batch.levels[view]
+        with stage("augment"):
+            pictures = batch.pictures(view)
+        with stage("forward"):
+            return self.levels(pictures)
+
+    def view_features(self, batch: BatchViews, view: int, levels: Sequence[Tensor] | None = None) -> Tensor:
+        """Features (B, D, h, w) of one view, of any norm, in the transformed frame (paper, section 3).
+
+        View 0 is f(G(P1 x)): the image is transformed, then the network applied. View 1 is G(f(P2 x)):
+        the network is applied, then its feature map transformed. Cell (i, j) of one view shows the
+        same place as cell (i, j) of the other. Clustering, labelling and training all call this.
+
+        Args:
+            batch: views of a batch of images.
+            view: 0 or 1.
+            levels: the result of `view_levels`; None computes it.
+
+        Returns:
+            float32, or bfloat16 where the network computes in bfloat16.
+        """
+        if self.caches_levels:
+            levels = self.view_levels(batch, view) if levels is None else levels
+            with stage("forward"):
+                z = self.decode(levels)
+        else:
+            with stage("augment"):
+                pictures = batch.pictures(view)
+            with stage("forward"):
+                z = self.predict_features(pictures)
+        if view > 0:
+            with stage("features"):
+                z = batch.draws.geometry.apply(z, (z.shape[2], z.shape[3]))
+        return z
+
+    def features(self, batch: BatchViews, view: int) -> Tensor:
+        """`view_features` scaled to norm 1, float32."""
+        z = self.view_features(batch, view)
+        with stage("features"):
+            return F.normalize(z.float(), dim=1)
+
+    def prepare(self, device: torch.device, bf16: bool) -> None:
+        """Move the method to `device` and let its networks compute in bfloat16, or in float32."""
+        for module in self.modules():
+            if isinstance(module, Extractor):
+                module.prepare(device, bf16)
+        self.to(device)
+
+    def folded(self, size: tuple[int, int]) -> contextlib.AbstractContextManager[None]:
+        """A context for passes without gradients; see `Extractor.folded`."""
+        return self.network.folded(size)
+
+    # Training
+
+    def initialize(self, batches: Iterable[Tensor]) -> None:
+        """Prepare a new network for its first epoch: by default the PCA start of the FPN's laterals.
+
+        Args:
+            batches: (B, 3, H, W) whole training images in [0, 1], a few at a time.
+        """
+        if self.config.model.laterals == "pca":
+            pca_start(self.network.fpn, (self.network.levels(images) for images in batches))
+
+    def start_epoch(self, centroids: Tensor, class_weights: Tensor | None, epoch: int) -> None:
+        """Take the epoch's clustering: `centroids` (V, K, D) and `class_weights` (V, K) or None."""
+        self.centroids.copy_(centroids)
+        self.prototypes.copy_(centroids[0])
+        self.class_weights = None if class_weights is None else class_weights.to(self.centroids)
+
+    def start_over_head(self, centroids: Tensor, class_weights: Tensor | None) -> None:
+        """Take the clustering of the over-clustering head: (V, K2, D), and (V, K2) or None."""
+        assert self.over_centroids is not None
+        self.over_centroids.copy_(centroids)
+        self.over_class_weights = None if class_weights is None else class_weights.to(self.over_centroids)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameter groups of the run's Adam optimiser; one may set its own "lr", the start of the schedule.
+
+        By default one group of all parameters that need a gradient and that no optimiser of `optimizers` has.
+        """
+        others = {id(p) for optimizer in self.optimizers() for group in optimizer.param_groups for p in group["params"]}
+        return [{"params": [p for p in self.parameters() if p.requires_grad and id(p) not in others]}]
+
+    def optimizers(self) -> Sequence[torch.optim.Optimizer]:
+        """Optimisers of the method's own, beside the run's; the schedule does not change their learning rates."""
+        return ()
+
+    def after_step(self) -> None:
+        """Called after each training step, once the weights have changed. Does nothing by default."""
+
+    @abstractmethod
+    def losses(self, batch: BatchViews, labels: Tensor) -> Iterator[dict[str, Tensor]]:
+        """Yield the terms of a batch's loss; each is propagated back before the next is asked for.
+
+        A method whose loss is a sum over views then holds the activations of one view at a time.
+
+        Args:
+            batch: views of the batch's images.
+            labels: (V, B, h, w) int64 pseudo-labels; with an over-clustering head (2 V, B, h, w), its labels last.
+
+        Yields:
+            {"loss": the term to minimise, and its parts by name}, all scalars.
+        """
+
+    # Clusters
 
     @property
     def heads(self) -> list[tuple[Tensor, Tensor | None]]:
@@ -69,83 +230,48 @@ class Method(nn.Module):
             heads.append((self.over_centroids, self.over_class_weights))
         return heads
 
-    def levels(self, batch: BatchViews, view: int) -> Sequence[Tensor]:
-        """The backbone's levels of one view's pictures: those kept, or made now."""
-        if view in batch.levels:
-            return batch.levels[view]
-        with stage("augment"):
-            pictures = batch.pictures(view)
-        with stage("forward"):
-            levels: Sequence[Tensor] = self.network.levels(pictures)
-        return levels
-
-    def maps(self, batch: BatchViews, view: int, levels: Sequence[Tensor] | None = None) -> Tensor:
-        """Features (B, D, h, w) of one view, of any norm, in the transformed frame; every pass calls this.
-
-        View 0 is f(G(P1 x)): transform the image, then the network. View 1 is G(f(P2 x)): the network, then transform its
-        feature map. Cell (i, j) of one is cell (i, j) of the other.
-
-        Args:
-            batch: the images' views.
-            view: 0 or 1.
-            levels: what `levels` gave; None asks for it.
-
-        Returns:
-            float32, or bfloat16 where the network computes with it.
-        """
-        levels = self.levels(batch, view) if levels is None else levels
-        with stage("forward"):
-            z: Tensor = self.network.decode(levels)
-        if view > 0:
-            with stage("features"):
-                z = batch.draws.geometry.apply(z, (z.shape[2], z.shape[3]))
-        return z
-
-    def features(self, batch: BatchViews, view: int) -> Tensor:
-        """`maps` at norm 1, float32; clustering and labels go by `maps` themselves, so that is what to override."""
-        z = self.maps(batch, view)
-        with stage("features"):
-            return F.normalize(z.float(), dim=1)
-
-    def start_epoch(self, centroids: Tensor, class_weights: Tensor | None, epoch: int) -> None:
-        """Take over the epoch's clustering: `centroids` (V, K, D), `class_weights` (V, K) or None."""
-        self.centroids.copy_(centroids)
-        self.prototypes.copy_(centroids[0])
-        self.class_weights = None if class_weights is None else class_weights.to(self.centroids)
-
-    def start_over_head(self, centroids: Tensor, class_weights: Tensor | None) -> None:
-        """Take over that of the over-clustering head: `centroids` (V, K2, D), `class_weights` (V, K2) or None."""
-        assert self.over_centroids is not None
-        self.over_centroids.copy_(centroids)
-        self.over_class_weights = None if class_weights is None else class_weights.to(self.over_centroids)
+    def targets(self, labels: Tensor) -> list[Targets]:
+        """What the loss compares features with, for each head, from the `labels` of `losses`."""
+        parts = labels.split(self.views)
+        return [
+            Targets(y, centroids, self.logit_bias(centroids), weights)
+            for y, (centroids, weights) in zip(parts, self.heads, strict=True)
+        ]
 
     def logit_bias(self, centroids: Tensor) -> Tensor:
-        """(..., K) offsets of the logits of `centroids` (..., K, D): those of the nearest one if euclidean, else none."""
+        """(..., K) offsets of the logits of `centroids` (..., K, D).
+
+        With the euclidean metric they make the largest logit that of the nearest centroid; otherwise they are 0.
+        """
         return bias(centroids) if self.config.cluster.metric == "euclidean" else torch.zeros_like(centroids[..., 0])
 
     def classifier(self) -> tuple[Tensor, Tensor]:
-        """(K, D) weights and (K,) offsets whose arg max over a cell's features is its cluster when predicting."""
+        """(K, D) weights and (K,) offsets; the arg max of a cell's logits is the cluster that is predicted."""
         return self.prototypes, self.logit_bias(self.prototypes)
 
     @property
     def predicts_by_prototypes(self) -> bool:
-        """Whether `classifier` is made of `prototypes`, so that fitting them anew is of use."""
+        """Whether `classifier` is made of `prototypes`, so that the refit has an effect."""
         return True
 
-    def optimizers(self) -> Sequence[torch.optim.Optimizer]:
-        """Optimisers of what the method trains beside the network."""
-        return ()
 
-    @abstractmethod
-    def losses(self, batch: BatchViews, labels: Tensor) -> Iterator[dict[str, Tensor]]:
-        """The loss of a batch in terms whose sum it is, each to be propagated back before the next is asked for.
+def build_method(config: Config, pretrained: bool | None = None) -> Method:
+    """The method that `config` names, with its network.
 
-        So a method whose loss falls apart by views holds the activations of one view at a time.
+    Args:
+        config: the run's configuration.
+        pretrained: whether to load the backbone's weights; None is `model.pretrained`, False leaves
+            them to a checkpoint that is loaded next.
 
-        Args:
-            batch: the images' views.
-            labels: (V, B, h, w) int64 pseudo-labels; those of the over-clustering head, if any, follow: (2 V, B, h, w).
+    Raises:
+        InputError: an unknown name, or options or weights that do not fit.
+    """
+    method_class: type[Method] = registry.find(registry.METHODS, config.method, "method")
+    return method_class(config, Extractor(config.model, pretrained))
 
-        Yields:
-            {"loss": the term to minimise, and its parts by name}, all scalars.
-        """
+
+def make_loss(config: Config) -> Loss:
+    """The loss that `loss.name` names. Raises `InputError` for an unknown name or options that do not fit."""
+    make = registry.find(registry.LOSSES, config.loss.name, "loss.name")
+    loss: Loss = registry.call(make, "loss.options", config.loss.options, config.loss)
+    return loss

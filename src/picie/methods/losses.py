@@ -1,4 +1,4 @@
-"""The loss of the paper's section 3: frozen centroids are the classifier of both views' features.
+"""Losses of features against pseudo-labels (paper, section 3).
 
 Shapes: V views, B batch, D feature dimension, h w cells, K clusters.
 """
@@ -7,16 +7,60 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from picie.clustering.kmeans import pad_clusters
+from picie.config import LossConfig
 from picie.runtime import distributed
 
 ClassWeights = Literal["none", "inverse", "sqrt_inverse", "frequency"]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the features of a view are compared with: the pseudo-labels and centroids of each view's clustering.
+
+    Attributes:
+        labels: (V, B, h, w) int64; cell (i, j) is the label of cell (i, j) of the features.
+        centroids: (V, K, D), frozen.
+        bias: (V, K) offsets of the logits.
+        weights: (V, K) class weights, or None.
+    """
+
+    labels: Tensor
+    centroids: Tensor
+    bias: Tensor
+    weights: Tensor | None
+
+
+class Loss(Protocol):
+    """A loss by name (`loss.name`); it is made as `MyLoss(config, **options)` with [loss] and `loss.options`."""
+
+    def __call__(self, features: Tensor, targets: Targets) -> Tensor:
+        """(V,) losses of `features` (B, D, h, w), of any norm, against each of the V clusterings of `targets`."""
+        ...
+
+
+class PrototypeCrossEntropy:
+    """Cross-entropy of <z, c_k> / T over frozen centroids, z the features at norm 1 (paper, equations 3 to 6).
+
+    Args:
+        config: section [loss]; its temperature is T.
+    """
+
+    def __init__(self, config: LossConfig) -> None:
+        self.temperature = config.temperature
+
+    def __call__(self, features: Tensor, targets: Targets) -> Tensor:
+        """(V,) mean losses of `features` (B, D, h, w), floating point of any norm."""
+        points = features.permute(0, 2, 3, 1).flatten(0, 2)
+        losses: Tensor = _FusedCrossEntropy.apply(points, targets, self.temperature)
+        return losses
 
 
 def prototype_logits(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -31,8 +75,9 @@ def class_weights(counts: Tensor, kind: ClassWeights) -> Tensor | None:
 
     Args:
         counts: (K,) points in each cluster; an empty one counts as one point.
-        kind: "inverse" weighs a cluster by 1 / share, "sqrt_inverse" by its root, and "frequency", as published under a
-            switch named balance, by the share itself, so that large clusters weigh more.
+        kind: "inverse" weights a cluster by 1 / share and "sqrt_inverse" by its square root. "frequency"
+            weights it by the share itself, so that large clusters count more; the published code does so
+            under a switch named balance.
 
     >>> class_weights(Tensor([1, 3]), "inverse").tolist()
     [1.5, 0.5]
@@ -46,10 +91,10 @@ def class_weights(counts: Tensor, kind: ClassWeights) -> Tensor | None:
 
 
 def head_weights(ks: Iterable[int]) -> list[float]:
-    """The lambda of each head's loss from its number of clusters (paper, PiCIE+H): in proportion to 1 / log K.
+    """The weight lambda of each head's loss, proportional to 1 / log K (paper, PiCIE+H).
 
-    That is log K2 / (log K1 + log K2) for K1 clusters and the converse for K2; by chance alone, where cross-entropy is log K,
-    both heads then count the same.
+    For K1 clusters it is log K2 / (log K1 + log K2). At chance the cross-entropy is log K, so both heads
+    then contribute equally.
 
     >>> [round(weight, 3) for weight in head_weights([10, 100])]
     [0.667, 0.333]
@@ -59,10 +104,10 @@ def head_weights(ks: Iterable[int]) -> list[float]:
 
 
 def as_shares(weights: Tensor) -> Tensor:
-    """`weights` (V, n) of n cells as shares of their sum, by which a weighted mean is taken.
+    """`weights` (V, n) of n cells, divided by their sum, as factors of a weighted mean.
 
-    Of several processes, each with a part of a batch's images: so that their means, each weighted by its share of the images,
-    add up to the mean of the batch. The plain ones would not, for a cell's share is of the weights of all.
+    In several processes the sum is over all cells of the batch. The factors are scaled so that the
+    processes' means, weighted by their share of the images, add up to the mean of the batch.
     """
     total, n = weights.sum(1), weights.shape[1]
     if distributed.world_size() == 1:
@@ -81,52 +126,25 @@ def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Ten
     return mean
 
 
-def view_loss(
-    features: Tensor,
-    view: int,
-    labels: Tensor,
-    centroids: Tensor,
-    bias: Tensor,
-    weights: Tensor | None,
-    temperature: float,
-) -> tuple[Tensor, Tensor]:
-    """One view's share of the within-view and the cross-view loss (METHOD 2.3, paper equations 3 to 6).
+class _FusedCrossEntropy(torch.autograd.Function):
+    """Cross-entropy of (<z, c_k> + b_k) / T for V sets of frozen centroids, z the points at norm 1.
 
-    Args:
-        features: (B, D, h, w), of z1 or z2, of any norm, floating point; z is taken at norm 1.
-        view: which: 0 or 1.
-        labels: (2, B, h, w) int64 pseudo-labels of both views, cell (i, j) at cell (i, j) of the features.
-        centroids: (2, K, D), frozen.
-        bias: (2, K) offsets of the logits.
-        weights: (2, K) class weights or None.
-        temperature: the logits are divided by it.
+    Autograd through the normalisation, the logits and the log-softmax writes a dozen temporaries of the
+    features' size. The gradient needs only one number per point and centroid:
 
-    Returns:
-        CE(z_v C_v, y_v) / 2 and CE(z_v C_u, y_u) / 2 where u is the other view; summed over v they are within and cross.
-    """
-    points = features.permute(0, 2, 3, 1).flatten(0, 2)
-    losses = _PrototypeCrossEntropy.apply(points, centroids, bias, labels.flatten(1), weights, temperature)
-    return losses[view] / 2, losses[1 - view] / 2
+        g_k = w (softmax_k - [k = y]) / T
+        dloss/dp = (sum_k g_k c_k - z sum_k g_k <z, c_k>) / |p|
 
-
-class _PrototypeCrossEntropy(torch.autograd.Function):
-    """Cross-entropy of <z, c_k> + b_k over frozen centroids of V views, z the points at norm 1.
-
-    Autograd's own way through normalisation, slices of logits and log-softmax writes a dozen temporaries of the features' size.
-    All that the gradient needs of them is one number a point and centroid:
-
-        g_k = w (softmax_k - [k = y]) / T;   dloss/dp = (sum_k g_k c_k - z sum_k g_k <z, c_k>) / |p|
-
-    On 2 cores, forwards and backwards of 25,600 points with D = 128 and 2 x 11 centroids: 7 ms instead of 16. A point's logits
-    lie n apart, for the vectors of a CPU run along points: a softmax over the last dimension takes 20 times as long.
+    Forward and backward of 25,600 points with D = 128 and 2 x 11 centroids take 7 ms instead of 16 on 2
+    cores. Logits are stored cluster by cluster, because a CPU vectorises along points: a softmax over
+    the last dimension takes 20 times as long.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, points: Tensor, centroids: Tensor, bias: Tensor, labels: Tensor, weights: Tensor | None, temperature: float
-    ) -> Tensor:
-        """(V,) losses of `points` (n, D), `centroids` (V, K, D), `bias` (V, K), `labels` (V, n), `weights` (V, K)."""
-        flat = centroids.flatten(0, 1)
+    def forward(ctx: Any, points: Tensor, targets: Targets, temperature: float) -> Tensor:
+        """(V,) losses of `points` (n, D) against `targets`, whose labels are those of the n points in order."""
+        labels, bias, weights = targets.labels.flatten(1), targets.bias, targets.weights
+        flat = targets.centroids.flatten(0, 1)
         p = points.to(flat.dtype)
         norms = torch.linalg.vector_norm(p, dim=1).clamp_(min=1e-12)
         products = (p @ pad_clusters(flat).T)[:, : len(flat)].T.contiguous()
@@ -136,11 +154,11 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
         if weights is None:
             shares = torch.full_like(entropies, 1 / max(1, len(points)))
         else:
-            shares = as_shares(torch.stack([own[y] for own, y in zip(weights, labels, strict=True)]))
-        gradient = log_softmax.exp_()  # the softmax, and its memory
+            shares = as_shares(torch.stack([w[y] for w, y in zip(weights, labels, strict=True)]))
+        gradient = log_softmax.exp_()  # the softmax, in the same memory
         gradient.scatter_add_(1, labels[:, None], entropies.new_full((), -1).expand(len(labels), 1, len(points)))
         gradient.mul_((shares / temperature)[:, None])
-        along = (gradient * cosines).sum(1)  # of each view, so that the cosines need not be kept
+        along = (gradient * cosines).sum(1)  # summed here, so that the cosines need not be saved
         ctx.save_for_backward(points, flat, norms, along, gradient)
         losses: Tensor = (entropies * shares).sum(1)
         return losses
@@ -148,12 +166,12 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         points, flat, norms, along, gradient = ctx.saved_tensors
-        dtype = points.dtype  # that of the result, in which it takes a fifth of the whole less time
+        dtype = points.dtype  # computing in the result's dtype saves a fifth of the time
         weighted = (grads[0].repeat_interleave(gradient.shape[1])[:, None] * flat).to(dtype)
         back = (grads[0] @ along).div_(norms.square()).neg_().to(dtype)
         g = gradient.flatten(0, 1).div(norms).to(dtype)
         out = torch.addmm(points * back[:, None], g.T, weighted)
-        return out, None, None, None, None, None
+        return out, None, None
 
 
 def view_distance(z1: Tensor, z2: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""MDC, Modified DeepCluster: the paper's baseline (section 4.2): one view and a classifier trained on its clusters."""
+"""MDC, Modified DeepCluster: the paper's baseline (section 4.2), one view and a classifier trained on its clusters."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from picie.config import Config
 from picie.errors import InputError
 from picie.methods.base import Method
 from picie.methods.losses import cross_entropy, prototype_logits
+from picie.methods.options import MDCOptions
 from picie.models.extractor import Extractor
 from picie.runtime.rng import derived_seed
 from picie.views.two_views import BatchViews
@@ -19,22 +20,25 @@ from picie.views.two_views import BatchViews
 class MDC(Method):
     """The baseline, Modified DeepCluster: one view, and a classifier trained on its clusters.
 
-    z = f(G(P1 x)), then cross-entropy with a linear classifier, new each epoch, or the frozen centroids (`mdc.classifier`).
+    z = f(G(P1 x)). The loss is the cross-entropy of a linear classifier, new each epoch, or of the
+    frozen centroids (`mdc.classifier`).
     """
 
     views = 1
+    Options = MDCOptions
+    options: MDCOptions
 
-    def __init__(self, config: Config, network: Extractor) -> None:
-        super().__init__(config, network)
+    def __init__(self, config: Config, network: Extractor, dim: int | None = None) -> None:
+        super().__init__(config, network, dim)
         if config.loss.mse or config.loss.within != 1 or config.loss.cross != 1:
             raise InputError("loss.within, loss.cross and loss.mse compare two views, and method=mdc has one; leave them out")
-        self.linear = nn.Linear(network.dim, config.cluster.k) if config.mdc.classifier == "linear" else None
+        self.linear = nn.Linear(self.dim, config.cluster.k) if self.options.classifier == "linear" else None
         self._optimizer: torch.optim.Optimizer | None = None
         if self.linear is not None:
             self._new_classifier(0)
 
     def start_epoch(self, centroids: Tensor, class_weights: Tensor | None, epoch: int) -> None:
-        """Take over the epoch's clustering; cluster numbers are new, so the classifier begins anew."""
+        """Take the epoch's clustering; its clusters are new, so the classifier starts anew."""
         super().start_epoch(centroids, class_weights, epoch)
         if self.linear is not None:
             self._new_classifier(epoch)
@@ -46,27 +50,26 @@ class MDC(Method):
             weight = torch.randn(self.linear.weight.shape, generator=generator) * 0.01
             self.linear.weight.copy_(weight)
             self.linear.bias.zero_()
-        self._optimizer = torch.optim.Adam(self.linear.parameters(), lr=self.config.mdc.lr)
+        self._optimizer = torch.optim.Adam(self.linear.parameters(), lr=self.options.lr)
 
     @property
     def predicts_by_prototypes(self) -> bool:
         return self.linear is None or self.config.train.epochs == 0
 
     def optimizers(self) -> Sequence[torch.optim.Optimizer]:
-        """The classifier's own."""
+        """The classifier's own: its state, too, starts anew each epoch."""
         return () if self._optimizer is None else (self._optimizer,)
 
     def classifier(self) -> tuple[Tensor, Tensor]:
-        """The trained classifier; the centroids where there is none, or nothing was trained (epochs = 0)."""
+        """The trained classifier; the centroids if there is none, or nothing was trained (epochs = 0)."""
         if self.linear is None or self.predicts_by_prototypes:
             return super().classifier()
         return self.linear.weight.detach(), self.linear.bias.detach()
 
     def losses(self, batch: BatchViews, labels: Tensor) -> Iterator[dict[str, Tensor]]:
-        z = self.features(batch, 0)
-        weight = None if self.class_weights is None else self.class_weights[0]
-        if self.linear is not None:
-            logits = prototype_logits(z, self.linear.weight, self.linear.bias)
+        if self.linear is None:
+            (targets,) = self.targets(labels)
+            yield {"loss": self.loss(self.view_features(batch, 0), targets)[0]}
         else:
-            logits = prototype_logits(z, self.centroids[0], self.logit_bias(self.centroids[0])) / self.config.loss.temperature
-        yield {"loss": cross_entropy(logits, labels[0], weight)}
+            logits = prototype_logits(self.features(batch, 0), self.linear.weight, self.linear.bias)
+            yield {"loss": cross_entropy(logits, labels[0], None if self.class_weights is None else self.class_weights[0])}

@@ -1,4 +1,4 @@
-"""The network before anything is learnt from the images: the backbone's levels side by side, each with the same energy."""
+"""Features of the pretrained backbone alone: its levels concatenated, each scaled to the same energy."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class RawFeatures(Extractor):
         self.centre: Tensor
         self.scale: Tensor
 
-    def forward(self, images: Tensor) -> Tensor:
+    def predict_features(self, images: Tensor) -> Tensor:
         """Features (B, D, h, w) float32, D the sum of the levels' channels, of `images` (B, 3, H, W) in [0, 1]."""
         levels = [level.float() for level in self.levels(images)]
         size = levels[0].shape[2:]
@@ -43,10 +43,10 @@ class RawFeatures(Extractor):
         """Centre each channel and divide each level by its total standard deviation over `points`.
 
         Args:
-            points: (n, D) features of some cells as `forward` gives them before this.
+            points: (n, D) features of some cells as `predict_features` gives them before this.
 
         Returns:
-            (n, D) the same points as `forward` gives them from now on.
+            (n, D) the same points as `predict_features` gives them from now on.
         """
         levels = points.var(0, correction=0).split(list(self.backbone.channels))
         scale = torch.cat([level.sum().sqrt().clamp(min=1e-6).reciprocal().expand(len(level)) for level in levels])

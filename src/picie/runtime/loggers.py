@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import os
+import tomllib
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from picie.config import read_toml
 from picie.errors import InputError
 
 
@@ -76,7 +76,9 @@ class WandB:
     def __init__(self, folder: Path, key: str, purge: int | None) -> None:
         module: Any = importlib.import_module(_MODULES["wandb"])
         place = {"dir": str(folder), "project": os.environ.get("WANDB_PROJECT", "picie"), "name": folder.resolve().name}
-        self._run = module.init(**place, id=key, resume="allow", config=read_toml(folder / "config.toml"))
+        self._run = module.init(
+            **place, id=key, resume="allow", config=tomllib.loads((folder / "config.toml").read_text("utf-8"))
+        )
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Add the numbers of `line` as a point at its epoch."""

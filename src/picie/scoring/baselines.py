@@ -135,7 +135,7 @@ def raw_kmeans(dataset: Dataset, config: Config, device: str, bars: Progress) ->
     network.prepare(engine.device, engine.bf16)
     network.eval()
     load = centre_square(config.evaluate_size)
-    sample = sample_cells(lambda pixels: network(engine.to_images(pixels)), dataset, load, config.seed, bars)
+    sample = sample_cells(lambda pixels: network.predict_features(engine.to_images(pixels)), dataset, load, config.seed, bars)
     points = F.normalize(network.fit(sample.points), dim=1)
     return Segmenter(network, feature_kmeans(points, config.cluster.k, config), config, engine).clusters
 

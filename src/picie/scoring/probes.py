@@ -98,7 +98,7 @@ def _files(dataset: Dataset) -> set[Path]:
 
 def _with(segmenter: Segmenter, classifier: tuple[Tensor, Tensor]) -> Segmenter:
     """The network of `segmenter` with another classifier."""
-    return Segmenter(segmenter.network, classifier, segmenter.config, segmenter.engine)
+    return Segmenter(segmenter.method, classifier, segmenter.config, segmenter.engine)
 
 
 def logistic_regression(points: Tensor, labels: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:

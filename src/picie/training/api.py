@@ -1,10 +1,11 @@
-"""Begin a run or go on with one, and keep its record; what a run does is in `picie.training.trainer`."""
+"""Train a new run, or continue one; the epochs are in `picie.training.trainer`."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,17 @@ import torch
 from picie.config import Config, from_dict, read_toml, with_overrides
 from picie.errors import InputError, LostError, TrainingError
 from picie.runtime import checkpoint, distributed, output_paths
-from picie.runtime.interrupts import StopRequest, graceful_stop
+from picie.runtime.interrupts import graceful_stop
 from picie.runtime.progress import Progress, log
+from picie.runtime.run_record import RunRecord
 from picie.scoring.evaluation import Evaluation
-from picie.training.trainer import Run
+from picie.training.feature_source import FeatureSource
+from picie.training.label_store import PseudoLabelStore
+from picie.training.run_folder import RunFolder
+from picie.training.setup import Setup, set_up
+from picie.training.train_state import TrainState
+from picie.training.trainer import Trainer
+from picie.training.view_cache import ViewCache
 
 
 def train(config: Config, out: str | Path) -> Path:
@@ -36,8 +44,8 @@ def train(config: Config, out: str | Path) -> Path:
     """
     with distributed.process_group():
         out = distributed.run_on_main(lambda: _new(Path(out)))
-        run, has_work = _carry_out(config, out, None)
-    _conclude(run, has_work)
+        outcome = _train(config, out, None)
+    _conclude(outcome)
     return out
 
 
@@ -48,7 +56,7 @@ def _new(out: Path) -> Path:
 
 def check(config: Config) -> None:
     """Raises `InputError` for all that `train` refuses before it reads the images; nothing is written."""
-    Run(config, Path(), Progress(False), StopRequest())
+    set_up(config, Progress(False))
 
 
 def resume(out: str | Path, overrides: Sequence[str] = ()) -> Path:
@@ -63,67 +71,129 @@ def resume(out: str | Path, overrides: Sequence[str] = ()) -> Path:
         InputError: no run in `out`, other overrides, or data that has changed; and as for `train`.
     """
     with distributed.process_group():
-        config, state = _standing(Path(out), overrides)
-        run, has_work = _carry_out(config, Path(out), state)
-    _conclude(run, has_work)
+        config, saved = _saved(Path(out), overrides)
+        outcome = _train(config, Path(out), saved)
+    _conclude(outcome)
     return Path(out)
 
 
-def _standing(out: Path, overrides: Sequence[str]) -> tuple[Config, dict[str, Any] | None]:
-    """The configuration and the checkpoint, if there is one, with which the run in `out` goes on."""
+def _saved(out: Path, overrides: Sequence[str]) -> tuple[Config, dict[str, Any] | None]:
+    """The configuration and the checkpoint, if there is one, from which the run in `out` continues."""
     for override in overrides:
         if not override.startswith(("run.", "train.epochs=", "data.root=")):
             raise InputError(f"--resume takes its settings from the run; {override!r} would change it: leave it out")
     if not (out / "config.toml").is_file():
         raise InputError(f"--resume {out}: holds no run (no config.toml); give a folder that `picie train` made")
-    state = checkpoint.load(out) if (out / checkpoint.FILE_NAME).is_file() else None
-    if state is not None and "imported" in state:
+    saved = checkpoint.load(out) if (out / checkpoint.FILE_NAME).is_file() else None
+    if saved is not None and "imported" in saved:
         raise InputError(f"--resume {out}: was imported, not trained here; it can be evaluated, predicted with and exported")
-    settings = read_toml(out / "config.toml") if state is None else state["config"]
+    settings = read_toml(out / "config.toml") if saved is None else saved["config"]
     config = with_overrides(from_dict(settings), overrides)
-    if state is not None and config.train.epochs < state["epoch"] + (state["step"] > 0):
-        done = f"is in epoch {state['epoch'] + 1}" if state["step"] else f"has {state['epoch']} epochs behind it"
+    if saved is not None and config.train.epochs < saved["epoch"] + (saved["step"] > 0):
+        done = f"is in epoch {saved['epoch'] + 1}" if saved["step"] else f"has {saved['epoch']} epochs behind it"
         raise InputError(f"train.epochs = {config.train.epochs}: the run in {out} {done}; ask for more")
-    return config, state
+    return config, saved
 
 
-def _carry_out(config: Config, out: Path, state: dict[str, Any] | None) -> tuple[Run, bool]:
-    """Train from `state`, a checkpoint, or from the start; keep the run's record; leave nothing of a run that never began.
+@dataclass(frozen=True)
+class _Outcome:
+    """What a run ended with: its folder, whether any epoch was trained, its configuration and latest scores."""
 
-    Returns:
-        The run, and whether there was anything left to do.
-    """
+    out: Path
+    has_work: bool
+    config: Config
+    evaluation: Evaluation | None
+
+
+def _train(config: Config, out: Path, saved: dict[str, Any] | None) -> _Outcome:
+    """Train from the checkpoint `saved`, or from the start; a run that never began leaves nothing behind."""
     made = output_paths.missing(out)
     with graceful_stop() as stop, Progress(config.run.progress) as bars:
-        run = Run(config, out, bars, stop, pretrained=None if state is None else False)
-        began = time.perf_counter()
-        with _taken(out) as empty:
+        setup = set_up(config, bars, pretrained=None if saved is None else False)
+        folder = RunFolder(out, RunRecord(out, config.run.loggers), bars, stop)
+        with _locked(out) as empty:
             try:
-                run.open(state)
-                has_work = not run.standing.finished
-                run.go()
+                with open_trainer(setup, folder, saved) as trainer:
+                    has_work = not trainer.state.finished
+                    trainer.run()
             except InputError:
                 if empty and not (out / checkpoint.FILE_NAME).exists():
                     output_paths.clear(out, made)
                 raise
             except torch.OutOfMemoryError as error:
                 advice = "lower run.keep_gb, train.batch_size, cluster.batch_size or views.size"
-                raise TrainingError(f"{out}: out of memory on {run.engine.device}; {advice}") from error
+                raise TrainingError(f"{out}: out of memory on {setup.engine.device}; {advice}") from error
             except LostError as error:
-                stop.signum = None  # by which torchrun ends the others: nobody asked the run to stop
                 raise LostError(
-                    f"{error}; the last checkpoint is kept; {run.how_to_resume}, in any number of processes"
+                    f"{error}; the last checkpoint is kept; {folder.how_to_resume}, in any number of processes"
                 ) from error
-            finally:
-                run.close(time.perf_counter() - began, stop)
-    return run, has_work
+    return _Outcome(out, has_work, setup.config, trainer.evaluation)
 
 
 @contextlib.contextmanager
-def _taken(out: Path) -> Iterator[bool]:
-    """Hold the folder `out`, made if it is not there, against other runs; yields whether it was empty.
+def open_trainer(setup: Setup, folder: RunFolder, saved: dict[str, Any] | None = None) -> Iterator[Trainer]:
+    """A trainer that is ready to run in `folder`: images decoded, the network started or restored.
 
-    Of several processes the main one holds it for all, and to the others it is not empty: theirs it is not to clear.
+    When the context ends, the run's records are closed.
+
+    Args:
+        setup: the parts of the run.
+        folder: the run's folder, which exists.
+        saved: the checkpoint to continue from; None starts anew.
+
+    Raises:
+        InputError: no image can be read, or the images are not those of the checkpoint.
+    """
+    config, began = setup.config, time.perf_counter()
+    state = TrainState() if saved is None else TrainState.from_dict(saved)
+    try:
+        folder.begin(setup, new=saved is None)
+        with folder.frames(setup) as frames:
+            indices = folder.read_images(setup, frames)
+            if saved is not None:
+                folder.check_images(saved, frames.digest, config.data.root)
+            store = _label_store(setup, folder, keep=state.step > 0)
+            cache = _view_cache(setup, len(indices))
+            source = FeatureSource(config, setup.method, setup.views, frames, indices, setup.engine, cache)
+            trainer = Trainer(setup, folder, source, store, frames.digest, state)
+            if saved is None:
+                trainer.start()
+            else:
+                trainer.restore(saved)
+            distributed.broadcast(list(setup.method.state_dict().values()))
+            if not state.finished:
+                folder.record.open_loggers()
+            yield trainer
+    except LostError:
+        folder.stop.signum = None  # torchrun ends the other processes by a signal; nobody asked the run to stop
+        raise
+    finally:
+        folder.finish(state.epoch, state.finished, began)
+
+
+def _label_store(setup: Setup, folder: RunFolder, keep: bool) -> PseudoLabelStore:
+    """The store of the run's pseudo-labels; `keep` opens those of an epoch that was begun."""
+    ks = setup.config.cluster.heads.values()
+    shape = (len(ks) * setup.method.views, len(setup.dataset), *setup.cells)
+    store = PseudoLabelStore(folder.out / "pseudo_labels.npy", shape, max(ks), keep=keep)
+    if not keep:
+        folder.record.update(labelled_epoch=None)
+    return store
+
+
+def _view_cache(setup: Setup, images: int) -> ViewCache:
+    """The cache of the views of so many images, within `run.keep_gb`; processes on one CPU share the memory."""
+    sharing = distributed.local_world_size() if setup.engine.device.type == "cpu" else 1
+    frozen = setup.config.model.freeze and setup.method.caches_levels
+    return ViewCache(setup.config.run.keep_gb * 1e9 / sharing, frozen, images * setup.method.views)
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[bool]:
+    """Make and lock the folder `out` against other runs; yields whether it was empty.
+
+    With several processes the main one locks it for all. The others yield False, because only rank 0
+    may delete it.
     """
     if not distributed.is_main():
         distributed.barrier()
@@ -137,13 +207,13 @@ def _taken(out: Path) -> Iterator[bool]:
         yield not any(out.iterdir())
 
 
-def _conclude(run: Run, has_work: bool) -> None:
-    """What the main process does when a run is done."""
+def _conclude(outcome: _Outcome) -> None:
+    """Write the report and the last log line, in the main process."""
     if not distributed.is_main():
         return
-    if has_work and run.config.run.report:
-        _report(run.out, run.config.run.device, run.evaluation)
-    log.info("segment pictures with: picie predict %s PATH... --out DIR", run.out)
+    if outcome.has_work and outcome.config.run.report:
+        _report(outcome.out, outcome.config.run.device, outcome.evaluation)
+    log.info("segment pictures with: picie predict %s PATH... --out DIR", outcome.out)
 
 
 def _report(out: Path, device: str, evaluation: Evaluation | None) -> None:

@@ -16,7 +16,7 @@ from picie.data import open_dataset
 from picie.data.base import Dataset, MissingSplitError
 from picie.data.loading import split_batches
 from picie.errors import InputError
-from picie.models.extractor import Extractor
+from picie.methods.base import Method
 from picie.runtime.device import Engine
 from picie.runtime.progress import log
 from picie.views.two_views import TwoViews
@@ -54,25 +54,32 @@ def check_turns(views: TwoViews, config: Config) -> None:
 
 
 @torch.no_grad()
-def feature_size(network: Extractor, engine: Engine, config: Config) -> tuple[int, int]:
-    """(h, w) of a view's features, found by trying; and that the network takes pictures that are not square.
+def feature_size(method: Method, engine: Engine, config: Config) -> tuple[int, int]:
+    """(h, w) of a view's features, found by computing the features of black images.
 
     Raises:
-        InputError: the backbone refuses the one or the other.
+        InputError: the network fails on images of the views' size or on wider ones, or the features
+            have another number of channels than the method says.
     """
     height, width = config.views.view_size
-    network.eval()
-    sizes = []
+    method.eval()
+    shapes = []
     for tried in (width, width + width // 2):
         try:
-            sizes.append(network(torch.zeros(1, 3, height, tried, device=engine.device)).shape[2:])
+            shapes.append(method.predict_features(torch.zeros(1, 3, height, tried, device=engine.device)).shape[1:])
         except (RuntimeError, AssertionError, ValueError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(
                 f"model.backbone: {config.model.backbone!r} cannot take images of {height}x{tried} pixels ({reason}); "
                 "choose another backbone, or a views.size that it takes"
             ) from error
-    return sizes[0][0], sizes[0][1]
+    dim, *cells = shapes[0]
+    if dim != method.dim:
+        raise InputError(
+            f"method={config.method}: its features have {dim} channels and its dim is {method.dim}; "
+            f"call super().__init__(config, network, dim={dim})"
+        )
+    return cells[0], cells[1]
 
 
 def start_points(config: Config, images: int, cells: int) -> int:
@@ -95,15 +102,15 @@ def check_points(config: Config, images: int, cells: tuple[int, int]) -> None:
             )
 
 
-def check_normalisable(config: Config, network: Extractor, images: int) -> None:
+def check_normalisable(config: Config, method: Method, images: int) -> None:
     """Raises `InputError` if BatchNorm would be trained on a single value a channel: one image, of one cell at the coarsest."""
     sizes = [images] + [config.train.batch_size] * (config.train.epochs > 0)
     sizes += [config.cluster.batch_size] * (config.cluster.batchnorm == "train")
     if len(sizes) == 1 or config.model.freeze or min(sizes) > 1:
         return
-    coarsest = max(network.backbone.strides)
+    coarsest = max(method.network.backbone.strides)
     cells = math.prod(max(1, round(side / coarsest)) for side in config.views.view_size)
-    if cells == 1 and any(isinstance(module, _BatchNorm) for module in network.backbone.modules()):
+    if cells == 1 and any(isinstance(module, _BatchNorm) for module in method.network.backbone.modules()):
         raise InputError(
             f"views.size = {config.views.size}: a step on one image has a single cell at the backbone's stride of {coarsest}, "
             "and BatchNorm needs two; give a larger views.size, or batches of more images"

@@ -1,4 +1,4 @@
-"""Gradient steps: a batch's losses propagated back, and the optimisers moved."""
+"""Training steps: backward passes of a batch's losses, and the optimisers' updates."""
 
 from __future__ import annotations
 
@@ -16,65 +16,76 @@ from picie.views.two_views import BatchViews
 
 
 class Optimizer:
-    """What takes the gradient steps of a run.
+    """Takes the training steps of a run: Adam over the method's parameter groups, and the method's own optimisers.
 
     Args:
-        config: its section [train].
-        method: what is trained.
+        config: section [train].
+        method: the method that is trained.
     """
 
     def __init__(self, config: TrainConfig, method: Method) -> None:
         self.config, self.method = config, method
-        trained = [p for p in method.network.parameters() if p.requires_grad]
-        self._network = torch.optim.Adam(trained, lr=config.lr, fused=True)
+        groups = [group for group in method.parameter_groups() if group["params"]]
+        # A method may train nothing by the run's optimiser, if the network is frozen.
+        self._adam = torch.optim.Adam(groups, lr=config.lr, fused=True) if groups else None
+        self._start_rates = [] if self._adam is None else [group["lr"] for group in self._adam.param_groups]
 
     @property
     def optimizers(self) -> Sequence[torch.optim.Optimizer]:
-        """That of the network, then those of the method."""
-        return (self._network, *self.method.optimizers())
+        """The run's optimiser, if it trains anything, then those of the method."""
+        own = self.method.optimizers()
+        return (*own,) if self._adam is None else (self._adam, *own)
 
     def set_rate(self, epochs_done: float) -> None:
-        """The network's learning rate where so many `epochs_done`, a fraction included, are behind."""
-        if self.config.schedule == "cosine":
-            share = epochs_done / self.config.epochs
-            self._network.param_groups[0]["lr"] = self.config.lr * (0.5 + 0.5 * math.cos(math.pi * share))
+        """Set the learning rates of the run's optimiser for a fractional epoch."""
+        if self.config.schedule == "cosine" and self._adam is not None:
+            progress = epochs_done / self.config.epochs
+            for group, start in zip(self._adam.param_groups, self._start_rates, strict=True):
+                group["lr"] = start * (0.5 + 0.5 * math.cos(math.pi * progress))
 
-    def take(self, batch: BatchViews, labels: Tensor, share: float = 1.0) -> tuple[list[str], Tensor]:
-        """One step on a batch, as `Method.losses` takes it, or on this process's `share` of a batch, which may be 0.
+    def step(self, batch: BatchViews, labels: Tensor, share: float = 1.0) -> tuple[list[str], Tensor]:
+        """One step on a batch.
+
+        Args:
+            batch: views of the images of this process's shard.
+            labels: pseudo-labels, as `Method.losses` takes them.
+            share: number of images of the shard over that of the batch; may be 0.
 
         Returns:
-            The names of the loss and its parts, and (names,) their values before the step, on the device: whoever reads
-            them waits for it.
+            The names of the loss and of its parts, and their values (names,) before the step, on the
+            device; reading them waits for the device.
         """
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         parts: dict[str, Tensor] = {}
         for term in self.method.losses(batch, labels):
-            with stage("backward"):
-                (term["loss"] * share).backward()
+            if term["loss"].requires_grad:
+                with stage("backward"):
+                    (term["loss"] * share).backward()
             for name, value in term.items():
                 parts[name] = parts[name] + value.detach() if name in parts else value.detach()
         with stage("optimise"):
-            values = self._exchange(torch.stack(list(parts.values())), share)
+            values = self._reduce(torch.stack(list(parts.values())), share)
             for optimizer in self.optimizers:
                 optimizer.step()
+            self.method.after_step()
         return list(parts), values
 
-    def _exchange(self, values: Tensor, share: float) -> Tensor:
-        """Sum the gradients over the processes, and `values`, of this process's `share` of the batch, weighted by it.
+    def _reduce(self, values: Tensor, share: float) -> Tensor:
+        """Sum the gradients over the processes, and return the sum of `values` weighted by `share`.
 
-        Once, after all terms: DistributedDataParallel, which does it within the backward, takes one backward a step.
+        It runs once after all terms. DistributedDataParallel reduces within the backward pass, and takes
+        one backward pass a step.
         """
         if distributed.world_size() == 1:
             return values
         trained = [p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]]
-        summands = [p.grad for p in trained if p.grad is not None] + [values * share]
-        flat = torch.cat([summand.flatten() for summand in summands])
-        # Of no image the mean loss is not a number.
-        sums = distributed.all_reduce_sum(flat if share else torch.zeros_like(flat)).split(
-            [summand.numel() for summand in summands]
-        )
-        for gradient, found in zip(summands[:-1], sums[:-1], strict=True):
-            gradient.copy_(found.view_as(gradient))
-        weighted: Tensor = sums[-1]
-        return weighted
+        gradients = [p.grad for p in trained if p.grad is not None]
+        flat = torch.cat([summand.flatten() for summand in (*gradients, values * share)])
+        # The mean loss of an empty shard is not a number, so its summand is set to 0.
+        reduced = distributed.all_reduce_sum(flat if share else torch.zeros_like(flat))
+        *sums, weighted = reduced.split([summand.numel() for summand in (*gradients, values)])
+        for gradient, total in zip(gradients, sums, strict=True):
+            gradient.copy_(total.view_as(gradient))
+        result: Tensor = weighted
+        return result

@@ -36,7 +36,7 @@ def refit_prototypes(source: FeatureSource, n: int, advance: Callable[[int], Non
     with source.folded():
         for batch, images in source.whole_images(batches):
             with stage("forward"):
-                z = method.network(images)
+                z = method.predict_features(images)
             with stage("features"):
                 sample.add(points_of(z))
             advance(len(batch))

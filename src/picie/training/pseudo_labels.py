@@ -81,7 +81,7 @@ def _label(
     tallies = [[ClusterStats(kmeans.k) for kmeans in head] for head in heads]
     source.method.eval()
     with source.folded():
-        for batch, view, z in source.view_maps(batches, epoch):
+        for batch, view, z in source.view_features(batches, epoch):
             points = points_of(z)
             with stage("assign"):
                 for i, head in enumerate(heads):
@@ -122,7 +122,7 @@ def _cluster(
     method.train(options.batchnorm == "train")
     done = [0] * method.views
     with source.folded():
-        for batch, view, z in source.view_maps(batches, epoch, leave=True):
+        for batch, view, z in source.view_features(batches, epoch, fill_cache=True):
             with stage("k-means"):
                 points = points_of(z)
                 if done[view] < n_start:

@@ -1,4 +1,4 @@
-"""Where a run stands: what its checkpoint says beside weights and optimisers."""
+"""How far a run is: what its checkpoint holds beside weights and optimisers."""
 
 from __future__ import annotations
 
@@ -12,27 +12,51 @@ from picie.training.pseudo_labels import Clustering
 
 @dataclass
 class TrainState:
-    """Where a run stands: `epoch` epochs are done, and `step` steps of the next."""
+    """How far a run is.
+
+    Attributes:
+        epoch: epochs that are done.
+        step: steps of the next epoch that are done.
+        finished: whether the last epoch is done.
+        clusterings: results of the current epoch's clustering, by the head's prefix; empty before it.
+        totals: parts of the loss, summed over the epoch's images.
+        seconds: time by stage of the epoch.
+        matching: the latest scores' matching, as long as it is one of the current clusters.
+    """
 
     epoch: int = 0
     step: int = 0
     finished: bool = False
-    clusterings: dict[str, Clustering] = field(default_factory=dict)  # of the epoch at hand, by the head's prefix
-    totals: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # loss parts, summed over images
-    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # by stage of the epoch
-    matching: dict[str, Any] | None = None  # of the latest evaluation, while the clusters are those that it matched
+    clusterings: dict[str, Clustering] = field(default_factory=dict)
+    totals: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    matching: dict[str, Any] | None = None
 
-    def state(self) -> dict[str, Any]:
+    def end_epoch(self, finished: bool) -> None:
+        """Forget what belongs to the epoch that has ended."""
+        self.finished = finished
+        self.clusterings.clear()
+        self.totals.clear()
+        self.seconds.clear()
+
+    def to_dict(self) -> dict[str, Any]:
         """Plain values and tensors, for a checkpoint."""
-        begun = {f"{prefix}clustering": vars(clustering) for prefix, clustering in self.clusterings.items()}
-        plain = {"totals": dict(self.totals), "seconds": dict(self.seconds), **(begun if self.step else {"clustering": None})}
-        return {"epoch": self.epoch, "step": self.step, "finished": self.finished, "matching": self.matching, **plain}
+        clusterings = {f"{prefix}clustering": vars(clustering) for prefix, clustering in self.clusterings.items()}
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "finished": self.finished,
+            "matching": self.matching,
+            "totals": dict(self.totals),
+            "seconds": dict(self.seconds),
+            **(clusterings if self.step else {"clustering": None}),
+        }
 
     @staticmethod
-    def of(state: dict[str, Any]) -> TrainState:
-        """What `state` gave."""
-        begun = {prefix: state.get(f"{prefix}clustering") for prefix in ("", "over_")}
-        clusterings = {prefix: Clustering(**values) for prefix, values in begun.items() if values is not None}
-        totals, seconds = defaultdict(float, state["totals"]), defaultdict(float, state["seconds"])
-        matching = checkpoint.without_naming(state)["matching"]
-        return TrainState(state["epoch"], state["step"], state["finished"], clusterings, totals, seconds, matching)
+    def from_dict(saved: dict[str, Any]) -> TrainState:
+        """The state in a checkpoint, `saved`."""
+        values = {prefix: saved.get(f"{prefix}clustering") for prefix in ("", "over_")}
+        clusterings = {prefix: Clustering(**value) for prefix, value in values.items() if value is not None}
+        totals, seconds = defaultdict(float, saved["totals"]), defaultdict(float, saved["seconds"])
+        matching = checkpoint.without_naming(saved)["matching"]
+        return TrainState(saved["epoch"], saved["step"], saved["finished"], clusterings, totals, seconds, matching)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,24 +49,29 @@ class BatchViews:
     """The views of a batch of images, made when they are asked for.
 
     Attributes:
-        draws: G of these images, and P where there are frames.
+        draws: G of these images, and P if there are frames.
         size: (H, W) of a view.
-        frames: (B, 3, H, W) floating point in [0, 1]; None where an earlier pass left all that is needed.
-        made: pictures, by view, as far as they are made.
-        levels: the backbone's levels, by view, as far as they are at hand from an earlier pass.
+        frames: (B, 3, H, W) floating point in [0, 1]; None if an earlier pass cached the views.
+        load: draws with P, and frames, for pictures that are neither cached nor made; None if there are frames.
+        made: pictures, by view, that are made or cached.
+        levels: cached levels, by view.
     """
 
     draws: ViewDraws
     size: tuple[int, int]
-    frames: Tensor | None
+    frames: Tensor | None = None
+    load: Callable[[], tuple[ViewDraws, Tensor]] | None = None
     made: dict[int, Tensor] = field(default_factory=dict)
     levels: Mapping[int, Sequence[Tensor]] = field(default_factory=dict)
 
     def pictures(self, view: int) -> Tensor:
-        """(B, 3, *size) in [0, 1]: what the network is given of `view`, see `ViewDraws.pictures`."""
+        """(B, 3, *size) in [0, 1]: the network's input for `view`, see `ViewDraws.pictures`."""
         if view not in self.made:
-            assert self.frames is not None
-            self.made[view] = self.draws.pictures(self.frames, view, self.size)
+            draws, frames = self.draws, self.frames
+            if frames is None:
+                assert self.load is not None
+                draws, frames = self.load()
+            self.made[view] = draws.pictures(frames, view, self.size)
         return self.made[view]
 
 

@@ -1,33 +1,28 @@
-"""The configuration of a run: frozen, typed and complete.
+"""The sections of a run's configuration: frozen, typed and complete.
 
-Sections are split by consequence. `[run]` holds what must not change results (device, workers, cache); everything else may.
-A configuration is read in layers, each over the one before: the defaults below (preset `default`), a preset, a TOML
-file, the command line's `section.key=value`. An unknown key is an error that names the nearest valid one.
+Sections are split by consequence. `[run]` holds what must not change results (device, workers, cache);
+all others may change them. A method adds a section of its own, see `picie.config.methods`.
 """
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Mapping, Sequence
-from importlib import resources
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-
-from picie.errors import InputError, nearest
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 PositiveInt = Annotated[int, Field(ge=1, strict=True)]
 NaturalInt = Annotated[int, Field(ge=0, strict=True)]
 TransformSpec = dict[str, Any]  # {"name": "blur", "p": 0.5, ...}
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """Base of the sections: frozen, no unknown keys, no infinities."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     """Which images."""
 
     name: str = Field("folder", description="dataset: a name from `picie list datasets` or my_module:MyDataset")
@@ -38,7 +33,7 @@ class DataConfig(_Section):
     )
 
 
-class ViewsConfig(_Section):
+class ViewsConfig(Section):
     """The two views: their size and their transforms."""
 
     size: PositiveInt = Field(160, description="short side of a view in pixels")
@@ -97,11 +92,12 @@ class ViewsConfig(_Section):
         return round(short * max(1, 1 / self.aspect)), round(short * max(1, self.aspect))
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The network f: backbone and FPN."""
 
     backbone: str = Field("tf_efficientnet_lite0", description="a timm model or my_module:MyBackbone")
     pretrained: bool = Field(True, description="start from ImageNet weights")
+    backbone_options: dict[str, Any] = Field({}, description="arguments of the backbone's constructor, {name = value}")
     weights: str | None = Field(None, description="local backbone weights, .pth or .safetensors; none: the model's own")
     dim: PositiveInt = Field(128, description="feature dimension D")
     laterals: Literal["pca", "random"] = Field(
@@ -110,7 +106,7 @@ class ModelConfig(_Section):
     freeze: bool = Field(False, description="train the FPN alone and leave the backbone as it is")
 
 
-class ClusterConfig(_Section):
+class ClusterConfig(Section):
     """K-means over pixel features."""
 
     k: Annotated[int, Field(ge=2, le=65535, strict=True)] = Field(27, description="number of clusters K")
@@ -154,9 +150,11 @@ class ClusterConfig(_Section):
         return {"": self.k} | ({"over_": self.over_k} if self.over_k else {})
 
 
-class LossConfig(_Section):
+class LossConfig(Section):
     """The training loss."""
 
+    name: str = Field("cross_entropy", description="a name from `picie list losses` or my_module:MyLoss")
+    options: dict[str, Any] = Field({}, description="arguments of the loss's constructor, {name = value}")
     temperature: Annotated[float, Field(gt=0)] = Field(0.3, description="logits are divided by it")
     class_weights: Literal["none", "inverse", "sqrt_inverse", "frequency"] = Field(
         "none", description="weight of each cluster in the cross-entropy, from its share of the pixels"
@@ -166,16 +164,7 @@ class LossConfig(_Section):
     mse: bool = Field(False, description="average the loss with the mean squared distance of the two views")
 
 
-class MDCConfig(_Section):
-    """What only the baseline MDC has."""
-
-    classifier: Literal["linear", "centroids"] = Field(
-        "linear", description="a trained 1x1 classifier, new each epoch, or the frozen centroids"
-    )
-    lr: Annotated[float, Field(gt=0)] = Field(1e-2, description="the classifier's learning rate")
-
-
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """Optimisation."""
 
     epochs: NaturalInt = Field(10, description="epochs; 0 clusters the network as it starts")
@@ -187,7 +176,7 @@ class TrainConfig(_Section):
     )
 
 
-class EvaluateConfig(_Section):
+class EvaluateConfig(Section):
     """How a run is scored and how pictures are brought to size."""
 
     split: str = Field("val", description="split that is scored while training, if it has labels")
@@ -199,7 +188,7 @@ class EvaluateConfig(_Section):
     )
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """What must not change results."""
 
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
@@ -222,7 +211,7 @@ class RunConfig(_Section):
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
-class Config(_Section):
+class Config(Section):
     """The whole configuration of a run."""
 
     method: str = Field("picie", description="picie, mdc or my_module:MyMethod")
@@ -232,7 +221,6 @@ class Config(_Section):
     model: ModelConfig = ModelConfig()
     cluster: ClusterConfig = ClusterConfig()
     loss: LossConfig = LossConfig()
-    mdc: MDCConfig = MDCConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     run: RunConfig = RunConfig()
@@ -247,149 +235,24 @@ class Config(_Section):
             raise ValueError("model.weights is given but model.pretrained = false; leave one of them out")
         return self
 
+    def options_of(self, method_class: Any) -> Any:
+        """The method's own options, its `Options`, in the section that it names; None if it has none."""
+        if method_class.Options is None:
+            return None
+        return getattr(self, section_name(method_class), None) or method_class.Options()
+
+    def __reduce__(self) -> Any:  # the class with a method's section is made at run time, so pickle cannot find it
+        from picie.config.loading import from_dict
+
+        return from_dict, (self.model_dump(mode="json"),)
+
     @property
     def evaluate_size(self) -> int:
         """Short side, in pixels, of images that are scored or predicted."""
         return self.evaluate.size or self.views.size
 
 
-def preset_names() -> list[str]:
-    """Names that `--preset` takes."""
-    return sorted(p.name.removesuffix(".toml") for p in _presets().iterdir() if p.name.endswith(".toml"))
-
-
-def preset_text(name: str) -> str:
-    """The TOML text of a preset, its opening comment included."""
-    text: str = _presets().joinpath(f"{name}.toml").read_text("utf-8")
-    return text
-
-
-def _presets() -> Any:
-    return resources.files("picie").joinpath("presets")
-
-
-def load(preset: str | None = None, file: Path | None = None, overrides: Sequence[str | Mapping[str, Any]] = ()) -> Config:
-    """The configuration of the given layers, lowest first.
-
-    Args:
-        preset: a name from `preset_names()`; none is `default`.
-        file: a TOML file with any of the sections.
-        overrides: "section.key=value" strings; values in TOML's syntax, where bare words are strings. Or nested dictionaries.
-
-    Raises:
-        InputError: an unknown preset or key, a file that is no TOML, or a value out of range.
-    """
-    values: dict[str, Any] = {}
-    if preset is not None:
-        if preset not in preset_names():
-            raise InputError(f"--preset: unknown preset {preset!r}; {nearest(preset, preset_names())}")
-        _merge(values, _preset_values(preset))
-    if file is not None:
-        _merge(values, read_toml(file))
-    for override in overrides:
-        _merge(values, _parse_override(override) if isinstance(override, str) else override)
-    return from_dict(values)
-
-
-def _preset_values(name: str) -> dict[str, Any]:
-    """A preset's settings, laid over those of the preset that its key `base` names."""
-    own = tomllib.loads(preset_text(name))
-    base = own.pop("base", None)
-    values = {} if base is None else _preset_values(base)
-    _merge(values, own)
-    return values
-
-
-def read_toml(file: Path) -> dict[str, Any]:
-    """The content of a TOML file. Raises `InputError` where there is none or it is malformed."""
-    try:
-        content: dict[str, Any] = tomllib.loads(file.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise InputError(f"{file}: cannot be read: {reason}; give a TOML file") from error
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{file}: not valid TOML: {error}") from error
-    return content
-
-
-def from_dict(values: Mapping[str, Any]) -> Config:
-    """Validate a nested dictionary. Raises `InputError` for unknown keys and values that do not fit."""
-    _check_keys(values, Config, "")
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise InputError(_first_error(error)) from error
-
-
-def to_toml(config: Config) -> str:
-    """The complete configuration as TOML that `load(file=...)` takes."""
-    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
-
-
-def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
-    """`config` with "section.key=value" strings applied. Raises `InputError` as `load` does."""
-    values = config.model_dump(mode="json")
-    for override in overrides:
-        _merge(values, _parse_override(override))
-    return from_dict(values)
-
-
-_UNSET = object()  # the value of "key=": what lower layers say is dropped, and the default holds
-
-
-def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
-    for key, value in values.items():
-        if value is _UNSET:
-            into.pop(key, None)
-        elif isinstance(value, Mapping):
-            if not isinstance(into.get(key), dict):
-                into[key] = {}
-            _merge(into[key], value)
-        else:
-            into[key] = value
-
-
-def _parse_override(text: str) -> dict[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise InputError(f"{text!r} is no option; write section.key=value, e.g. train.lr=1e-4")
-    try:
-        parsed: Any = tomllib.loads(f"value = {value}")["value"] if value.strip() else _UNSET
-    except tomllib.TOMLDecodeError:
-        parsed = value
-    first, *rest = key.strip().split(".")
-    for part in reversed(rest):
-        parsed = {part: parsed}
-    _check_keys({first: parsed}, Config, "")  # here, for an unknown key that is unset leaves no trace
-    return {first: parsed}
-
-
-def _check_keys(values: Mapping[str, Any], model: type[BaseModel], prefix: str) -> None:
-    for key, value in values.items():
-        if key not in model.model_fields:
-            raise InputError(f"unknown key {prefix + key!r}; {_nearest_key(key, model, prefix)}")
-        section = model.model_fields[key].annotation
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            if not isinstance(value, Mapping):
-                raise InputError(f"{key} is a section; write {key}.option=value ({', '.join(section.model_fields)})")
-            _check_keys(value, section, f"{key}.")
-
-
-def _nearest_key(key: str, model: type[BaseModel], prefix: str) -> str:
-    """The nearest key of this section, or the same key where another section has it."""
-    for name, field in Config.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, BaseModel) and key in section.model_fields:
-            return f"did you mean '{name}.{key}'?"
-    return nearest(prefix + key, [prefix + name for name in model.model_fields])
-
-
-def _first_error(error: ValidationError) -> str:
-    """One line from pydantic's report: the option, what is wrong, and the value given."""
-    first = error.errors()[0]
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("should be", "must be")
-    where = ".".join(str(part) for part in first["loc"])
-    if not where:
-        return message
-    given = first["input"]
-    return f"{where} = {given!r}: {message[0].lower() + message[1:]}"
+def section_name(method_class: Any) -> str:
+    """The section of a method's own options: its attribute `section`, or its class name in lower case."""
+    name: str = method_class.section or method_class.__name__.lower()
+    return name

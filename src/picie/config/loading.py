@@ -1,0 +1,173 @@
+"""Reading a configuration in layers, each over the one before.
+
+The layers are the defaults (preset `default`), a preset, a TOML file, and "section.key=value" of the
+command line. An unknown key is an error that names the nearest valid one.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import BaseModel, ValidationError
+
+from picie.config.methods import all_sections, config_class
+from picie.config.sections import Config
+from picie.errors import InputError, nearest
+
+
+def preset_names() -> list[str]:
+    """Names that `--preset` takes."""
+    return sorted(p.name.removesuffix(".toml") for p in _presets().iterdir() if p.name.endswith(".toml"))
+
+
+def preset_text(name: str) -> str:
+    """The TOML text of a preset, its opening comment included."""
+    text: str = _presets().joinpath(f"{name}.toml").read_text("utf-8")
+    return text
+
+
+def _presets() -> Any:
+    return resources.files("picie").joinpath("presets")
+
+
+def load(preset: str | None = None, file: Path | None = None, overrides: Sequence[str | Mapping[str, Any]] = ()) -> Config:
+    """The configuration of the given layers, lowest first.
+
+    Args:
+        preset: a name from `preset_names()`; none is `default`.
+        file: a TOML file with any of the sections.
+        overrides: "section.key=value" strings; values in TOML's syntax, where bare words are strings. Or nested dictionaries.
+
+    Raises:
+        InputError: an unknown preset or key, a file that is no TOML, or a value out of range.
+    """
+    values: dict[str, Any] = {}
+    if preset is not None:
+        if preset not in preset_names():
+            raise InputError(f"--preset: unknown preset {preset!r}; {nearest(preset, preset_names())}")
+        _merge(values, _preset_values(preset))
+    if file is not None:
+        _merge(values, read_toml(file))
+    for override in overrides:
+        _merge(values, _parse_override(override) if isinstance(override, str) else override)
+    for override in overrides:  # an unknown key that is unset ("key=") leaves no trace in `values`
+        if isinstance(override, str):
+            _check_keys(_parse_override(override), _class_of(values), "")
+    return from_dict(values)
+
+
+def _preset_values(name: str) -> dict[str, Any]:
+    """A preset's settings, laid over those of the preset that its key `base` names."""
+    own = tomllib.loads(preset_text(name))
+    base = own.pop("base", None)
+    values = {} if base is None else _preset_values(base)
+    _merge(values, own)
+    return values
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """The content of a TOML file. Raises `InputError` where there is none or it is malformed."""
+    try:
+        content: dict[str, Any] = tomllib.loads(file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"{file}: cannot be read: {reason}; give a TOML file") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{file}: not valid TOML: {error}") from error
+    return content
+
+
+def from_dict(values: Mapping[str, Any]) -> Config:
+    """Validate a nested dictionary. Raises `InputError` for unknown keys and values that do not fit."""
+    cls = _class_of(values)
+    _check_keys(values, cls, "")
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        raise InputError(_first_error(error)) from error
+
+
+def to_toml(config: Config) -> str:
+    """The complete configuration as TOML that `load(file=...)` takes."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
+    """`config` with "section.key=value" strings applied. Raises `InputError` as `load` does."""
+    values = config.model_dump(mode="json")
+    for override in overrides:
+        _merge(values, _parse_override(override))
+        _check_keys(_parse_override(override), _class_of(values), "")
+    return from_dict(values)
+
+
+def _class_of(values: Mapping[str, Any]) -> type[Config]:
+    """The configuration's class, by the method that `values` name."""
+    method = values.get("method", Config.model_fields["method"].default)
+    return config_class(method) if isinstance(method, str) else Config
+
+
+_UNSET = object()  # the value of "key=": what lower layers say is dropped, and the default holds
+
+
+def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if value is _UNSET:
+            into.pop(key, None)
+        elif isinstance(value, Mapping):
+            if not isinstance(into.get(key), dict):
+                into[key] = {}
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"{text!r} is no option; write section.key=value, e.g. train.lr=1e-4")
+    try:
+        parsed: Any = tomllib.loads(f"value = {value}")["value"] if value.strip() else _UNSET
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    first, *rest = key.strip().split(".")
+    for part in reversed(rest):
+        parsed = {part: parsed}
+    return {first: parsed}
+
+
+def _check_keys(values: Mapping[str, Any], model: type[BaseModel], prefix: str) -> None:
+    for key, value in values.items():
+        if key not in model.model_fields:
+            raise InputError(f"unknown key {prefix + key!r}; {_nearest_key(key, model, prefix)}")
+        section = model.model_fields[key].annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            if not isinstance(value, Mapping):
+                raise InputError(f"{key} is a section; write {key}.option=value ({', '.join(section.model_fields)})")
+            _check_keys(value, section, f"{key}.")
+
+
+def _nearest_key(key: str, model: type[BaseModel], prefix: str) -> str:
+    """The nearest key of this section, or the same key where another section has it."""
+    for name, section in all_sections().items():
+        if key in section.model_fields:
+            return f"did you mean '{name}.{key}'?"
+    if not prefix and key in all_sections():
+        return f"it holds options of method={key} alone"
+    return nearest(prefix + key, [prefix + name for name in model.model_fields])
+
+
+def _first_error(error: ValidationError) -> str:
+    """One line from pydantic's report: the option, what is wrong, and the value given."""
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("should be", "must be")
+    where = ".".join(str(part) for part in first["loc"])
+    if not where:
+        return message
+    given = first["input"]
+    return f"{where} = {given!r}: {message[0].lower() + message[1:]}"

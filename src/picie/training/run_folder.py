@@ -1,0 +1,98 @@
+"""The folder of a run while it trains: its records, its progress bars, and requests to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from picie.config import to_toml
+from picie.data.loading import FrameCache
+from picie.errors import InputError
+from picie.runtime import checkpoint, distributed
+from picie.runtime.device import peak_memory_mb
+from picie.runtime.interrupts import StopRequest
+from picie.runtime.profiling import stage
+from picie.runtime.progress import Progress
+from picie.runtime.run_record import RunRecord
+from picie.training.checks import check_normalisable, check_points
+from picie.training.setup import Setup
+
+log = logging.getLogger("picie")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run writes and what it reports to.
+
+    Attributes:
+        out: the folder.
+        record: run.json and metrics.jsonl.
+        bars: progress bars.
+        stop: whether the run is asked to stop.
+    """
+
+    out: Path
+    record: RunRecord
+    bars: Progress
+    stop: StopRequest
+
+    @property
+    def how_to_resume(self) -> str:
+        """How to continue the run, for messages."""
+        return f"go on with: picie train --resume {self.out}"
+
+    def begin(self, setup: Setup, new: bool) -> None:
+        """Write run.json, and the configuration of a `new` run."""
+        if new and distributed.is_main():
+            text = to_toml(setup.config).encode()
+            checkpoint.write_atomically(self.out / "config.toml", lambda file: file.write(text))
+        self.record.start({"engine": setup.engine.describe()})
+
+    @contextlib.contextmanager
+    def frames(self, setup: Setup) -> Iterator[FrameCache]:
+        """The cache of decoded images in this folder, for the duration of the context."""
+        options, pin = setup.config.run, setup.engine.device.type == "cuda"
+        size = setup.config.views.frame_size
+        frames = FrameCache(setup.dataset, size, self.out, options.cache_gb, options.workers, pin=pin)
+        try:
+            yield frames
+        finally:
+            frames.close()
+
+    def read_images(self, setup: Setup, frames: FrameCache) -> np.ndarray:
+        """Decode every image into `frames`; (N,) int64 indices of the readable ones. Raises `InputError`."""
+        config, dataset = setup.config, setup.dataset
+        decoded = len(dataset) * distributed.world_size() // distributed.local_world_size()  # once on each machine
+        with stage("decode"), self.bars.bar("read images", decoded) as advance:
+            indices = frames.scan(config.data.on_bad_image, self._stopping(advance))
+        check_points(config, len(indices), setup.cells)
+        check_normalisable(config, setup.method, len(indices))
+        bad = {dataset.name(i): reason for i, reason in frames.bad.items()}
+        self.record.update(images=len(indices), skipped_images=len(bad), skipped=bad, digest=frames.digest)
+        log.info("%d images%s", len(indices), f", {len(bad)} skipped" if bad else "")
+        return indices
+
+    def _stopping(self, advance: Callable[[int], None]) -> Callable[[int], None]:
+        def checked(n: int) -> None:
+            self.stop.check(f"stopped before the first epoch; {self.how_to_resume}")
+            advance(n)
+
+        return checked
+
+    def check_images(self, saved: dict[str, Any], digest: str, root: str | None) -> None:
+        """Raise `InputError` if the images of a checkpoint, `saved`, are not those of this `digest`."""
+        if saved["images"] != digest:
+            raise InputError(f"--resume {self.out}: the images of {root} have changed since; bring them back, or train anew")
+
+    def finish(self, epochs: int, finished: bool, began: float) -> None:
+        """Close the records of a run that `began` at that time of `time.perf_counter`."""
+        if distributed.is_main() and (self.out / "config.toml").is_file():
+            status = "finished" if finished else "stopped" if self.stop.signum is not None else "failed"
+            self.record.finish(status, epochs, time.perf_counter() - began, round(peak_memory_mb()))

@@ -1,0 +1,16 @@
+"""Scores of a method on a labelled split while it trains; it needs no run."""
+
+from __future__ import annotations
+
+from picie.config import Config
+from picie.inference.segmenter import Segmenter
+from picie.methods.base import Method
+from picie.runtime.device import Engine
+from picie.runtime.progress import Progress
+from picie.scoring.evaluation import Evaluation, Pairs, score_split
+
+
+def validate(method: Method, scored: Pairs, config: Config, engine: Engine, bars: Progress) -> Evaluation:
+    """Score `method` as it is now on the images and labels `scored`, by the protocol of `config.evaluate`."""
+    segmenter = Segmenter(method, method.classifier(), config, engine)
+    return score_split(segmenter.clusters, segmenter.k, scored, config.evaluate.split, bars)
