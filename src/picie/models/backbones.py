@@ -55,19 +55,20 @@ class TimmBackbone(Backbone):
         name: a timm model name.
         pretrained: load weights: from `weights` if given, else the shipped ones, else timm's hub.
         weights: a local file, .pth or .safetensors, with the model's state_dict.
+        options: further arguments of `timm.create_model`.
 
     Raises:
         InputError: an unknown model, one without feature maps, or weights that cannot be had or do not fit.
     """
 
-    def __init__(self, name: str, pretrained: bool = True, weights: str | None = None) -> None:
+    def __init__(self, name: str, pretrained: bool = True, weights: str | None = None, **options: Any) -> None:
         super().__init__()
         bare = name.split(".")[0]
         if not timm.is_model(bare):
             names = [*registry.BACKBONES, *timm.list_models()]
             raise InputError(f"model.backbone: unknown name {name!r}; {nearest(bare, names)}")
         from_hub = pretrained and weights is None and bare != registry.SHIPPED_BACKBONE
-        self.net, info = _create(name, from_hub)
+        self.net, info = _create(name, from_hub, options)
         self.channels = info.channels()
         self.strides = info.reduction()
         self._channels_last = "NHWC" in str(getattr(self.net, "output_fmt", ""))  # Swin and its like
@@ -99,9 +100,9 @@ class TimmBackbone(Backbone):
         return [m.permute(0, 3, 1, 2) for m in maps] if self._channels_last else maps
 
 
-def _create(name: str, pretrained: bool) -> tuple[nn.Module, Any]:
+def _create(name: str, pretrained: bool, given: Mapping[str, Any]) -> tuple[nn.Module, Any]:
     """The timm model that returns its last levels, and timm's `feature_info` about them."""
-    options: dict[str, Any] = {"features_only": True, **_any_size(name)}
+    options: dict[str, Any] = {"features_only": True, **_any_size(name), **given}
     try:
         plain = timm.create_model(name, **options)
         options["out_indices"] = _levels(plain)
@@ -235,5 +236,8 @@ def build_backbone(config: ModelConfig, pretrained: bool) -> Backbone:
     """The backbone that `config` names; `pretrained` False leaves weights to a checkpoint that is loaded next."""
     known = config.backbone in registry.BACKBONES or ":" in config.backbone
     make = registry.find(registry.BACKBONES, config.backbone, "model.backbone") if known else TimmBackbone
-    backbone: Backbone = make(config.backbone, pretrained, config.weights if pretrained else None)
+    weights = config.weights if pretrained else None
+    backbone: Backbone = registry.call(
+        make, "model.backbone_options", config.backbone_options, config.backbone, pretrained, weights
+    )
     return backbone

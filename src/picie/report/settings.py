@@ -10,7 +10,7 @@ from picie.report.subject import Subject
 
 def changed_options(config: Config) -> list[tuple[str, str, str]]:
     """Each option that is not picie's default: its name, value and default."""
-    given, default = config.model_dump(mode="json"), Config().model_dump(mode="json")
+    given, default = config.model_dump(mode="json"), type(config)().model_dump(mode="json")
     rows = []
     for section, values in given.items():
         pairs = values.items() if isinstance(values, dict) else [("", values)]

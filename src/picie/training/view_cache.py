@@ -47,9 +47,11 @@ class ViewCache:
         if self._bytes[kind] + size > self._budget:
             return
         self._bytes[kind] += size
-        channels_last = [tensor.permute(0, 2, 3, 1).contiguous() for tensor in tensors]
+        # Levels stay channels last and pictures channels first, as they are computed: a sum over a tensor of
+        # another layout rounds differently, and caching must not change results.
+        stored = [(tensor.permute(0, 2, 3, 1) if kind == "levels" else tensor).contiguous() for tensor in tensors]
         for position, index in enumerate(indices.tolist()):
-            self._maps[kind][index, view] = [maps[position] for maps in channels_last]
+            self._maps[kind][index, view] = [maps[position] for maps in stored]
 
     def find(self, indices: np.ndarray, views: Sequence[int]) -> Kind | None:
         """The kind that is cached for all `views` of all images `indices`; None if neither is, or no image is given."""
@@ -58,9 +60,10 @@ class ViewCache:
         return next((kind for kind in kinds if keys and all(key in self._maps[kind] for key in keys)), None)
 
     def get(self, kind: Kind, indices: np.ndarray, view: int) -> list[Tensor]:
-        """The cached tensors of one view of the images `indices`, in any order, in channels-last memory."""
+        """The cached tensors (B, C, h, w) of one view of the images `indices`, in any order."""
         maps = zip(*(self._maps[kind][index, view] for index in indices.tolist()), strict=True)
-        return [torch.stack(tensors).permute(0, 3, 1, 2) for tensors in maps]
+        stacked = [torch.stack(tensors) for tensors in maps]
+        return [tensor.permute(0, 3, 1, 2) for tensor in stacked] if kind == "levels" else stacked
 
     def size(self, kind: Kind) -> int:
         """How many views of images are cached."""
