@@ -159,7 +159,7 @@ def test_pixels_are_counted_before_they_are_decoded(still: TestClient, monkeypat
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("it was decoded"))
     answer = still.post("/api/pictures", content=png(1001, 1000), headers=IMAGE)
     assert answer.status_code == 400
-    assert answer.json()["error"] == "the picture has 1001 x 1000 pixels; at most 1 megapixels are taken"
+    assert answer.json()["error"] == "the image has 1001 x 1000 pixels; the limit is 1 megapixels"
     bomb = still.post("/api/pictures", content=png(60_000, 60_000), headers=IMAGE)
     assert bomb.status_code == 400
     assert "too many pixels" in bomb.json()["error"]

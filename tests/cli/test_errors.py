@@ -162,9 +162,9 @@ def _garbage(_: np.ndarray, path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "part"),
     [
-        (_out_of_range, "label value 9 is no class (0..2) and not ignore (255)"),
+        (_out_of_range, "label value 9 is not a class (0..2) and not ignore (255)"),
         (_other_size, "label is 60x48 but its image"),
-        (_colors, "holds colours (mode RGB)"),
+        (_colors, "contains colours (mode RGB)"),
         (_missing, "no label for image"),
         (_garbage, "cannot be read as a label map"),
     ],

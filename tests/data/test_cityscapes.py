@@ -46,7 +46,7 @@ def test_labels_may_lie_elsewhere(city: Path, tmp_path: Path, place: str) -> Non
         assert np.array_equal(Cityscapes27(other, "val").label(index), Cityscapes27(city, "val").label(index))
 
 
-def test_ids_are_mapped_as_by_hand(city: Path) -> None:
+def test_ids_are_mapped_to_classes(city: Path) -> None:
     data = Cityscapes27(city, "val")
     ids = np.array([[0, 6, 7, 9], [26, 33, 255, 29]], dtype=np.uint8)  # void, ground, road, parking / car, bicycle, -1, caravan
     Image.fromarray(ids).save(data.label_path(0))
@@ -55,14 +55,14 @@ def test_ids_are_mapped_as_by_hand(city: Path) -> None:
     assert Cityscapes19(city, "val").label(0).tolist() == [[255, 255, 0, 255], [13, 18, 255, 255]]
     ids[0, 0] = 34
     Image.fromarray(ids).save(data.label_path(0))
-    with pytest.raises(InputError, match=r"aa_000000_000019_gtFine_labelIds\.png: value 34 is no label id"):
+    with pytest.raises(InputError, match=r"aa_000000_000019_gtFine_labelIds\.png: value 34 is not a label id"):
         data.label(0)
 
 
-def test_what_is_missing_is_said(city: Path) -> None:
+def test_missing_folders_are_reported(city: Path) -> None:
     shutil.rmtree(city / "gtFine" / "val")
     assert Cityscapes27(city, "val").classes is None
-    with pytest.raises(InputError, match="no labels for all of the split"):
+    with pytest.raises(InputError, match="the split has no labels"):
         Cityscapes27(city, "val").label(0)
     shutil.rmtree(city / "leftImg8bit" / "val" / "aa")
     shutil.rmtree(city / "leftImg8bit" / "val" / "bb")

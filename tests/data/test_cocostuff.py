@@ -1,4 +1,4 @@
-"""COCO-Stuff: lists, layouts, labels by hand, the pickle that must not run, and the real sample where it is at hand."""
+"""COCO-Stuff: lists, layouts, labels, the pickle, and the real sample where it is available."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def write_label(root: Path, rows: object) -> None:
     Image.new("RGB", label.shape[::-1]).save(root / "images" / "val2017" / "000000001000.jpg")
 
 
-def test_curated_lists_choose_from_the_folders(coco: Path) -> None:
+def test_curated_lists_select_images(coco: Path) -> None:
     train = CocoStuff27(coco, "train")
     assert [train.name(i) for i in range(len(train))] == [f"train2017/{7 * i:012d}.jpg" for i in range(3)]  # of four
     assert len(CocoStuff27(coco, "train2017")) == 4
@@ -74,7 +74,7 @@ def test_the_order_of_a_list_does_not_matter(coco: Path) -> None:
     assert CocoStuff27(coco).paths == before
 
 
-def test_labels_are_mapped_as_by_hand(coco: Path) -> None:
+def test_labels_are_mapped_to_classes(coco: Path) -> None:
     write_label(coco, [[0, 16, 11, 91], [181, 105, 255, 90]])  # person cat street-sign banner / wood sky-other - hair-brush
     person, animal, outdoor, indoor = (COARSE.index(f"{n}-things") for n in ("person", "animal", "outdoor", "indoor"))
     textile, solid, sky = (COARSE.index(f"{n}-stuff") for n in ("textile", "solid", "sky"))
@@ -87,9 +87,9 @@ def test_labels_are_mapped_as_by_hand(coco: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [182, 254, 256, 300])
-def test_a_value_that_is_no_id_names_its_file(coco: Path, value: int) -> None:
+def test_an_invalid_value_names_its_file(coco: Path, value: int) -> None:
     write_label(coco, [[0, value]])
-    with pytest.raises(InputError, match=rf"000000001000\.png: value {value} is no label id \(0\.\.181, 255: none\)"):
+    with pytest.raises(InputError, match=rf"000000001000\.png: value {value} is not a label id \(0\.\.181, 255: none\)"):
         CocoStuff27(coco, "val").label(0)
 
 
@@ -108,7 +108,7 @@ def test_without_annotations_there_are_no_classes(coco: Path) -> None:
     assert CocoStuff27(coco, "train").classes is None
     assert CocoStuff27(coco, "val").classes is not None
     assert CocoStuff27(coco, "train+val").classes is None
-    with pytest.raises(InputError, match="for scores, put the label maps there"):
+    with pytest.raises(InputError, match="evaluation needs the label maps there"):
         CocoStuff27(coco, "train").label(0)
 
 
@@ -142,18 +142,19 @@ def test_without_a_list_of_val_a_run_goes_unscored_unless_val_was_asked_for(coco
         labelled_split(load(None, None, [*options, "evaluate.split=val+train"]))
 
 
-def test_listed_images_that_are_not_there_are_counted(coco: Path) -> None:
+def test_missing_listed_images_are_counted(coco: Path) -> None:
     for number in (7, 14):
         (coco / "images" / "train2017" / f"{number:012d}.jpg").unlink()
-    with pytest.raises(InputError, match=r"2 of the 3 images of the list .* are not there, the first 000000000007\.jpg"):
+    with pytest.raises(InputError, match=r"2 of the 3 images of the list .* are missing, the first 000000000007\.jpg"):
         CocoStuff27(coco)
     assert len(CocoStuff27(coco, "train2017")) == 2
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [("", "holds no id"), ("12\n", "'12' is no image id"), ("00000000000x", "'00000000000x' is no")]
+    ("content", "reason"),
+    [("", "contains no id"), ("12\n", "'12' is not an image id"), ("00000000000x", "'00000000000x' is not")],
 )
-def test_a_list_of_something_else_is_refused(coco: Path, content: str, reason: str) -> None:
+def test_an_invalid_list_is_refused(coco: Path, content: str, reason: str) -> None:
     (coco / "curated" / "train2017" / CURATED).write_text(content, "utf-8")
     with pytest.raises(InputError, match=reason):
         CocoStuff27(coco)
@@ -178,7 +179,7 @@ def test_the_pickle_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture, pr
     assert not caplog.records
 
 
-def test_a_pickle_that_differs_counts_and_is_told_once(coco: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_different_pickle_is_used_with_one_warning(coco: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     other = dict(enumerate(FINE_TO_COARSE)) | {0: 7}  # a person is an animal
     (coco / FILE_NAME).write_bytes(pickle.dumps(plain(other)))
@@ -222,7 +223,7 @@ def test_a_pickle_that_would_run_code_does_not(coco: Path, attack: str, refused:
     (coco / FILE_NAME).write_bytes(content)
     message = refused("train", "cocostuff27", f"data.root={coco}", "--out", coco.parent / "run", *TINY)
     assert not target.exists()
-    assert f"{coco / FILE_NAME}: cannot be read as plain dictionaries (it asks for " in message
+    assert f"{coco / FILE_NAME}: cannot be read as plain dictionaries (it refers to " in message
     assert "remove it" in message
     assert not (coco.parent / "run").exists()
 
@@ -246,7 +247,7 @@ def test_a_pickle_that_would_run_code_does_not(coco: Path, attack: str, refused:
     ],
     ids=range(13),
 )
-def test_a_pickle_of_something_else_is_one_clear_line(tmp_path: Path, content: bytes) -> None:
+def test_an_invalid_pickle_is_one_clear_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / FILE_NAME).write_bytes(content)
     with pytest.raises(InputError) as error:
         fine_to_coarse(tmp_path)
@@ -258,7 +259,7 @@ def test_a_pickle_of_something_else_is_one_clear_line(tmp_path: Path, content: b
 
 
 @needs_sample
-def test_the_table_of_names_agrees_with_the_file_of_the_field() -> None:
+def test_the_table_of_names_agrees_with_the_published_file() -> None:
     content = pickle.loads((SAMPLE / FILE_NAME).read_bytes())  # trusted: ours to test with
     indices, names = content["fine_index_to_coarse_index"], content["fine_name_to_coarse_name"]
     assert set(names) == set(FINE)

@@ -30,7 +30,7 @@ def test_a_labelled_folder_has_splits_classes_and_labels(labelled_folder: Path) 
     assert len(Folder(labelled_folder, "val")) == 2
 
 
-def test_any_other_folder_is_searched_and_is_its_own_only_split(tmp_path: Path) -> None:
+def test_any_other_folder_is_searched_and_has_one_split(tmp_path: Path) -> None:
     for name in ("b/x.png", "a/deep/y.JPG", "a/b c é.png", "z.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 6)).save(tmp_path / name)
@@ -50,7 +50,7 @@ def test_a_split_without_labels_is_unlabelled(own_folder: Path) -> None:
     assert Folder(own_folder, "train").classes is not None
 
 
-def test_labels_of_nested_images_lie_at_the_same_path(own_folder: Path) -> None:
+def test_labels_of_nested_images_have_the_same_path(own_folder: Path) -> None:
     for kind, suffix in (("images", ".jpg"), ("labels", ".png")):
         (own_folder / kind / "val" / "town").mkdir()
         (own_folder / kind / "val" / f"100{suffix}").rename(own_folder / kind / "val" / "town" / f"100{suffix}")
@@ -59,7 +59,7 @@ def test_labels_of_nested_images_lie_at_the_same_path(own_folder: Path) -> None:
     assert data.label(1).shape == (48, 64)
 
 
-def test_what_is_no_dataset_is_refused(own_folder: Path, tmp_path: Path) -> None:
+def test_invalid_folders_are_refused(own_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         Folder(tmp_path / "nowhere")
     with pytest.raises(InputError, match="is a file"):
@@ -92,13 +92,13 @@ def test_a_label_that_does_not_fit_is_refused(own_folder: Path) -> None:
     wrong = good.copy()
     wrong[7, 9] = 77
     Image.fromarray(wrong).save(path)
-    with pytest.raises(InputError, match=r"100\.png: label value 77 is no class \(0\.\.2\) and not ignore \(255\)"):
+    with pytest.raises(InputError, match=r"100\.png: label value 77 is not a class \(0\.\.2\) and not ignore \(255\)"):
         data.label(0)
     Image.fromarray(good[:, :60]).save(path)
     with pytest.raises(InputError, match=r"label is 60x48 but its image .*100\.jpg is 64x48"):
         data.label(0)
     Image.new("RGB", (64, 48)).save(path)
-    with pytest.raises(InputError, match="holds colours"):
+    with pytest.raises(InputError, match="contains colours"):
         data.label(0)
     path.unlink()
     with pytest.raises(InputError, match=r"no label for image .*100\.jpg"):
@@ -118,7 +118,7 @@ def test_a_label_of_a_turned_photo_has_its_upright_size(own_folder: Path) -> Non
         data.label(0)
 
 
-def test_an_unreadable_image_is_told_apart_from_a_bad_label(own_folder: Path) -> None:
+def test_an_unreadable_image_is_distinguished_from_a_bad_label(own_folder: Path) -> None:
     (own_folder / "images" / "val" / "100.jpg").write_bytes(b"garbage")
     data = Folder(own_folder, "val")
     for read in (data.image, data.label):
@@ -130,7 +130,7 @@ def test_check_label_knows_classes_and_ignore() -> None:
     classes = ClassMap(("a", "b"), ("#000000", "#ffffff"), ignore=-1)
     check_label(np.array([[0, 1, -1]]), classes, "here")
     for value in (2, -2, 255):
-        with pytest.raises(InputError, match=f"here: label value {value} is no class"):
+        with pytest.raises(InputError, match=f"here: label value {value} is not a class"):
             check_label(np.array([[0, value]]), classes, "here")
 
 
@@ -150,7 +150,7 @@ def test_check_label_knows_classes_and_ignore() -> None:
         (TOML + 'ignore = "255"\n', "ignore must be an integer"),
     ],
 )
-def test_a_classes_file_that_cannot_be_used_says_why(tmp_path: Path, content: str, message: str) -> None:
+def test_an_invalid_classes_file_is_explained(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "classes.toml"
     path.write_text(content, "utf-8")
     with pytest.raises(InputError) as error:
@@ -167,7 +167,7 @@ def test_ignore_is_255_unless_given(tmp_path: Path) -> None:
     assert read_classes(tmp_path / "classes.toml").ignore == 9
 
 
-def test_open_dataset_gives_what_the_name_stands_for(labelled_folder: Path) -> None:
+def test_open_dataset_opens_the_named_dataset(labelled_folder: Path) -> None:
     assert len(open_dataset(DataConfig(root=str(labelled_folder)), "val")) == 2
     assert open_dataset(DataConfig(name="scenes"), "val").image(0).size == (240, 160)
     with pytest.raises(InputError, match="needs a folder"):

@@ -135,7 +135,7 @@ def jpeg(pixels: np.ndarray) -> bytes:
         ("half.png", lambda _: b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"),
     ],
 )
-def test_what_is_no_picture_names_the_file(
+def test_an_unreadable_image_names_the_file(
     tmp_path: Path, pixels: np.ndarray, name: str, content: Callable[[bytes], bytes]
 ) -> None:
     path = tmp_path / name

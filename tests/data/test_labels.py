@@ -1,4 +1,4 @@
-"""The label sets of the field: what stored values stand for, checked by hand and against the list that users have."""
+"""The standard label sets: the meaning of stored values."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def test_each_set_has_its_number_of_things_and_stuff(name: str) -> None:
         ("cityscapes19", 29, None),  # caravan
     ],
 )
-def test_a_value_stands_for_its_class(name: str, value: int, meaning: str | None) -> None:
+def test_stored_values_map_to_their_class(name: str, value: int, meaning: str | None) -> None:
     classes, lookup = named_labels(name)
     assert (None if lookup[value] == 255 else classes.names[lookup[value]]) == meaning
 
 
-def test_classes_are_numbered_in_the_order_of_the_field() -> None:
+def test_classes_have_the_standard_order() -> None:
     assert named_labels("cocostuff15")[0].names == COARSE[12:]
     assert named_labels("cocostuff171")[1][[0, 10, 12, 89, 91, 181]].tolist() == [0, 10, 11, 79, 80, 170]
     classes, lookup = named_labels("cityscapes19")
@@ -78,15 +78,15 @@ def test_the_table_of_cocostuff_is_complete() -> None:
 
 
 def test_an_unknown_set_gives_the_nearest() -> None:
-    with pytest.raises(InputError, match="no labels of the name 'cocostuf27'; did you mean 'cocostuff27'"):
+    with pytest.raises(InputError, match="unknown label set 'cocostuf27'; did you mean 'cocostuff27'"):
         named_labels("cocostuf27")
 
 
-def test_values_that_are_no_ids_are_refused_with_their_file() -> None:
+def test_invalid_values_are_refused_with_their_file() -> None:
     lookup = named_labels("cityscapes27")[1]
     raw = np.array([[1, 0, 7], [33, 255, 8]])
     assert to_classes(raw, lookup, 33, "f.png").tolist() == [[255, 255, 0], [26, 255, 1]]
     assert to_classes(raw.astype(np.uint8), lookup, 33, "f.png").dtype == np.uint8
     for wrong in (34, 254, 256, 263, -1):
-        with pytest.raises(InputError, match=rf"f\.png: value {wrong} is no label id \(0\.\.33, 255: none\)"):
+        with pytest.raises(InputError, match=rf"f\.png: value {wrong} is not a label id \(0\.\.33, 255: none\)"):
             to_classes(np.array([[7, wrong]]), lookup, 33, "f.png")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from picie.data.base import MissingSplitError
-from picie.data.layout import Part, existing_folder, first_folder, folder_part, split_names
+from picie.data.layout import count_files, existing_folder, first_folder, split_names
 from picie.errors import InputError
 
 
@@ -20,7 +20,7 @@ def test_splits_are_joined_and_checked_one_by_one(tmp_path: Path) -> None:
             split_names(split, valid, tmp_path)
 
 
-def test_the_first_place_that_is_a_folder_counts(tmp_path: Path) -> None:
+def test_the_first_existing_folder_is_used(tmp_path: Path) -> None:
     places = ("a/x", "b/x", "c")
     assert first_folder(tmp_path, places) == tmp_path / "a/x"  # named in messages
     (tmp_path / "c").mkdir()
@@ -29,15 +29,15 @@ def test_the_first_place_that_is_a_folder_counts(tmp_path: Path) -> None:
     assert first_folder(tmp_path, places) == tmp_path / "c"
 
 
-def test_a_part_counts_the_files_of_its_ending(tmp_path: Path) -> None:
+def test_files_with_an_ending_are_counted(tmp_path: Path) -> None:
     (tmp_path / "c" / "deep").mkdir(parents=True)
     for name in ("1.png", "deep/2.png", "3.jpg", "._1.png"):
         (tmp_path / "c" / name).touch()
-    assert folder_part(tmp_path, "maps", ("a", "c"), ".png", 9, True, "why") == Part("maps", "c", 2, 9, True, "why")
-    assert folder_part(tmp_path, "maps", ("a", "b"), ".png", 9, False, "why") == Part("maps", "a or b", 0, 9, False, "why")
+    assert count_files(tmp_path, ("a", "c"), ".png") == ("c", 2)
+    assert count_files(tmp_path, ("a", "b"), ".png") == ("a or b", 0)
 
 
-def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
+def test_invalid_roots_are_refused(tmp_path: Path) -> None:
     assert existing_folder(str(tmp_path)) == tmp_path
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="nowhere: no such folder; give the moon"):

@@ -19,7 +19,7 @@ from picie.errors import InputError, UnreadableImageError
 
 
 class Counting:
-    """A dataset of n plain pictures that counts how often each is decoded; those in `bad` cannot be."""
+    """A dataset of n images that counts decodings; those in `bad` are unreadable."""
 
     classes: ClassMap | None = None
 
@@ -89,11 +89,11 @@ def test_the_cache_has_a_limit(tmp_path: Path) -> None:
         assert dataset.decoded == [times] * 6
 
 
-def test_a_cache_that_does_not_fit_is_said_and_one_that_is_not_wanted_is_not(
+def test_only_an_unexpectedly_missing_cache_is_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO)
-    line = "frames need 1.2 kB, more than run.cache_gb or half of the free disk: images are decoded in every pass"
+    line = "frames need 1.2 kB, more than run.cache_gb or half of the free disk space: images are decoded in every pass"
     for cache_gb, said in ((8.0, []), (0.0, []), (1e-6, [line])):
         caplog.clear()
         scanned(Counting(6), tmp_path, cache_gb).close()
@@ -117,7 +117,7 @@ def test_scan_skips_and_reports_what_cannot_be_read(tmp_path: Path) -> None:
     frames.close()
     assert good.tolist() == [0, 2, 3]
     assert sum(done) == 5
-    assert frames.bad == {1: "1.png: broken", 4: "4.png: broken"}
+    assert frames.unreadable == {1: "1.png: broken", 4: "4.png: broken"}
 
 
 def test_scan_stops_at_a_bad_image_if_asked_to(tmp_path: Path) -> None:

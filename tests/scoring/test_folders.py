@@ -194,10 +194,10 @@ def break_folders(kind: str, folders: tuple[Path, Path, Path]) -> None:
             ["1 of 5 labels have no prediction; the first:", "labels/a/0.v1.png", "predicted/a/0.v1.png", "--label-suffix"],
         ),
         ("size", ["predicted/a/0.v1.png is 17x4 but", "labels/a/0.v1.png is 17x11", "must have the size of their labels"]),
-        ("colour", ["predicted/a/0.v1.png: holds colours (mode RGB), not class indices"]),
+        ("colour", ["predicted/a/0.v1.png: contains colours (mode RGB), not class indices"]),
         ("broken", ["predicted/a/0.v1.png: cannot be read as a label map"]),
-        ("label value", ["labels/a/0.v1.png: label value 7 is no class (0..2)"]),
-        ("label colour", ["labels/a/0.v1.png: holds colours"]),
+        ("label value", ["labels/a/0.v1.png: label value 7 is not a class (0..2)"]),
+        ("label colour", ["labels/a/0.v1.png: contains colours"]),
         ("ignored", ["labels: no labelled pixel: all are ignore (255)"]),
     ],
 )

@@ -1,18 +1,36 @@
-"""`picie data`: is a dataset complete, get it, and choose its images."""
+"""`picie data`: check, download and curate datasets."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Literal, Optional
 
 import typer
 
 app = typer.Typer(
-    name="data", no_args_is_help=True, rich_markup_mode=None, help="Check, download and curate the datasets of the field."
+    name="data", no_args_is_help=True, rich_markup_mode=None, help="Check, download and curate benchmark datasets."
 )
 
 _Name = Annotated[str, typer.Argument(help="A name from `picie list datasets`.")]
 _Root = Annotated[Path, typer.Argument(help="The dataset's folder.")]
+
+
+class TerminalReporter:
+    """Prints lines to stdout and shows progress bars on stderr."""
+
+    def line(self, text: str) -> None:
+        """Print `text`."""
+        typer.echo(text)
+
+    @contextlib.contextmanager
+    def bar(self, name: str, total: int | None, unit: Literal["images", "bytes"] = "images") -> Iterator[Callable[[int], None]]:
+        """Show a progress bar; see `picie.data.admin.reporting.Reporter`."""
+        from picie.runtime.progress import Progress
+
+        with Progress(unit=unit) as bars, bars.bar(name, total) as advance:
+            yield advance
 
 
 @app.command()
@@ -20,23 +38,24 @@ def check(
     name: _Name,
     root: Annotated[Optional[Path], typer.Argument(help="The dataset's folder; scenes needs none.")] = None,
 ) -> None:
-    """Say what a dataset's folder holds, what is missing, where it was looked for, and what is expected."""
+    """Show what a dataset's folder contains, what is missing, and what is expected."""
     from picie.data.admin import check
 
-    check.check(name, root)
+    for line in check.check(name, root):
+        typer.echo(line)
 
 
 @app.command()
 def download(name: _Name, root: _Root) -> None:
-    """Fetch a dataset's official files: licence first, resumed where it stopped, checked, unpacked."""
+    """Download a dataset's official files: show the licence, resume, verify, and unpack."""
     from picie.data.admin import download as downloading
 
-    downloading.download(name, root)
+    downloading.download(name, root, TerminalReporter())
 
 
 @app.command()
 def curate(root: _Root) -> None:
-    """Write COCO-Stuff's curated image lists anew: the images at least 75 % of whose pixels are stuff."""
+    """Recreate COCO-Stuff's curated image lists: images with at least 75 % stuff pixels."""
     from picie.data.admin import curate
 
-    curate.curate(root)
+    curate.curate(root, TerminalReporter())

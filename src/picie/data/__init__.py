@@ -1,4 +1,4 @@
-"""Datasets and how their images become batches."""
+"""Datasets, and loading their images in batches."""
 
 from __future__ import annotations
 
@@ -13,22 +13,26 @@ from picie.errors import InputError
 
 
 def open_dataset(config: DataConfig, split: str) -> Dataset:
-    """One split of the dataset that `config` names.
+    """Open one split of the dataset named in `config`.
 
     Raises:
-        InputError: an unknown dataset, a root that is missing or not asked for, or whatever the dataset says.
+        InputError: unknown dataset, a root that is missing or not supported, or an error of the
+            dataset.
     """
-    make: Any = registry.find(registry.DATASETS, config.name, "data.name")
+    dataset_class: Any = registry.find(registry.DATASETS, config.name, "data.name")
     takes_root = takes_folder(config.name)
     if takes_root and config.root is None:
         raise InputError(f"data.root: dataset {config.name!r} needs a folder; give data.root=FOLDER")
     if not takes_root and config.root is not None:
         raise InputError(f"data.root: dataset {config.name!r} takes no folder; leave out data.root={config.root}")
     arguments = {"root": Path(config.root)} if config.root is not None else {}
-    dataset: Dataset = make(split=split, **arguments)
+    dataset: Dataset = dataset_class(split=split, **arguments)
     return dataset
 
 
 def takes_folder(name: str) -> bool:
-    """Whether the dataset `name` reads a folder, its `root`. Raises `InputError` for an unknown one."""
+    """Whether the dataset `name` has a folder (`root`).
+
+    Raises `InputError` if the name is unknown.
+    """
     return "root" in inspect.signature(registry.find(registry.DATASETS, name, "data.name")).parameters

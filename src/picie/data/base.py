@@ -1,4 +1,4 @@
-"""What a dataset is: images by index, labels only on request, and the classes that the labels name."""
+"""The dataset interface: images by index, labels on request, and the classes of the labels."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from picie.display.colors import is_hex
 from picie.errors import InputError
 
 UNMATCHED = -1
-"""In an assignment of clusters to classes: the cluster has no class."""
+"""Marks a cluster without a class in an assignment of clusters to classes."""
 
 
 class MissingSplitError(InputError):
-    """A dataset's folder has no such split."""
+    """The dataset's folder does not have the requested split."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,13 @@ class ClassMap:
     Attributes:
         names: C class names, in label order.
         colors: C colours as "#rrggbb".
-        ignore: the label value that marks pixels without a class; they are never scored.
-        groups: C names of groups, e.g. "things" and "stuff", which are scored apart, too; empty: none.
+        ignore: label value of pixels without a class; they are never scored.
+        groups: C group names, e.g. "things" and "stuff", which are also scored separately; empty:
+            none.
 
     Raises:
-        InputError: no class, names and colours or groups of different number, a colour that is no "#rrggbb", a repeated
-            name, or an ignore value that is also a class.
+        InputError: no class, a different number of names and colours or groups, a colour that is
+            not "#rrggbb", a repeated name, or an ignore value that is also a class.
     """
 
     names: tuple[str, ...]
@@ -50,8 +51,8 @@ class ClassMap:
             if not is_hex(color):
                 raise InputError(f"classes: color {color!r} is not of the form '#rrggbb'")
         if len(set(self.names)) != len(self.names):
-            twice = sorted({n for n in self.names if self.names.count(n) > 1})
-            raise InputError(f"classes: name {twice[0]!r} occurs twice; class names must differ")
+            repeated = sorted({n for n in self.names if self.names.count(n) > 1})
+            raise InputError(f"classes: name {repeated[0]!r} occurs twice; class names must differ")
         if 0 <= self.ignore < len(self.names):
             raise InputError(
                 f"classes: ignore = {self.ignore} is also the class {self.names[self.ignore]!r}; "
@@ -64,23 +65,29 @@ class ClassMap:
 
 @runtime_checkable
 class Dataset(Protocol):
-    """One split of a dataset. Indices are stable: the order of images depends on their names alone."""
+    """One split of a dataset.
+
+    The order of images depends only on their names, so indices are stable.
+    """
 
     classes: ClassMap | None
-    """The classes of its labels; None where it has none."""
+    """The classes of the labels; None if the split has no labels."""
 
     def __len__(self) -> int:
         """Number of images."""
         ...
 
     def name(self, index: int) -> str:
-        """The image's name for messages and output files: its path below the root, with '/' between the parts."""
+        """Name of the image in messages and outputs: its path below the root, separated by '/'."""
         ...
 
     def image(self, index: int) -> Image.Image:
-        """The image, mode RGB, upright. Raises `UnreadableImageError` where it cannot be decoded."""
+        """The image, mode RGB, upright. Raises `UnreadableImageError` if it cannot be decoded."""
         ...
 
     def label(self, index: int) -> np.ndarray:
-        """The label map, (H, W) integers of the image's own size, classes or ignore; opened only to evaluate."""
+        """The label map, (H, W) integers at the image's size: classes or the ignore value.
+
+        For evaluation only.
+        """
         ...

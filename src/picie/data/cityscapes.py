@@ -12,19 +12,21 @@ from picie.data.base import ClassMap, MissingSplitError
 from picie.data.cityscapes_classes import LAST_ID, all_labels, train_id_labels
 from picie.data.images import find_images, open_label_of
 from picie.data.labels import to_classes
-from picie.data.layout import ImageFiles, Part, existing_folder, first_folder, folder_part, split_names
+from picie.data.layout import ImageFiles, Part, count_files, existing_folder, first_folder, split_names
 from picie.errors import InputError
 
 _IMAGE, _LABEL = "_leftImg8bit.png", "_gtFine_labelIds.png"
 _COMPLETE = {"train": 2_975, "val": 500, "test": 1_525, "train_extra": 19_998}
-_LABELLED = ("train", "val")  # the labels of test are not public, those of train_extra are coarse
+_LABELLED = ("train", "val")  # labels of test are not public, those of train_extra are coarse
 
 
 class Cityscapes(ImageFiles):
-    """Cityscapes, whatever its classes. A split is a folder of leftImg8bit, or several: test+train_extra.
+    """Base of the Cityscapes datasets.
+
+    A split is a folder of leftImg8bit, or several: test+train_extra.
 
     Args:
-        root: the folder, see `tree`.
+        root: the dataset's folder, with the layout `tree`.
         split: train, val, test, train_extra, or several joined with "+".
 
     Raises:
@@ -49,40 +51,45 @@ class Cityscapes(ImageFiles):
             self.classes, self._lookup = type(self)._labels()
 
     def _split_images(self, split: str) -> list[Path]:
-        found = [path for path in find_images(self._images / split) if path.name.endswith(_IMAGE)]
-        if not found:
+        paths = [path for path in find_images(self._images / split) if path.name.endswith(_IMAGE)]
+        if not paths:
             raise InputError(f"{self._images / split}: no *{_IMAGE} in it or below it; put the images there")
-        return found
+        return paths
 
     def name(self, index: int) -> str:
         """E.g. "val/lindau/lindau_000000_000019_leftImg8bit.png"."""
         return self.paths[index].relative_to(self._images).as_posix()
 
     def label(self, index: int) -> np.ndarray:
-        """(H, W) uint8, classes or 255. Raises `InputError` for a label that is missing, of another size, or no label."""
+        """(H, W) uint8, classes or 255.
+
+        Raises `InputError` if the label is missing, invalid or of another size.
+        """
         path = self.label_path(index)
         if self.classes is None:
-            raise InputError(f"{path}: no such label, and no labels for all of the split; for scores, put gtFine there")
+            raise InputError(f"{path}: no such file, and the split has no labels; evaluation needs gtFine there")
         return to_classes(open_label_of(self.paths[index], path), self._lookup, LAST_ID, path)
 
     def label_path(self, index: int) -> Path:
-        """Where the label of an image is looked for."""
+        """Expected path of the label of an image."""
         split, *cities, file = self.paths[index].relative_to(self._images).parts
         return first_folder(self.root, _label_places(split)).joinpath(*cities, file.removesuffix(_IMAGE) + _LABEL)
 
     @classmethod
     def parts(cls, root: Path) -> list[Part]:
-        """What `root` holds of the dataset."""
-        found = []
+        """The parts of the dataset, as found in `root`."""
+        parts = []
         for split, total in _COMPLETE.items():
             needed = split in _LABELLED
-            use = f"the split {split}" if needed else "trained on in the published recipe, test+train_extra"
-            found.append(folder_part(root, f"images of {split}", [f"leftImg8bit/{split}"], _IMAGE, total, needed, use))
+            use = f"the split {split}" if needed else "training images of the published recipe, test+train_extra"
+            where, count = count_files(root, [f"leftImg8bit/{split}"], _IMAGE)
+            parts.append(Part(f"images of {split}", where, count, total, needed, use))
         for split in _LABELLED:
-            scored, total = split == "val", _COMPLETE[split]
-            use = "to score" if scored else "to score train+val, as the authors do"
-            found.append(folder_part(root, f"labels of {split}", _label_places(split), _LABEL, total, scored, use))
-        return found
+            needed = split == "val"
+            use = "for evaluation" if needed else "for evaluation on train+val, as in the paper"
+            where, count = count_files(root, _label_places(split), _LABEL)
+            parts.append(Part(f"labels of {split}", where, count, _COMPLETE[split], needed, use))
+        return parts
 
 
 class Cityscapes27(Cityscapes):
@@ -98,5 +105,5 @@ class Cityscapes19(Cityscapes):
 
 
 def _label_places(split: str) -> tuple[str, ...]:
-    """Where the label maps of a split may lie: beside the images, as officially, or as the authors of PiCIE keep them."""
+    """Possible folders of a split's label maps: official, and as used by the authors of PiCIE."""
     return f"gtFine/{split}", f"annotations/gtFine/{split}", f"annotations/{split}"

@@ -1,4 +1,4 @@
-"""The labels of Cityscapes: 34 ids with their official names and colours, and the two sets of classes that are scored."""
+"""The labels of Cityscapes: 34 ids with names and colours, and the two scored sets of classes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 from picie.data.base import ClassMap
 
 LAST_ID = 33
-IGNORED = 255  # and what id -1, a licence plate, comes to in 8 bits
+IGNORED = 255  # also the id -1, licence plate, as an unsigned byte
 
-_FIRST_CLASS = 7  # ids below are void: the car itself, borders, what has no name
+_FIRST_CLASS = 7  # lower ids are void: the ego vehicle, borders, unlabelled
 _CLASSES = (  # of ids 7..33: name, colour
     ("road", "#804080"),
     ("sidewalk", "#f423e8"),
@@ -48,12 +48,12 @@ _TRAIN_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 
 
 
 def all_labels() -> tuple[ClassMap, np.ndarray]:
-    """The 27 classes of ids 7..33, and a (256,) uint8 table from a stored value to its class or 255."""
+    """The 27 classes of ids 7..33, and a (256,) uint8 table from stored value to class or 255."""
     return _labels(range(_FIRST_CLASS, LAST_ID + 1))
 
 
 def train_id_labels() -> tuple[ClassMap, np.ndarray]:
-    """The 19 classes of the official benchmark, and the table as of `all_labels`."""
+    """The 19 classes of the official benchmark, and a table as in `all_labels`."""
     return _labels(_TRAIN_IDS)
 
 

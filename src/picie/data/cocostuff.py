@@ -1,4 +1,4 @@
-"""COCO-Stuff: the photos of COCO with things and stuff, as 27, 15, 12 or 171 classes."""
+"""COCO-Stuff: the photos of COCO with labels of things and stuff, as 27, 15, 12 or 171 classes."""
 
 from __future__ import annotations
 
@@ -12,27 +12,29 @@ from picie.data.cocostuff_classes import FINE, coarse_labels, fine_labels
 from picie.data.cocostuff_mapping import FILE_NAME, fine_to_coarse
 from picie.data.images import find_images, open_label_of
 from picie.data.labels import to_classes
-from picie.data.layout import DATASET_FOLDER, ImageFiles, Part, existing_folder, first_folder, folder_part, split_names
+from picie.data.layout import DATASET_FOLDER, ImageFiles, Part, count_files, existing_folder, first_folder, split_names
 from picie.errors import InputError
 
 FOLDERS = {"train": "train2017", "val": "val2017"}
-"""The folder of images that each curated split is chosen from."""
+"""The folder of images from which each curated split is selected."""
 
 PUBLISHED = {"train": 49_629, "val": 2_175}
-"""How many images the published curated lists have."""
+"""Number of images in the published curated lists."""
 
 _COMPLETE = {"train": 118_287, "val": 5_000}
 
 
 class CocoStuff(ImageFiles):
-    """COCO-Stuff, whatever its classes. The splits train and val are the curated lists, train2017 and val2017 all images.
+    """Base of the COCO-Stuff datasets.
+
+    The splits train and val are the curated lists; train2017 and val2017 are all images.
 
     Args:
-        root: the folder, see `tree`.
+        root: the dataset's folder, with the layout `tree`.
         split: one of the four, or several joined with "+".
 
     Raises:
-        InputError: no such folder or split, no curated list for it, or a list with images that are not there.
+        InputError: no such folder or split, no curated list for it, or a listed image is missing.
     """
 
     tree: ClassVar[str] = """
@@ -41,7 +43,7 @@ class CocoStuff(ImageFiles):
     ROOT/curated/{train,val}2017/Coco164kFull_Stuff_Coarse_7.txt
     ROOT/fine_to_coarse_dict.pickle"""
 
-    _kept: ClassVar[str] = ""  # "things" or "stuff" where the others are ignored
+    _group: ClassVar[str] = ""  # "things" or "stuff" if the other group is ignored
 
     def __init__(self, root: str | Path, split: str = "train") -> None:
         self.root = existing_folder(root, DATASET_FOLDER)
@@ -54,58 +56,60 @@ class CocoStuff(ImageFiles):
 
     def _labels(self) -> tuple[ClassMap, np.ndarray]:
         """Classes and lookup table."""
-        return coarse_labels(self._kept, fine_to_coarse(self.root))
+        return coarse_labels(self._group, fine_to_coarse(self.root))
 
     def name(self, index: int) -> str:
         """E.g. "val2017/000000000139.jpg"."""
         return _name(self.paths[index])
 
     def label(self, index: int) -> np.ndarray:
-        """(H, W) uint8, classes or 255. Raises `InputError` for a label that is missing, of another size, or no label."""
+        """(H, W) uint8, classes or 255.
+
+        Raises `InputError` if the label is missing, invalid or of another size.
+        """
         path = self.label_path(index)
         if self.classes is None:
-            raise InputError(f"{path.parent}: no such folder; for scores, put the label maps there")
+            raise InputError(f"{path.parent}: no such folder; evaluation needs the label maps there")
         return to_classes(open_label_of(self.paths[index], path), self._lookup, len(FINE) - 1, path)
 
     def label_path(self, index: int) -> Path:
-        """Where the label of an image is looked for."""
+        """Expected path of the label of an image."""
         image = self.paths[index]
         return label_folder(self.root, image.parent.name) / f"{image.stem}.png"
 
     @classmethod
     def parts(cls, root: Path) -> list[Part]:
-        """What `root` holds of the dataset."""
-        found = []
+        """The parts of the dataset, as found in `root`."""
+        parts = []
         for split, folder in FOLDERS.items():
             total, curated = _COMPLETE[split], list_path(root, split)
             listed = len(curated.read_text("utf-8", "replace").split()) if curated.is_file() else 0
-            use, where = f"the split {split} is chosen from them", curated.relative_to(root).as_posix()
-            how = f"chooses the images of split {split}; picie data curate {root} makes it"
-            found += [
-                folder_part(root, f"images of {folder}", image_places(folder), ".jpg", total, True, use),
-                folder_part(
-                    root, f"labels of {folder}", label_places(folder), ".png", total, split == "val", "to score, to curate"
-                ),
+            where = curated.relative_to(root).as_posix()
+            images, labels = (count_files(root, image_places(folder), ".jpg"), count_files(root, label_places(folder), ".png"))
+            how = f"selects the images of split {split}; picie data curate {root} creates it"
+            parts += [
+                Part(f"images of {folder}", *images, total, True, f"the split {split} is selected from them"),
+                Part(f"labels of {folder}", *labels, total, split == "val", "for evaluation and curation"),
                 Part(f"curated list of {split}", where, listed, PUBLISHED[split], True, how),
             ]
         mapping = int((root / FILE_NAME).is_file())
-        return [*found, Part("fine-to-coarse table", FILE_NAME, mapping, 1, False, "picie has the table of its own")]
+        return [*parts, Part("fine-to-coarse table", FILE_NAME, mapping, 1, False, "picie has a built-in table")]
 
 
 class CocoStuff27(CocoStuff):
-    """COCO-Stuff (needs data.root), the field's 27 classes: 12 of things, 15 of stuff."""
+    """COCO-Stuff (needs data.root), the standard 27 classes: 12 of things, 15 of stuff."""
 
 
 class CocoStuff15(CocoStuff):
     """COCO-Stuff (needs data.root), the 15 classes of stuff alone; things are ignored."""
 
-    _kept = "stuff"
+    _group = "stuff"
 
 
 class CocoStuff12(CocoStuff):
     """COCO-Stuff (needs data.root), the 12 classes of things alone; stuff is ignored."""
 
-    _kept = "things"
+    _group = "things"
 
 
 class CocoStuff171(CocoStuff):
@@ -116,58 +120,68 @@ class CocoStuff171(CocoStuff):
 
 
 def image_places(folder: str) -> tuple[str, ...]:
-    """Where the images of `folder` may lie, below the root."""
+    """Possible places of the images of `folder`, below the root."""
     return f"images/{folder}", folder
 
 
 def label_places(folder: str) -> tuple[str, ...]:
-    """Where the label maps of `folder` may lie, below the root."""
+    """Possible places of the label maps of `folder`, below the root."""
     return f"annotations/{folder}", f"stuffthingmaps/{folder}"
 
 
 def image_folder(root: Path, folder: str) -> Path:
-    """Where the images of `folder`, e.g. "val2017", are."""
+    """The folder with the images of `folder`, e.g. "val2017"."""
     return first_folder(root, image_places(folder))
 
 
 def label_folder(root: Path, folder: str) -> Path:
-    """Where the label maps of `folder` are."""
+    """The folder with the label maps of `folder`."""
     return first_folder(root, label_places(folder))
 
 
 def list_path(root: Path, split: str) -> Path:
-    """The curated list of "train" or "val"."""
+    """Path of the curated list of "train" or "val"."""
     return root / "curated" / FOLDERS[split] / "Coco164kFull_Stuff_Coarse_7.txt"
 
 
 def list_ids(root: Path, split: str) -> list[str]:
-    """The ids of a curated list. Raises `InputError` where there is none (`MissingSplitError`), or a line is no id."""
+    """The ids of a curated list.
+
+    Raises:
+        MissingSplitError: there is no list.
+        InputError: it is empty, or a line is not an id.
+    """
     path = list_path(root, split)
     if not path.is_file():
         option = "data.train_split" if split == "train" else "evaluate.split"
         raise MissingSplitError(
-            f"{path}: no such list, which split {split!r} is read from; `picie data curate {root}` makes it, "
-            f"and {option}={FOLDERS[split]} takes all images without it"
+            f"{path}: no such list, which split {split!r} needs; `picie data curate {root}` creates it, "
+            f"and {option}={FOLDERS[split]} uses all images without it"
         )
     ids = path.read_text("utf-8", "replace").split()
     wrong = next((line for line in ids if not (len(line) == 12 and line.isascii() and line.isdigit())), None)
     if wrong is not None or not ids:
-        what = "holds no id" if wrong is None else f"{wrong[:40]!r} is no image id"
-        raise InputError(f"{path}: {what}; it must have one 12-digit id a line")
+        what = "contains no id" if wrong is None else f"{wrong[:40]!r} is not an image id"
+        raise InputError(f"{path}: {what}; it must have one 12-digit id per line")
     return ids
 
 
 def folder_images(root: Path, folder: str) -> dict[str, Path]:
-    """Image files right in `folder`, e.g. "val2017", by id; none below it has a place for its label. `InputError` if none."""
+    """Image files directly in `folder`, e.g. "val2017", by id; subfolders are ignored.
+
+    Raises:
+        MissingSplitError: there is no such folder.
+        InputError: it contains no image.
+    """
     path = image_folder(root, folder)
     if not path.is_dir():
         raise MissingSplitError(
-            f"{path}: no such folder, which {folder} is read from; see `picie data check cocostuff27 {root}`"
+            f"{path}: no such folder, which split {folder} needs; see `picie data check cocostuff27 {root}`"
         )
-    found = {file.stem: file for file in find_images(path) if file.parent == path}
-    if not found:
+    images = {file.stem: file for file in find_images(path) if file.parent == path}
+    if not images:
         raise InputError(f"{path}: no image file in it; put COCO's {folder} there")
-    return found
+    return images
 
 
 def _split_images(root: Path, split: str) -> list[Path]:
@@ -179,7 +193,7 @@ def _split_images(root: Path, split: str) -> list[Path]:
     if missing:
         raise InputError(
             f"{image_folder(root, FOLDERS[split])}: {len(missing):,} of the {len(ids):,} images of the list "
-            f"{list_path(root, split)} are not there, the first {missing[0]}.jpg; add them, or list only what is there"
+            f"{list_path(root, split)} are missing, the first {missing[0]}.jpg; add them, or remove them from the list"
         )
     return [images[i] for i in ids]
 

@@ -1,4 +1,4 @@
-"""The labels of COCO-Stuff: 182 fine ids, which of them are used, and the 27 coarse classes that the field scores."""
+"""The labels of COCO-Stuff: 182 fine ids, the unused ones, and the 27 coarse classes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from picie.data.base import ClassMap
 from picie.display.colors import palette, rgb_to_hex
 
 # fmt: off
-FINE = (  # 0-90: things, the ids of COCO less one
+FINE = (  # 0-90: things, COCO's ids minus one
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light", "fire hydrant",
     "street sign", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear",
     "zebra", "giraffe", "hat", "backpack", "umbrella", "shoe", "eye glasses", "handbag", "tie", "suitcase", "frisbee", "skis",
@@ -31,7 +31,7 @@ FINE = (  # 0-90: things, the ids of COCO less one
     "tent", "textile-other", "towel", "tree", "vegetable", "wall-brick", "wall-concrete", "wall-other", "wall-panel",
     "wall-stone", "wall-tile", "wall-wood", "water-other", "waterdrops", "window-blind", "window-other", "wood",
 )
-"""The name of each fine id, as stored in the label maps; things first, stuff from `FIRST_STUFF` on."""
+"""Name of each fine id stored in the label maps; things first, stuff from `FIRST_STUFF` on."""
 
 COARSE = (
     "electronic-things", "appliance-things", "food-things", "furniture-things", "indoor-things", "kitchen-things",
@@ -40,7 +40,7 @@ COARSE = (
     "window-stuff", "building-stuff", "ground-stuff", "plant-stuff", "sky-stuff", "solid-stuff", "structural-stuff",
     "water-stuff",
 )
-"""The coarse classes in the order of the field: 12 of things, 15 of stuff."""
+"""The coarse classes in their standard order: 12 of things, 15 of stuff."""
 
 FINE_TO_COARSE = (
     9, 11, 11, 11, 11, 11, 11, 11, 11, 8, 8, 8, 8, 8, 8, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 6, 6, 6, 6, 6, 6, 6, 6, 10, 10, 10, 10,
@@ -55,24 +55,25 @@ FINE_TO_COARSE = (
 
 FIRST_STUFF = 91
 UNUSED = frozenset((11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90))
-"""Fine ids that no label map holds: things that COCO planned and never annotated."""
+"""Fine ids that occur in no label map: things that COCO planned and never annotated."""
 
 UNLABELLED = 255
 _COARSE_THINGS = 12
 
 
-def coarse_labels(kept: str = "", fine_to_coarse: Sequence[int] = FINE_TO_COARSE) -> tuple[ClassMap, np.ndarray]:
-    """The coarse classes, and each stored value's class.
+def coarse_labels(group: str = "", fine_to_coarse: Sequence[int] = FINE_TO_COARSE) -> tuple[ClassMap, np.ndarray]:
+    """The coarse classes, and the class of each stored value.
 
     Args:
-        kept: "things" or "stuff" for the 12 or 15 classes of the one, the others being ignored; "" for all 27.
+        group: "things" for its 12 classes, "stuff" for its 15 (the other group is ignored), "" for
+            all 27.
         fine_to_coarse: the coarse class of each of the 182 fine ids.
 
     Returns:
-        The classes, and a (256,) uint8 table from a stored value to its class or 255.
+        The classes, and a (256,) uint8 table that maps a stored value to its class or 255.
     """
     groups = tuple("things" if coarse < _COARSE_THINGS else "stuff" for coarse in range(len(COARSE)))
-    classes = [coarse for coarse, group in enumerate(groups) if kept in {"", group}]
+    classes = [coarse for coarse, its_group in enumerate(groups) if group in {"", its_group}]
     lookup = _empty()
     for fine, coarse in enumerate(fine_to_coarse):
         if coarse in classes:
@@ -81,7 +82,7 @@ def coarse_labels(kept: str = "", fine_to_coarse: Sequence[int] = FINE_TO_COARSE
 
 
 def fine_labels() -> tuple[ClassMap, np.ndarray]:
-    """The 171 fine classes that are used, 80 things and 91 stuff, and the table as of `coarse_labels`."""
+    """The 171 used fine classes, 80 things and 91 stuff, and a table as in `coarse_labels`."""
     used = [fine for fine in range(len(FINE)) if fine not in UNUSED]
     lookup = _empty()
     lookup[used] = np.arange(len(used))

@@ -1,4 +1,4 @@
-"""The fine-to-coarse table of a COCO-Stuff folder: the file that its users have, read without running what it may hold."""
+"""The fine-to-coarse table of a COCO-Stuff folder: a pickle, read without running code in it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ log = logging.getLogger(__name__)
 
 FILE_NAME = "fine_to_coarse_dict.pickle"
 _INDICES, _NAMES = "fine_index_to_coarse_index", "fine_name_to_coarse_name"
-_MOST_BYTES = 2**20  # the file has 8 kB
-_told: set[Path] = set()
+_MAX_BYTES = 2**20  # the published file has 8 kB
+_warned: set[Path] = set()
 
 
 def fine_to_coarse(root: Path) -> tuple[int, ...]:
-    """The coarse class of each of the 182 fine ids: by the pickle in `root`, or by picie's table where there is none.
+    """The coarse class of each of the 182 fine ids, by the pickle in `root` or the built-in table.
 
     Raises:
-        InputError: the file is not the two dictionaries of integers and strings that it should be.
+        InputError: the file does not contain the expected dictionaries of integers and strings.
     """
     path = root / FILE_NAME
     if not path.is_file():
@@ -31,27 +31,27 @@ def fine_to_coarse(root: Path) -> tuple[int, ...]:
     content = _read(path)
     indices, names = content[_INDICES], content[_NAMES]
     mapping = tuple(indices[fine] for fine in range(len(FINE)))
-    own_names = {name: COARSE[coarse] for name, coarse in zip(FINE, FINE_TO_COARSE, strict=True)}
-    differing = {name for name, own, coarse in zip(FINE, FINE_TO_COARSE, mapping, strict=True) if own != coarse}
-    differing |= {name for name in own_names.keys() | names.keys() if own_names.get(name) != names.get(name)}
-    if differing and path not in _told:
-        _told.add(path)
+    builtin_names = {name: COARSE[coarse] for name, coarse in zip(FINE, FINE_TO_COARSE, strict=True)}
+    differing = {name for name, builtin, coarse in zip(FINE, FINE_TO_COARSE, mapping, strict=True) if builtin != coarse}
+    differing |= {name for name in builtin_names.keys() | names.keys() if builtin_names.get(name) != names.get(name)}
+    if differing and path not in _warned:
+        _warned.add(path)
         first = min(differing)
-        log.warning("%s: %d names differ from picie's table, e.g. %r; the file's indices count", path, len(differing), first)
+        log.warning("%s: %d names differ from picie's table, e.g. %r; the file's indices are used", path, len(differing), first)
     return mapping
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Makes dictionaries, strings and numbers, and looks up nothing by name: a pickle's only way to run code."""
+    """Refuses lookups by name, the only way a pickle can run code."""
 
     def find_class(self, module: str, name: str) -> NoReturn:
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        raise pickle.UnpicklingError(f"it refers to {module}.{name}")
 
 
 def _read(path: Path) -> dict[str, dict[Any, Any]]:
-    advice = f"remove it (picie has the table of its own) or replace it by the authors' {FILE_NAME}"
+    advice = f"remove it (picie has a built-in table) or replace it by the authors' {FILE_NAME}"
     try:
-        if path.stat().st_size > _MOST_BYTES:
+        if path.stat().st_size > _MAX_BYTES:
             raise pickle.UnpicklingError("it is too large")
         content = _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
     except Exception as error:  # a malformed pickle may raise anything
@@ -59,11 +59,11 @@ def _read(path: Path) -> dict[str, dict[Any, Any]]:
         raise InputError(f"{path}: cannot be read as plain dictionaries ({reason}); {advice}") from error
     if not _is_mapping(content):
         raise InputError(
-            f"{path}: is not the dictionaries {_INDICES!r} (0..{len(FINE) - 1} to 0..{len(COARSE) - 1}) and {_NAMES!r} "
-            f"(strings); {advice}"
+            f"{path}: does not contain the dictionaries {_INDICES!r} (0..{len(FINE) - 1} to 0..{len(COARSE) - 1}) "
+            f"and {_NAMES!r} (strings); {advice}"
         )
-    found: dict[str, dict[Any, Any]] = content
-    return found
+    dictionaries: dict[str, dict[Any, Any]] = content
+    return dictionaries
 
 
 def _is_mapping(content: object) -> bool:

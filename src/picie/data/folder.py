@@ -1,4 +1,4 @@
-"""Any folder of images, and the labelled layout: images/{train,val}, labels/{train,val}, classes.toml."""
+"""Folders of images, with or without labels."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ _KEYS = ("names", "colors", "ignore", "groups")  # of classes.toml
 
 
 class Folder(ImageFiles):
-    """Any folder of images; labels, if they are there, only for scores.
+    """Any folder of images. Labels are optional and used only for evaluation.
 
-    A folder with an `images` folder and a `classes.toml` is labelled: `split` names the folder below `images`, and each label
-    is the PNG of the same path below `labels`. Any other folder is searched for images, and has one split, itself.
+    A folder with an `images` folder and a `classes.toml` is labelled: `split` is the name of a
+    folder in `images`, and each label is the PNG with the same path in `labels`. Any other folder
+    is searched for images and has a single split.
 
     Args:
         root: the folder.
-        split: name of the split, in a labelled folder.
+        split: name of the split in a labelled folder.
 
     Raises:
-        InputError: no such folder or split, no image file in it, or a classes.toml that cannot be used.
+        InputError: no such folder or split, no image file in it, or an invalid classes.toml.
     """
 
     tree = """
-    ROOT/images/{train,val}/**.jpg    or any folder of images, which is then never scored
-    ROOT/labels/{train,val}/**.png    index PNGs of the same names and sizes
+    ROOT/images/{train,val}/**.jpg    or any folder of images, without evaluation
+    ROOT/labels/{train,val}/**.png    index PNGs with the same names and sizes
     ROOT/classes.toml                 names, colors, ignore"""
 
     def __init__(self, root: str | Path, split: str = "train") -> None:
@@ -42,8 +43,8 @@ class Folder(ImageFiles):
         for images, labels in _LABELLED_LAYOUTS:
             if not labelled and (self.root / images).is_dir() and (self.root / labels).is_dir():
                 raise InputError(
-                    f"{root}: has {images}/ and {labels}/ but no classes.toml; add it to be scored, give {self.root / images}, "
-                    "or say which dataset it is (`picie list datasets`) with data.name=NAME"
+                    f"{root}: has {images}/ and {labels}/ but no classes.toml; add it for evaluation, "
+                    f"give {self.root / images}, or name the dataset (`picie list datasets`) with data.name=NAME"
                 )
         self._images = self.root / "images" / split if labelled else self.root
         self._labels = self.root / "labels" / split
@@ -57,35 +58,41 @@ class Folder(ImageFiles):
             raise InputError(f"{self._images}: no image file in it or below it (.jpg, .png, .tif, ...); give another folder")
 
     def name(self, index: int) -> str:
-        """Path below the split's folder."""
+        """Path of the image below the split's folder."""
         return self.paths[index].relative_to(self._images).as_posix()
 
     def label(self, index: int) -> np.ndarray:
-        """(H, W) integers. Raises `InputError` for a label that is missing, of another size, or out of range."""
+        """(H, W) integers.
+
+        Raises `InputError` if the label is missing, of another size or out of range.
+        """
         if self.classes is None:
-            raise InputError(f"{self.root}: has no labels; for scores it needs images/, labels/ and classes.toml")
+            raise InputError(f"{self.root}: has no labels; evaluation needs images/, labels/ and classes.toml")
         path = self.label_path(index)
         label = open_label_of(self.paths[index], path)
         check_label(label, self.classes, path)
         return label
 
     def label_path(self, index: int) -> Path:
-        """Where the label of an image is looked for."""
+        """Expected path of the label of an image."""
         return (self._labels / self.name(index)).with_suffix(".png")
 
 
 def check_label(label: np.ndarray, classes: ClassMap, where: str | Path) -> None:
-    """Raises `InputError` if `label` (H, W) holds a value that is neither a class nor ignore."""
+    """Raise `InputError` if `label` (H, W) contains a value that is neither a class nor ignore."""
     wrong = label[((label < 0) | (label >= len(classes))) & (label != classes.ignore)]
     if wrong.size:
         raise InputError(
-            f"{where}: label value {int(wrong[0])} is no class (0..{len(classes) - 1}) and not ignore ({classes.ignore}); "
-            "mend the label or classes.toml"
+            f"{where}: label value {int(wrong[0])} is not a class (0..{len(classes) - 1}) and not ignore ({classes.ignore}); "
+            "correct the label or classes.toml"
         )
 
 
 def read_classes(path: Path) -> ClassMap:
-    """The `ClassMap` of a classes.toml with names, and (optional) colors, ignore and groups. Raises `InputError`."""
+    """Read a classes.toml with names and, optionally, colors, ignore and groups.
+
+    Raises `InputError`.
+    """
     values = read_toml(path)
     unknown = set(values) - set(_KEYS)
     if unknown:

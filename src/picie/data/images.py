@@ -1,4 +1,4 @@
-"""Reading pictures of any kind as 8-bit RGB, and index maps as they are."""
+"""Read images of any kind as 8-bit RGB, and label maps as stored."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from PIL.TiffImagePlugin import TiffImageFile
 from picie.errors import InputError, UnreadableImageError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"})
-_MARKERS = ("run.json", "predictions.json")  # a folder with one of these holds picie's output, not input
-_UPLOADED = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # none that runs another program
-_WRONG_CONTENT = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)  # what Pillow raises
+_MARKERS = ("run.json", "predictions.json")  # a folder with one of these contains picie's output, not input
+_UPLOADED = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # no format that runs another program
+_DECODER_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)  # raised by Pillow
 
 
 def find_images(root: Path) -> list[Path]:
-    """All image files below `root`, sorted by path; hidden files and folders and picie's own output are passed over.
+    """All image files below `root`, sorted by path, except hidden ones and picie's own output.
 
-    Links to folders are followed, each folder once.
+    Links to folders are followed; each folder is searched once.
     """
-    found = []
+    images = []
     visited = set()
     for name, folders, files in os.walk(root, followlinks=True):
         folder, real = Path(name), os.path.realpath(name)
@@ -36,8 +36,8 @@ def find_images(root: Path) -> list[Path]:
             folders.clear()
             continue
         folders[:] = sorted(f for f in folders if not f.startswith("."))
-        found += [folder / file for file in files if _is_image_name(file)]
-    return sorted(found)
+        images += [folder / file for file in files if _is_image_name(file)]
+    return sorted(images)
 
 
 def _is_image_name(name: str) -> bool:
@@ -45,46 +45,49 @@ def _is_image_name(name: str) -> bool:
 
 
 def open_image(path: Path) -> Image.Image:
-    """The picture at `path` as it is meant to be seen: RGB, 8 bits, upright (EXIF), transparency over white.
+    """Read an image as 8-bit RGB: upright (EXIF), with transparency over white.
 
-    Greyscale of more than 8 bits is scaled by the power of two that its brightest value needs, so that 10- or 12-bit data
-    stored in 16 bits does not come out black. Of a sequence the first frame is taken.
+    Greyscale of more than 8 bits is scaled by the smallest power of two that holds its maximum, so
+    that 10- or 12-bit data stored in 16 bits is not black. Of an animation the first frame is
+    used.
 
     Raises:
-        UnreadableImageError: the file cannot be opened or decoded, or has more pixels than Pillow deems safe.
+        UnreadableImageError: the file cannot be opened or decoded, or exceeds Pillow's limit on
+            pixels.
     """
     try:
         with Image.open(path) as image:
             image.load()
             return to_rgb(ImageOps.exif_transpose(image))
-    except _WRONG_CONTENT as error:
+    except _DECODER_ERRORS as error:
         reason = "it has too many pixels" if isinstance(error, Image.DecompressionBombError) else _reason(error)
         raise UnreadableImageError(f"{path}: cannot be read as an image ({reason}); replace or remove it") from error
 
 
-def decode_image(data: bytes, most_pixels: int) -> Image.Image:
-    """The picture in `data`, which a stranger may have made, as `open_image` gives one.
+def decode_image(data: bytes, max_pixels: int) -> Image.Image:
+    """Decode an image from an untrusted source, as `open_image` does.
 
-    The number of pixels is read from the header: a small file that unfolds to gigabytes is refused before it does.
+    The number of pixels is read from the header, so a small file that expands to gigabytes is
+    refused before it is decoded.
 
     Raises:
-        UnreadableImageError: it is no image of a usual format, it is damaged, or it has more than `most_pixels`.
+        UnreadableImageError: not an image of a common format, damaged, or more than `max_pixels`.
     """
     try:
         with Image.open(io.BytesIO(data), formats=_UPLOADED) as image:
-            if image.width * image.height > most_pixels:
+            if image.width * image.height > max_pixels:
                 raise UnreadableImageError(
-                    f"the picture has {image.width} x {image.height} pixels; at most {most_pixels / 1e6:g} megapixels are taken"
+                    f"the image has {image.width} x {image.height} pixels; the limit is {max_pixels / 1e6:g} megapixels"
                 )
             image.load()
             return to_rgb(ImageOps.exif_transpose(image))
-    except _WRONG_CONTENT as error:
+    except _DECODER_ERRORS as error:
         reason = "it has too many pixels" if isinstance(error, Image.DecompressionBombError) else _reason(error)
         raise UnreadableImageError(f"this cannot be read as an image ({reason}); give another") from error
 
 
 def open_or_error(path: Path) -> Image.Image | UnreadableImageError:
-    """As `open_image`, with the error returned: in a thread that reads ahead it must wait for its turn."""
+    """As `open_image`, but returns the error, for threads that read ahead of the consumer."""
     try:
         return open_image(path)
     except UnreadableImageError as error:
@@ -98,7 +101,7 @@ def _reason(error: Exception) -> str:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow image as 8-bit RGB."""
+    """Convert any Pillow image to 8-bit RGB."""
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I") or image.mode == "F":
@@ -111,7 +114,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(values: np.ndarray) -> np.ndarray:
-    """(H, W) uint8 from integers of more bits (see `open_image`) or, over their own range, from floats."""
+    """(H, W) uint8 from wider integers (see `open_image`), or from floats by their range."""
     values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
     if low < 0 or not np.equal(values, np.floor(values)).all():
@@ -123,26 +126,26 @@ def _to_8_bits(values: np.ndarray) -> np.ndarray:
 
 
 def open_label(path: Path) -> np.ndarray:
-    """The index map at `path`, (H, W) integers: the stored values of a grey or palette PNG, not their colours.
+    """Read a label map, (H, W) integers: the stored values of a grey or palette PNG.
 
     Raises:
-        InputError: the file cannot be read, or it holds colours rather than indices.
+        InputError: the file cannot be read, or contains colours instead of indices.
     """
     try:
         with Image.open(path) as image:
             if image.mode not in {"L", "P", "1", "I", "I;16", "I;16B"}:
-                raise InputError(f"{path}: holds colours (mode {image.mode}), not class indices; save it as an index PNG")
+                raise InputError(f"{path}: contains colours (mode {image.mode}), not class indices; save it as an index PNG")
             return np.asarray(image).astype(np.uint8) if image.mode == "1" else np.asarray(image)
-    except _WRONG_CONTENT as error:
+    except _DECODER_ERRORS as error:
         raise InputError(f"{path}: cannot be read as a label map ({_reason(error)})") from error
 
 
 def open_label_of(image: Path, path: Path) -> np.ndarray:
-    """The index map at `path` as of `open_label`, which must have the size of the image at `image`, (H, W).
+    """Read a label map as `open_label` does, and check that it has the size of the image.
 
     Raises:
-        InputError: there is no such file, it is no index map, or it has another size.
-        UnreadableImageError: it is the image that cannot be read.
+        InputError: there is no such file, it is not a label map, or it has another size.
+        UnreadableImageError: the image cannot be read.
     """
     if not path.is_file():
         raise InputError(f"{path}: no label for image {image}; add it or remove the image")
@@ -156,22 +159,26 @@ def open_label_of(image: Path, path: Path) -> np.ndarray:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(H, W) of an image as seen upright, from its header alone. Raises `UnreadableImageError`."""
+    """(H, W) of the upright image, read from its header. Raises `UnreadableImageError`."""
     try:
         with Image.open(path) as image:
-            # Pillow turns a TIFF by itself, its size on opening or on loading, by version; its tags say how it is stored
+            # Pillow rotates TIFFs itself, when opening or when loading, depending on its version;
+            # the tags contain the stored size
             width, height = (image.tag_v2[256], image.tag_v2[257]) if isinstance(image, TiffImageFile) else image.size
-            turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5-8 exchange rows and columns
-    except _WRONG_CONTENT as error:
+            rotated = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5-8 swap rows and columns
+    except _DECODER_ERRORS as error:
         raise UnreadableImageError(f"{path}: cannot be read as an image ({_reason(error)})") from error
-    return (width, height) if turned else (height, width)
+    return (width, height) if rotated else (height, width)
 
 
 def centre_frame(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
-    """(3, H, W) uint8: the largest centre part of an RGB `image` that has the shape of `size` (H, W), resized to it.
+    """Crop the largest centre part with the aspect ratio of `size` (H, W), and resize it.
 
-    With antialiasing, and for a square the same as resizing the short side and cropping the centre, without making the pixels
-    that are cropped.
+    Uses antialiasing. For a square this equals resizing the short side and then cropping the
+    centre, but is cheaper.
+
+    Returns:
+        (3, H, W) uint8.
     """
     top, left, height, width = _centre_box(image.height, image.width, size)
     box = (left, top, left + width, top + height)
@@ -180,7 +187,7 @@ def centre_frame(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
 
 
 def centre_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """`size` (H, W): the same part of a label map as `centre_frame`'s, each cell from the pixel that its centre falls in."""
+    """Crop a label map as `centre_frame` does, and resize it to `size` by nearest neighbour."""
     top, left, height, width = _centre_box(label.shape[0], label.shape[1], size)
     rows = np.floor(top + (np.arange(size[0]) + 0.5) * (height / size[0])).astype(int)
     columns = np.floor(left + (np.arange(size[1]) + 0.5) * (width / size[1])).astype(int)
@@ -189,15 +196,16 @@ def centre_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _centre_box(height: int, width: int, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """(top, left, height, width) in pixels of the largest centre part of `height` x `width` with the shape of `size`."""
-    tall, wide = min(height, width * size[0] / size[1]), min(width, height * size[1] / size[0])
-    return (height - tall) / 2, (width - wide) / 2, tall, wide
+    """(top, left, height, width) of the largest centre part with the aspect ratio of `size`."""
+    box_height, box_width = min(height, width * size[0] / size[1]), min(width, height * size[1] / size[0])
+    return (height - box_height) / 2, (width - box_width) / 2, box_height, box_width
 
 
-def whole_size(height: int, width: int, short: int, longest: int = 4096) -> tuple[int, int]:
-    """(H, W) with the short side at `short` and the shape kept, the long side bounded by `longest`.
+def whole_size(height: int, width: int, short: int, max_long: int = 4096) -> tuple[int, int]:
+    """(H, W) with the same aspect ratio, short side `short` and long side at most `max_long`.
 
-    The bound keeps strips (a scan line, a panorama) from asking for gigabytes; it is far above any usual picture.
+    The limit prevents thin strips (a scan line, a panorama) from needing gigabytes of memory;
+    common images are far below it.
     """
-    scale = min(short / min(height, width), longest / max(height, width))
+    scale = min(short / min(height, width), max_long / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))

@@ -1,4 +1,4 @@
-"""The label sets of the field by name: their classes, and what the values of their published label maps stand for."""
+"""The standard label sets by name: their classes, and the meaning of stored values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LABELS: dict[str, Callable[[], tuple[ClassMap, np.ndarray]]] = {
 
 
 def named_labels(name: str) -> tuple[ClassMap, np.ndarray]:
-    """The classes of a label set, and what stored values stand for; no folder is needed.
+    """The classes of a label set and the class of each stored value; needs no folder.
 
     >>> classes, lookup = named_labels("cityscapes27")
     >>> len(classes), lookup[[6, 7, 33, 255]].tolist()
@@ -34,23 +34,23 @@ def named_labels(name: str) -> tuple[ClassMap, np.ndarray]:
         name: a key of `LABELS`, e.g. "cocostuff27".
 
     Returns:
-        The classes, whose ignore value is 255, and a (256,) uint8 table: the class of each value that a published PNG may
-        hold, 255 for all others.
+        The classes, with ignore value 255, and a (256,) uint8 table: the class of each value in
+        the published PNGs, 255 for all other values.
 
     Raises:
-        InputError: an unknown name.
+        InputError: unknown name.
     """
     if name not in LABELS:
-        raise InputError(f"no labels of the name {name!r}; {nearest(name, LABELS)}")
+        raise InputError(f"unknown label set {name!r}; {nearest(name, LABELS)}")
     return LABELS[name]()
 
 
 def to_classes(raw: np.ndarray, lookup: np.ndarray, last: int, where: str | Path) -> np.ndarray:
-    """Stored values as classes.
+    """Map stored values to classes.
 
     Args:
         raw: (H, W) integers.
-        lookup: (256,) as of `named_labels`.
+        lookup: (256,) table as in `named_labels`.
         last: the highest id; 0..last and 255 are valid.
         where: the file, for the error message.
 
@@ -58,7 +58,7 @@ def to_classes(raw: np.ndarray, lookup: np.ndarray, last: int, where: str | Path
         (H, W) uint8, classes or 255.
 
     Raises:
-        InputError: a value that is no id.
+        InputError: a value is not an id.
     """
     check_values(raw, last, where)
     classes: np.ndarray = lookup[raw]
@@ -66,9 +66,9 @@ def to_classes(raw: np.ndarray, lookup: np.ndarray, last: int, where: str | Path
 
 
 def check_values(raw: np.ndarray, last: int, where: str | Path) -> None:
-    """Raises `InputError` unless all of `raw` (H, W) are ids, 0..last, or unlabelled, 255."""
+    """Raise `InputError` unless all values of `raw` are ids, 0..last, or 255 (unlabelled)."""
     wrong = raw[((raw < 0) | (raw > last)) & (raw != 255)]
     if wrong.size:
         raise InputError(
-            f"{where}: value {int(wrong[0])} is no label id (0..{last}, 255: none); is it a label map of another dataset?"
+            f"{where}: value {int(wrong[0])} is not a label id (0..{last}, 255: none); is it a label map of another dataset?"
         )

@@ -1,4 +1,4 @@
-"""A dataset's folder: that it is there, where its parts may lie, which splits are meant, and the parts as they are reported."""
+"""The folder of a dataset: its existence, the places of its parts, and its splits."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from picie.data.base import MissingSplitError
 from picie.data.images import open_image
 from picie.errors import InputError, nearest
 
-DATASET_FOLDER = "the folder that holds the dataset"
-"""What is wanted where a dataset's name is given already."""
+DATASET_FOLDER = "the folder that contains the dataset"
+"""What to give as a root if the dataset's name is given already."""
 
 
 @dataclass(frozen=True)
@@ -22,23 +22,23 @@ class Part:
 
     Attributes:
         name: what it is.
-        where: where it was looked for, below the root.
-        found: how many of it there are, 0 if it is missing.
-        complete: how many the full dataset has; None where that is not known.
-        needed: whether training on "train" or scoring on "val" is impossible without it.
+        where: its place below the root; if it is missing, the places that were searched.
+        count: number of files (or list entries); 0 if it is missing.
+        complete: that number in the full dataset; None: unknown.
+        needed: whether training on "train" or evaluation on "val" is impossible without it.
         use: what it is for, or how to get it.
     """
 
     name: str
     where: str
-    found: int
+    count: int
     complete: int | None
     needed: bool
     use: str
 
 
 class ImageFiles:
-    """What datasets whose images are files have in common.
+    """Base of datasets whose images are files.
 
     Attributes:
         paths: the image files.
@@ -54,30 +54,33 @@ class ImageFiles:
         return open_image(self.paths[index])
 
 
-def existing_folder(root: str | Path, wanted: str = "a folder of images or a name from `picie list datasets`") -> Path:
-    """`root` as a path. Raises `InputError`, which says what is `wanted`, unless it is a folder."""
+def existing_folder(root: str | Path, expected: str = "a folder of images or a name from `picie list datasets`") -> Path:
+    """`root` as a path.
+
+    Raises `InputError`, which names what is `expected`, if it is not a folder.
+    """
     path = Path(root)
     if not path.exists():
-        raise InputError(f"{root}: no such folder; give {wanted}")
+        raise InputError(f"{root}: no such folder; give {expected}")
     if not path.is_dir():
-        raise InputError(f"{root}: is a file; give the folder that holds the images")
+        raise InputError(f"{root}: is a file; give the folder that contains the images")
     return path
 
 
 def first_folder(root: Path, places: Sequence[str]) -> Path:
-    """The first of `places`, paths below `root`, that is a folder; the first of all where none is."""
+    """The first of `places`, paths below `root`, that is a folder; if none is, the first place."""
     paths = [root / place for place in places]
     return next((path for path in paths if path.is_dir()), paths[0])
 
 
 def split_names(split: str, valid: Collection[str], where: Path) -> list[str]:
-    """The splits that `split` joins: "train+val" is the images of both.
+    """Parse a split such as "train+val", which joins the images of both.
 
     >>> split_names("train+val", ["test", "train", "val"], Path("data"))
     ['train', 'val']
 
     Raises:
-        MissingSplitError: one that is not among `valid`, those of the folder `where`.
+        MissingSplitError: a name is not among `valid`, the splits of the folder `where`.
     """
     names = split.split("+")
     for name in names:
@@ -86,9 +89,8 @@ def split_names(split: str, valid: Collection[str], where: Path) -> list[str]:
     return names
 
 
-def folder_part(root: Path, name: str, places: Sequence[str], ending: str, complete: int, needed: bool, use: str) -> Part:
-    """The part that is the files of some ending below the first of `places` that is there; see `Part` and `first_folder`."""
+def count_files(root: Path, places: Sequence[str], ending: str) -> tuple[str, int]:
+    """`Part.where` and `Part.count` of the files with an ending in the first existing place."""
     folder = first_folder(root, places)
-    found = sum(1 for path in folder.rglob(f"*{ending}") if not path.name.startswith("."))
-    where = folder.relative_to(root).as_posix() if found else " or ".join(places)
-    return Part(name, where, found, complete, needed, use)
+    count = sum(1 for path in folder.rglob(f"*{ending}") if not path.name.startswith("."))
+    return (folder.relative_to(root).as_posix() if count else " or ".join(places)), count

@@ -1,8 +1,9 @@
-"""From a dataset to batches of frames: decoded once, kept as bytes on disk, read ahead in threads.
+"""Load a dataset in batches of frames: decoded once, cached on disk, read ahead in threads.
 
-Every pass of every epoch starts from the same frame of an image; only the draws differ. So each image is decoded and
-resized once, at the start of a run, and its frame kept in one nameless file in the run's folder, which is read with positioned
-reads: memory does not grow with the dataset, and the file is gone with the process, however that ends.
+Every pass of every epoch starts from the same frame of an image; only the random transforms
+differ. So each image is decoded and resized once, at the start of a run, and its frame is cached
+in an unnamed temporary file in the run's folder. Memory does not grow with the dataset, and the
+operating system deletes the file when the process ends, even if it is killed.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 import torch
 from PIL import Image
-from rich.filesize import decimal
 from torch import Tensor
 
 from picie.data.base import Dataset
 from picie.data.images import centre_frame
+from picie.data.sizes import decimal
 from picie.errors import InputError, UnreadableImageError
 from picie.runtime import distributed
 from picie.runtime.profiling import stage
@@ -34,37 +35,39 @@ from picie.runtime.profiling import stage
 log = logging.getLogger(__name__)
 S = TypeVar("S")
 T = TypeVar("T")
-_AHEAD = 3  # batches, the one at hand included
-_READ_AT_ONCE = 16  # frames that one thread reads: a GPU's batch of 256 comes from all of them
+_AHEAD = 3  # batches in flight, including the current one
+_READ_CHUNK = 16  # frames per read job, so that all threads share a GPU's batch of 256
 
 
 def default_workers() -> int:
-    """Decoding threads: one less than the cores that this process may use, at most 16, at least 1.
+    """Number of decoding threads: available cores minus one, at least 1 and at most 16.
 
-    Processes of one run on one machine share its cores.
+    The processes of a run on one machine share its cores.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(16, cores // distributed.local_world_size() - 1))
 
 
 class FrameCache:
-    """The frames of a dataset, by index: the centre part of each image, all of one size.
+    """Frames of a dataset by index: the centre part of each image, all of one size.
 
-    Threads do the decoding: Pillow gives up the interpreter lock while it decodes and resizes, frames need no copying
-    between processes, and a fork beside a CUDA context or an OpenMP pool has no safe way to go. On each machine the processes
-    of a run share one frame file, for which each decodes a part of the images.
+    Decoding uses threads: Pillow releases the interpreter lock while it decodes and resizes,
+    frames are not copied between processes, and forking is unsafe after CUDA or OpenMP has
+    started. The processes of a run on one machine share one cache file, and each decodes a part of
+    the images.
 
     Args:
         dataset: the images.
         size: (H, W) of a frame in pixels.
-        folder: where the frame file lives.
-        cache_gb: its largest size; a dataset that needs more, or more than half of the free disk, is decoded in every pass.
-        workers: decoding threads; None: by the cores.
-        pin: give batches in page-locked memory, for a GPU.
+        folder: folder of the cache file.
+        cache_gb: maximum size of the cache file in GB. If the frames need more, or more than half
+            of the free disk space, they are decoded in every pass.
+        workers: number of decoding threads; None: chosen by the number of cores.
+        pin: return batches in page-locked memory, for a GPU.
 
     Attributes:
-        bad: after `scan`, what is wrong with each image that cannot be read, by index.
-        digest: after `scan`, a hash of the names and pixels of the others.
+        unreadable: after `scan`, the error of each unreadable image, by index.
+        digest: after `scan`, a hash of the names and pixels of all other images.
     """
 
     def __init__(
@@ -80,51 +83,50 @@ class FrameCache:
         self._pool = ThreadPoolExecutor(default_workers() if workers is None else max(1, workers), "picie-decode")
         self._bytes = 3 * size[0] * size[1]
         needed = self._bytes * len(dataset)
-        machines = (
-            distributed.world_size() // distributed.local_world_size()
-        )  # each with a file of its own in the folder that they share
+        machines = distributed.world_size() // distributed.local_world_size()  # each has a cache file in the shared folder
         fits = all(distributed.all_gather_object(needed <= min(cache_gb * 1e9, shutil.disk_usage(folder).free / 2 / machines)))
         if cache_gb and not fits:
-            limit = "run.cache_gb or half of the free disk: images are decoded in every pass"
+            limit = "run.cache_gb or half of the free disk space: images are decoded in every pass"
             log.info("frames need %s, more than %s", decimal(needed), limit)
-        self._file = _nameless_file(folder) if fits else None
+        self._file = _unnamed_file(folder) if fits else None
         self._filled = False
-        self.bad: dict[int, str] = {}
+        self.unreadable: dict[int, str] = {}
         self.digest = ""
 
     def scan(self, on_bad_image: str, advance: Callable[[int], None]) -> np.ndarray:
-        """Decode every image once, fill the frame file, and find what cannot be read.
+        """Decode every image once, fill the cache file, and find unreadable images.
 
         Args:
-            on_bad_image: "skip" to warn and go on, "error" to stop at the first.
-            advance: called with the number of images just done.
+            on_bad_image: "skip" to warn and continue, "error" to stop at the first unreadable
+                image.
+            advance: called with the number of images just decoded.
 
         Returns:
-            (N,) int64, indices of the images that can be read.
+            (N,) int64, indices of the readable images.
 
         Raises:
-            InputError: an unreadable image and "error", or no image that can be read.
+            InputError: an image is unreadable and `on_bad_image` is "error", or none is readable.
         """
-        total = hashlib.sha256()
-        own = self._fill_all(on_bad_image, advance)
-        for index, result in enumerate(own if distributed.world_size() == 1 else _of_machine(list(own))):
+        digest = hashlib.sha256()
+        results = self._fill_all(on_bad_image, advance)
+        for index, result in enumerate(results if distributed.world_size() == 1 else _of_machine(list(results))):
             if isinstance(result, UnreadableImageError):
-                self.bad[index] = str(result)
+                self.unreadable[index] = str(result)
             else:
-                total.update(self.dataset.name(index).encode("utf-8", "surrogateescape") + result)
-        self.digest = total.hexdigest()
+                digest.update(self.dataset.name(index).encode("utf-8", "surrogateescape") + result)
+        self.digest = digest.hexdigest()
         if len(set(distributed.all_gather_object(self.digest))) > 1:
-            raise InputError("the machines of this run have different images; give all of them the same")
+            raise InputError("the machines of this run have different images; use the same images on all of them")
         self._filled = self._file is not None
-        good = np.array([i for i in range(len(self.dataset)) if i not in self.bad], dtype=np.int64)
+        good = np.array([i for i in range(len(self.dataset)) if i not in self.unreadable], dtype=np.int64)
         if not len(good):
-            raise InputError(f"none of the {len(self.dataset)} image files can be read; the first: {self.bad[0]}")
-        for problem in self.bad.values():  # only now, so that a folder without a good image is one line, not hundreds
+            raise InputError(f"none of the {len(self.dataset)} image files can be read; the first: {self.unreadable[0]}")
+        for problem in self.unreadable.values():  # after the check, so that a folder of unreadable images gives one line
             log.warning("skipped: %s", problem)
         return good
 
     def _fill_all(self, on_bad_image: str, advance: Callable[[int], None]) -> Iterator[bytes | UnreadableImageError]:
-        """What `_fill` gives for each of this process's part of its machine's images."""
+        """Call `_fill` for this process's share of the images, and yield the results."""
         n, ranks = len(self.dataset), distributed.local_ranks()
         share = range(distributed.local_rank() * n // len(ranks), (distributed.local_rank() + 1) * n // len(ranks))
         for result in _ahead(self._pool, self._fill, share):
@@ -134,19 +136,19 @@ class FrameCache:
             advance(1)
 
     def _fill(self, index: int) -> bytes | UnreadableImageError:
-        """Decode an image into the frame file, if there is one; the digest of its pixels, or what is wrong with it."""
+        """Decode an image into the cache file, if any; return its pixel hash or the error."""
         try:
             frame = self._decode(index).tobytes()
         except UnreadableImageError as error:
             return error
         if self._file is not None and os.pwrite(self._file.fileno(), frame, index * self._bytes) < len(frame):
-            raise InputError("the disk of the run's folder is full; free some, or set run.cache_gb=0")
+            raise InputError("the disk with the run's folder is full; free some space, or set run.cache_gb=0")
         return hashlib.sha256(frame).digest()
 
     def batches(self, batches: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Yield (indices, frames (B, 3, H, W) uint8) for each array of indices, reading ahead of the consumer."""
-        coming = iter(batches)
-        waiting = deque(self._begin(indices) for indices in itertools.islice(coming, _AHEAD))
+        """Yield (indices, frames (B, 3, H, W) uint8) for each array of indices, read ahead."""
+        remaining = iter(batches)
+        waiting = deque(self._begin(indices) for indices in itertools.islice(remaining, _AHEAD))
         try:
             while waiting:
                 indices, frames, jobs = waiting[0]
@@ -155,16 +157,16 @@ class FrameCache:
                         job.result()
                 waiting.popleft()
                 yield indices, frames
-                waiting.extend(self._begin(following) for following in itertools.islice(coming, 1))
+                waiting.extend(self._begin(following) for following in itertools.islice(remaining, 1))
         finally:
             for _, _, jobs in waiting:
                 for job in jobs:
                     job.cancel()
 
     def _begin(self, indices: np.ndarray) -> tuple[np.ndarray, Tensor, list[Future[None]]]:
-        """A batch whose frames threads are filling in, each a few of them."""
+        """Start to load a batch: its indices, its frames, and the jobs that fill them."""
         frames = torch.empty(len(indices), 3, *self.size, dtype=torch.uint8, pin_memory=self._pin)
-        rows, n = frames.numpy(), _READ_AT_ONCE if self._filled else 1
+        rows, n = frames.numpy(), _READ_CHUNK if self._filled else 1
         fill = self._read if self._filled else self._decode_into
         jobs = [self._pool.submit(fill, rows[i : i + n], indices[i : i + n]) for i in range(0, len(indices), n)]
         return indices, frames, jobs
@@ -182,14 +184,14 @@ class FrameCache:
             os.preadv(self._file.fileno(), [row], index * self._bytes)
 
     def close(self) -> None:
-        """Give back the threads and the frame file."""
+        """Stop the threads and delete the cache file."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         if self._file is not None:
             self._file.close()
 
 
-def _nameless_file(folder: Path) -> BinaryIO:
-    """A new file in `folder` without a name, which ends with the processes of this machine that share it."""
+def _unnamed_file(folder: Path) -> BinaryIO:
+    """Create an unnamed file in `folder`, shared by the processes of this machine."""
     if distributed.world_size() == 1:
         return tempfile.TemporaryFile(dir=folder)
     path, first = folder / f".frames{distributed.local_ranks().start}", distributed.local_rank() == 0
@@ -204,14 +206,14 @@ def _nameless_file(folder: Path) -> BinaryIO:
 
 
 def _of_machine(results: list[T]) -> Iterator[T]:
-    """The `results` of this machine's processes, one after the other."""
-    everywhere = distributed.all_gather_object(results)
+    """Yield the `results` of all processes of this machine, in order."""
+    by_rank = distributed.all_gather_object(results)
     for rank in distributed.local_ranks():
-        yield from everywhere[rank]
+        yield from by_rank[rank]
 
 
 def readable(dataset: Dataset, order: Sequence[int] | np.ndarray, ahead: int = 4) -> Iterator[tuple[int, Image.Image]]:
-    """Yield (index, image) of those images that can be read, in `order`, decoded ahead of the consumer."""
+    """Yield (index, image) of the readable images in `order`, decoded ahead of the consumer."""
 
     def read(index: int) -> Image.Image | None:
         try:
@@ -226,13 +228,13 @@ def readable(dataset: Dataset, order: Sequence[int] | np.ndarray, ahead: int = 4
 
 
 def read_ahead(function: Callable[[S], T], items: Sequence[S], workers: int | None = None, ahead: int = 32) -> Iterator[T]:
-    """Results of `function` in the order of `items`, computed in threads ahead of the consumer."""
+    """Yield `function(item)` for each item, in order, computed in threads in advance."""
     with ThreadPoolExecutor(default_workers() if workers is None else max(1, workers), "picie-read") as pool:
         yield from _ahead(pool, function, items, ahead)
 
 
 def _ahead(pool: ThreadPoolExecutor, function: Callable[[S], T], items: Sequence[S], ahead: int = 32) -> Iterator[T]:
-    """As `read_ahead`, in the threads of `pool`, at most `ahead` results computed before they are asked for."""
+    """As `read_ahead`, in the threads of `pool`, with at most `ahead` results in advance."""
     waiting = deque(pool.submit(function, item) for item in items[:ahead])
     try:
         for position in range(len(items)):
@@ -245,8 +247,10 @@ def _ahead(pool: ThreadPoolExecutor, function: Callable[[S], T], items: Sequence
 
 
 def split_batches(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """`order` cut into consecutive batches; the last may be smaller, but one single image left over joins the batch before
-    it: BatchNorm's statistics of one image are poor, and at one cell not defined.
+    """Split `order` into consecutive batches.
+
+    The last batch may be smaller, but a single remaining image joins the batch before it:
+    BatchNorm statistics of one image are poor, and with one feature cell undefined.
     """
     starts = list(range(0, len(order), batch_size))
     if batch_size > 1 and len(starts) > 1 and len(order) - starts[-1] == 1:

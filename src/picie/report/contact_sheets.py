@@ -133,7 +133,7 @@ def _add(found: list[_Found], index: int, image: Image.Image, values: np.ndarray
 
 
 def _reduced(image: Image.Image) -> Image.Image:
-    height, width = whole_size(image.height, image.width, min(_KEPT, min(image.size)), longest=8 * _KEPT)
+    height, width = whole_size(image.height, image.width, min(_KEPT, min(image.size)), max_long=8 * _KEPT)
     return image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
 
 

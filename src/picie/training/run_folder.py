@@ -74,7 +74,7 @@ class RunFolder:
             indices = frames.scan(config.data.on_bad_image, self._stopping(advance))
         check_points(config, len(indices), setup.cells)
         check_normalisable(config, setup.method, len(indices))
-        bad = {dataset.name(i): reason for i, reason in frames.bad.items()}
+        bad = {dataset.name(i): reason for i, reason in frames.unreadable.items()}
         self.record.update(images=len(indices), skipped_images=len(bad), skipped=bad, digest=frames.digest)
         log.info("%d images%s", len(indices), f", {len(bad)} skipped" if bad else "")
         return indices

@@ -55,9 +55,9 @@ def test_parts_are_counted_against_the_full_set(cli: Call, tmp_path: Path) -> No
         "    images of train2017: 4 of 118,287, a subset, in images/train2017",
         "    labels of val2017: 2 of 5,000, a subset, in annotations/val2017",
         f"    curated list of train: 3 of 49,629, a subset, in curated/train2017/{CURATED}",
-        "    fine-to-coarse table: missing, optional; looked in fine_to_coarse_dict.pickle; picie has the table of its own",
+        "    fine-to-coarse table: missing, optional; looked in fine_to_coarse_dict.pickle; picie has a built-in table",
         "    split train: 3 images, 27 classes",
-        "    split val: of 1 images looked at, 1 can be read; 1 of their labels fit in values and size",
+        "    split val: of 1 images checked, 1 can be read; 1 have a valid label of the same size",
         "    ROOT/images/{train,val}2017/*.jpg",
     ):
         assert line in out
@@ -71,8 +71,8 @@ def test_a_missing_list_is_needed_and_refused(cli: Call, tmp_path: Path) -> None
     root = write_coco(tmp_path / "coco")
     (root / "curated" / "train2017" / CURATED).unlink()
     out, err = failing(cli, "cocostuff27", root)
-    assert "  ! curated list of train: missing and needed; looked in curated/train2017/" in out
-    assert f"picie data curate {root} makes it" in out
+    assert "  ! curated list of train: missing, required; looked in curated/train2017/" in out
+    assert f"picie data curate {root} creates it" in out
     assert "  ! split train: " in out
     assert "no curated list of train in" in err
     assert "(and 1 more, marked ! above)" in err
@@ -86,7 +86,7 @@ def test_labels_of_train_are_optional_and_those_of_val_are_not(cli: Call, tmp_pa
     assert "labels of train: missing, optional; looked in gtFine/train or annotations/gtFine/train or annotations/train" in out
     assert "split train: 2 images, no labels" in out
     shutil.rmtree(root / "gtFine" / "val")
-    assert "! labels of val: missing and needed" in failing(cli, "cityscapes19", root)[0]
+    assert "! labels of val: missing, required" in failing(cli, "cityscapes19", root)[0]
 
 
 def test_images_without_a_label_are_counted(cli: Call, tmp_path: Path) -> None:
@@ -103,22 +103,22 @@ def test_listed_images_that_are_missing_and_foreign_labels_are_found(cli: Call, 
     root = write_coco(tmp_path / "other")
     Image.new("L", (64, 48), 200).save(root / "annotations" / "val2017" / "000000001000.png")
     out, err = failing(cli, "cocostuff15", root)
-    assert "value 200 is no label id" in err
-    assert "1 can be read; 0 of their labels fit" in out
+    assert "value 200 is not a label id" in err
+    assert "1 can be read; 0 have a valid label" in out
 
 
-def test_unreadable_images_are_told_and_refused_only_if_all_are(cli: Call, own_folder: Path) -> None:
+def test_unreadable_images_are_reported_and_a_problem_only_if_all_are(cli: Call, own_folder: Path) -> None:
     paths = sorted((own_folder / "images" / "val").iterdir())
     paths[0].write_bytes(b"x")
     status, out, _ = cli("data", "check", "folder", own_folder)
     assert status == 0
     assert "100.jpg: cannot be read as an image" in out
-    assert "of 2 images looked at, 1 can be read" in out
+    assert "of 2 images checked, 1 can be read" in out
     paths[1].write_bytes(b"x")
     failing(cli, "folder", own_folder)
 
 
-def test_a_dataset_from_outside_is_opened_and_looked_at(cli: Call, tmp_path: Path) -> None:
+def test_a_custom_dataset_is_checked(cli: Call, tmp_path: Path) -> None:
     name = f"{__name__}:Strange"
     status, out, _ = cli("data", "check", name, tmp_path)
     assert status == 0
@@ -128,13 +128,13 @@ def test_a_dataset_from_outside_is_opened_and_looked_at(cli: Call, tmp_path: Pat
     assert "strange 0: label is 63x48 but its image 64x48" in failing(cli, name, tmp_path)[1]
 
 
-def test_folders_that_are_missing_or_not_needed_are_said(refused: Callable[..., str], cli: Call, tmp_path: Path) -> None:
+def test_missing_and_unneeded_folders_are_reported(refused: Callable[..., str], cli: Call, tmp_path: Path) -> None:
     assert "ROOT is missing" in refused("data", "check", "folder")
     nowhere = tmp_path / "nowhere"
     for arguments in (("check", "cocostuff27"), ("check", "folder"), ("curate",)):
         said = refused("data", *arguments, nowhere)
-        assert said == f"{nowhere}: no such folder; give the folder that holds the dataset"
+        assert said == f"{nowhere}: no such folder; give the folder that contains the dataset"
     assert "did you mean 'cocostuff27'" in refused("data", "check", "cocostuf27", tmp_path)
     status, out, _ = cli("data", "check", "scenes", tmp_path)
     assert status == 0
-    assert f"scenes needs no folder; {tmp_path} is not looked at" in out
+    assert f"scenes needs no folder; {tmp_path} is ignored" in out

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from tests.tiny_datasets import CURATED
 
+from picie.cli.data import TerminalReporter
 from picie.data.admin.curate import curate, stuff_share
 from picie.data.cocostuff import CocoStuff27
 from picie.errors import InputError
@@ -41,7 +42,7 @@ def test_images_of_three_quarters_stuff_are_listed_in_order(tmp_path: Path, capl
     caplog.set_level(logging.INFO)
     write(tmp_path, "train", EXAMPLES)
     write(tmp_path, "val", {1: [91], 2: [0]})
-    curate(tmp_path)
+    curate(tmp_path, TerminalReporter())
     assert listed(tmp_path, "train") == "000000000004\n000000000007\n000000000009\n"
     assert listed(tmp_path, "val") == "000000000001\n"
     assert len(CocoStuff27(tmp_path, "train+val")) == 4
@@ -54,52 +55,52 @@ def test_the_share_is_of_all_pixels() -> None:
     assert [stuff_share(np.array([row])) for row in EXAMPLES.values()] == [0.75, 1.0, 0.5, 0.5, 0.75]
 
 
-def test_a_list_is_never_overwritten_and_the_other_is_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_list_is_never_overwritten_and_the_other_is_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     write(tmp_path, "train", EXAMPLES)
     write(tmp_path, "val", {1: [91]})
     (tmp_path / "curated" / "val2017").mkdir(parents=True)
     (tmp_path / "curated" / "val2017" / CURATED).write_text("mine", "utf-8")
-    curate(tmp_path)
+    curate(tmp_path, TerminalReporter())
     mine = tmp_path / "curated" / "val2017" / CURATED
-    assert f"{mine}: exists already and is left as it is" in caplog.messages
+    assert f"{mine}: exists already, not changed" in caplog.messages
     assert (listed(tmp_path, "val"), len(listed(tmp_path, "train").split())) == ("mine", 3)
 
 
-def test_with_no_list_left_to_make_those_that_exist_are_named(tmp_path: Path) -> None:
+def test_if_all_lists_exist_they_are_named(tmp_path: Path) -> None:
     write(tmp_path, "val", {1: [91]})
     for split in ("val", "train"):  # of train there are no images, and then it is there
         path = tmp_path / "curated" / f"{split}2017" / CURATED
         path.parent.mkdir(parents=True)
         path.write_text("mine", "utf-8")
-        with pytest.raises(InputError, match=rf"{split}2017/{CURATED}.*: exists already.*; remove it to have it made anew"):
-            curate(tmp_path)
+        with pytest.raises(InputError, match=rf"{split}2017/{CURATED}.*: exists already.*; remove it to recreate it"):
+            curate(tmp_path, TerminalReporter())
         assert path.read_text("utf-8") == "mine"
 
 
-def test_a_missing_split_is_passed_over_and_none_is_an_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_split_is_skipped_and_none_is_an_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with pytest.raises(InputError, match="no image to list in train2017 or val2017"):
-        curate(tmp_path)
+        curate(tmp_path, TerminalReporter())
     write(tmp_path, "val", EXAMPLES)
-    curate(tmp_path)
+    curate(tmp_path, TerminalReporter())
     assert "no list for split train" in caplog.text
     assert len(listed(tmp_path, "val").split()) == 3
     assert not (tmp_path / "curated" / "train2017").exists()
 
 
-def test_nothing_that_follows_the_rule_is_an_error(tmp_path: Path) -> None:
+def test_no_qualifying_image_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, "val", {1: [0], 2: [255]})
     with pytest.raises(InputError, match="no image to list"):
-        curate(tmp_path)
+        curate(tmp_path, TerminalReporter())
     assert not (tmp_path / "curated").exists()
 
 
 def test_an_image_without_a_label_and_a_foreign_label_are_refused(tmp_path: Path) -> None:
     write(tmp_path, "val", EXAMPLES | {8: [200, 100]})
-    with pytest.raises(InputError, match=r"000000000008\.png: value 200 is no label id"):
-        curate(tmp_path)
+    with pytest.raises(InputError, match=r"000000000008\.png: value 200 is not a label id"):
+        curate(tmp_path, TerminalReporter())
     (tmp_path / "annotations" / "val2017" / "000000000005.png").unlink()
     with pytest.raises(InputError, match=r"val2017: 1 of 6 images have no label, the first 000000000005"):
-        curate(tmp_path)
+        curate(tmp_path, TerminalReporter())
     assert not (tmp_path / "curated").exists()

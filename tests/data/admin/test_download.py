@@ -25,6 +25,7 @@ import pytest
 from rich.console import Console
 from tests.tiny_datasets import CURATED
 
+from picie.cli.data import TerminalReporter
 from picie.data.admin import download as downloading
 from picie.data.admin.sources import BY_HAND, DOWNLOADS, Download, Source
 from picie.data.admin.unpacking import BadArchiveError, unpack
@@ -81,7 +82,7 @@ class Server:
         self.released = threading.Event()
 
     def has_sent(self, n: int) -> bool:
-        """Whether `n` bytes were sent; it counts them when they have gone, so that who has them may look too early."""
+        """Whether `n` bytes were sent; waits up to 5 s, as bytes are counted late."""
         deadline = time.monotonic() + 5
         while self.sent != n and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -157,7 +158,7 @@ Get = Callable[..., Path]
 
 @pytest.fixture
 def get(server: Server, tmp_path: Path) -> Get:
-    """get(sha256=right one, path="/"): fetch a dataset of one archive of pictures into a folder; returns the folder."""
+    """get(sha256=correct one, path="/"): fetch a dataset of one archive; returns its folder."""
     right = hashlib.sha256(server.files["train.zip"]).hexdigest()
 
     def call(sha256: str | None = right, path: str = "/", timeout: float = 5.0) -> Path:
@@ -165,7 +166,7 @@ def get(server: Server, tmp_path: Path) -> Get:
         url = f"{server.address}{path}train.zip"  # type: ignore[attr-defined]
         source = Source(url, {"train2017": PLACES}, ".jpg", {"train2017/*.jpg": 3}, 300_000, sha256)
         table = {"pictures": Download(("photos: be kind",), (source,))}
-        downloading.download("pictures", root, table, timeout=timeout, backoff=0)
+        downloading.download("pictures", root, TerminalReporter(), table, timeout=timeout, backoff=0)
         return root
 
     return call
@@ -192,8 +193,8 @@ def test_terms_come_first_then_all_is_fetched_checked_and_unpacked(
     root = get()
     assert files_in(root) == UNPACKED  # and the archive is gone
     assert "photos: be kind" in terms[0]
-    assert "300.0 kB; SHA-256 is checked" in terms[0]
-    assert "\nroom: about 612.3 kB at the most, 312.3 kB in the end\n" in terms[0]  # three files in whole blocks, an archive
+    assert "300.0 kB; its SHA-256 is verified" in terms[0]
+    assert "\ndisk space: about 612.3 kB while downloading, 312.3 kB afterwards\n" in terms[0]
     assert "complete" in capsys.readouterr().out
     record = json.loads((root / ".downloads/train.zip.json").read_text("utf-8"))
     assert record["sha256"] == hashlib.sha256(server.files["train.zip"]).hexdigest()
@@ -207,7 +208,7 @@ def test_a_second_call_does_nothing_and_says_so(server: Server, get: Get, capsys
     capsys.readouterr()
     get()
     assert (server.sent, len(server.requests)) == (sent, 1)
-    assert capsys.readouterr().out == f"{root}: all files of pictures are here already; nothing to fetch\n"
+    assert capsys.readouterr().out == f"{root}: all files of pictures are present; nothing to fetch\n"
 
 
 def test_files_that_someone_else_put_there_are_recognised(server: Server, get: Get, tmp_path: Path) -> None:
@@ -263,24 +264,22 @@ def test_an_archive_fetched_by_hand_is_checked_and_used(server: Server, get: Get
     assert server.requests == []
 
 
-def test_after_a_break_it_goes_on_where_it_stopped(server: Server, get: Get, told: list[str]) -> None:
+def test_an_interrupted_download_resumes(server: Server, get: Get, told: list[str]) -> None:
     server.breaks = [100_000, 50_000]
     assert files_in(get()) == UNPACKED
     assert server.has_sent(len(server.files["train.zip"]))
     assert [r.get("Range") for r in server.requests] == [None, "bytes=100000-", "bytes=150000-"]
     assert [r.get("If-Range") for r in server.requests] == [None, '"one"', '"one"']
-    assert "train.zip: the connection ended early at 100.0 kB; trying again, 4 times if need be" in told
+    assert "train.zip: the connection ended early at 100.0 kB; trying again, up to 4 times" in told
 
 
-def test_an_answer_that_starts_elsewhere_is_not_glued_on(server: Server, get: Get) -> None:
+def test_a_partial_response_with_another_start_is_not_appended(server: Server, get: Get) -> None:
     server.breaks, server.misplaces = [100_000], 10
     assert files_in(get(sha256=None)) == UNPACKED
     assert [r.get("Range") for r in server.requests] == [None, "bytes=100000-", None]
 
 
-def test_a_server_that_breaks_off_for_ever_is_given_up_and_the_next_call_goes_on(
-    server: Server, get: Get, tmp_path: Path
-) -> None:
+def test_repeated_interruptions_raise_an_error_and_the_next_call_resumes(server: Server, get: Get, tmp_path: Path) -> None:
     server.breaks = [100_000]
     server.always_breaks = 0
     with pytest.raises(DownloadError, match=r"ended early, 5 times in a row; 100\.0 kB are kept: run the same command again"):
@@ -294,7 +293,7 @@ def test_a_server_that_breaks_off_for_ever_is_given_up_and_the_next_call_goes_on
     assert server.has_sent(len(server.files["train.zip"]))
 
 
-def test_many_breaks_are_borne_as_long_as_each_brings_something(server: Server, get: Get) -> None:
+def test_interruptions_with_progress_are_tolerated(server: Server, get: Get) -> None:
     server.always_breaks = 30_000
     assert files_in(get()) == UNPACKED
     assert server.has_sent(len(server.files["train.zip"]))
@@ -305,11 +304,11 @@ def test_a_server_without_ranges_starts_over(server: Server, get: Get, told: lis
     server.breaks = [100_000]
     assert files_in(get()) == UNPACKED
     assert server.has_sent(100_000 + len(server.files["train.zip"]))
-    assert "train.zip: the server starts it anew (it has changed, or cannot be resumed)" in told
+    assert "train.zip: the download starts again (the file has changed, or the server cannot resume)" in told
 
 
 @pytest.mark.parametrize("heeds_if_range", [True, False])
-def test_a_part_of_an_older_version_is_not_gone_on_with(
+def test_a_partial_file_of_an_older_version_is_not_resumed(
     server: Server, get: Get, heeds_if_range: bool, told: list[str]
 ) -> None:
     changed = {name: content[::-1] for name, content in PICTURES.items()}
@@ -322,7 +321,7 @@ def test_a_part_of_an_older_version_is_not_gone_on_with(
     assert any("has changed" in line for line in told)
 
 
-def test_a_part_from_another_address_is_not_gone_on_with(server: Server, get: Get) -> None:
+def test_a_partial_file_from_another_address_is_not_resumed(server: Server, get: Get) -> None:
     server.always_breaks, server.breaks = 0, [100_000]
     with pytest.raises(DownloadError):
         get()
@@ -341,7 +340,7 @@ def test_without_any_version_the_length_must_agree(server: Server, get: Get) -> 
     assert files_in(get(sha256=None)) == {f"images/{name}": content for name, content in longer.items()}
 
 
-def test_a_damaged_record_starts_anew(server: Server, get: Get, tmp_path: Path) -> None:
+def test_a_damaged_record_restarts_the_download(server: Server, get: Get, tmp_path: Path) -> None:
     server.always_breaks, server.breaks = 0, [100_000]
     with pytest.raises(DownloadError):
         get()
@@ -351,20 +350,20 @@ def test_a_damaged_record_starts_anew(server: Server, get: Get, tmp_path: Path) 
     assert "Range" not in server.requests[-1]
 
 
-def test_a_length_that_was_claimed_too_long_ends_by_416(server: Server, get: Get) -> None:
+def test_a_length_stated_too_long_ends_with_416(server: Server, get: Get) -> None:
     server.claims_more = 7
     assert files_in(get()) == UNPACKED
     assert server.has_sent(len(server.files["train.zip"]))
     assert len(server.requests) == 2
 
 
-def test_a_length_that_was_claimed_too_short_ends_as_a_wrong_checksum(server: Server, get: Get) -> None:
+def test_a_length_stated_too_short_ends_with_a_wrong_checksum(server: Server, get: Get) -> None:
     server.claims_more = -7
     with pytest.raises(DownloadError, match="SHA-256"):
         get()
 
 
-def test_a_wrong_checksum_names_both_sets_the_file_aside_and_starts_anew(server: Server, get: Get, tmp_path: Path) -> None:
+def test_a_wrong_checksum_is_reported_and_the_archive_downloaded_again(server: Server, get: Get, tmp_path: Path) -> None:
     right = server.files["train.zip"]
     server.files["train.zip"] = wrong = right[:-1] + b"!"
     with pytest.raises(DownloadError) as raised:
@@ -379,15 +378,13 @@ def test_a_wrong_checksum_names_both_sets_the_file_aside_and_starts_anew(server:
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_refusal_is_final(server: Server, get: Get, status: int) -> None:
     server.statuses = [status]
-    with pytest.raises(
-        DownloadError, match=rf"train\.zip: HTTP {status} .*; fetch it by hand, put it into .*\.downloads/ \(make"
-    ):
+    with pytest.raises(DownloadError, match=rf"train\.zip: HTTP {status} .*; download it manually to .*\.downloads/ \(create"):
         get()
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("existed", [False, True])
-def test_where_nothing_came_nothing_is_left(server: Server, get: Get, tmp_path: Path, existed: bool) -> None:
+def test_a_failed_first_request_leaves_no_files(server: Server, get: Get, tmp_path: Path, existed: bool) -> None:
     server.statuses = [404]
     if existed:
         (tmp_path / "data").mkdir()
@@ -397,27 +394,27 @@ def test_where_nothing_came_nothing_is_left(server: Server, get: Get, tmp_path: 
     assert not (tmp_path / "data/.downloads").exists()
 
 
-def test_a_server_in_trouble_is_asked_again(server: Server, get: Get, told: list[str]) -> None:
+def test_a_temporary_server_error_is_retried(server: Server, get: Get, told: list[str]) -> None:
     server.statuses = [500, 503, 429]
     assert files_in(get()) == UNPACKED
-    assert "train.zip: HTTP 503 Service Unavailable at 0 bytes; trying again, 3 times if need be" in told
+    assert "train.zip: HTTP 503 Service Unavailable at 0 bytes; trying again, up to 3 times" in told
 
 
-def test_a_server_in_lasting_trouble_is_given_up(server: Server, get: Get, told: list[str]) -> None:
+def test_a_lasting_server_error_is_raised(server: Server, get: Get, told: list[str]) -> None:
     server.statuses = [500] * 9
     with pytest.raises(DownloadError, match="HTTP 500 Internal Server Error, 5 times in a row; run the same command again"):
         get()
     assert len(server.requests) == 5
     assert [line for line in told if "trying again" in line] == [
-        "train.zip: HTTP 500 Internal Server Error at 0 bytes; trying again, 4 times if need be"
+        "train.zip: HTTP 500 Internal Server Error at 0 bytes; trying again, up to 4 times"
     ]
 
 
-def test_a_server_that_falls_silent_is_asked_for_the_rest(server: Server, get: Get, told: list[str]) -> None:
+def test_a_stalled_transfer_is_resumed(server: Server, get: Get, told: list[str]) -> None:
     server.stalls, server.breaks = True, [100_000]
     assert files_in(get(timeout=0.2)) == UNPACKED
     assert server.has_sent(len(server.files["train.zip"]))
-    assert "train.zip: the server fell silent at 100.0 kB; trying again, 4 times if need be" in told
+    assert "train.zip: the server stopped sending at 100.0 kB; trying again, up to 4 times" in told
 
 
 def test_redirects_are_followed_by_resumed_requests_too(server: Server, get: Get) -> None:
@@ -430,7 +427,7 @@ def test_redirects_are_followed_by_resumed_requests_too(server: Server, get: Get
 def test_a_host_that_cannot_be_reached_is_one_line(tmp_path: Path, host: str) -> None:
     source = Source(f"http://{host}/x.zip", {"x": ("x",)}, ".jpg", {"x/*": 1})
     with pytest.raises(DownloadError, match=r"(cannot be resolved|refused).*5 times in a row") as raised:
-        downloading.download("x", tmp_path, {"x": Download((), (source,))}, backoff=0)
+        downloading.download("x", tmp_path, TerminalReporter(), {"x": Download((), (source,))}, backoff=0)
     assert "\n" not in str(raised.value)
 
 
@@ -445,18 +442,16 @@ def test_a_certificate_that_is_not_trusted_is_final(get: Get, monkeypatch: pytes
 
     monkeypatch.setattr("urllib.request.urlopen", distrust)
     with pytest.raises(
-        DownloadError, match=r"not trusted \(certificate has expired\); mind the clock and the proxy, or fetch it by hand"
+        DownloadError, match=r"not trusted \(certificate has expired\); check the clock and the proxy, or download it manually"
     ):
         get()
     assert len(calls) == 1
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_leaves_a_part_that_the_next_call_goes_on_with(
-    server: Server, get: Get, tmp_path: Path, signum: signal.Signals
-) -> None:
+def test_after_a_signal_the_next_call_resumes(server: Server, get: Get, tmp_path: Path, signum: signal.Signals) -> None:
     def strike() -> None:
-        """Send the signal, and the second half only once it was taken note of, which puts the handler back."""
+        """Send the signal, and wait until it is handled before the second half is sent."""
         handler = signal.getsignal(signum)
         os.kill(os.getpid(), signum)
         while signal.getsignal(signum) is handler:
@@ -464,7 +459,7 @@ def test_a_signal_leaves_a_part_that_the_next_call_goes_on_with(
 
     server.half_way = strike
     with pytest.raises(
-        Stopped, match=r"stopped; .* of .* of train\.zip are kept: run the same command again to go on"
+        Stopped, match=r"stopped; .* of .* of train\.zip are kept: run the same command again to resume"
     ) as raised:
         get()
     assert raised.value.signum == signum
@@ -475,7 +470,7 @@ def test_a_signal_leaves_a_part_that_the_next_call_goes_on_with(
     assert server.has_sent(len(server.files["train.zip"]) - kept)
 
 
-def test_a_stop_while_unpacking_keeps_whole_files_and_the_archive(
+def test_a_stop_while_unpacking_keeps_complete_files_and_the_archive(
     server: Server, get: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from picie.data.admin import unpacking
@@ -487,7 +482,7 @@ def test_a_stop_while_unpacking_keeps_whole_files_and_the_archive(
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(unpacking, "_write", write_then_stop)
-    with pytest.raises(Stopped, match="all files that are unpacked are whole"):
+    with pytest.raises(Stopped, match="all unpacked files are complete"):
         get()
     first = "images/train2017/0.jpg"
     assert files_in(tmp_path / "data") == {
@@ -499,15 +494,16 @@ def test_a_stop_while_unpacking_keeps_whole_files_and_the_archive(
     assert len(server.requests) == 1
 
 
-def test_lists_are_found_wherever_they_lie_in_a_tar(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lists_are_found_anywhere_in_a_tar(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     server.files["lists.tar.gz"] = tarred(
         {**LISTS, "COCO/readme.txt": b"no", "COCO/curated/x.sh": b"no", "curated/._a.txt": b"no"}
     )
     url = f"{server.address}/lists.tar.gz"  # type: ignore[attr-defined]
     holds = {"curated/*/list.txt": 2}
-    downloading.download("lists", tmp_path, {"lists": Download((), (Source(url, {"curated": ("curated",)}, ".txt", holds),))})
+    table = {"lists": Download((), (Source(url, {"curated": ("curated",)}, ".txt", holds),))}
+    downloading.download("lists", tmp_path, TerminalReporter(), table)
     assert files_in(tmp_path) == {f"curated/{split}2017/list.txt": b"000000000001\n" for split in ("train", "val")}
-    assert "no checksum is published: only its length and the archive's own CRCs are checked" in capsys.readouterr().out
+    assert "no checksum is published: only its length and the archive's own CRCs are verified" in capsys.readouterr().out
 
 
 def _tar_link(name: str, target: str, kind: bytes) -> bytes:
@@ -535,7 +531,7 @@ def fetch_archive(server: Server, root: Path, name: str, content: bytes, n: int 
     server.files[name] = content
     url = f"{server.address}/{name}"  # type: ignore[attr-defined]
     source = Source(url, {"train2017": PLACES}, ".jpg", {"train2017/*.jpg": n})
-    downloading.download("x", root, {"x": Download((), (source,))}, backoff=0)
+    downloading.download("x", root, TerminalReporter(), {"x": Download((), (source,))}, backoff=0)
 
 
 @pytest.mark.parametrize("member", UNSAFE)
@@ -548,9 +544,9 @@ def test_an_unsafe_archive_is_refused_before_anything_is_written(server: Server,
     assert files_in(tmp_path) == {f"data/.downloads/{name}.bad": content}
 
 
-def test_a_name_that_no_disk_takes_is_refused_and_not_printed_whole(server: Server, tmp_path: Path) -> None:
+def test_a_too_long_name_is_refused_and_abbreviated(server: Server, tmp_path: Path) -> None:
     content = zipped({**PICTURES, f"train2017/{'x' * 9_000}.jpg": b"evil"})
-    with pytest.raises(DownloadError, match=r"holds the name 'train2017/x{60,80}: unsafe, so nothing was unpacked"):
+    with pytest.raises(DownloadError, match=r"contains the name 'train2017/x{60,80}: unsafe, so nothing was unpacked"):
         fetch_archive(server, tmp_path / "data", "train.zip", content)
     assert files_in(tmp_path) == {"data/.downloads/train.zip.bad": content}
 
@@ -563,10 +559,10 @@ def test_the_builders_of_unsafe_archives_make_safe_ones_that_pass(server: Server
 
 @pytest.mark.parametrize("name", ["train.zip", "train.tar.gz"])
 @pytest.mark.parametrize("damage", ["truncated", "empty", "a web page"])
-def test_what_is_no_whole_archive_is_not_unpacked_at_all(server: Server, tmp_path: Path, name: str, damage: str) -> None:
+def test_an_incomplete_archive_is_not_unpacked(server: Server, tmp_path: Path, name: str, damage: str) -> None:
     whole = zipped(PICTURES) if name == "train.zip" else tarred(PICTURES)
     content = {"truncated": whole[:-9], "empty": b"", "a web page": b"<html>please log in</html>"}[damage]
-    with pytest.raises(DownloadError, match=r"is damaged or no archive at all.*bad, and the same command fetches it anew"):
+    with pytest.raises(DownloadError, match=r"is damaged or not an archive.*bad, and the same command downloads it again"):
         fetch_archive(server, tmp_path, name, content)
     assert files_in(tmp_path) == {f".downloads/{name}.bad": content}
 
@@ -580,11 +576,11 @@ def test_a_damaged_member_is_not_put_in_place(server: Server, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_whatever_a_decompressor_says_a_damaged_archive_is_set_aside(server: Server, tmp_path: Path, compression: int) -> None:
+def test_any_decompressor_error_marks_the_archive_as_bad(server: Server, tmp_path: Path, compression: int) -> None:
     content = bytearray(zipped(PICTURES, compression))
     content[120_000:120_100] = bytes(100)  # within the second picture
     with pytest.raises(
-        DownloadError, match=r"train2017/1\.jpg in it is damaged \(\S.*bad, and the same command fetches it anew"
+        DownloadError, match=r"train2017/1\.jpg in it is damaged \(\S.*bad, and the same command downloads it again"
     ):
         fetch_archive(server, tmp_path, "train.zip", bytes(content))
     assert set(files_in(tmp_path)) == {"images/train2017/0.jpg", ".downloads/train.zip.bad"}
@@ -620,23 +616,23 @@ def test_an_archive_with_any_bytes_changed_is_unpacked_right_or_refused(
 def test_an_empty_name_is_damage(tmp_path: Path) -> None:
     content = zipped({"x": b""}).replace(b"x", b"\0")  # a name ends at its first zero
     (tmp_path / "a.zip").write_bytes(content)
-    with pytest.raises(BadArchiveError, match="is damaged or no archive at all"):
+    with pytest.raises(BadArchiveError, match="is damaged or not an archive"):
         unpack(tmp_path / "a.zip", Source("", {}, ".jpg", {}), tmp_path, lambda _: None, StopRequest())
 
 
-def test_an_archive_with_too_few_files_is_not_called_complete(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(DownloadError, match="is not the expected archive: 1 of 4 files lack"):
+def test_an_archive_with_too_few_files_is_refused(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match="not the expected archive: 1 of 4 files are missing"):
         fetch_archive(server, tmp_path, "train.zip", zipped(PICTURES), n=4)
 
 
-def test_a_disk_without_the_space_is_found_before_anything_is_fetched(
+def test_missing_disk_space_is_reported_before_any_download(
     server: Server, get: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Usage:
         free = 600_000  # the archive and its files alone would fit, but not with their last blocks
 
     monkeypatch.setattr("shutil.disk_usage", lambda _: Usage)
-    with pytest.raises(InputError, match=r"data: about 612\.3 kB are needed at once, 600\.0 kB are free; make room"):
+    with pytest.raises(InputError, match=r"data: needs about 612\.3 kB of disk space, 600\.0 kB are free; free some"):
         get()
     assert server.requests == []
     assert not (tmp_path / "data").exists()
@@ -645,17 +641,17 @@ def test_a_disk_without_the_space_is_found_before_anything_is_fetched(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_disk_that_fills_up_is_one_line_and_loses_nothing(server: Server, get: Get, tmp_path: Path) -> None:
+def test_a_full_disk_is_one_line_and_loses_nothing(server: Server, get: Get, tmp_path: Path) -> None:
     (tmp_path / "data/images/train2017").mkdir(parents=True)
     (tmp_path / "data/images/train2017/.0.jpg.partial").symlink_to("/dev/full")
-    with pytest.raises(DownloadError, match="the disk is full; what has come is kept"):
+    with pytest.raises(DownloadError, match="the disk is full; free some space and run the same command again to resume"):
         get()
     assert set(files_in(tmp_path / "data")) == {".downloads/train.zip"}
     assert files_in(get()) == UNPACKED
     assert len(server.requests) == 1
 
 
-def test_two_do_not_fetch_into_one_folder_at_once(server: Server, get: Get, tmp_path: Path) -> None:
+def test_two_downloads_to_one_folder_are_refused(server: Server, get: Get, tmp_path: Path) -> None:
     second: list[Exception] = []
 
     def meanwhile() -> None:
@@ -666,10 +662,10 @@ def test_two_do_not_fetch_into_one_folder_at_once(server: Server, get: Get, tmp_
 
     server.half_way = meanwhile
     assert files_in(get()) == UNPACKED
-    assert "another picie is fetching into it" in str(second[0])
+    assert "another picie process is downloading to it" in str(second[0])
 
 
-def test_the_bars_of_a_terminal_follow_each_other(get: Get, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_bars_are_shown_on_a_terminal(get: Get, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     monkeypatch.setattr(progress, "console", Console(file=screen, force_terminal=True, width=120))
     get()
@@ -691,7 +687,7 @@ def test_cityscapes_is_explained_instead(cli: Callable[..., tuple[int, str, str]
     assert not (tmp_path / "city").exists()
 
 
-def test_what_cannot_be_fetched_is_refused_in_one_line(refused: Callable[..., str], tmp_path: Path) -> None:
+def test_datasets_without_download_are_refused(refused: Callable[..., str], tmp_path: Path) -> None:
     assert "there is nothing to fetch" in refused("data", "download", "scenes", tmp_path)
     assert "there is nothing to fetch" in refused("data", "download", "folder", tmp_path)
     assert "did you mean 'cocostuff27'?" in refused("data", "download", "cocostuf27", tmp_path)
@@ -700,7 +696,7 @@ def test_what_cannot_be_fetched_is_refused_in_one_line(refused: Callable[..., st
     assert "is a file" in refused("data", "download", "cocostuff27", file)
 
 
-def test_the_published_table_is_of_one_piece() -> None:
+def test_the_table_of_downloads_is_consistent() -> None:
     assert set(DOWNLOADS) == {"cocostuff27", "cocostuff15", "cocostuff12", "cocostuff171"}
     for source in (source for dataset in DOWNLOADS.values() for source in dataset.sources):
         assert source.name.endswith((".zip", ".tar.gz"))

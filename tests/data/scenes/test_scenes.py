@@ -35,7 +35,7 @@ def test_a_scene_is_a_function_of_seed_and_index(train: Pictures) -> None:
     assert not np.array_equal(scene(1, 3)[0], train[3][0])
 
 
-def test_a_scene_is_the_callers_own() -> None:
+def test_a_scene_is_a_new_array() -> None:
     image, label = scene(0, 0)
     image[:], label[:] = 0, 0
     assert scene(0, 0)[0].any() and scene(0, 0)[1].any()

@@ -1,1 +1,1 @@
-"""Check, download and curate the datasets of the field."""
+"""Check, download and curate benchmark datasets."""

@@ -1,4 +1,4 @@
-"""`picie data curate`: the curated lists of COCO-Stuff by the rule that they were made by."""
+"""`picie data curate`: recreate the curated image lists of COCO-Stuff by the published rule."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from picie.data.admin.reporting import Reporter
 from picie.data.cocostuff import FOLDERS, PUBLISHED, folder_images, image_folder, label_folder, list_path
 from picie.data.cocostuff_classes import FINE, FIRST_STUFF
 from picie.data.images import open_label
@@ -15,46 +16,49 @@ from picie.data.layout import DATASET_FOLDER, existing_folder
 from picie.data.loading import read_ahead
 from picie.errors import InputError
 from picie.runtime.checkpoint import write_atomically
-from picie.runtime.progress import Progress
 
 log = logging.getLogger(__name__)
 
-SHARE = 0.75
-"""Least share of an image's pixels that must be stuff."""
+MIN_STUFF_SHARE = 0.75
+"""Minimum share of an image's pixels that must be stuff."""
 
 
-def curate(root: Path) -> None:
-    """Write the curated lists of train2017 and val2017: sorted ids of the images that are mostly stuff, one a line.
+def curate(root: Path, reporter: Reporter) -> None:
+    """Write the curated lists of train2017 and val2017: sorted ids, one per line.
 
-    A list that exists is left as it is.
+    Existing lists are not changed.
+
+    Args:
+        root: folder of COCO-Stuff.
+        reporter: shows the progress.
 
     Raises:
-        InputError: there is no list to make: they exist, or no folder has images and labels, or no image is chosen; or an
-            image has no label, or one that is no label map of COCO-Stuff. Nothing is written.
+        InputError: there is no list to write (both exist, no folder has images and labels, or no
+            image qualifies), or an image has no valid label. Nothing is written in that case.
     """
     root = existing_folder(root, DATASET_FOLDER)
-    kept = [existing for split in FOLDERS if (existing := list_path(root, split)).exists()]
-    for existing in kept:
-        log.info("%s: exists already and is left as it is", existing)
-    chosen = {}
+    existing_lists = [path for split in FOLDERS if (path := list_path(root, split)).exists()]
+    for path in existing_lists:
+        log.info("%s: exists already, not changed", path)
+    selected = {}
     for split, folder in FOLDERS.items():
-        if list_path(root, split) in kept:
+        if list_path(root, split) in existing_lists:
             continue
         missing = [path for path in (image_folder(root, folder), label_folder(root, folder)) if not path.is_dir()]
         if missing:
             log.info("%s: no such folder; no list for split %s", missing[0], split)
             continue
-        ids, total = _mostly_stuff(root, folder)
-        published = f"the published list has {PUBLISHED[split]:,}, made elsewhere: do not expect the same ids"
+        ids, total = _mostly_stuff(root, folder, reporter)
+        published = f"the published list has {PUBLISHED[split]:,} and was made elsewhere, so the ids will differ"
         log.info("%s: %d of %d images; %s", list_path(root, split), len(ids), total, published)
         if ids:
-            chosen[split] = ids
-    if not chosen and kept:
-        names = ", ".join(map(str, kept))
-        raise InputError(f"{names}: exists already, and there is no other list to make; remove it to have it made anew")
-    if not chosen:
+            selected[split] = ids
+    if not selected and existing_lists:
+        names = ", ".join(map(str, existing_lists))
+        raise InputError(f"{names}: exists already, and there is no other list to write; remove it to recreate it")
+    if not selected:
         raise InputError(f"{root}: no image to list in train2017 or val2017; see `picie data check cocostuff27 {root}`")
-    for split, ids in chosen.items():
+    for split, ids in selected.items():
         path = list_path(root, split)
         path.parent.mkdir(parents=True, exist_ok=True)
         content = "".join(f"{i}\n" for i in ids).encode()
@@ -64,7 +68,8 @@ def curate(root: Path) -> None:
 def stuff_share(raw: np.ndarray) -> float:
     """Share of all pixels of a stored label map `raw` (H, W) that are stuff.
 
-    Unlabelled pixels count below the line, so that an image with one labelled corner is not "all stuff".
+    Unlabelled pixels count in the denominator, so an image with one labelled corner is not "all
+    stuff".
 
     >>> stuff_share(np.array([[91, 181, 90, 255]]))
     0.5
@@ -72,25 +77,23 @@ def stuff_share(raw: np.ndarray) -> float:
     return float(((raw >= FIRST_STUFF) & (raw < len(FINE))).mean())
 
 
-def _mostly_stuff(root: Path, folder: str) -> tuple[list[str], int]:
-    """Sorted ids of the images of `folder` that the rule chooses, and the number of its images."""
+def _mostly_stuff(root: Path, folder: str, reporter: Reporter) -> tuple[list[str], int]:
+    """Sorted ids of the images of `folder` that qualify, and the number of all its images."""
     ids, labels = sorted(folder_images(root, folder)), label_folder(root, folder)
     missing = [i for i in ids if not (labels / f"{i}.png").is_file()]
     if missing:
-        raise InputError(
-            f"{labels}: {len(missing):,} of {len(ids):,} images have no label, the first {missing[0]}; complete it"
-        )
+        raise InputError(f"{labels}: {len(missing):,} of {len(ids):,} images have no label, the first {missing[0]}; add them")
 
-    def share(image_id: str) -> float:
+    def share_of(image_id: str) -> float:
         path = labels / f"{image_id}.png"
         raw = open_label(path)
         check_values(raw, len(FINE) - 1, path)
         return stuff_share(raw)
 
-    chosen = []
-    with Progress() as bars, bars.bar(f"curate {folder}", len(ids)) as advance:
-        for image_id, part in zip(ids, read_ahead(share, ids), strict=True):
-            if part >= SHARE:
-                chosen.append(image_id)
+    selected = []
+    with reporter.bar(f"curate {folder}", len(ids)) as advance:
+        for image_id, share in zip(ids, read_ahead(share_of, ids), strict=True):
+            if share >= MIN_STUFF_SHARE:
+                selected.append(image_id)
             advance(1)
-    return chosen, len(ids)
+    return selected, len(ids)

@@ -1,7 +1,7 @@
-"""One file from a web server, whole or not at all, going on where an earlier attempt or call stopped.
+"""Download one file with resumption.
 
-What has come lies in NAME.part; NAME.json beside it records which version of the remote file it is a part of (its ETag or
-date), and the server is asked for the rest of that version alone. So two versions are never glued together.
+Received data is kept in NAME.part. NAME.json beside it records the version (ETag or date) of the
+remote file, and only the rest of that version is requested, so two versions are never mixed.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.filesize import decimal
-
+from picie.data.sizes import decimal
 from picie.errors import DownloadError
 from picie.runtime.interrupts import StopRequest
 from picie.version import __version__
@@ -29,20 +28,25 @@ from picie.version import __version__
 log = logging.getLogger(__name__)
 
 _CHUNK = 1 << 18  # bytes
-_ATTEMPTS = 5  # in a row that bring nothing new
-_PASSING = {408, 429, 500, 502, 503, 504}  # HTTP statuses that may be better a moment later
+_ATTEMPTS = 5  # maximum number of attempts in a row without new data
+_TEMPORARY = {408, 429, 500, 502, 503, 504}  # HTTP statuses that justify another attempt
 
 
-class _Broken(Exception):
-    """The transfer ended early; trying again may go on where it stopped."""
+class _Interrupted(Exception):
+    """The transfer ended early; another attempt may resume it."""
 
 
-class Part:
-    """A file on its way: `path` (NAME.part) and the record of the version that it is a part of.
+class PartialFile:
+    """A partially downloaded file, and the record of its version.
 
     Args:
-        target: where the whole file will lie.
-        url: where it comes from; the part of another address is not gone on with.
+        target: path of the complete file.
+        url: address of the file; a partial file of another address is deleted.
+
+    Attributes:
+        path: the partial file, NAME.part.
+        version: ETag or date of the remote file; None: unknown.
+        length: length of the complete file in bytes; None: unknown.
     """
 
     def __init__(self, target: Path, url: str) -> None:
@@ -58,18 +62,18 @@ class Part:
 
     @property
     def size(self) -> int:
-        """The bytes that are here."""
+        """Number of bytes received."""
         return self.path.stat().st_size if self.path.is_file() else 0
 
     def begin(self, version: str | None, length: int | None) -> None:
-        """Drop what is here, then record the version that is to come; in this order, so that they never disagree."""
+        """Delete the received data, then record a new version; in this order both always agree."""
         self.path.write_bytes(b"")
         self.version, self.length = version, length
         self._record.write_text(json.dumps({"url": self.url, "version": version, "length": length}) + "\n", "utf-8")
 
 
 def part_path(target: Path) -> Path:
-    """The file that holds what has come of `target`."""
+    """The file with the data received for `target`."""
     return target.with_name(f"{target.name}.part")
 
 
@@ -79,7 +83,7 @@ def record_path(target: Path) -> Path:
 
 
 def read_record(target: Path) -> dict[str, Any]:
-    """What is recorded of `target`; empty if nothing is, or the record is damaged."""
+    """The record of `target`; empty if there is none or it is damaged."""
     with contextlib.suppress(OSError, ValueError):
         content = json.loads(record_path(target).read_text("utf-8"))
         if isinstance(content, dict):
@@ -90,76 +94,78 @@ def read_record(target: Path) -> dict[str, Any]:
 def fetch(
     url: str, target: Path, advance: Callable[[int], None], stop: StopRequest, timeout: float = 30.0, backoff: float = 1.0
 ) -> None:
-    """Fetch `url` to `target`, which appears once it is whole.
+    """Download `url` to `target`, which is created once it is complete.
 
     Args:
         url: http or https; redirects are followed.
-        target: NAME.part and NAME.json are kept beside it meanwhile.
-        advance: called with the bytes just gained, at first those that lie here already; negative if they had to be dropped.
-        stop: asked between reads.
-        timeout: seconds without a byte after which an attempt is given up.
+        target: path of the file; NAME.part and NAME.json are kept beside it until then.
+        advance: called with the number of bytes received, first those of an earlier call; negative
+            if they had to be deleted.
+        stop: checked between reads.
+        timeout: seconds without data after which an attempt is aborted.
         backoff: seconds before the second attempt; doubled before each further one.
 
     Raises:
-        DownloadError: the server refuses, cannot be reached, or breaks off `_ATTEMPTS` times without anything new.
-        Stopped: a signal came; what has come is kept.
+        DownloadError: the server refuses, cannot be reached, or ends the connection `_ATTEMPTS`
+            times without new data.
+        Stopped: a signal arrived; received data is kept.
     """
-    part = Part(target, url)
+    part = PartialFile(target, url)
     advance(part.size)
-    furthest, failures, told = part.size, 0, ""
+    max_size, failures, last_message = part.size, 0, ""
     while part.length is None or part.size != part.length:
         try:
             _receive(part, advance, stop, timeout)
             break
-        except _Broken as error:
-            failures = 1 if part.size > furthest else failures + 1
-            furthest = max(furthest, part.size)
+        except _Interrupted as error:
+            failures = 1 if part.size > max_size else failures + 1
+            max_size = max(max_size, part.size)
             if failures == _ATTEMPTS:
-                kept = f"{decimal(part.size)} are kept: " if part.size else ""
+                received = f"{decimal(part.size)} are kept: " if part.size else ""
                 raise DownloadError(
-                    f"{url}: {error}, {_ATTEMPTS} times in a row; {kept}run the same command again to go on"
+                    f"{url}: {error}, {_ATTEMPTS} times in a row; {received}run the same command again to resume"
                 ) from error
-            if failures == 1 or told != str(error):
-                left = _ATTEMPTS - failures
-                log.warning("%s: %s at %s; trying again, %d times if need be", target.name, error, decimal(part.size), left)
-            told = str(error)
+            if failures == 1 or last_message != str(error):
+                remaining = _ATTEMPTS - failures
+                log.warning("%s: %s at %s; trying again, up to %d times", target.name, error, decimal(part.size), remaining)
+            last_message = str(error)
         stop.check(_stopped(target.name, part))
         time.sleep(backoff * 2 ** (failures - 1))
     part.path.replace(target)
 
 
-def _stopped(name: str, part: Part) -> str:
+def _stopped(name: str, part: PartialFile) -> str:
     of = "" if part.length is None else f" of {decimal(part.length)}"
-    return f"stopped; {decimal(part.size)}{of} of {name} are kept: run the same command again to go on"
+    return f"stopped; {decimal(part.size)}{of} of {name} are kept: run the same command again to resume"
 
 
-def _receive(part: Part, advance: Callable[[int], None], stop: StopRequest, timeout: float) -> None:
-    """One request for what is missing; returns once `part` is whole."""
+def _receive(part: PartialFile, advance: Callable[[int], None], stop: StopRequest, timeout: float) -> None:
+    """Request the missing data once; return when `part` is complete, else raise `_Interrupted`."""
     with _open(part, timeout) as response:
         status = response.status
         if status == 416 and _total(response) == part.size:
-            return  # a server that had named a wrong length before
-        if status != 200 and not _goes_on(response, status, part):
+            return  # the server stated a wrong length before
+        if status != 200 and not _continues(response, status, part):
             advance(-part.size)
             part.begin(None, None)
-            raise _Broken("the file on the server has changed, so it starts anew")
+            raise _Interrupted("the file on the server has changed, so the download starts again")
         if status == 200:
             if part.size:
-                log.warning("%s: the server starts it anew (it has changed, or cannot be resumed)", part.path.stem)
+                log.warning("%s: the download starts again (the file has changed, or the server cannot resume)", part.path.stem)
             advance(-part.size)
             part.begin(_version(response), _number(response.headers.get("Content-Length")))
         _append(response, part, advance, stop)
     if part.length is not None and part.size < part.length:
-        raise _Broken("the connection ended early")
+        raise _Interrupted("the connection ended early")
 
 
-def _append(response: Any, part: Part, advance: Callable[[int], None], stop: StopRequest) -> None:
+def _append(response: Any, part: PartialFile, advance: Callable[[int], None], stop: StopRequest) -> None:
     with part.path.open("ab") as file:
         while True:
             try:
                 chunk = response.read1(_CHUNK)
             except (OSError, http.client.HTTPException) as error:
-                raise _Broken(_reason(error)) from error
+                raise _Interrupted(_reason(error)) from error
             if not chunk:
                 return
             file.write(chunk)
@@ -169,15 +175,15 @@ def _append(response: Any, part: Part, advance: Callable[[int], None], stop: Sto
                 stop.check(_stopped(part.path.stem, part))
 
 
-def _goes_on(response: Any, status: int, part: Part) -> bool:
-    """Whether a partial response continues `part`: same version, same length, from where it ends."""
-    found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+def _continues(response: Any, status: int, part: PartialFile) -> bool:
+    """Whether a partial response continues `part`: same version, same length, from its end."""
+    start = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
     same = part.version == _version(response) and part.length in (None, _total(response))
-    return status == 206 and found is not None and int(found[1]) == part.size and same
+    return status == 206 and start is not None and int(start[1]) == part.size and same
 
 
 def _total(response: Any) -> int | None:
-    """The whole file's length, of a partial or a 416 response."""
+    """Length of the complete file, from a partial or a 416 response."""
     return _number(response.headers.get("Content-Range", "").rpartition("/")[2])
 
 
@@ -186,14 +192,19 @@ def _number(text: str | None) -> int | None:
 
 
 def _version(response: Any) -> str | None:
-    """What If-Range takes: the ETag unless it is a weak one, else the date."""
+    """The value for If-Range: a strong ETag if there is one, else the date."""
     etag = response.headers.get("ETag", "")
     chosen = etag if etag.startswith('"') else response.headers.get("Last-Modified")
     return None if chosen is None else str(chosen)
 
 
-def _open(part: Part, timeout: float) -> Any:
-    """The server's answer: 200, 206 or 416. Raises `_Broken` for what may pass, `DownloadError` for what will not."""
+def _open(part: PartialFile, timeout: float) -> Any:
+    """The response, with status 200, 206 or 416.
+
+    Raises:
+        _Interrupted: a temporary failure.
+        DownloadError: a permanent one.
+    """
     headers = {"User-Agent": f"picie/{__version__}", "Accept-Encoding": "identity"}
     if part.size:
         headers["Range"] = f"bytes={part.size}-"
@@ -204,25 +215,25 @@ def _open(part: Part, timeout: float) -> Any:
     except urllib.error.HTTPError as error:
         if error.code == 416 and part.size:
             return error
-        if error.code in _PASSING:
-            raise _Broken(f"HTTP {error.code} {error.reason}") from error
+        if error.code in _TEMPORARY:
+            raise _Interrupted(f"HTTP {error.code} {error.reason}") from error
         raise DownloadError(f"{part.url}: HTTP {error.code} {error.reason}; {_by_hand(part)}") from error
     except (OSError, http.client.HTTPException) as error:
         cause = getattr(error, "reason", error)
         if isinstance(cause, ssl.SSLCertVerificationError):
-            raise DownloadError(f"{part.url}: {_reason(cause)}; mind the clock and the proxy, or {_by_hand(part)}") from error
-        raise _Broken(_reason(cause)) from error
+            raise DownloadError(f"{part.url}: {_reason(cause)}; check the clock and the proxy, or {_by_hand(part)}") from error
+        raise _Interrupted(_reason(cause)) from error
 
 
-def _by_hand(part: Part) -> str:
-    return f"fetch it by hand, put it into {part.path.parent}/ (make that folder), and run the same command again"
+def _by_hand(part: PartialFile) -> str:
+    return f"download it manually to {part.path.parent}/ (create that folder), and run the same command again"
 
 
 def _reason(error: object) -> str:
     if isinstance(error, socket.gaierror):
-        return "the host's name cannot be resolved (is there a network?)"
+        return "the host name cannot be resolved (is there a network?)"
     if isinstance(error, TimeoutError):
-        return "the server fell silent"
+        return "the server stopped sending"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({error.verify_message})"
     if isinstance(error, http.client.IncompleteRead):

@@ -1,4 +1,4 @@
-"""Which files a dataset consists of: where they come from, on what terms, and how it shows that they are unpacked."""
+"""The files of each dataset: their addresses, terms of use, and the files that must result."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from picie.data.layout import first_folder
 
 @dataclass(frozen=True)
 class Source:
-    """One archive of a dataset, and what lies under the dataset's root once it is unpacked.
+    """One archive of a dataset, and the files below the dataset's root after it is unpacked.
 
     Attributes:
-        url: of a .zip or .tar.gz.
-        folders: name of a folder that is taken, wherever in the archive it lies -> the places under the root where it may lie
-            once unpacked; all else in the archive is left out.
-        suffix: of the files that are taken.
-        holds: a glob pattern that begins with one of `folders` -> how many files match it once all is unpacked.
-        size: of the archive in bytes, near enough to plan with; None where nobody states it.
-        sha256: of the archive; None where none is published, so that its length and its own CRCs are all there is.
+        url: address of a .zip or .tar.gz.
+        folders: maps the name of a folder anywhere in the archive to its possible locations below
+            the root; the rest of the archive is not unpacked.
+        suffix: suffix of the files to unpack.
+        holds: maps a glob pattern, which starts with one of `folders`, to the number of matching
+            files after unpacking.
+        size: approximate size of the archive in bytes; None: not published.
+        sha256: SHA-256 of the archive; None: not published, so only its length and CRCs can be
+            checked.
     """
 
     url: str
@@ -38,15 +40,15 @@ class Source:
 
     @property
     def n_files(self) -> int:
-        """How many files are expected."""
+        """Number of expected files."""
         return sum(self.holds.values())
 
     def place(self, root: Path, folder: str) -> Path:
-        """Where one of `folders` lies or comes to lie: the place that the dataset reads it from."""
+        """Location of one of `folders`, from which the dataset reads it."""
         return first_folder(root, self.folders[folder])
 
     def n_missing(self, root: Path) -> int:
-        """How many of the expected files are not under `root`."""
+        """Number of expected files that are missing below `root`."""
         missing = 0
         for pattern, n in self.holds.items():
             folder, _, files = pattern.partition("/")
@@ -56,13 +58,18 @@ class Source:
 
 @dataclass(frozen=True)
 class Download:
-    """What `picie data download` fetches for a dataset: `terms`, a line each, are shown before anything is fetched."""
+    """The downloads of a dataset.
+
+    Attributes:
+        terms: lines that are shown before anything is fetched.
+        sources: the archives.
+    """
 
     terms: tuple[str, ...]
     sources: tuple[Source, ...]
 
 
-# The small ones first, so that a host that is down shows before 19 GB have been fetched.
+# Small archives first, so that an unreachable host is noticed before 19 GB have been fetched.
 _COCOSTUFF = Download(
     terms=(
         "images: COCO's, from Flickr; using them means keeping to Flickr's terms of use, https://cocodataset.org/#termsofuse",
@@ -82,10 +89,11 @@ _COCOSTUFF = Download(
             folders={folder: label_places(folder) for folder in ("train2017", "val2017")},
             suffix=".png",
             holds={"train2017/*.png": 118_287, "val2017/*.png": 5_000},
-            size=691_000_000,  # published as 659 MB, taken here as MiB
+            size=691_000_000,  # published as 659 MB; assumed to be MiB
         ),
-        # The SHA-256 and the sizes of the two image archives are not published beside them; more than five unrelated projects
-        # state the same ones, some of which say that they took them of the file itself.
+        # COCO does not publish SHA-256 and size of the two image archives. More than five
+        # unrelated projects state these values, and some of them say that they computed them from
+        # the files.
         Source(
             url="http://images.cocodataset.org/zips/val2017.zip",
             folders={"val2017": image_places("val2017")},
@@ -108,21 +116,21 @@ _COCOSTUFF = Download(
 DOWNLOADS = {name: _COCOSTUFF for name in ("cocostuff27", "cocostuff15", "cocostuff12", "cocostuff171")}
 
 _CITYSCAPES = """\
-Cityscapes is handed out to registered users only, so picie cannot fetch it. Its licence, which you accept there, allows
-non-commercial use alone.
+Cityscapes is available to registered users only, so picie cannot fetch it. Its licence, which you
+accept there, allows only non-commercial use.
 
   1. Register at https://www.cityscapes-dataset.com and log in.
-  2. Fetch these packages, in the browser or with the official tool
+  2. Download these packages, in the browser or with the official tool
      (pip install cityscapesscripts, then csDownload PACKAGE):
        leftImg8bit_trainvaltest.zip   11 GB    the images of train, val and test
        gtFine_trainvaltest.zip        241 MB   their label maps
        leftImg8bit_trainextra.zip     44 GB    optional: 20,000 more images to train on
   3. Unpack each into {root}:
        unzip PACKAGE -d {root}
-     so that {root}/leftImg8bit and {root}/gtFine result.
+     This creates {root}/leftImg8bit and {root}/gtFine.
   4. picie data check {name} {root}
 """
 
 BY_HAND = {"cityscapes27": _CITYSCAPES, "cityscapes19": _CITYSCAPES}  # name -> an explanation, with {name} and {root}
 
-NOTHING_TO_FETCH = {"folder": "is your own folder of images", "scenes": "is drawn by picie itself"}
+NOTHING_TO_FETCH = {"folder": "is your own folder of images", "scenes": "is generated by picie"}

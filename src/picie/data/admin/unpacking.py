@@ -1,4 +1,4 @@
-"""The wanted files of an archive, each whole in its place or not there; nothing is written outside of the dataset's root."""
+"""Unpack selected files of an archive; each is complete or absent."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from rich.filesize import decimal
-
 from picie.data.admin.sources import Source
+from picie.data.sizes import decimal
 from picie.errors import DownloadError, InputError
 from picie.runtime.interrupts import StopRequest
 
-# What the readers raise on wrong bytes: OSError for wrong offsets and bzip2's "Invalid data stream", IndexError for an empty
-# name, MemoryError for a dictionary of 4 GB. So it may guard the reading of an open archive alone: a full disk is no damage.
+# Errors of the archive readers for damaged data: OSError for wrong offsets and bzip2's "Invalid
+# data stream", IndexError for an empty name, MemoryError for a dictionary of 4 GB. Catch them only
+# around reads of an open archive: a full disk raises OSError, too, and is not damage.
 _DAMAGE = (
     zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, ValueError,
     LookupError, OverflowError, MemoryError, RuntimeError, NotImplementedError,
@@ -39,66 +39,70 @@ class BadArchiveError(DownloadError):
 class _Member:
     name: str
     size: int
-    kind: str  # "file", "folder", or what must not be there
+    kind: str  # "file", "folder", or "link or device", which is refused
     open: Callable[[], IO[bytes]]
 
 
 def unpack(archive: Path, source: Source, root: Path, advance: Callable[[int], None], stop: StopRequest) -> None:
-    """Put the files that `source` names under `root`; those that are there in their full size are left alone.
+    """Unpack the files that `source` selects below `root`; complete files are not changed.
 
-    Every name is looked at before the first file is written. Each file is written beside its place, checked by the archive's
-    CRC, and moved there, so that stopping at any time leaves whole files alone, and the next call adds the rest.
+    All names are checked before the first file is written. Each file is written under a temporary
+    name, verified by the archive's CRC, and renamed. So after an interruption all files are
+    complete, and the next call adds the rest.
 
     Args:
         archive: a .zip or .tar.gz.
-        source: what to take and what must result.
+        source: the files to select and the expected result.
         root: the dataset's folder.
-        advance: called with the number of files just done.
-        stop: asked between files.
+        advance: called with the number of files just unpacked.
+        stop: checked between files.
 
     Raises:
-        BadArchiveError: damaged; a name that leads out of `root`, a link or a device in it; or fewer files than expected.
-        InputError: not enough space on the disk.
-        Stopped: a signal came.
+        BadArchiveError: the archive is damaged, contains a link, a device or a path outside
+            `root`, or has fewer files than expected.
+        InputError: not enough disk space.
+        Stopped: a signal arrived.
     """
     with _reading(archive) as members:
         for member in members:
             _refuse_unsafe(archive, member)
         placed = [(member, _place(member.name, source, root)) for member in members if member.kind == "file"]
-        wanted = [(member, target) for member, target in placed if target is not None and not _is_there(member, target)]
+        wanted = [(member, target) for member, target in placed if target is not None and not _is_unpacked(member, target)]
         _check_space(archive, root, sum(member.size for member, _ in wanted))
         for member, target in wanted:
-            stop.check("stopped; all files that are unpacked are whole: run the same command again to go on")
+            stop.check("stopped; all unpacked files are complete: run the same command again to resume")
             _write(archive, member, target)
             advance(1)
     n_missing = source.n_missing(root)
     if n_missing:
-        raise BadArchiveError(f"{archive.name}: is not the expected archive: {n_missing:,} of {source.n_files:,} files lack")
+        raise BadArchiveError(
+            f"{archive.name}: not the expected archive: {n_missing:,} of {source.n_files:,} files are missing"
+        )
 
 
 @contextlib.contextmanager
 def _reading(archive: Path) -> Iterator[list[_Member]]:
-    """The archive's members, to be opened while the context lasts."""
+    """Yield the members of an open archive."""
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(archive.open("rb"))  # a file that may not be opened is not damaged
+        file = stack.enter_context(archive.open("rb"))  # outside the try: missing permission is not damage
         try:
             if archive.name.endswith(".zip"):
                 opened = stack.enter_context(zipfile.ZipFile(file))
                 members = [_zip_member(opened, info) for info in opened.infolist()]
             else:
-                with gzip.open(file) as whole:  # its CRC comes last: read through to it before anything is written
+                with gzip.open(file) as whole:  # its CRC is at the end: verify it before anything is written
                     while whole.read(1 << 20):
                         pass
                 file.seek(0)
                 tar = stack.enter_context(tarfile.open(fileobj=file, mode="r:gz"))
                 members = [_tar_member(tar, info) for info in tar.getmembers()]
         except _DAMAGE as error:
-            raise BadArchiveError(f"{archive.name}: is damaged or no archive at all ({_reason(error)})") from error
+            raise BadArchiveError(f"{archive.name}: is damaged or not an archive ({_reason(error)})") from error
         yield members
 
 
 def _zip_member(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
-    mode = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive comes from a system without modes
+    mode = stat.S_IFMT(info.external_attr >> 16)  # 0 if the archive was made on a system without modes
     plain = "folder" if info.is_dir() else "file"
     kind = plain if mode in (0, stat.S_IFREG, stat.S_IFDIR) else "link or device"
     return _Member(info.filename, info.file_size, kind, lambda: opened.open(info))
@@ -117,10 +121,10 @@ def _tar_member(tar: tarfile.TarFile, info: tarfile.TarInfo) -> _Member:
 def _refuse_unsafe(archive: Path, member: _Member) -> None:
     path = PurePosixPath(member.name)
     if member.kind not in ("file", "folder"):
-        raise BadArchiveError(f"{archive.name}: holds a {member.kind}, {member.name!r}: unsafe, so nothing was unpacked")
+        raise BadArchiveError(f"{archive.name}: contains a {member.kind}, {member.name!r}: unsafe, so nothing was unpacked")
     too_long = any(len(os.fsencode(part)) > 255 for part in path.parts)
     if path.is_absolute() or ".." in path.parts or "\\" in member.name or "\0" in member.name or too_long:
-        raise BadArchiveError(f"{archive.name}: holds the name {member.name!r:.80}: unsafe, so nothing was unpacked")
+        raise BadArchiveError(f"{archive.name}: contains the name {member.name!r:.80}: unsafe, so nothing was unpacked")
 
 
 def _reason(error: BaseException) -> str:
@@ -128,15 +132,15 @@ def _reason(error: BaseException) -> str:
 
 
 def _place(name: str, source: Source, root: Path) -> Path | None:
-    """Where a member belongs; None for what is not wanted."""
+    """Path of an unpacked member; None if it is not selected."""
     path = PurePosixPath(name)
     start = next((i for i, part in enumerate(path.parts[:-1]) if part in source.folders), None)
-    if start is None or path.suffix != source.suffix or path.name.startswith("."):  # "._x.jpg" is a Mac's note, no picture
+    if start is None or path.suffix != source.suffix or path.name.startswith("."):  # "._x.jpg" is macOS metadata
         return None
     return source.place(root, path.parts[start]).joinpath(*path.parts[start + 1 :])
 
 
-def _is_there(member: _Member, target: Path) -> bool:
+def _is_unpacked(member: _Member, target: Path) -> bool:
     return target.is_file() and target.stat().st_size == member.size
 
 
@@ -144,7 +148,7 @@ def _check_space(archive: Path, root: Path, needed: int) -> None:
     free = shutil.disk_usage(root).free
     if needed > free:
         raise InputError(
-            f"{root}: unpacking {archive.name} needs {decimal(needed)}, {decimal(free)} are free; make room and run it again"
+            f"{root}: unpacking {archive.name} needs {decimal(needed)}, {decimal(free)} are free; free some and run it again"
         )
 
 
@@ -161,7 +165,10 @@ def _write(archive: Path, member: _Member, target: Path) -> None:
 
 
 def _content(archive: Path, member: _Member) -> Iterator[bytes]:
-    """A member's bytes, piece by piece, its CRC checked at the end; what becomes of them is not within the guard."""
+    """Yield the bytes of a member; its CRC is verified at the end.
+
+    Errors while writing them are not caught here.
+    """
     try:
         with member.open() as content:
             while chunk := content.read(1 << 20):
