@@ -1,4 +1,4 @@
-"""The run's settings and what it was made with."""
+"""The run's settings, and the machine and versions it was made with."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from picie.report.subject import Subject
 
 
 def changed_options(config: Config) -> list[tuple[str, str, str]]:
-    """Each option that is not picie's default: its name, value and default."""
-    given, default = config.model_dump(mode="json"), Config().model_dump(mode="json")
+    """(name, value, default) of each option that differs from its default."""
+    values_of, defaults = config.model_dump(mode="json"), Config().model_dump(mode="json")
     rows = []
-    for section, values in given.items():
+    for section, values in values_of.items():
         pairs = values.items() if isinstance(values, dict) else [("", values)]
         for key, value in pairs:
-            usual = default[section][key] if key else default[section]
-            if value != usual:
-                rows.append((f"{section}.{key}" if key else section, _text(value), _text(usual)))
+            default = defaults[section][key] if key else defaults[section]
+            if value != default:
+                rows.append((f"{section}.{key}" if key else section, _text(value), _text(default)))
     return rows
 
 
@@ -31,7 +31,7 @@ def _text(value: Any) -> str:
 
 
 def environment(subject: Subject) -> list[tuple[str, str]]:
-    """What the run was made with, from run.json."""
+    """(name, value) of the machine, versions and times that run.json records."""
     record, engine = subject.record, subject.record.get("engine", {})
     versions = ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items())
     memory = record.get("peak_memory_mb")
