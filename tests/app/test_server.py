@@ -116,7 +116,7 @@ def test_clusters_without_a_class_have_a_name_of_their_own(own_run: Path, images
 def test_more_than_256_values_are_saved_with_16_bits(studio: Studio, photo: Path) -> None:
     segmenter, generator = studio.segmenter, torch.Generator().manual_seed(0)
     weight = torch.nn.functional.normalize(torch.randn(300, 8, generator=generator), dim=1)
-    studio.segmenter = Segmenter(segmenter.network, (weight, torch.zeros(300)), segmenter.config, segmenter.engine)
+    studio.segmenter = Segmenter(segmenter.method, (weight, torch.zeros(300)), segmenter.config, segmenter.engine)
     _, opened = studio.open(open_image(photo))
     saved = Image.open(io.BytesIO(studio.mask(opened)))
     assert saved.mode == "I;16"

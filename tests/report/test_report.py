@@ -27,8 +27,8 @@ from picie.naming import changes as naming
 from picie.naming.changes import Changes
 from picie.runtime.run_record import RunRecord, read_metrics
 from picie.training import api
-from picie.training import trainer as run_module
-from picie.training.trainer import Run as TrainingRun
+from picie.training import trainer as trainer_module
+from picie.training.trainer import Trainer
 
 PageOf = Callable[..., Page]
 Call = Callable[..., tuple[int, str, str]]
@@ -247,14 +247,16 @@ def test_the_record_says_to_which_epoch_the_pseudo_labels_belong(
     tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[object] = []
-    plain = TrainingRun._step
+    plain = Trainer._step
 
-    def step(run: TrainingRun, *batch: object) -> None:
-        seen.append(run.log.read()["labelled_epoch"])
-        plain(run, *batch)  # type: ignore[arg-type]
+    def step(trainer: Trainer, *batch: object) -> None:
+        seen.append(trainer.folder.record.read()["labelled_epoch"])
+        plain(trainer, *batch)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(TrainingRun, "_step", step)
-    monkeypatch.setattr(run_module, "generate_pseudo_labels", _spied(run_module.generate_pseudo_labels, tmp_path / "run", seen))
+    monkeypatch.setattr(Trainer, "_step", step)
+    monkeypatch.setattr(
+        trainer_module, "generate_pseudo_labels", _spied(trainer_module.generate_pseudo_labels, tmp_path / "run", seen)
+    )
     run = api.train(tiny(), tmp_path / "run")
     assert seen == [None, 1, 1, 1, None, 2, 2, 2]
     assert RunRecord(run).read()["labelled_epoch"] == 2
@@ -271,14 +273,14 @@ def _spied(generate: Callable[..., object], run: Path, seen: list[object]) -> Ca
 def test_a_run_stopped_within_an_epoch_shows_that_epochs_views(
     tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page_of: PageOf
 ) -> None:
-    plain = TrainingRun._step
+    plain = Trainer._step
 
-    def step(run: TrainingRun, *batch: object) -> None:
-        plain(run, *batch)  # type: ignore[arg-type]
-        if (run.standing.epoch, run.standing.step) == (1, 1):
-            run.stop.signum = signal.SIGINT
+    def step(trainer: Trainer, *batch: object) -> None:
+        plain(trainer, *batch)  # type: ignore[arg-type]
+        if (trainer.state.epoch, trainer.state.step) == (1, 1):
+            trainer.folder.stop.signum = signal.SIGINT
 
-    monkeypatch.setattr(TrainingRun, "_step", step)
+    monkeypatch.setattr(Trainer, "_step", step)
     with pytest.raises(Stopped):
         api.train(tiny("run.report=true"), tmp_path / "run")
     assert not (tmp_path / "run" / report.FILE_NAME).exists()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from picie.config import Config
+from picie.config import Config, from_dict
 from picie.report.subject import Subject
 
 
 def changed_options(config: Config) -> list[tuple[str, str, str]]:
     """(name, value, default) of each option that differs from its default."""
-    values_of, defaults = config.model_dump(mode="json"), Config().model_dump(mode="json")
+    values_of = config.model_dump(mode="json")
+    defaults = from_dict({"method": config.method}).model_dump(mode="json")  # a method may have a section
     rows = []
     for section, values in values_of.items():
         pairs = values.items() if isinstance(values, dict) else [("", values)]
