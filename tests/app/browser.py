@@ -19,7 +19,7 @@ _PATIENCE = 30  # seconds
 
 
 class Browser:
-    """One page of it."""
+    """One page of the browser."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection, self.number = connection, 0
@@ -28,7 +28,10 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """What the browser answers to a method of the protocol; what it reports of the page meanwhile is kept."""
+        """The response of the browser to a method of the protocol.
+
+        What it reports of the page meanwhile is kept.
+        """
         self.number += 1
         self.connection.send(json.dumps({"id": self.number, "method": method, "params": parameters}))
         while True:
@@ -52,7 +55,7 @@ class Browser:
         return answer["result"].get("value")
 
     def wait(self, script: str) -> Any:
-        """The value of an expression as soon as it is true."""
+        """Wait until an expression is true, and return its value."""
         end = time.monotonic() + _PATIENCE
         while not (value := self.run(script)):
             assert time.monotonic() < end, f"never true: {script}; {self.complaints}"
@@ -101,7 +104,7 @@ class Browser:
         self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
 
     def screenshot(self, file: Path, whole: bool = True) -> None:
-        """Keep what the page looks like, all of it."""
+        """Save a screenshot of the page."""
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
         clip = {"clip": {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}} if whole else {}
         image = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole, **clip)["data"]

@@ -1,4 +1,4 @@
-"""A page on the tiny run, without and with a socket."""
+"""The page of a tiny run, with and without a socket."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ def images(labelled_folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def split_run(trained: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose clusters are the three things of the pictures: the training was too short to find them. Read it."""
+    """A run whose clusters are the three objects of the pictures, set by hand.
+
+    Read it.
+    """
     run = Path(shutil.copytree(trained, tmp_path_factory.mktemp("split") / "run"))
     segmenter, picture = Segmenter.load(run, "cpu"), open_image(images / "000.jpg")
     label = np.asarray(Image.open(images.parents[1] / "labels" / "train" / "000.png"))
@@ -60,7 +63,7 @@ def still(split_run: Path, images: Path) -> Iterator[TestClient]:
 
 @pytest.fixture
 def studio(own_run: Path, images: Path) -> Iterator[Studio]:
-    """What a page on a run of one's own works with."""
+    """The studio of a run that the test may change."""
     made = Studio(own_run, images, "cpu")
     yield made
     assert made.gallery is not None
@@ -92,12 +95,12 @@ Opens = Callable[[Path], dict[str, object]]
 
 @pytest.fixture
 def upload(client: TestClient) -> Opens:
-    """upload(file): what the page is told of a dropped picture."""
+    """upload(file): the response to an uploaded picture."""
 
     def send(file: Path) -> dict[str, object]:
         answer = client.post("/api/pictures", content=file.read_bytes(), headers={"Content-Type": "image/jpeg"})
         assert answer.status_code == 200, answer.text
-        told: dict[str, object] = answer.json()
-        return told
+        content: dict[str, object] = answer.json()
+        return content
 
     return send

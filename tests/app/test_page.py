@@ -1,4 +1,7 @@
-"""The page in a headless Chromium, from a dropped picture to the saved mask. It leaves screenshots in .artifacts/app/."""
+"""The page in a headless Chromium, from a dropped picture to the saved mask.
+
+It leaves screenshots in .artifacts/app/.
+"""
 
 from __future__ import annotations
 
@@ -153,17 +156,17 @@ def test_a_taken_name_is_refused_beside_its_field(page: Browser, own_run: Path) 
     assert segments_of(own_run) == before
 
 
-def test_what_cannot_be_opened_is_told_and_the_last_picture_stays(page: Browser, photo: Path, tmp_path: Path) -> None:
+def test_an_error_is_shown_and_the_last_picture_stays(page: Browser, photo: Path, tmp_path: Path) -> None:
     page.drop("#drop", photo)
     page.wait(FRAME)
     shown = canvas(page)
-    for name, content, told in (
+    for name, content, message in (
         ("broken.png", b"\x89PNG broken", "broken.png: this cannot be read as an image (no known image format); give another"),
-        ("large.png", b"x" * 1_000_001, "large.png: the file is too large; at most 1 MB are taken"),
+        ("large.png", b"x" * 1_000_001, "large.png: the file is too large; the maximum is 1 MB"),
     ):
         (tmp_path / name).write_bytes(content)
         page.drop("#drop", tmp_path / name)
-        page.wait(f"document.querySelector('#problem span').textContent === {json.dumps(told)}")
+        page.wait(f"document.querySelector('#problem span').textContent === {json.dumps(message)}")
         np.testing.assert_array_equal(canvas(page), shown)
     page.click("#problem button")
     assert page.run("document.querySelector('#problem').hidden")
@@ -185,12 +188,15 @@ def test_a_picture_of_the_strip_and_its_pixels_are_reached_by_keys(page: Browser
     assert "column 32, row 24" in texts(page, "#facts")[0]
 
 
-def test_features_that_fail_are_told_below_the_pixel(page: Browser, photo: Path, studio: Studio) -> None:
+def test_failed_features_are_reported_below_the_pixel(page: Browser, photo: Path, studio: Studio) -> None:
     assert studio.gallery is not None
     studio.gallery._features = lambda _: 1 / 0  # type: ignore[assignment, return-value]
     page.drop("#drop", photo)
     page.wait(FRAME)
     studio.gallery._thread.join()
     page.click("#canvas")
-    page.wait("document.querySelector('#among').textContent.endsWith('picie failed at the next; its terminal says why.')")
+    page.wait(
+        "document.querySelector('#among').textContent"
+        ".endsWith('picie failed at the next one; see its terminal for the reason.')"
+    )
     assert texts(page, "#among")[0].startswith("Among the first 0 of 6 pictures in ")

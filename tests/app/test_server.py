@@ -1,4 +1,4 @@
-"""What the page's addresses answer, and refuse."""
+"""The responses of the page's routes, and the requests that they refuse."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from picie.app.studio import Studio
 from picie.data.folder import Folder
 from picie.data.images import decode_image, open_image
 from picie.errors import UnreadableImageError
-from picie.inference.neighbors import feature_at, neighbors
+from picie.inference.neighbors import Query, feature_at, neighbors
 from picie.naming import changes as naming
 from picie.naming.changes import Changes
 from picie.naming.overview import segments_of
@@ -52,7 +52,7 @@ def photo(labelled_folder: Path) -> Path:
 
 
 def png(width: int, height: int) -> bytes:
-    """A PNG of a few hundred bytes that announces so many pixels; it holds none."""
+    """A PNG of a few hundred bytes whose header claims this many pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -65,23 +65,23 @@ def png(width: int, height: int) -> bytes:
 
 
 def test_the_mask_is_what_predict_writes(client: TestClient, upload: Opens, photo: Path, own_run: Path, cli: Any) -> None:
-    told = upload(photo)
-    mask = Image.open(io.BytesIO(client.get(f"/api/pictures/{told['key']}/mask.png").content))
+    opened = upload(photo)
+    mask = Image.open(io.BytesIO(client.get(f"/api/pictures/{opened['key']}/mask.png").content))
     assert cli("predict", own_run, photo, "--out", own_run.parent / "out", "--device", "cpu")[0] == 0
     written = Image.open(own_run.parent / "out" / "100.png")
     assert mask.mode == written.mode == "P"
     assert mask.getpalette() == written.getpalette()
     np.testing.assert_array_equal(np.asarray(mask), np.asarray(written))
     counts = np.bincount(np.asarray(written).ravel(), minlength=3) / (64 * 48)
-    np.testing.assert_allclose(told["shares"], counts)
+    np.testing.assert_allclose(opened["shares"], counts)
     assert (counts > 0).sum() > 1
 
 
 def test_what_is_shown_of_a_small_picture_is_all_of_it(client: TestClient, upload: Opens, photo: Path, own_run: Path) -> None:
-    told = upload(photo)
-    values = np.frombuffer(client.get(f"/api/pictures/{told['key']}/values").content, "<u2").reshape(48, 64)
+    opened = upload(photo)
+    values = np.frombuffer(client.get(f"/api/pictures/{opened['key']}/values").content, "<u2").reshape(48, 64)
     np.testing.assert_array_equal(values, Segmenter.load(own_run, "cpu").predict(photo))
-    shown = Image.open(io.BytesIO(client.get(f"/api/pictures/{told['key']}/picture.png").content))
+    shown = Image.open(io.BytesIO(client.get(f"/api/pictures/{opened['key']}/picture.png").content))
     np.testing.assert_array_equal(np.asarray(shown), np.asarray(open_image(photo)))
 
 
@@ -99,8 +99,8 @@ def test_a_picture_is_seen_upright(still: TestClient, photo: Path, tmp_path: Pat
     exif = Image.Exif()
     exif[0x0112] = 6
     open_image(photo).save(tmp_path / "turned.jpg", exif=exif)
-    told = still.post("/api/pictures", content=(tmp_path / "turned.jpg").read_bytes(), headers=IMAGE).json()
-    assert (told["width"], told["height"]) == (48, 64)
+    opened = still.post("/api/pictures", content=(tmp_path / "turned.jpg").read_bytes(), headers=IMAGE).json()
+    assert (opened["width"], opened["height"]) == (48, 64)
 
 
 def test_clusters_without_a_class_have_a_name_of_their_own(own_run: Path, images: Path, photo: Path) -> None:
@@ -116,7 +116,7 @@ def test_clusters_without_a_class_have_a_name_of_their_own(own_run: Path, images
 def test_more_than_256_values_are_saved_with_16_bits(studio: Studio, photo: Path) -> None:
     segmenter, generator = studio.segmenter, torch.Generator().manual_seed(0)
     weight = torch.nn.functional.normalize(torch.randn(300, 8, generator=generator), dim=1)
-    studio.segmenter = Segmenter(segmenter.network, (weight, torch.zeros(300)), segmenter.config, segmenter.engine)
+    studio.segmenter = Segmenter(segmenter.method, (weight, torch.zeros(300)), segmenter.config, segmenter.engine)
     _, opened = studio.open(open_image(photo))
     saved = Image.open(io.BytesIO(studio.mask(opened)))
     assert saved.mode == "I;16"
@@ -127,7 +127,7 @@ def test_old_pictures_make_room_and_say_so(client: TestClient, upload: Opens, ph
     monkeypatch.setattr("picie.app.studio._MEMORY", 1)
     first, second = upload(photo), upload(photo)
     gone = client.get(f"/api/pictures/{first['key']}/mask.png")
-    assert (gone.status_code, gone.json()["error"]) == (410, "the picture is not kept any more; open it again")
+    assert (gone.status_code, gone.json()["error"]) == (410, "the picture is no longer in memory; open it again")
     assert client.get(f"/api/pictures/{second['key']}/mask.png").status_code == 200
 
 
@@ -140,7 +140,7 @@ def test_few_pictures_are_in_work_at_once(still: TestClient, monkeypatch: Any) -
             inside += 1
             most = max(most, inside)
         with contextlib.suppress(threading.BrokenBarrierError):
-            third.wait(0.5)  # a third one would come now
+            third.wait(0.5)  # a third one would start now
         with lock:
             inside -= 1
         return Image.new("RGB", (40, 30))
@@ -191,13 +191,13 @@ def test_the_usual_formats_are_opened(kind: str) -> None:
 
 def test_a_large_file_is_refused_by_its_announced_length(still: TestClient) -> None:
     answer = still.post("/api/pictures", content=b"x" * 1_000_001, headers=IMAGE)
-    assert (answer.status_code, answer.json()["error"]) == (413, "the file is too large; at most 1 MB are taken")
+    assert (answer.status_code, answer.json()["error"]) == (413, "the file is too large; the maximum is 1 MB")
 
 
 def test_a_large_file_without_a_length_is_refused_while_it_comes() -> None:
     sent = 0
 
-    async def receive() -> dict[str, Any]:  # it never ends
+    async def receive() -> dict[str, Any]:  # an endless body
         nonlocal sent
         sent += 1
         return {"type": "http.request", "body": b"x" * 100_000, "more_body": True}
@@ -288,7 +288,7 @@ def test_a_fault_of_picie_shows_no_trace(studio: Studio, monkeypatch: Any) -> No
         create(studio, Limits(), "127.0.0.1"), base_url="http://127.0.0.1", raise_server_exceptions=False
     ) as client:
         answer = client.get("/api/state")
-    assert (answer.status_code, answer.json()) == (500, {"error": "picie failed; its terminal says why"})
+    assert (answer.status_code, answer.json()) == (500, {"error": "picie failed; see its terminal for the reason"})
 
 
 # ---- neighbours
@@ -297,10 +297,10 @@ def test_a_fault_of_picie_shows_no_trace(studio: Studio, monkeypatch: Any) -> No
 def test_neighbours_are_those_of_picie_neighbors(
     client: TestClient, upload: Opens, studio: Studio, photo: Path, images: Path, own_run: Path
 ) -> None:
-    told = upload(photo)
+    opened = upload(photo)
     assert studio.gallery is not None
     studio.gallery._thread.join()
-    answer = client.get(f"/api/pictures/{told['key']}/query?x=30&y=20").json()
+    answer = client.get(f"/api/pictures/{opened['key']}/query?x=30&y=20").json()
     labels = Segmenter.load(own_run, "cpu").predict_clusters(open_image(photo))
     assert answer["cluster"] == labels[20, 30]
     state = checkpoint.load(own_run)
@@ -308,20 +308,20 @@ def test_neighbours_are_those_of_picie_neighbors(
     assert not torch.allclose(center, state["classifier"]["weight"][labels[20, 30]])
     cosine = torch.cosine_similarity(feature_at(studio.segmenter, open_image(photo), 30, 20), center, dim=0)
     assert answer["similarity"] == pytest.approx(float(cosine), abs=1e-5)
-    expected = neighbors(own_run, photo, 30, 20, images, k=8, device="cpu")
+    expected = neighbors(own_run, Query(photo, 30, 20, images, k=8), device="cpu")
     found = answer["neighbors"]
     np.testing.assert_allclose([n["similarity"] for n in found], [n.similarity for n in expected], atol=2e-3)  # 16 bits
     assert {n["path"] for n in found} == {Path(n.path).name for n in expected}
     assert client.get(f"/api/gallery/{found[0]['index']}/spot.jpg?x={found[0]['x']}&y={found[0]['y']}").status_code == 200
-    assert client.get(f"/api/pictures/{told['key']}/query?x=64&y=0").status_code == 400
+    assert client.get(f"/api/pictures/{opened['key']}/query?x=64&y=0").status_code == 400
 
 
 def test_a_picture_of_the_gallery_is_no_neighbour_of_itself(client: TestClient, studio: Studio) -> None:
     assert client.get("/api/gallery?start=2").json() == ["002.jpg", "003.jpg", "004.jpg", "005.jpg"]
-    told = client.post("/api/gallery/2").json()
+    opened = client.post("/api/gallery/2").json()
     assert studio.gallery is not None
     studio.gallery._thread.join()
-    found = client.get(f"/api/pictures/{told['key']}/query?x=1&y=1").json()["neighbors"]
+    found = client.get(f"/api/pictures/{opened['key']}/query?x=1&y=1").json()["neighbors"]
     assert sorted(n["path"] for n in found) == ["000.jpg", "001.jpg", "003.jpg", "004.jpg", "005.jpg"]
 
 
@@ -367,7 +367,7 @@ def put(client: TestClient, value: int, was: str, name: str, color: str = "#1020
 def test_a_name_is_stored_in_the_run_and_predict_uses_it(
     client: TestClient, upload: Opens, photo: Path, own_run: Path, cli: Any
 ) -> None:
-    told = upload(photo)
+    opened = upload(photo)
     was = segments_of(own_run).names[1]
     answer = put(client, 1, was, "  my <b>road</b> ")
     assert answer.status_code == 200, answer.text
@@ -376,18 +376,18 @@ def test_a_name_is_stored_in_the_run_and_predict_uses_it(
     assert cli("predict", own_run, photo, "--out", own_run.parent / "out", "--device", "cpu")[0] == 0
     written = Image.open(own_run.parent / "out" / "100.png")
     assert written.getpalette()[3:6] == [0x10, 0x20, 0x30]
-    mask = Image.open(io.BytesIO(client.get(f"/api/pictures/{told['key']}/mask.png").content))
+    mask = Image.open(io.BytesIO(client.get(f"/api/pictures/{opened['key']}/mask.png").content))
     assert mask.getpalette() == written.getpalette()
 
 
 @pytest.mark.parametrize(
     ("name", "color", "told"),
     [
-        ("", "#102030", "is no name"),
-        ("7", "#102030", "is no name"),
-        ("a\nb", "#102030", "is no name"),
-        ("a" * 201, "#102030", "is a name of 201 characters; give one of at most 200"),
-        ("sky", "red", "is no colour"),
+        ("", "#102030", "is not a valid name"),
+        ("7", "#102030", "is not a valid name"),
+        ("a\nb", "#102030", "is not a valid name"),
+        ("a" * 201, "#102030", "the name has 201 characters; give one of at most 200"),
+        ("sky", "red", "is not a colour"),
         ("TAKEN", "#102030", "another segment has this name"),
     ],
 )
@@ -445,14 +445,14 @@ def test_a_port_that_is_taken_is_one_line(own_run: Path, refused: Any) -> None:
         port = taken.getsockname()[1]
         assert "cannot listen there" in refused("app", own_run, "--port", port)
     assert "cannot listen there" in refused("app", own_run, "--port", 0, "--host", "no such host")
-    assert "--host: is empty; give a name" in refused("app", own_run, "--port", 0, "--host", "")
+    assert "--host is empty; give a name" in refused("app", own_run, "--port", 0, "--host", "")
 
 
 def test_what_is_missing_is_said(own_run: Path, refused: Any, monkeypatch: Any, tmp_path: Path) -> None:
     assert "no such run" in refused("app", tmp_path / "none", "--port", 0)
     assert "no such folder" in refused("app", own_run, "--port", 0, "--images", tmp_path / "none")
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    assert refused("app", own_run).endswith("install them: pip install 'picie[app]'")
+    assert refused("app", own_run).endswith("run: pip install 'picie[app]'")
 
 
 def test_listening_for_others_is_warned_of(own_run: Path, images: Path, monkeypatch: Any, cli: Any) -> None:
@@ -460,7 +460,7 @@ def test_listening_for_others_is_warned_of(own_run: Path, images: Path, monkeypa
     status, out, err = cli("app", own_run, "--images", images, "--port", 0, "--host", "0.0.0.0")
     assert status == 0
     assert out.startswith(f"http://{socket.gethostname()}:")
-    assert err.count("picie: warning: --host 0.0.0.0: whoever reaches this machine can use the page") == 1
+    assert err.count("picie: warning: --host 0.0.0.0: anyone who can reach this machine can use the page") == 1
     status, _, err = cli("app", own_run, "--images", images, "--port", 0)
     assert (status, err) == (0, "")
 

@@ -1,4 +1,4 @@
-"""Pictures for people."""
+"""Overlays, legends and sheets."""
 
 from __future__ import annotations
 

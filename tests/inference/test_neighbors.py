@@ -12,7 +12,7 @@ from PIL import Image
 
 from picie import Segmenter
 from picie.data.images import open_image
-from picie.inference.neighbors import Neighbor, feature_at, neighbors, search
+from picie.inference.neighbors import Neighbor, Query, feature_at, neighbors, search
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -40,17 +40,17 @@ def images(labelled_folder: Path) -> Path:
 def test_they_are_those_of_brute_force(trained: Path, images: Path) -> None:
     segmenter, query = Segmenter.load(trained, "cpu"), images / "002.jpg"
     expected = brute_force(segmenter, query, 30, 40, images)
-    found = neighbors(trained, query, 30, 40, images, k=25, per_image=10_000, device="cpu")
+    found = neighbors(trained, Query(query, 30, 40, images, k=25, per_image=10_000), device="cpu")
     np.testing.assert_allclose([n.similarity for n in found], [e[0] for e in expected[:25]], atol=1e-6)
     gaps = np.diff([2.0, *(-e[0] for e in expected[:26])])[1:]
-    apart = [i for i in range(1, 25) if min(gaps[i - 1], gaps[i]) > 1e-5]  # not a tie, whose order rounding decides
+    apart = [i for i in range(1, 25) if min(gaps[i - 1], gaps[i]) > 1e-5]  # rounding determines the order of ties
     assert len(apart) > 5
     assert [(found[i].path, found[i].x, found[i].y) for i in apart] == [expected[i][1:] for i in apart]
 
 
 def test_of_one_image_at_most_so_many_and_never_of_the_query(trained: Path, images: Path) -> None:
     query = images / "002.jpg"
-    found = neighbors(trained, query, 5, 5, images, k=8, per_image=2, device="cpu")
+    found = neighbors(trained, Query(query, 5, 5, images, k=8, per_image=2), device="cpu")
     paths = [n.path for n in found]
     assert len(found) == 8
     assert max(paths.count(p) for p in paths) == 2
@@ -85,7 +85,7 @@ def test_picture_and_json_are_written(trained: Path, images: Path, cli: Cli, tmp
     assert "skipped" in stderr
     assert "there are no more images" not in stderr
     assert (
-        "5 pixels, not 9: there are no more images"
+        "found 5 pixels, not 9: there are no more images"
         in cli("neighbors", trained, images / "000.jpg", 0, 0, "--in", images, "-k", 9, "--out", tmp_path / "few.png")[2]
     )
     content = json.loads(out.with_suffix(".json").read_text("utf-8"))
@@ -101,9 +101,9 @@ def test_picture_and_json_are_written(trained: Path, images: Path, cli: Cli, tmp
 @pytest.mark.parametrize(
     ("x", "y", "options", "part"),
     [
-        (64, 0, (), "pixel (64, 0) lies outside the picture; it has 64 x 48 pixels"),
+        (64, 0, (), "pixel (64, 0) lies outside the picture, which has 64 x 48 pixels"),
         (0, 48, (), "lies outside the picture"),
-        (0, 0, ("-k", 0), "-k 0, --per-image 1: give numbers of at least 1"),
+        (0, 0, ("-k", 0), "-k 0, --per-image 1: both must be at least 1"),
         (0, 0, ("--out", "there.txt"), "ends in .png"),
         (0, 0, ("--out", "not/there.png"), "no such folder"),
         (0, 0, ("--in", "nowhere"), "--in nowhere: no such folder"),
@@ -128,4 +128,4 @@ def test_a_folder_with_nothing_else_is_refused(
 ) -> None:
     only = tmp_path / "000.jpg"
     only.write_bytes((images / "000.jpg").read_bytes())
-    assert "holds no image (but the query)" in refused("neighbors", trained, only, 0, 0, "--in", tmp_path)
+    assert "has no readable image except the query's" in refused("neighbors", trained, only, 0, 0, "--in", tmp_path)

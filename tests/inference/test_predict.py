@@ -1,4 +1,4 @@
-"""`picie predict`: which files come out, what is in them, and what is never touched."""
+"""`picie predict`: its output files, their content, and files that it must not change."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from picie.version import __version__
 
 @pytest.fixture
 def photos(tmp_path: Path, labelled_folder: Path) -> Path:
-    """Pictures whose names collide, some in folders, some odd."""
+    """Pictures with colliding names, in folders and with odd names."""
     root = tmp_path / "photos"
     source = Image.open(labelled_folder / "images" / "val" / "100.jpg")
     for name in ("a.jpg", "a.png", "A b/é 1.jpg", "deep/er/x.tif", "legend.jpg", "v1.2.bmp"):

@@ -10,14 +10,17 @@ from PIL import Image
 from picie.data.base import ClassMap
 from picie.errors import InputError, UnreadableImageError
 from picie.inference import sampling
-from picie.inference.sampling import centre_square, sample_cells
+from picie.inference.sampling import SampleSpec, centre_square, sample_cells
 from picie.runtime.progress import Progress
 
 CLASSES = ClassMap(tuple(f"class {i}" for i in range(65)), ("#000000",) * 65)
 
 
 class Blocks:
-    """Grey pictures, 64 x 64, of value 10 i; the centre of the j-th of 8 x 8 cells has class j + 1, all around it class 0."""
+    """Grey pictures, 64 x 64, of value 10 i.
+
+    The centre of the j-th of 8 x 8 cells has class j + 1, all around it class 0.
+    """
 
     classes: ClassMap | None = CLASSES
 
@@ -49,9 +52,9 @@ def cells(pixels: torch.Tensor) -> torch.Tensor:
     return torch.stack([pixels[:, 0, ::4, ::4].float(), number], dim=1)
 
 
-def sampled(dataset: Blocks, labelled: bool, images: int = 4096, most: int = 2**17) -> tuple[np.ndarray, np.ndarray]:
+def sampled(dataset: Blocks, labelled: bool, images: int = 4096, points: int = 2**17) -> tuple[np.ndarray, np.ndarray]:
     with Progress(False) as bars:
-        sample = sample_cells(cells, dataset, centre_square(32), 0, bars, images, most, labelled)
+        sample = sample_cells(cells, dataset, SampleSpec(centre_square(32), 0, images, points, labelled), bars)
     assert np.array_equal(sample.points[:, 0], 10.0 * sample.images)  # each point says which image it is from
     return sample.points.numpy(), sample.classes.numpy()
 
@@ -82,7 +85,7 @@ def test_an_equal_share_of_each_of_a_bounded_number_of_images(monkeypatch: pytes
     assert len(np.unique(points, axis=0)) == 100
     assert len({tuple(sorted(points[points[:, 0] == value, 1])) for value in values}) == 10  # each image's own
     assert np.array_equal(points, sampled(Blocks(20), True, 10, 109)[0])
-    monkeypatch.setattr(sampling, "_VALUES", 60)  # of two numbers each
+    monkeypatch.setattr(sampling, "_MAX_VALUES", 60)  # two per point
     assert len(sampled(Blocks(20), True, 10, 109)[0]) == 30
 
 

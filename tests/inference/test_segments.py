@@ -1,4 +1,4 @@
-"""What the values of a map mean, and how a person changes it."""
+"""Segments: the meaning of the values of a label map, and changes to it."""
 
 from __future__ import annotations
 
@@ -64,16 +64,16 @@ def test_a_split_segment_keeps_its_place_and_adds_the_other_parts_last() -> None
     [
         (lambda s: s.find(5), "5: no such segment; they are 0..4"),
         (lambda s: s.find("cluster 9"), "'cluster 9': no segment of that name; did you mean 'cluster"),
-        (lambda s: s.renamed({0: ("12", "")}), "'12': is no name"),
-        (lambda s: s.renamed({0: ("  ", "")}), "'': is no name"),
-        (lambda s: s.renamed({0: ("a\nb", "")}), "is no name"),
-        (lambda s: s.renamed({0: ("a", "#12345")}), "'#12345': is no colour"),
-        (lambda s: s.renamed({0: ("a", ""), "cluster 0": ("b", "")}), "is named twice"),
+        (lambda s: s.renamed({0: ("12", "")}), "'12': is not a valid name"),
+        (lambda s: s.renamed({0: ("  ", "")}), "'': is not a valid name"),
+        (lambda s: s.renamed({0: ("a\nb", "")}), "is not a valid name"),
+        (lambda s: s.renamed({0: ("a", "#12345")}), "'#12345': is not a colour"),
+        (lambda s: s.renamed({0: ("a", ""), "cluster 0": ("b", "")}), "is listed twice"),
         (
             lambda s: s.renamed({0: ("a", ""), 2: ("a", "")}).checked(),
-            "'a': is the name of 2 segments; merge them: --merge 0,2='a'",
+            "'a': is the name of 2 segments; merge them by --merge 0,2='a'",
         ),
-        (lambda s: s.merged([((1, "cluster 1"), "x", "")]), "give two segments or more"),
+        (lambda s: s.merged([((1, "cluster 1"), "x", "")]), "give at least two segments"),
         (lambda s: s.merged([((1, 2), "x", ""), ((2, 3), "y", "")]), "'cluster 2': is merged twice"),
     ],
 )
@@ -100,14 +100,14 @@ def test_a_file_by_hand_may_list_some(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("k = 7\nsegments = []", "is for 7 clusters, and the run has 5; names belong to"),
-        ("names = []", "is no file of names"),
+        ("k = 7\nsegments = []", "was made for 7 clusters, and the run has 5; names are valid only"),
+        ("names = []", "is not a file of names"),
         ('segments = [{name = "a"}]', "segment 0: give name"),
         ('segments = [{name = "a", clusters = [5]}]', "cluster 5 is not in 0..4"),
         ('segments = [{name = "a", clusters = [true]}]', "cluster True is not in 0..4"),
-        ('segments = [{name = "a", clusters = [1, 1]}]', "or listed twice"),
+        ('segments = [{name = "a", clusters = [1, 1]}]', "or is listed twice"),
         ('segments = [{name = "a", clusters = [1], colour = "#000000"}]', "segment 0: give name"),
-        ('segments = [{name = "a", clusters = [1], color = "red"}]', "'red': is no colour"),
+        ('segments = [{name = "a", clusters = [1], color = "red"}]', "'red': is not a colour"),
         ("k =", "not valid TOML"),
     ],
 )
@@ -120,5 +120,5 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path: Path, text: str, part: st
 
 def test_a_file_of_other_clusters_is_refused(tmp_path: Path) -> None:
     write_file(tmp_path / "n.toml", Segments.plain(5), "abc")
-    with pytest.raises(InputError, match="is for other clusters than the run has now"):
+    with pytest.raises(InputError, match="was made for other clusters than the run has now"):
         read_file(tmp_path / "n.toml", 5, "def")

@@ -1,4 +1,4 @@
-"""A page as a reader sees it: its text by section, its tables, its pictures."""
+"""A parser of report pages: text by section, tables, pictures."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from PIL import Image
 
 from picie.report import write_report
 
-_EMPTY = {"meta", "link", "img", "line", "circle", "polyline", "br", "input"}
+_EMPTY = {"meta", "link", "img", "br", "input"}
 
 
 class Page(HTMLParser):
-    """What a page of HTML holds.
+    """The content of an HTML page.
 
     Attributes:
         text: the text of each section, by its id; that outside of sections under "".
@@ -89,7 +89,7 @@ class Page(HTMLParser):
 
     @property
     def notes(self) -> str:
-        """What the page says is left out."""
+        """The text outside of the sections, which lists what is missing."""
         return self.text[""]
 
     def pictures(self, section: str) -> list[Image.Image]:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from picie.methods.losses import prototype_logits
 from picie.naming import changes as naming
 from picie.naming.changes import Changes
-from picie.report.contact_sheets import _add, _cells, _Found, gather_sheets
+from picie.report.contact_sheets import _add, _cells, _ValueStats, gather_sheets
 from picie.report.subject import open_subject
 from picie.runtime import checkpoint
 
@@ -44,7 +44,10 @@ class Pictures:
 
 
 class Colors:
-    """A segmenter whose features are the mean colours of cells of 4 x 4 pixels; cluster 0 is never the nearest."""
+    """A segmenter whose features are the mean colours of cells of 4 x 4 pixels.
+
+    Cluster 0 is never the nearest.
+    """
 
     names, colors = ("nothing", "red", "blue"), ((9, 9, 9), (255, 0, 0), (0, 0, 255))
     value_of_cluster = np.array([0, 2, 1])
@@ -77,7 +80,7 @@ def test_shares_and_mean_colors_are_those_of_the_pixels() -> None:
     assert (nothing.share, nothing.mean, nothing.crops) == (0.0, None, [])
 
 
-def test_crops_are_of_different_images_with_the_surest_first() -> None:
+def test_crops_are_of_different_images_with_the_most_similar_first() -> None:
     (_, blue, _), _ = gather_sheets(subject(40, 40, 40, 38, 37, 36))
     assert [crop.title for crop in blue.crops] == ["5.png", "4.png"]  # in 3.png the cell is more red than blue
     (blue, *_), _ = gather_sheets(subject(*[20] * 30))
@@ -108,18 +111,18 @@ def test_the_parts_of_a_split_cluster_show_what_is_most_like_each_of_them(own_ru
         features = segmenter.features(segmenter.to_pixels(image))
         logits, clusters = prototype_logits(features, *segmenter.classifier)[0].max(0)
         cosines = (features[0] * directions[clusters].permute(2, 0, 1)).sum(0)
-        found = [_Found() for _ in segmenter.names]
-        _add(found, index, image, values, scores)
+        stats = [_ValueStats() for _ in segmenter.names]
+        _add(stats, index, image, values, scores)
         for part in parts:
             inside = clusters == part
-            for score, _, y, x in found[segmenter.value_of_cluster[part]].places:
+            for score, _, y, x in stats[segmenter.value_of_cluster[part]].places:
                 assert clusters[y, x] == part
                 assert score == pytest.approx(float(cosines[inside].max()), abs=1e-6)
                 assert float(cosines[y, x]) == pytest.approx(score, abs=1e-6)
                 shown += 1
                 by_logit += int(logits[y, x] == logits[inside].max())
     assert shown > 0
-    assert by_logit < shown  # the parent's ranking is another
+    assert by_logit < shown  # the ranking by the parent's logits differs
 
 
 def test_without_images_there_are_no_sheets() -> None:

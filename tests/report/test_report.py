@@ -1,4 +1,4 @@
-"""The page of a run: whole, and with things missing."""
+"""The page of a run, complete and with parts missing."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from picie.naming import changes as naming
 from picie.naming.changes import Changes
 from picie.runtime.run_record import RunRecord, read_metrics
 from picie.training import api
-from picie.training import trainer as run_module
-from picie.training.trainer import Run as TrainingRun
+from picie.training import trainer as trainer_module
+from picie.training.trainer import Trainer
 
 PageOf = Callable[..., Page]
 Call = Callable[..., tuple[int, str, str]]
@@ -48,14 +48,14 @@ def change(run: Path, **values: object) -> Path:
 
 
 def at(run: Path, root: Path) -> Path:
-    """Let a run's images lie at `root`."""
+    """Change the folder of a run's images to `root`."""
     config = checkpoint_of(run)["config"]
     return change(run, config=config | {"data": config["data"] | {"root": str(root)}})
 
 
 def test_a_page_holds_every_section_and_leaves_nothing_out(page: Page) -> None:
     assert sections(page) == SECTIONS
-    assert "Left out" not in page.notes
+    assert "Missing from this report" not in page.notes
     assert {src for src in page.references if src.startswith("#")} == {f"#{name}" for name in SECTIONS}
 
 
@@ -98,7 +98,12 @@ def test_the_numbers_of_every_epoch_stand_below_the_curves(page: Page, trained: 
     rows = page.tables["numbers"]
     assert [row[0] for row in rows] == ["1", "2"]
     assert [row[1] for row in rows] == [f"{line['loss']:.4g}" for line in read_metrics(trained)]
-    assert page.source.count("<polyline") == 3 + 2 + 2 + 2  # loss within cross, two views twice, accuracy and mIoU
+    assert page.source.count("<svg") == 4  # loss, inertia, imbalance, scores
+    assert re.findall(r">(within|cross|view 1|view 2|pixel accuracy|mIoU)</text>", page.source) == [
+        *("within", "cross"),
+        *2 * ("view 1", "view 2"),
+        *("pixel accuracy", "mIoU"),
+    ]
 
 
 def test_pictures_and_legend_have_the_colors_of_the_segmenter(page: Page, trained: Path, labelled_folder: Path) -> None:
@@ -148,7 +153,7 @@ def test_the_clusters_in_use_are_told_beside_the_trained_ones(own_run: Path, pag
     naming.change(own_run, Changes(k=5), device="cpu")
     changed = page_of(own_run)
     assert "clusters5, trained with 3epochs" in changed.notes
-    assert "the curves are of the 3 trained ones" in changed.notes
+    assert "The curves show the 3 trained ones" in changed.notes
 
 
 def test_images_that_are_gone_leave_curves_and_settings(own_run: Path, labelled_folder: Path, page_of: PageOf) -> None:
@@ -211,7 +216,7 @@ def test_numbers_that_are_none_do_not_break_a_page(own_run: Path, page_of: PageO
     lines[0] |= {"inertia": [float("nan"), 1.0], "accuracy": None}
     (own_run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
     page = page_of(own_run)
-    assert page.source.count("<polyline") == 3 + 2 + 2 + 2
+    assert page.source.count("<svg") == 4
     assert "nan / 1" in page.text["curves"]
 
 
@@ -220,7 +225,7 @@ def test_a_page_of_mdc_without_training_and_without_labels(labelled_folder: Path
     page = page_of(api.train(load(None, None, options), tmp_path / "run"))
     assert sections(page) == SECTIONS - {"scores", "confusion"}
     assert "none: not trained" in page.notes
-    assert "<svg" not in page.source  # one line of numbers is no curve
+    assert "<svg" not in page.source  # one epoch makes no curve
     assert [row[0] for row in page.tables["numbers"]] == ["0"]
     assert len(page.pictures("views")) == 2 * 3  # frame, view, pseudo-labels
 
@@ -242,14 +247,16 @@ def test_the_record_says_to_which_epoch_the_pseudo_labels_belong(
     tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[object] = []
-    plain = TrainingRun._step
+    plain = Trainer._step
 
-    def step(run: TrainingRun, *batch: object) -> None:
-        seen.append(run.log.read()["labelled_epoch"])
-        plain(run, *batch)  # type: ignore[arg-type]
+    def step(trainer: Trainer, *batch: object) -> None:
+        seen.append(trainer.folder.record.read()["labelled_epoch"])
+        plain(trainer, *batch)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(TrainingRun, "_step", step)
-    monkeypatch.setattr(run_module, "generate_pseudo_labels", _spied(run_module.generate_pseudo_labels, tmp_path / "run", seen))
+    monkeypatch.setattr(Trainer, "_step", step)
+    monkeypatch.setattr(
+        trainer_module, "generate_pseudo_labels", _spied(trainer_module.generate_pseudo_labels, tmp_path / "run", seen)
+    )
     run = api.train(tiny(), tmp_path / "run")
     assert seen == [None, 1, 1, 1, None, 2, 2, 2]
     assert RunRecord(run).read()["labelled_epoch"] == 2
@@ -266,14 +273,14 @@ def _spied(generate: Callable[..., object], run: Path, seen: list[object]) -> Ca
 def test_a_run_stopped_within_an_epoch_shows_that_epochs_views(
     tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page_of: PageOf
 ) -> None:
-    plain = TrainingRun._step
+    plain = Trainer._step
 
-    def step(run: TrainingRun, *batch: object) -> None:
-        plain(run, *batch)  # type: ignore[arg-type]
-        if (run.standing.epoch, run.standing.step) == (1, 1):
-            run.stop.signum = signal.SIGINT
+    def step(trainer: Trainer, *batch: object) -> None:
+        plain(trainer, *batch)  # type: ignore[arg-type]
+        if (trainer.state.epoch, trainer.state.step) == (1, 1):
+            trainer.folder.stop.signum = signal.SIGINT
 
-    monkeypatch.setattr(TrainingRun, "_step", step)
+    monkeypatch.setattr(Trainer, "_step", step)
     with pytest.raises(Stopped):
         api.train(tiny("run.report=true"), tmp_path / "run")
     assert not (tmp_path / "run" / report.FILE_NAME).exists()
@@ -293,7 +300,7 @@ def test_other_runs_have_pages_too(
 ) -> None:
     page = page_of(api.train(tiny("train.epochs=1", *options), tmp_path / "run"))
     assert sections(page) == SECTIONS
-    assert "Left out" not in page.notes
+    assert "Missing from this report" not in page.notes
 
 
 def test_a_page_of_an_imported_run_says_what_it_cannot_show(labelled_folder: Path, tmp_path: Path, page_of: PageOf) -> None:

@@ -1,4 +1,4 @@
-"""Both views, and that a pseudo-label is shown beside the very crop that it was made of."""
+"""The section of views: each pseudo-label is shown next to the crop it was computed from."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_views_are_matched_as_the_best_of_all_assignments() -> None:
 
 
 def test_the_box_and_its_dot_show_what_a_geometry_takes() -> None:
-    """Where the geometry's own upper left cell comes from, on a map of positions."""
+    """The position of the cell that the geometry moves to the upper left."""
     positions = torch.arange(64).view(1, 8, 8)
     for box, transpose in [((0, 0.5, 0.25, 0.75), False), ((0.5, 0, 1, 0.5), False), ((0, 0.5, 1, 0.5), True)]:
         geometry = Geometry(torch.tensor([box], dtype=torch.float64), torch.tensor([transpose]))
@@ -61,7 +61,7 @@ def test_the_pictures_are_those_of_the_labelled_epoch(trained: Path) -> None:
     for row in pairs.rows:
         frame = np.asarray(images.image(names.index(row.name)).resize((64, 64), Image.Resampling.BILINEAR, box=(8, 0, 56, 48)))
         pixels = torch.from_numpy(frame.copy()).permute(2, 0, 1)[None].float() / 255
-        shown = np.asarray(decode(row.pictures[1].uri)).astype(float)[8:, 8:]  # beside the dot
+        shown = np.asarray(decode(row.pictures[1].uri)).astype(float)[8:, 8:]  # without the dot
         differences = []
         for epoch in (0, 1):
             drawn = draws.draw(epoch, [names.index(row.name)])
@@ -73,7 +73,7 @@ def test_the_pictures_are_those_of_the_labelled_epoch(trained: Path) -> None:
 def test_the_labels_are_the_clusters_of_the_pictures_beside_them(
     tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Found anew from the pictures in the page, by the network, which has not learnt since."""
+    """Recompute them from the pictures on the page with the network of the run."""
     run = api.train(tiny("train.epochs=0"), tmp_path / "run")
     subject = open_subject(run, None, "cpu", None)
     segmenter, images, config = subject.segmenter, subject.images, subject.config
@@ -100,15 +100,15 @@ def test_the_labels_are_the_clusters_of_the_pictures_beside_them(
     assert np.array_equal(labels, stored[0, names.index(pairs.rows[0].name)])
 
 
-def test_the_caption_tells_the_share_of_cells_that_agree(page: Page, trained: Path) -> None:
+def test_the_caption_gives_the_share_of_cells_that_agree(page: Page, trained: Path) -> None:
     labels = np.load(trained / "pseudo_labels.npy")
     _, agreement = match_views(labels, 3)
-    assert f"{100 * agreement:.0f} % of the cells then agree" in " ".join(page.text["views"].split())
+    assert f"{100 * agreement:.0f} % of the cells agree" in " ".join(page.text["views"].split())
     assert "epoch 2" in page.text["views"]
 
 
 def test_cells_of_matched_clusters_have_one_color(page: Page, trained: Path) -> None:
-    """As many as the matching of all images says of those that are shown."""
+    """The share of equal cells is that of the matching, over the shown images."""
     pictures, names = page.pictures("views"), [text for where, text in page.headings if where == "views"]
     labels = np.load(trained / "pseudo_labels.npy")[:, [int(name.removesuffix(".jpg")) for name in names]]
     matched, _ = match_views(np.load(trained / "pseudo_labels.npy"), 3)

@@ -89,7 +89,7 @@ def test_an_equal_number_of_pixels_of_each_picture_that_can_be_read(monkeypatch:
     points = sampled([first, broken, second])
     assert points.shape == (2 * 16 * 16, 5)  # all of them, where they are few
     np.testing.assert_array_equal(points[:256][np.lexsort(points[:256].T)], own[np.lexsort(own.T)])
-    monkeypatch.setattr(sampling, "_VALUES", 5 * 300)
+    monkeypatch.setattr(sampling, "_MAX_VALUES", 5 * 300)
     points = sampled([first, broken, second])
     assert points.shape == (200, 5)
     assert len(np.unique(points[:100], axis=0)) == 100  # none twice

@@ -1,1 +1,4 @@
-"""`picie app`: a page on this machine that segments pictures with a run; needs the extra `app` (Starlette and uvicorn)."""
+"""`picie app`: a local web page that segments pictures with a run.
+
+It needs the extra `app` (Starlette and uvicorn).
+"""

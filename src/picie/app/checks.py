@@ -1,4 +1,4 @@
-"""What every request must be before it is looked at."""
+"""Checks of requests before they are processed."""
 
 from __future__ import annotations
 
@@ -6,38 +6,44 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 
-async def read_body(request: Request, most: int, told: str) -> bytes:
-    """The request's body; one that is too long is refused by its announced length, or else as soon as it is too long.
+async def read_body(request: Request, max_bytes: int, limit: str) -> bytes:
+    """Read the request's body; stop at once if its announced or actual length is too large.
 
     Args:
-        request: whose body is not read yet.
-        most: bytes.
-        told: the same in words.
+        request: a request whose body has not been read yet.
+        max_bytes: the maximum length.
+        limit: the same in words, for the error message.
 
     Raises:
-        HTTPException: it is too long.
+        HTTPException: the body is too long.
     """
-    refusal = HTTPException(413, f"the file is too large; at most {told} are taken")
+    refusal = HTTPException(413, f"the file is too large; the maximum is {limit}")
     announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > most:
+    if announced.isdecimal() and int(announced) > max_bytes:
         raise refusal
     data = bytearray()
     async for chunk in request.stream():
         data += chunk
-        if len(data) > most:
+        if len(data) > max_bytes:
             raise refusal
     return bytes(data)
 
 
 def check_type(request: Request, *types: str) -> None:
-    """Raise `HTTPException` unless the body is of one of `types`; none is what a form of another site can send."""
+    """Raise `HTTPException` unless the body has one of `types`.
+
+    A form of another site can send none of them.
+    """
     if not request.headers.get("content-type", "").startswith(types):
         raise HTTPException(415, f"the content type must be {' or '.join(types)}")
 
 
 def number(request: Request, name: str) -> int:
-    """What a query says under `name`, an integer from 0. Raises `HTTPException`."""
+    """The integer, at least 0, of the query parameter `name`.
+
+    Raises `HTTPException` if it is missing or not a number.
+    """
     text = request.query_params.get(name, "")
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
-        raise HTTPException(400, f"{name}: give a number")
+        raise HTTPException(400, f"{name}: give an integer, at least 0")
     return int(text)

@@ -1,4 +1,4 @@
-"""The pictures that neighbours are looked for in, and their features, which a thread computes in the background."""
+"""The pictures that are searched for neighbours; a background thread computes their features."""
 
 from __future__ import annotations
 
@@ -20,55 +20,56 @@ from picie.inference.sampling import training_images
 from picie.inference.segmenter import Segmenter
 from picie.runtime.progress import log
 
-_MEMORY = 2**30  # bytes of features, 16 bits each: at 160 px some 2000 photos
-_THUMBNAIL = (192, 128)  # most width and height
-_KEPT = 512  # thumbnails
+_MEMORY = 2**30  # bytes of 16-bit features: about 2000 photos at 160 px
+_THUMBNAIL = (192, 128)  # maximum width and height
+_CACHED_THUMBNAILS = 512
 
 
 class Gallery:
-    """Some pictures, by number.
+    """Numbered pictures and their features.
 
     Args:
         images: the pictures.
-        source: where they are from, in words for the page.
+        source: describes for the user where they come from.
         features: makes unit-norm features (D, h, w) of an RGB picture.
-        memory: bytes that features may take; the pictures after the first that do not fit are left out.
+        memory: budget for the features, in bytes. The first picture that does not fit and all
+            after it are left out.
     """
 
     def __init__(self, images: Dataset, source: str, features: Callable[[Image.Image], Tensor], memory: int = _MEMORY) -> None:
         self.images, self.source, self.memory = images, source, memory
         self._features = features
-        self._found: list[tuple[int, tuple[int, int], Tensor]] = []
+        self._computed: list[tuple[int, tuple[int, int], Tensor]] = []
         self._seen, self._bytes, self._finished = 0, 0, False
         self._failed = False
         self._thread = threading.Thread(target=self._compute, name="picie features", daemon=True)
         self._stop = threading.Event()
         self._starting = threading.Lock()
-        self.thumbnail = lru_cache(_KEPT)(self._thumbnail)
+        self.thumbnail = lru_cache(_CACHED_THUMBNAILS)(self._thumbnail)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def check(self, index: int) -> int:
-        """`index`, if there is such a picture. Raises `InputError`."""
+        """Return `index`. Raises `InputError` if there is no such picture."""
         if not 0 <= index < len(self):
             raise InputError(f"{index}: no such picture; they are 0..{len(self) - 1}")
         return index
 
     def start(self) -> None:
-        """Begin to compute features, if that has not begun."""
+        """Start computing features, unless that has started already."""
         with self._starting:
             if self._thread.ident is None:
                 self._thread.start()
 
     def stop(self) -> None:
-        """Stop after the picture that is at work."""
+        """Stop computing after the current picture."""
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join()
 
     def progress(self) -> dict[str, int | bool]:
-        """How many pictures were looked at, whether more will be, and why not all: `memory` was too small, or a fault."""
+        """The number of pictures seen, whether that is final, and the reason if it ended early."""
         left_out = self._finished and self._seen < len(self)
         return {
             "seen": self._seen,
@@ -78,35 +79,40 @@ class Gallery:
         }
 
     def features(self, device: torch.device, without: int | None = None) -> Iterator[Features]:
-        """Yield what there is so far, float32 on `device`, each under its number as text; but for picture `without`."""
-        for index, size, z in self._found[:]:
+        """Yield the features computed so far, float32 on `device`, named by number.
+
+        Leave out picture `without`.
+        """
+        for index, size, z in self._computed[:]:
             if index != without:
                 yield str(index), size, z.to(device, torch.float32)
 
     def spot(self, index: int, x: int, y: int) -> bytes:
-        """JPEG of the surroundings of a pixel, ringed. Raises `InputError`."""
+        """A JPEG of the surroundings of a pixel, marked by a ring.
+
+        Raises `InputError` if there is no such pixel.
+        """
         picture = self.images.image(self.check(index))
         if not (0 <= x < picture.width and 0 <= y < picture.height):
             raise InputError(f"pixel ({x}, {y}) lies outside the picture")
         return _jpeg(surroundings(picture, x, y))
 
     def _thumbnail(self, index: int) -> bytes:
-        """JPEG of a picture, small. Raises `InputError`."""
+        """A small JPEG of a picture. Raises `InputError` if it cannot be read."""
         picture = self.images.image(self.check(index))
         picture.thumbnail(_THUMBNAIL)
         return _jpeg(picture)
 
     def _compute(self) -> None:
         try:
-            self._look_at_all()
-        except Exception as error:  # whatever it is, e.g. no memory on a GPU: the page would wait for ever
-            log.warning(
-                "no neighbours in pictures from number %d on: %s (%s)", self._seen, type(error).__name__, _one_line(error)
-            )
+            self._compute_all()
+        except Exception as error:  # any error, e.g. no GPU memory; without this the page would wait forever
+            text = "no neighbours in the pictures from number %d on: %s (%s)"
+            log.warning(text, self._seen, type(error).__name__, _one_line(error))
             self._failed = True
         self._finished = not self._stop.is_set()
 
-    def _look_at_all(self) -> None:
+    def _compute_all(self) -> None:
         for index in range(len(self)):
             if self._stop.is_set():
                 return
@@ -119,15 +125,17 @@ class Gallery:
                 self._bytes += z.numel() * 2
                 if self._bytes > self.memory:
                     break
-                self._found.append((index, (picture.height, picture.width), z))
+                self._computed.append((index, (picture.height, picture.width), z))
             self._seen = index + 1
 
 
 def open_gallery(segmenter: Segmenter, features: Callable[[Image.Image], Tensor], folder: Path | None) -> Gallery | None:
-    """The pictures in `folder`, or those that a run was trained on; None, with a warning, where these are gone.
+    """Open the pictures in `folder`, or those that the run was trained on.
+
+    Returns None, with a warning, if those are gone.
 
     Raises:
-        InputError: no such folder, or no picture in it.
+        InputError: `folder` does not exist or has no picture.
     """
     if folder is not None:
         return Gallery(Folder(folder), str(folder), features)

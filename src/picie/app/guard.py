@@ -1,7 +1,8 @@
-"""Who may talk to the page: a browser on the page itself, not another site that the same browser has open.
+"""Protection of the page against other sites that are open in the same browser.
 
-A page on 127.0.0.1 can be reached by every site that a person visits: it can post to it, and with a name of its own that it
-points to 127.0.0.1 (DNS rebinding) it could read from it. Both come with headers that a browser lets no site change.
+Every site that a user visits can reach a page on 127.0.0.1: it can post to it, and with a domain
+name of its own that resolves to 127.0.0.1 (DNS rebinding) it could read from it. Both kinds of
+request carry headers that a site cannot change.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
-    "Cache-Control": "no-store",  # names, colours and whole runs change under the same address
+    "Cache-Control": "no-store",  # names, colours and even the run can change at the same address
 }
 
 
 class Guard:
-    """Refuses requests that another site made, and marks every answer as for this page alone.
+    """Middleware that refuses requests of other sites and adds security headers.
 
     Args:
-        app: what is guarded.
+        app: the protected application.
         host: the name or address that the page listens on.
     """
 
@@ -41,29 +42,32 @@ class Guard:
             await self.app(scope, receive, send)
             return
 
-        async def send_marked(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
         problem = self.problem(Headers(scope=scope), scope["path"])
         answer = self.app if problem is None else JSONResponse({"error": problem}, 403)
-        await answer(scope, receive, send_marked)
+        await answer(scope, receive, send_with_headers)
 
     def problem(self, headers: Headers, path: str) -> str | None:
-        """What is wrong with a request, if anything."""
+        """The reason to refuse a request, or None."""
         host = headers.get("host", "")
         if not self._is_own(_name(f"//{host}")):
-            return f"the page is not served as {host!r}; open it under the address that picie app printed"
-        if headers.get("sec-fetch-site") in {"cross-site", "same-site"} and path != "/":  # a link to the page is fine
-            return "another site asked; only the page itself may"
+            return f"the page is not served as {host!r}; open it at the address that picie app printed"
+        if headers.get("sec-fetch-site") in {"cross-site", "same-site"} and path != "/":  # a link to the page is allowed
+            return "this request comes from another site; only the page itself may send it"
         origin = headers.get("origin")
         if origin is not None and origin.lower().partition("://")[2] != host.lower():
-            return "another site asked; only the page itself may"
+            return "this request comes from another site; only the page itself may send it"
         return None
 
     def _is_own(self, name: str) -> bool:
-        """Whether a request may call the page's machine `name`; an address is no name that somebody can point elsewhere."""
+        """Whether a request may be addressed to `name`.
+
+        Addresses are safe, unlike domain names: DNS cannot redirect them.
+        """
         if name in {"localhost", self.host.lower()}:
             return True
         if is_loopback(self.host):
@@ -72,7 +76,7 @@ class Guard:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens on `host`."""
+    """Whether only this machine can reach a server that listens on `host`."""
     return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
 
 
@@ -85,7 +89,7 @@ def _is_address(name: str) -> bool:
 
 
 def _name(url: str) -> str:
-    """The host's name or address in `url`, in small letters; "" if there is none."""
+    """The host name or address in `url`, in lower case; "" if there is none."""
     try:
         return urlsplit(url).hostname or ""
     except ValueError:

@@ -1,4 +1,4 @@
-"""From a run to a page that listens."""
+"""The page's server: opens the run and listens on a port."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from picie.runtime.progress import log
 
 
 class Listening:
-    """A page that waits for browsers.
+    """The server of a page.
 
     Args:
         run: a run's folder.
         images: see `Studio`.
         host: the name or address to listen on.
-        port: 0 takes a free one.
-        limits: of uploads.
+        port: the port to listen on; 0 takes a free one.
+        limits: of uploaded pictures.
         device: where to compute.
 
     Attributes:
-        url: where the page is.
+        url: the address of the page.
 
     Raises:
-        InputError: the port is taken, the host is not this machine's, or as of `Studio`.
+        InputError: the port is in use, the host is not an address of this machine, or `Studio`
+            cannot be made.
     """
 
     def __init__(self, run: Path, images: Path | None, host: str, port: int, limits: Limits, device: str) -> None:
@@ -37,7 +38,7 @@ class Listening:
         application = create(Studio(run, images, device), limits, host)
         if not is_loopback(host):
             log.warning(
-                "--host %s: whoever reaches this machine can use the page and rename segments: it asks for no password", host
+                "--host %s: anyone who can reach this machine can use the page and rename segments, without a password", host
             )
         config = uvicorn.Config(
             application, log_config=None, access_log=False, limit_concurrency=64, timeout_graceful_shutdown=5, ws="none"
@@ -47,21 +48,24 @@ class Listening:
         self.url = f"http://{name}:{self._socket.getsockname()[1]}/"
 
     def run(self) -> None:
-        """Serve until a signal comes; it ends as `KeyboardInterrupt`."""
+        """Serve until a signal; then raise `KeyboardInterrupt`."""
         self._server.run(sockets=[self._socket])
-        raise KeyboardInterrupt  # also where the server took a signal and kept it to itself, as under load it may
+        raise KeyboardInterrupt  # also if the server handled the signal itself, which happens under load
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; port 0 takes a free one. Raises `InputError`."""
-    if not host.strip():  # for the system that is every address of the machine
+    """Open a listening socket; port 0 takes a free one.
+
+    Raises `InputError` if that is not possible.
+    """
+    if not host.strip():  # the system would listen on every address of the machine
         raise InputError(
-            "--host: is empty; give a name or an address of this machine, e.g. 127.0.0.1, or 0.0.0.0 for all of them"
+            "--host is empty; give a name or an address of this machine, e.g. 127.0.0.1, or 0.0.0.0 for all of them"
         )
     try:
         family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
         raise InputError(
-            f"--host {host} --port {port}: cannot listen there ({error}); give others; --port 0 is a free one"
+            f"--host {host} --port {port}: cannot listen there ({error}); give another host or port; --port 0 takes a free one"
         ) from error

@@ -1,4 +1,4 @@
-"""The page's addresses. Whatever takes longer than a moment runs in a thread; errors are one line of JSON."""
+"""The page's HTTP routes. Slow work runs in threads; errors are one line of JSON."""
 
 from __future__ import annotations
 
@@ -27,33 +27,33 @@ from picie.errors import InputError
 from picie.version import __version__
 
 _STATIC = Path(__file__).parent / "static"
-_SMALL = 2**16  # bytes of a request that is no picture
-_AT_ONCE = 2  # most pictures in work: 40 megapixels are 120 MB as RGB and 320 MB as clusters
-_LISTED = 200  # most pictures of the gallery that one request lists
+_MAX_JSON = 2**16  # bytes of a request without a picture
+_MAX_CONCURRENT = 2  # pictures processed at once: 40 megapixels take 120 MB as RGB and 320 MB as clusters
+_MAX_LISTED = 200  # pictures of the gallery that one request lists
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What an uploaded picture may have."""
+    """Maximum size of an uploaded picture."""
 
     megabytes: int = 20
     megapixels: int = 40
 
 
 class Pages:
-    """One function for each address.
+    """The handlers of the routes.
 
     Args:
-        studio: what they ask.
-        limits: of uploads.
+        studio: the model and the pictures that they work with.
+        limits: of uploaded pictures.
     """
 
     def __init__(self, studio: Studio, limits: Limits) -> None:
         self.studio, self.limits = studio, limits
-        self._at_once = asyncio.Semaphore(_AT_ONCE)
+        self._slots = asyncio.Semaphore(_MAX_CONCURRENT)
 
     def routes(self) -> list[Route | Mount]:
-        """All addresses."""
+        """All routes."""
         picture, gallery = "/api/pictures/{key}", "/api/gallery/{index:int}"
         return [
             Route("/", lambda _: FileResponse(_STATIC / "index.html")),
@@ -72,7 +72,7 @@ class Pages:
         ]
 
     async def state(self, _: Request) -> Response:
-        """All that the page shows before a picture is there."""
+        """Everything that the page shows before a picture is opened."""
         gallery = self.studio.gallery
         content = {
             "run": self.studio.run.resolve().name,
@@ -86,7 +86,7 @@ class Pages:
         return JSONResponse(content)
 
     async def upload(self, request: Request) -> Response:
-        """Segment the picture that is the request's body."""
+        """Segment the picture in the request's body."""
         check_type(request, "image/", "application/octet-stream")
         data = await read_body(request, self.limits.megabytes * 1_000_000, f"{self.limits.megabytes} MB")
         return await self._work(lambda: self._open(decode_image(data, self.limits.megapixels * 1_000_000)))
@@ -97,29 +97,32 @@ class Pages:
         return await self._work(lambda: self._open(self._gallery().images.image(index), index))
 
     async def rename(self, request: Request) -> Response:
-        """Name and colour a segment, from {"was", "name", "color"}; answers with all segments."""
+        """Change a segment's name and colour, from {"was", "name", "color"}.
+
+        The response lists all segments.
+        """
         check_type(request, "application/json")
         try:
-            wanted = json.loads(await read_body(request, _SMALL, "64 KB"))
-            was, name, color = (str(wanted[key]) for key in ("was", "name", "color"))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:  # the last from thousands of brackets
-            raise HTTPException(400, "give was, name and color, as JSON") from error
+            change = json.loads(await read_body(request, _MAX_JSON, "64 KB"))
+            was, name, color = (str(change[key]) for key in ("was", "name", "color"))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:  # RecursionError: thousands of nested brackets
+            raise HTTPException(400, "give was, name and color as JSON") from error
         await run_in_threadpool(self.studio.rename, request.path_params["value"], was, name, color)
         return JSONResponse(self.studio.segments())
 
     async def listing(self, request: Request) -> Response:
-        """Names of some pictures of the gallery, from number `start` on."""
+        """The names of up to 200 pictures of the gallery, from number `start` on."""
         gallery, start = self._gallery(), number(request, "start")
-        stop = min(start + _LISTED, len(gallery))
+        stop = min(start + _MAX_LISTED, len(gallery))
         return JSONResponse([gallery.images.name(index) for index in range(start, stop)])
 
     async def thumbnail(self, request: Request) -> Response:
-        """A picture of the gallery, small."""
+        """A small version of a picture of the gallery."""
         gallery, index = self._gallery(), self._index(request)
         return await self._work(lambda: _jpeg(gallery.thumbnail(index)))
 
     async def spot(self, request: Request) -> Response:
-        """The surroundings of a pixel of the gallery, ringed."""
+        """The surroundings of a pixel of the gallery, marked by a ring."""
         gallery, index = self._gallery(), self._index(request)
         x, y = number(request, "x"), number(request, "y")
         return await self._work(lambda: _jpeg(gallery.spot(index, x, y)))
@@ -145,8 +148,11 @@ class Pages:
         return endpoint
 
     async def _work(self, make: Callable[[], Response]) -> Response:
-        """What `make` gives, from a thread; few at once, for each holds a picture."""
-        async with self._at_once:
+        """Run `make` in a thread.
+
+        Only a few run at once, because each holds a picture in memory.
+        """
+        async with self._slots:
             return await run_in_threadpool(make)
 
     def _values(self, opened: Opened, _: Request) -> Response:
@@ -161,7 +167,7 @@ class Pages:
 
     def _gallery(self) -> Any:
         if self.studio.gallery is None:
-            raise HTTPException(404, "there are no pictures to look in; start picie app with --images DIR")
+            raise HTTPException(404, "there are no pictures to search; start picie app with --images DIR")
         return self.studio.gallery
 
     def _index(self, request: Request) -> int:
@@ -174,7 +180,10 @@ def _jpeg(data: bytes) -> Response:
 
 
 def create(studio: Studio, limits: Limits, host: str) -> Starlette:
-    """The page as an ASGI application, for `host`, the name or address that it is served on."""
+    """Create the ASGI application of the page.
+
+    `host` is the name or address that it is served on.
+    """
 
     async def refused(_: Request, error: Exception) -> Response:
         status = 410 if isinstance(error, GoneError) else 409 if isinstance(error, ChangedError) else 400
@@ -182,7 +191,7 @@ def create(studio: Studio, limits: Limits, host: str) -> Starlette:
 
     async def http_error(_: Request, error: Exception) -> Response:
         status, detail = (error.status_code, error.detail) if isinstance(error, HTTPException) else (500, "")
-        return JSONResponse({"error": detail or "picie failed; its terminal says why"}, status)
+        return JSONResponse({"error": detail or "picie failed; see its terminal for the reason"}, status)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

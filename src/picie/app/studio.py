@@ -1,4 +1,4 @@
-"""What the page works with: one model, the last pictures that it segmented, the names of its segments."""
+"""The state of the page: one model, the pictures segmented last, and the names of the segments."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from picie.inference.segments import check_color, check_name
 from picie.naming import changes as naming
 from picie.runtime import checkpoint
 
-_SIDE = 2048  # most pixels a side of what the page shows; masks are saved at full size
-_MEMORY = 2**28  # bytes of segmented pictures that are kept; the last one is kept in any case
+_MAX_SIDE = 2048  # pixels a side of the picture that the page shows; masks are saved at full size
+_MEMORY = 2**28  # budget for segmented pictures, in bytes; the latest one is always kept
 _NEIGHBORS = 8
 
 
 class GoneError(InputError):
-    """The picture is not kept any more."""
+    """The picture is no longer in memory."""
 
 
 class ChangedError(InputError):
-    """The run is not what the page shows."""
+    """The run has changed since the page loaded it."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Opened:
     """A segmented picture.
 
     Attributes:
-        clusters: (H, W) uint16.
-        features: (D, h, w) float32, unit norm, on the model's device.
-        shown: PNG of the picture as the page shows it, at most 2048 pixels a side.
-        shown_size: (width, height) of it.
-        index: its number in the gallery, if it is from there.
+        clusters: (H, W) uint16, the cluster of each pixel.
+        features: (D, h, w) float32 of unit norm, on the model's device.
+        shown: the picture that the page shows, as PNG, at most 2048 pixels a side.
+        shown_size: (width, height) of the shown picture.
+        index: its number in the gallery, or None if it was uploaded.
     """
 
     clusters: np.ndarray
@@ -64,20 +64,23 @@ class Opened:
 
     @property
     def nbytes(self) -> int:
-        """Memory that it takes."""
+        """The memory it takes, in bytes."""
         return self.clusters.nbytes + self.features.nbytes + len(self.shown)
 
 
 class Studio:
-    """All that the page can ask for. Calls may come from several threads; the model works for one at a time.
+    """Everything the page can do.
+
+    Methods may be called from several threads; the model is used by one at a time.
 
     Args:
         run: a run's folder.
-        images: a folder of pictures to look for neighbours in; none: those that the run was trained on.
+        images: a folder of pictures to search for neighbours. None takes those that the run was
+            trained on.
         device: where to compute.
 
     Raises:
-        InputError: no such run, folder or device.
+        InputError: the run, the folder or the device does not exist.
     """
 
     def __init__(self, run: Path, images: Path | None = None, device: str = "auto") -> None:
@@ -87,42 +90,42 @@ class Studio:
         self._centroids = checkpoint.centroids_in_use(state)
         self.gallery = open_gallery(self.segmenter, self._features, images)
         self._model = threading.Lock()
-        self._kept: OrderedDict[str, Opened] = OrderedDict()
+        self._opened: OrderedDict[str, Opened] = OrderedDict()
 
     def segments(self) -> list[dict[str, Any]]:
-        """Name, colour and clusters of each segment, by value."""
+        """The name, colour and clusters of each segment, indexed by value."""
         segments = self.segmenter.segments
         pairs = zip(segments.names, segments.colors, strict=True)
         return [{"name": n, "color": c, "clusters": segments.clusters(value)} for value, (n, c) in enumerate(pairs)]
 
     def open(self, picture: Image.Image, index: int | None = None) -> tuple[str, Opened]:
-        """Segment an upright RGB picture, and keep it under a key."""
+        """Segment an upright RGB picture and keep it in memory. Returns its key and the result."""
         features = self._features(picture)
         with self._model:
             clusters = self.segmenter.clusters_of(features[None], (picture.height, picture.width))[0].astype(np.uint16)
         shown = picture.copy()
-        shown.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+        shown.thumbnail((_MAX_SIDE, _MAX_SIDE), Image.Resampling.LANCZOS)
         file = io.BytesIO()
         shown.save(file, "PNG", compress_level=1)
         opened, key = Opened(clusters, features, file.getvalue(), shown.size, index), secrets.token_urlsafe(12)
         with self._model:
-            self._kept[key] = opened
-            while len(self._kept) > 1 and sum(one.nbytes for one in self._kept.values()) > _MEMORY:
-                self._kept.popitem(last=False)
+            self._opened[key] = opened
+            while len(self._opened) > 1 and sum(one.nbytes for one in self._opened.values()) > _MEMORY:
+                self._opened.popitem(last=False)
         if self.gallery is not None:
             self.gallery.start()
         return key, opened
 
     def opened(self, key: str) -> Opened:
-        """What is kept under `key`. Raises `GoneError`."""
+        """The picture with this key. Raises `GoneError` if it is no longer in memory."""
         with self._model:
-            if key not in self._kept:
-                raise GoneError("the picture is not kept any more; open it again")
-            self._kept.move_to_end(key)
-            return self._kept[key]
+            if key not in self._opened:
+                raise GoneError("the picture is no longer in memory; open it again")
+            self._opened.move_to_end(key)
+            return self._opened[key]
 
     def shares(self, opened: Opened) -> list[float]:
-        """Share of the pixels of each segment, by value."""
+        """The share of pixels of each segment, indexed by value."""
         values = self.segmenter.values(opened.clusters)
         counts = np.bincount(values.ravel(), minlength=len(self.segmenter.names))
         return [float(count) / values.size for count in counts]
@@ -134,7 +137,7 @@ class Studio:
         return file.getvalue()
 
     def shown_values(self, opened: Opened) -> bytes:
-        """Values (uint16, low byte first, row by row, zlib) of what is shown, each of the pixel that its centre falls in."""
+        """The label map of the shown picture: little-endian uint16 by rows, zlib-compressed."""
         (width, height), (columns, rows) = opened.size, opened.shown_size
         down, across = np.arange(rows) * 2 + 1, np.arange(columns) * 2 + 1
         part = opened.clusters[np.ix_(down * height // (2 * rows), across * width // (2 * columns))]
@@ -142,7 +145,10 @@ class Studio:
 
     @torch.inference_mode()
     def query(self, opened: Opened, x: int, y: int) -> dict[str, Any]:
-        """What a pixel is and what is like it in the gallery so far. Raises `InputError` for one outside."""
+        """The segment of a pixel, and its neighbours in the gallery so far.
+
+        Raises `InputError` outside the picture.
+        """
         feature = feature_of(opened.features, opened.size, x, y)
         cluster = int(opened.clusters[y, x])
         center = self._centroids[cluster].to(feature)
@@ -154,32 +160,40 @@ class Studio:
         }
         if self.gallery is not None:
             images = self.gallery.features(feature.device, opened.index)
-            with self._model:  # so that no name changes meanwhile
-                found = search(self.segmenter, feature, images, _NEIGHBORS, per_image=1)
-                values = [self.segmenter.names.index(n.name) for n in found]
+            with self._model:  # no name may change in between
+                results = search(self.segmenter, feature, images, _NEIGHBORS, per_image=1)
+                values = [self.segmenter.names.index(n.name) for n in results]
             answer["neighbors"] = [
                 vars(n) | {"index": int(n.path), "path": self.gallery.images.name(int(n.path)), "value": value}
-                for n, value in zip(found, values, strict=True)
+                for n, value in zip(results, values, strict=True)
             ]
         return answer
 
     def rename(self, value: int, was: str, name: str, color: str) -> None:
-        """Give a segment, which the page shows as `was`, another name and colour, in the run, too.
+        """Change the name and colour of a segment, and store them in the run.
+
+        Args:
+            value: the segment.
+            was: the name that the page shows for it.
+            name: the new name.
+            color: the new colour, "#rrggbb".
 
         Raises:
-            ChangedError: the run has other names by now, which are taken over, or other clusters.
-            InputError: a name or colour that cannot be, or another picie is at work on the run; nothing is changed.
+            ChangedError: the run has other clusters, or other names, in which case they are
+                loaded.
+            InputError: the name or colour is not valid, or another process is using the run.
+                Nothing is changed.
         """
         name, color = check_name(name), check_color(color)
         with self._model:
             now = Segmenter.load(self.run, "cpu")
-            own = [part.cpu() for part in self.segmenter.classifier]
-            if not all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(own, now.classifier, strict=True)):
+            loaded = [part.cpu() for part in self.segmenter.classifier]
+            if not all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(loaded, now.classifier, strict=True)):
                 raise ChangedError("the run has other clusters than this page; stop picie app and start it again")
-            known = now.segments == self.segmenter.segments
+            unchanged = now.segments == self.segmenter.segments
             self.segmenter.take_segments(now.segments)
-            if not known or not 0 <= value < len(now.names) or now.names[value] != was:
-                raise ChangedError("the names were changed elsewhere; here they are as they are now: look, and try again")
+            if not unchanged or not 0 <= value < len(now.names) or now.names[value] != was:
+                raise ChangedError("the names were changed elsewhere, and this page now shows them; check them and try again")
             if name in now.names and now.names.index(name) != value:
                 raise InputError(f"{name!r}: another segment has this name; give a different one")
             changed = now.segments.renamed({value: (name, color)})

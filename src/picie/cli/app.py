@@ -1,4 +1,4 @@
-"""`picie app`: the page."""
+"""`picie app`: the interactive page."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ def page(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
     images: Annotated[
         Optional[Path],
-        typer.Option(metavar="DIR", help="Pictures to choose from, and to find neighbours in. [default: the run's own]"),
+        typer.Option(metavar="DIR", help="Pictures to choose from and to search for neighbours. [default: the run's own]"),
     ] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 7860,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 7860,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; others than this machine's own open it to strangers.")
+        str, typer.Option(help="Address to listen on. Any other than the default makes the page reachable from other machines.")
     ] = "127.0.0.1",
-    max_mb: Annotated[int, typer.Option(min=1, max=1000, help="Most megabytes of a dropped file.")] = 20,
-    max_megapixels: Annotated[int, typer.Option(min=1, max=178, help="Most megapixels of a dropped picture.")] = 40,
+    max_mb: Annotated[int, typer.Option(min=1, max=1000, help="Maximum size of an uploaded file, in megabytes.")] = 20,
+    max_megapixels: Annotated[
+        int, typer.Option(min=1, max=178, help="Maximum size of an uploaded picture, in megapixels.")
+    ] = 40,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
-    """Open a page on this machine: drop a picture, see its segments, click for what is alike, give names.
+    """Serve a local page: drop a picture, see and name its segments, click for similar places.
 
     It prints its address and serves until Ctrl-C. Names are stored in the run, as by `picie name`.
     """
     if not all(importlib.util.find_spec(name) for name in ("starlette", "uvicorn")):
-        raise InputError("app: Starlette and uvicorn are not installed; install them: pip install 'picie[app]'")
+        raise InputError("app: Starlette and uvicorn are not installed; run: pip install 'picie[app]'")
     from picie.app.listening import Listening
     from picie.app.server import Limits
 

@@ -1,4 +1,4 @@
-"""`picie demo`: the whole way on built-in scenes, from nothing to pictures."""
+"""`picie demo`: all steps on built-in scenes, from generated images to predictions."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ _ROWS = 8
 
 
 def demo(out: Path, seed: int = 0) -> None:
-    """Generate scenes, train PiCIE on their images, score it beside baselines, predict, and draw a sheet of results.
+    """Generate scenes, train PiCIE, score it and baselines, predict, and draw the results.
 
     Args:
-        out: folder for scenes/, run/ with its report, predictions/ and results.png.
-        seed: of the scenes and of the training.
+        out: folder for scenes/, run/ (with its report), predictions/ and results.png.
+        seed: determines the scenes and the training.
 
     Raises:
-        InputError: `out` holds something already.
+        InputError: `out` is not empty.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out}: exists already; give another folder or remove it")
     data, run, predictions = out / "scenes", out / "run", out / "predictions"
     log.info("drawing scenes: %s", data)
     write(data, seed=seed)
-    log.info("training on the images alone (picie train %s --preset demo); labels only score it", data)
+    log.info("training on the images only (picie train %s --preset demo); labels are used for scores only", data)
     train(config.load("demo", None, [f"seed={seed}", f"data.root={json.dumps(str(data), ensure_ascii=False)}"]), run)
     result = evaluate(run)
     show_evaluation(result, evaluate_baselines(run))
@@ -52,7 +52,7 @@ def demo(out: Path, seed: int = 0) -> None:
 
 
 def _results_sheet(run: Path, data: Path) -> Image.Image:
-    """Image | prediction | overlay | label of some val images."""
+    """Draw image | prediction | overlay | label of some validation images."""
     segmenter, val = Segmenter.load(run), Folder(data, "val")
     rows = []
     for index in range(0, len(val), max(1, len(val) // _ROWS))[:_ROWS]:

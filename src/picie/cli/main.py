@@ -275,8 +275,9 @@ def neighbors(
     """Find the pixels of a folder that are most like one pixel: exact, over every feature cell of every image."""
     from picie.inference import neighbors as neighborhood
 
-    for found in neighborhood.neighbors(run, image, x, y, folder, k, per_image, out, device):
-        typer.echo(f"{found.similarity:.3f}  {found.path} ({found.x}, {found.y})  {found.name}")
+    query = neighborhood.Query(image, x, y, folder, k, per_image)
+    for neighbor in neighborhood.neighbors(run, query, out, device):
+        typer.echo(f"{neighbor.similarity:.3f}  {neighbor.path} ({neighbor.x}, {neighbor.y})  {neighbor.name}")
     typer.echo(f"{out}")
 
 

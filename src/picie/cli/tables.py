@@ -1,4 +1,4 @@
-"""Tables for the terminal: scores, and what options can name."""
+"""Tables for the terminal: scores, and the names that options accept."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ from picie.scoring.results import Evaluation, unmatched_clusters
 
 
 def show_evaluation(result: Evaluation, baselines: Mapping[str, Evaluation]) -> None:
-    """Print a table of the classes, one of the whole, its groups, other matchings and `baselines`, and the protocol."""
+    """Print a table of the classes, a table of all scores and `baselines`, and the protocol."""
     summary = result.to_dict()
     console = Console()
     rows = [row for row in summary["per_class"] if row["pixels"] or row["cluster"] is not None]
     console.print(_class_table(rows))
     if len(rows) < len(summary["per_class"]):
-        console.print(f"classes that occur in no label: {len(summary['per_class']) - len(rows)} more")
-    left = [i for i in unmatched_clusters(result) if result.confusion[:, i].any()]
-    if left:
-        console.print(f"clusters without a class (their pixels count as errors): {_listed(left, 12, ' and another ')}")
+        console.print(f"not listed: {len(summary['per_class']) - len(rows)} classes that occur in no label")
+    unmatched = [i for i in unmatched_clusters(result) if result.confusion[:, i].any()]
+    if unmatched:
+        console.print(f"clusters without a class (their pixels count as errors): {_listed(unmatched, 12, ' and another ')}")
     console.print(_score_table(result, summary, baselines))
     if result.intervals is not None:
-        console.print(f"in brackets: {LEVEL} % intervals, images resampled {result.intervals.resamples:,} times")
+        console.print(
+            f"in brackets: {LEVEL} % confidence intervals from {result.intervals.resamples:,} resamples of the images"
+        )
     if result.void is not None:
         share = result.confusion[:, result.void].sum() / result.confusion.sum()
-        console.print(f"labelled pixels without a prediction, which count as errors: {100 * share:.1f} %")
+        console.print(f"labelled pixels without a prediction (they count as errors): {100 * share:.1f} %")
     console.print(
         f"pixel accuracy {_number(summary['accuracy'])}  mIoU {_number(summary['miou'])}  "
         f"({result.n_images} images, mIoU of {summary['n_classes_in_miou']} classes)"
@@ -50,7 +52,7 @@ def _class_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _score_table(result: Evaluation, summary: Mapping[str, Any], baselines: Mapping[str, Evaluation]) -> Table:
-    """Rows of accuracy and mIoU, with their intervals where there are any."""
+    """Pixel accuracy and mIoU of each grouping and matching, with confidence intervals."""
     table = Table("", *(_right(name) for name in ("pixel accuracy %", "mIoU %")))
     intervals = summary["intervals"] or {"groups": {}}
 
@@ -77,10 +79,10 @@ def _bracketed(ends: Sequence[float | None] | None) -> str:
     return "" if ends is None else f" ({_number(ends[0])} to {_number(ends[1])})"
 
 
-def _listed(numbers: Sequence[int], most: int, between: str = " +") -> str:
-    """The first of `numbers`, and how many more there are."""
-    more = f"{between}{len(numbers) - most}" if len(numbers) > most else ""
-    return ", ".join(map(str, numbers[:most])) + more if numbers else "-"
+def _listed(numbers: Sequence[int], limit: int, between: str = " +") -> str:
+    """The first `limit` of `numbers`, and how many more there are."""
+    more = f"{between}{len(numbers) - limit}" if len(numbers) > limit else ""
+    return ", ".join(map(str, numbers[:limit])) + more if numbers else "-"
 
 
 def _right(name: str) -> Any:
@@ -92,7 +94,7 @@ def _number(value: float | None) -> str:
 
 
 def show_list(what: str) -> None:
-    """Print the names of one kind, each with the first line of its description."""
+    """Print all names of one kind, each with the first line of its description."""
     rows = list(_list_rows(what))
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
@@ -109,16 +111,17 @@ def _list_rows(what: str) -> Iterator[tuple[str, str]]:
     elif what == "transforms":
         for option, entries in (("invariance", registry.INVARIANCE), ("equivariance", registry.EQUIVARIANCE)):
             for name in entries:
-                made = registry.find(entries, name, "list")
-                parameters = ", ".join(f"{p.name}={p.default}" for p in inspect.signature(made).parameters.values())
-                yield f"{name}({parameters})", f"views.{option}: {_first_line(made)}"
+                transform = registry.find(entries, name, "list")
+                signature = inspect.signature(transform)
+                parameters = ", ".join(f"{p.name}={p.default}" for p in signature.parameters.values())
+                yield f"{name}({parameters})", f"views.{option}: {_first_line(transform)}"
     elif what == "backbones":
         for name in registry.BACKBONES:
             shipped = name == registry.SHIPPED_BACKBONE
             yield name, "ImageNet weights installed with picie" if shipped else "weights from timm's hub, or model.weights=FILE"
-        import timm  # with torch it takes seconds, which a table of scores need not wait for
+        import timm  # imported here because it takes seconds, which a table of scores does not need
 
-        yield f"... and {len(timm.list_models()):,} more of timm", "any with a feature pyramid or patches"
+        yield f"... and {len(timm.list_models()):,} more of timm", "any that has a feature pyramid or patches"
     else:
         entries = {"datasets": registry.DATASETS, "methods": registry.METHODS}[what]
         for name in entries:

@@ -1,93 +1,95 @@
-"""Line charts as plain numbers, which the page draws as SVG: text stays text, and colours follow the page's."""
+"""Line charts over epochs, drawn by matplotlib as SVG that an HTML page can contain."""
 
 from __future__ import annotations
 
-import itertools
+import io
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any
 
-WIDTH, HEIGHT = 360, 210
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 10, 26
-_STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
+SERIES_COLORS = ("#1f5fbf", "#c4572b", "#2c8a57", "#8a4fb0", "#a07d10", "#4b5a68")
+"""Line colours. A page may replace the i-th, counted from 1, by its CSS variable `--series-i`."""
 
-
-@dataclass(frozen=True)
-class Line:
-    """One series: its name, and its points as (x, y, text to hover)."""
-
-    name: str
-    points: list[tuple[float, float, str]]
-
-    @property
-    def path(self) -> str:
-        """The points as SVG's `points`."""
-        return " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in self.points)
+_TEXT = "#1c2024"  # replaced by the page's own text colour
+_INCHES = (5.2, 2.9)  # the page scales the chart; this fixes its proportions and the relative size of the text
+_FONT_SIZE = 11
+_MAX_TICKS = 8
 
 
-@dataclass(frozen=True)
-class Chart:
-    """What a chart shows: title, lines, and the places of its ticks in pixels of WIDTH x HEIGHT."""
+def line_chart(series: Mapping[str, Sequence[tuple[int, float | None]]]) -> str | None:
+    """Draw up to six series over the epochs.
 
-    title: str
-    note: str
-    lines: list[Line]
-    x_ticks: list[tuple[float, str]]
-    y_ticks: list[tuple[float, str]]
-    left: int = _LEFT
-    right: int = WIDTH - _RIGHT
-    bottom: int = HEIGHT - _BOTTOM
+    The result is a function of `series` alone: it holds neither a date nor a random identifier.
+    Text stays text, and the colours are CSS variables, so that the chart follows the page's light
+    or dark theme.
 
-
-def line_chart(title: str, note: str, series: Mapping[str, Sequence[tuple[int, float | None]]]) -> Chart | None:
-    """A chart of `series`, each (epoch, value) pairs; values that are None or not finite are left out.
+    Args:
+        series: for each name, (epoch, value) pairs. Values that are None or not finite are left
+            out.
 
     Returns:
-        The chart; None where fewer than two epochs have a value.
+        An `<svg>` element, or None if fewer than two epochs have a value.
+
+    Raises:
+        ValueError: there are more series than colours.
     """
-    kept = {
+    finite = {
         name: [(epoch, float(value)) for epoch, value in points if value is not None and math.isfinite(value)]
         for name, points in series.items()
     }
-    epochs = sorted({epoch for points in kept.values() for epoch, _ in points})
-    if len(epochs) < 2:
+    finite = {name: points for name, points in finite.items() if points}
+    if len(finite) > len(SERIES_COLORS):
+        raise ValueError(f"a chart has at most {len(SERIES_COLORS)} series, not {len(finite)}")
+    if len({epoch for points in finite.values() for epoch, _ in points}) < 2:
         return None
-    values = [value for points in kept.values() for _, value in points]
-    y_ticks = ticks(min(values), max(values))
-    low, high = y_ticks[0], y_ticks[-1]
-    decimals = next(digits for digits in itertools.count() if all(round(tick, digits) == tick for tick in y_ticks))
-
-    def x(epoch: float) -> float:
-        return _LEFT + (epoch - epochs[0]) / (epochs[-1] - epochs[0]) * (WIDTH - _LEFT - _RIGHT)
-
-    def y(value: float) -> float:
-        return HEIGHT - _BOTTOM - (value - low) / (high - low) * (HEIGHT - _BOTTOM - _TOP)
-
-    lines = [
-        Line(name, [(x(epoch), y(value), f"{name}, epoch {epoch}: {value:.4g}") for epoch, value in points])
-        for name, points in kept.items()
-        if points
-    ]
-    every = max(1, math.ceil((epochs[-1] - epochs[0]) / 8))
-    x_ticks = [(x(epoch), str(epoch)) for epoch in range(epochs[0], epochs[-1] + 1, every)]
-    return Chart(title, note, lines, x_ticks, [(y(tick), f"{tick:.{decimals}f}") for tick in y_ticks])
+    return _for_page(_draw(finite))
 
 
-def ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round numbers from at most `low` to at least `high`, some `about` steps of one size.
+def _draw(series: Mapping[str, Sequence[tuple[int, float]]]) -> str:
+    """An SVG file with one line for each series and a legend above the axes."""
+    import matplotlib as mpl  # imported here because it takes 0.3 s, and most commands draw nothing
+    from matplotlib.figure import Figure  # not pyplot, which keeps global state
+    from matplotlib.ticker import MaxNLocator
 
-    >>> ticks(0.12, 0.55)
-    [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
-    >>> ticks(3.0, 3.0)
-    [2.0, 2.5, 3.0, 3.5, 4.0]
-    """
-    size = max(abs(low), abs(high))
-    if high - low <= 1e-9 * size:  # of numbers nearer to each other, the steps between would be lost in rounding
-        margin = size / 3 or 1.0
-        low, high = low - margin, high + margin
-    rough = (high - low) / about
-    exponent = math.floor(math.log10(rough))
-    power = 10.0**exponent
-    step = power * min(_STEPS, key=lambda s: abs(math.log(s * power / rough)))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 1 - exponent) for i in range(first, last + 1)]
+    style: dict[Any, Any] = {
+        "font.size": _FONT_SIZE,
+        "text.color": _TEXT,
+        "axes.edgecolor": _TEXT,
+        "axes.labelcolor": _TEXT,
+        "xtick.color": _TEXT,
+        "ytick.color": _TEXT,
+        "grid.color": _TEXT,
+        "svg.fonttype": "none",
+        "svg.hashsalt": f"picie {dict(series)}",  # makes identifiers; two charts of one page must not share any
+    }
+    file = io.StringIO()
+    with mpl.rc_context(style):
+        figure = Figure(figsize=_INCHES, layout="constrained")
+        axes = figure.subplots()
+        for (name, points), color in zip(series.items(), SERIES_COLORS, strict=False):
+            epochs, values = zip(*points, strict=True)
+            axes.plot(epochs, values, color=color, marker="o", markersize=4, linewidth=1.8, label=name)
+        axes.xaxis.set_major_locator(MaxNLocator(_MAX_TICKS, integer=True))
+        axes.set_xlabel("epoch")
+        axes.grid(axis="y", alpha=0.2)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        for artist in axes.findobj():
+            artist.set_clip_on(False)  # all points lie within the axes; clip paths would only need identifiers
+        figure.legend(loc="outside upper left", ncols=3, frameon=False)
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    return file.getvalue()
+
+
+def _for_page(svg: str) -> str:
+    """Extract the `<svg>` element of a file; the page determines its size and colours."""
+    svg = re.sub(r"\s*<(metadata|style)\b.*?</\1>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    head, end, body = svg.partition(">")
+    head = re.sub(r'\s(?:xmlns(?::\w+)?|width|height|version)="[^"]*"', "", head)
+    body = re.sub(r'<g id="[^"]*"', "<g", body)  # names such as "axes_1", which nothing refers to
+    body = re.sub(r" font-family: [^;]*;", "", body)
+    svg = head + end + body.replace(_TEXT, "currentColor")
+    for i, color in enumerate(SERIES_COLORS, start=1):
+        svg = svg.replace(color, f"var(--series-{i}, {color})")
+    return svg.strip()

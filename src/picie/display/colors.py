@@ -1,4 +1,4 @@
-"""Colours: of a label map's values, and as distances that the eye sees."""
+"""Colours: the palette of label maps, and the CIELAB colour space."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ Color = tuple[int, int, int]
 
 _TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])  # sRGB, D65
 _WHITE = np.array([0.9505, 1.0, 1.089])
-_STEPS = np.arange(0, 256, 15)  # of each channel of the candidates
-_LIGHTNESS = (30, 88)  # neither lost on black nor on white
-_CHROMA = 75  # and not glaring over a photo
+_STEPS = np.arange(0, 256, 15)  # values of each channel of the candidate colours
+_LIGHTNESS = (30, 88)  # visible on black and on white
+_CHROMA = 75  # not too vivid over a photo
 
 
 def is_hex(color: str) -> bool:
-    """Whether `color` is of the form "#rrggbb"."""
+    """Whether `color` has the form "#rrggbb"."""
     return re.fullmatch(r"#[0-9a-fA-F]{6}", color) is not None
 
 
 def hex_to_rgb(color: str) -> Color:
-    """(R, G, B) in 0..255 of "#rrggbb"."""
+    """Convert "#rrggbb" to (R, G, B) in 0..255."""
     return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
 
 
 def rgb_to_hex(color: Color) -> str:
-    """The "#rrggbb" of (R, G, B) in 0..255."""
+    """Convert (R, G, B) in 0..255 to "#rrggbb"."""
     return "#{:02x}{:02x}{:02x}".format(*color)
 
 
 def srgb_to_lab(colors: np.ndarray) -> np.ndarray:
-    """(n, 3) CIELAB, D65, of sRGB `colors` (n, 3) in [0, 1].
+    """Convert sRGB `colors` (n, 3) in [0, 1] to CIELAB (n, 3), with white point D65.
 
     >>> srgb_to_lab(np.ones((1, 3))).round(0).tolist()
     [[100.0, 0.0, 0.0]]
@@ -46,16 +46,18 @@ def srgb_to_lab(colors: np.ndarray) -> np.ndarray:
 
 @cache
 def palette(n: int) -> tuple[Color, ...]:
-    """`n` colours, each as far (in CIELAB) from those before it as can be; a longer palette begins with a shorter one.
+    """`n` colours, each as far as possible (in CIELAB) from those before it.
+
+    A longer palette begins with a shorter one.
 
     >>> palette(2) == palette(3)[:2]
     True
     """
     grid = np.stack(np.meshgrid(_STEPS, _STEPS, _STEPS, indexing="ij"), axis=-1).reshape(-1, 3)
     lab = srgb_to_lab(grid / 255)
-    kept = (lab[:, 0] > _LIGHTNESS[0]) & (lab[:, 0] < _LIGHTNESS[1]) & (np.hypot(lab[:, 1], lab[:, 2]) < _CHROMA)
-    grid, lab = grid[kept], lab[kept]
-    chosen = [int(np.square(lab - srgb_to_lab(np.array([[40, 90, 200]]) / 255)).sum(1).argmin())]  # begin with a blue
+    usable = (lab[:, 0] > _LIGHTNESS[0]) & (lab[:, 0] < _LIGHTNESS[1]) & (np.hypot(lab[:, 1], lab[:, 2]) < _CHROMA)
+    grid, lab = grid[usable], lab[usable]
+    chosen = [int(np.square(lab - srgb_to_lab(np.array([[40, 90, 200]]) / 255)).sum(1).argmin())]  # start with a blue
     distance = np.square(lab - lab[chosen[0]]).sum(1)
     while len(chosen) < n:
         chosen.append(int(distance.argmax()))

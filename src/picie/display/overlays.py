@@ -1,4 +1,4 @@
-"""Pictures for people: overlays, legends, sheets. Colours are those of the label map everywhere."""
+"""Label maps as pictures: overlays, legends and sheets, all with the colours of the label map."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ _GAP = 6
 
 
 def colorize(labels: np.ndarray, colors: Sequence[Color], unlabelled: Color = (0, 0, 0)) -> Image.Image:
-    """Label map (H, W) as an RGB picture; values without a colour become `unlabelled`."""
+    """Convert a label map (H, W) to an RGB picture.
+
+    Values without a colour become `unlabelled`.
+    """
     table = np.array([*colors, unlabelled], dtype=np.uint8)
     return Image.fromarray(table[np.where(labels < len(colors), labels, len(colors)).astype(np.int64)])
 
 
 def overlay(image: Image.Image, labels: np.ndarray, colors: Sequence[Color]) -> Image.Image:
-    """The segments in their colours over the RGB `image`, with their borders drawn; (H, W) `labels` of its size."""
+    """Blend the colours of `labels` (H, W) over an RGB `image` of that size, with borders."""
     blended = np.asarray(Image.blend(image, colorize(labels, colors), _OPACITY)).copy()
     border = np.zeros(labels.shape, dtype=bool)
     border[1:] |= labels[1:] != labels[:-1]
@@ -31,7 +34,7 @@ def overlay(image: Image.Image, labels: np.ndarray, colors: Sequence[Color]) -> 
 
 
 def index_image(labels: np.ndarray, colors: Sequence[Color]) -> Image.Image:
-    """Label map (H, W) as an image of mode P whose palette holds the colours; of mode I;16 above 256 values."""
+    """Convert a label map (H, W) to an image of mode P, or I;16 for more than 256 values."""
     if len(colors) > 256:
         return Image.fromarray(labels.astype(np.uint16))
     image = Image.fromarray(labels.astype(np.uint8))
@@ -40,7 +43,7 @@ def index_image(labels: np.ndarray, colors: Sequence[Color]) -> Image.Image:
 
 
 def legend(names: Sequence[str], colors: Sequence[Color], width: int) -> Image.Image:
-    """A strip of colour patches with their names, in as many rows as `width` pixels ask for."""
+    """Draw colour patches with their names, in rows of about `width` pixels."""
     font = ImageFont.load_default(_FONT_SIZE)
     patch, line = _FONT_SIZE + 2, _FONT_SIZE + 10
     widths = [patch + 2 * _GAP + round(font.getlength(name)) + 2 * _GAP for name in names]
@@ -59,7 +62,7 @@ def legend(names: Sequence[str], colors: Sequence[Color], width: int) -> Image.I
 
 
 def sheet(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str], key: Image.Image | None = None) -> Image.Image:
-    """Pictures of one size in rows, a title over each column and a legend below."""
+    """Draw pictures of one size in rows, with column titles above and the legend `key` below."""
     font = ImageFont.load_default(_FONT_SIZE)
     width, height = rows[0][0].size
     head = _FONT_SIZE + 2 * _GAP

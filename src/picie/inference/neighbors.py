@@ -1,4 +1,4 @@
-"""Which pixels of a folder are most like one pixel: exact nearest neighbours of its feature (the notebook's query pixel)."""
+"""`picie neighbors`: exact nearest-neighbour search for the pixels most similar to a query."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from picie.inference.segmenter import Segmenter
 from picie.runtime.output_paths import check_file
 from picie.runtime.progress import Progress, log
 
-_SIDE, _COLUMNS, _GAP, _FONT_SIZE, _RADIUS = 200, 6, 6, 14, 9  # of the picture, in pixels
-_PART = 0.5  # of an image's short side, shown around a pixel
+_SIDE, _COLUMNS, _GAP, _FONT_SIZE, _RADIUS = 200, 6, 6, 14, 9  # layout of the picture, in pixels
+_CROP_SHARE = 0.5  # share of an image's short side that is shown around a pixel
 
 
 @dataclass(frozen=True)
 class Neighbor:
-    """A pixel and how much it is like the query.
+    """A pixel and its similarity to the query.
 
     Attributes:
         path: the image.
-        x: column in pixels of the upright image: the centre of the feature cell.
-        y: row.
-        similarity: cosine of the two features, in [-1, 1].
-        name: of the segment that it lies in.
+        x: column of the feature cell's centre, in pixels of the upright image.
+        y: row of the feature cell's centre.
+        similarity: cosine similarity of the two features, in [-1, 1].
+        name: the segment that the pixel belongs to.
     """
 
     path: str
@@ -41,74 +41,99 @@ class Neighbor:
     name: str
 
 
-def neighbors(
-    run: str | Path,
-    image: str | Path,
-    x: int,
-    y: int,
-    folder: str | Path,
-    k: int = 10,
-    per_image: int = 1,
-    out: str | Path | None = None,
-    device: str = "auto",
-) -> list[Neighbor]:
-    """The `k` pixels of the images in `folder` that are most like pixel (`x`, `y`) of `image`, the most similar first.
+@dataclass(frozen=True)
+class Query:
+    """What to look for, and where.
 
-    Every cell of every image is compared; nothing is sampled. The query's own image is passed over.
+    Attributes:
+        image: the image that the query pixel lies in.
+        x: column of the query pixel in the upright image, from 0.
+        y: row of the query pixel.
+        folder: the images to search, found recursively. The query's own image is left out.
+        k: the number of neighbours.
+        per_image: the maximum number of neighbours in one image.
+    """
+
+    image: Path
+    x: int
+    y: int
+    folder: Path
+    k: int = 10
+    per_image: int = 1
+
+
+def neighbors(run: str | Path, query: Query, out: Path | None = None, device: str = "auto") -> list[Neighbor]:
+    """Find the pixels that are most similar to a query pixel.
+
+    Every feature cell of every image is compared; nothing is sampled.
 
     Args:
         run: a run's folder.
-        image: the query's image.
-        x: column of the query in pixels of the upright image, from 0.
-        y: row.
-        folder: images, searched recursively.
-        k: how many.
-        per_image: most of one image.
-        out: a .png file for a picture of query and neighbours; beside it a .json file with the same name is written.
+        query: the pixel, the images to search and the number of results.
+        out: a .png file for a picture of the query and its neighbours. A .json file of the same
+            name is written beside it.
         device: where to compute.
 
+    Returns:
+        At most `query.k` neighbours, the most similar first.
+
     Raises:
-        InputError: no such file or pixel, a `k` or `per_image` below 1, or no image to compare with.
+        InputError: a file, folder or pixel does not exist, `k` or `per_image` is below 1, or there
+            is no image to search.
     """
-    folder, image = Path(folder), Path(image)
-    if k < 1 or per_image < 1:
-        raise InputError(f"-k {k}, --per-image {per_image}: give numbers of at least 1")
-    if out is not None and Path(out).suffix.lower() != ".png":
-        raise InputError(f"--out {out}: give a file that ends in .png; a .json file is written beside it")
-    check_file("--out", None if out is None else Path(out))
-    if not folder.is_dir():
-        raise InputError(f"--in {folder}: no such folder; give a folder of images")
+    _check(query, out)
     segmenter = Segmenter.load(run, device)
-    picture = open_image(image)
-    feature = feature_at(segmenter, picture, x, y)
-    paths = [path for path in find_images(folder) if path.resolve() != image.resolve()]
+    picture = open_image(query.image)
+    feature = feature_at(segmenter, picture, query.x, query.y)
+    paths = [path for path in find_images(query.folder) if path.resolve() != query.image.resolve()]
     with Progress() as bars, bars.bar("compare", len(paths)) as advance:
-        found = search(segmenter, feature, _features(segmenter, paths, advance), k, per_image)
-    if not found:
-        raise InputError(f"--in {folder}: holds no image (but the query) that can be read; give another folder")
-    if len(found) < k:
-        log.warning("%d pixels, not %d: there are no more images; raise --per-image to take several of one", len(found), k)
+        results = search(segmenter, feature, _features(segmenter, paths, advance), query.k, query.per_image)
+    if not results:
+        raise InputError(f"--in {query.folder}: has no readable image except the query's; give another folder")
+    if len(results) < query.k:
+        log.warning(
+            "found %d pixels, not %d: there are no more images; raise --per-image to allow several per image",
+            len(results),
+            query.k,
+        )
     if out is not None:
-        name = segmenter.names[int(segmenter.predict(picture)[y, x])]
-        _write(Path(out), Neighbor(str(image), x, y, 1.0, name), found)
-    return found
+        name = segmenter.names[int(segmenter.predict(picture)[query.y, query.x])]
+        _write(out, Neighbor(str(query.image), query.x, query.y, 1.0, name), results)
+    return results
+
+
+def _check(query: Query, out: Path | None) -> None:
+    """Raise `InputError` for what can be checked without opening the run."""
+    if query.k < 1 or query.per_image < 1:
+        raise InputError(f"-k {query.k}, --per-image {query.per_image}: both must be at least 1")
+    if out is not None and out.suffix.lower() != ".png":
+        raise InputError(f"--out {out}: give a file name that ends in .png; a .json file is written beside it")
+    check_file("--out", out)
+    if not query.folder.is_dir():
+        raise InputError(f"--in {query.folder}: no such folder; give a folder of images")
 
 
 def feature_at(segmenter: Segmenter, picture: Image.Image, x: int, y: int) -> Tensor:
-    """(D,) unit-norm feature of the cell that pixel (`x`, `y`) of an upright RGB `picture` lies in. Raises `InputError`."""
+    """(D,) unit-norm feature at pixel (`x`, `y`) of an upright RGB `picture`.
+
+    Raises `InputError` outside the picture.
+    """
     _check_inside(x, y, picture.size)
     return feature_of(segmenter.features(segmenter.to_pixels(picture))[0], picture.size, x, y)
 
 
 def feature_of(z: Tensor, size: tuple[int, int], x: int, y: int) -> Tensor:
-    """(D,) what features `z` (D, h, w) of a picture of `size` (width, height) hold for its pixel. Raises `InputError`."""
+    """The feature (D,) at pixel (`x`, `y`) of a picture of `size` (W, H), from `z` (D, h, w).
+
+    Raises `InputError`.
+    """
     _check_inside(x, y, size)
     return z[:, y * z.shape[1] // size[1], x * z.shape[2] // size[0]]
 
 
 def _check_inside(x: int, y: int, size: tuple[int, int]) -> None:
     if not (0 <= x < size[0] and 0 <= y < size[1]):
-        raise InputError(f"pixel ({x}, {y}) lies outside the picture; it has {size[0]} x {size[1]} pixels")
+        raise InputError(f"pixel ({x}, {y}) lies outside the picture, which has {size[0]} x {size[1]} pixels")
 
 
 Features = tuple[str, tuple[int, int], Tensor]
@@ -116,7 +141,10 @@ Features = tuple[str, tuple[int, int], Tensor]
 
 
 def search(segmenter: Segmenter, feature: Tensor, images: Iterable[Features], k: int, per_image: int) -> list[Neighbor]:
-    """The `k` cells of `images` with the largest cosine to `feature` (D,), at most `per_image` of one image, best first."""
+    """The `k` cells of `images` with the largest cosine similarity to `feature` (D,), best first.
+
+    At most `per_image` of them are in the same image.
+    """
     best: list[Neighbor] = []
     weight, bias = segmenter.classifier
     for path, (height, width), z in images:
@@ -128,12 +156,12 @@ def search(segmenter: Segmenter, feature: Tensor, images: Iterable[Features], k:
             row, column = divmod(cell, z.shape[2])
             x, y = int((column + 0.5) * width / z.shape[2]), int((row + 0.5) * height / z.shape[1])
             best.append(Neighbor(path, x, y, value, name))
-        best = sorted(best, key=lambda n: -n.similarity)[:k]  # stable: of equals the first comes first
+        best = sorted(best, key=lambda n: -n.similarity)[:k]  # a stable sort keeps ties in the order of the images
     return best
 
 
 def _features(segmenter: Segmenter, paths: Sequence[Path], advance: Callable[[int], None]) -> Iterator[Features]:
-    """Features of the images that can be read; the others are warned of."""
+    """Yield the features of each readable image; log a warning for the others."""
     for path, picture in zip(paths, read_ahead(open_or_error, paths, ahead=4), strict=True):
         advance(1)
         if isinstance(picture, UnreadableImageError):
@@ -142,12 +170,12 @@ def _features(segmenter: Segmenter, paths: Sequence[Path], advance: Callable[[in
             yield str(path), (picture.height, picture.width), segmenter.features(segmenter.to_pixels(picture))[0]
 
 
-def _write(out: Path, query: Neighbor, found: Sequence[Neighbor]) -> None:
-    """The picture of query and neighbours, and the same as JSON."""
-    content = {"query": _plain(query), "neighbors": [_plain(neighbor) for neighbor in found]}
+def _write(out: Path, query: Neighbor, results: Sequence[Neighbor]) -> None:
+    """Write the picture of the query and its neighbours, and the same as JSON."""
+    content = {"query": _plain(query), "neighbors": [_plain(neighbor) for neighbor in results]}
     out.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-    shown = [query, *found]
-    titles = ["query", *(f"{n.similarity:.3f} {n.name}" for n in found)]
+    shown = [query, *results]
+    titles = ["query", *(f"{n.similarity:.3f} {n.name}" for n in results)]
     columns = min(_COLUMNS, len(shown))
     font = ImageFont.load_default(_FONT_SIZE)
     height = _SIDE + _FONT_SIZE + 3 * _GAP
@@ -167,8 +195,8 @@ def _plain(neighbor: Neighbor) -> dict[str, Any]:
 
 
 def surroundings(picture: Image.Image, x: int, y: int) -> Image.Image:
-    """The square part of an RGB `picture` around its pixel (`x`, `y`), with a ring about the pixel."""
-    side = max(1, round(_PART * min(picture.size)))
+    """Crop a square around pixel (`x`, `y`) of an RGB `picture`, and mark the pixel by a ring."""
+    side = max(1, round(_CROP_SHARE * min(picture.size)))
     left = min(max(x - side // 2, 0), picture.width - side)
     top = min(max(y - side // 2, 0), picture.height - side)
     part = picture.crop((left, top, left + side, top + side)).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)

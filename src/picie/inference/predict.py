@@ -20,21 +20,23 @@ from picie.runtime.progress import Progress, log
 from picie.version import __version__
 
 _LEGEND = "legend"
-_LABELS = ("classes.toml", "annotations", "stuffthingmaps")  # beside images/ they say that only that holds photos
+_LABELS = ("classes.toml", "annotations", "stuffthingmaps")  # if one is beside images/, only images/ holds photos
 _LEGEND_WIDTH = 640
 
 
 def predict_files(run: str | Path, paths: Sequence[str | Path], out: str | Path, device: str = "auto") -> int:
-    """Segment `paths`, files or folders, into `out`.
+    """Segment `paths`, files or folders, and write the results to `out`.
 
-    For photo.jpg, `out` gets photo.png (an indexed PNG at the photo's own upright size) and photo_overlay.jpg; below them,
-    folders are kept. legend.png shows what colours mean, predictions.json lists files, names and shares of pixels.
+    photo.jpg becomes photo.png, an indexed PNG of the photo's own upright size, and
+    photo_overlay.jpg. The structure of folders is kept. legend.png shows the colours;
+    predictions.json lists the files, names and shares of pixels.
 
     Returns:
         The number of images segmented.
 
     Raises:
-        InputError: no such path, no image, an output folder with other things in it, or nothing that can be read.
+        InputError: a path does not exist or has no image, `out` holds other files, or no image can
+            be read.
     """
     out = Path(out)
     segmenter = Segmenter.load(run, device)
@@ -62,7 +64,7 @@ def predict_files(run: str | Path, paths: Sequence[str | Path], out: str | Path,
             }
     if not entries:
         raise InputError(f"none of the {len(sources)} image files can be read; the first: {next(iter(skipped.values()))}")
-    for problem in skipped.values():  # only now, so that paths without a good image are one line, not hundreds
+    for problem in skipped.values():  # warn at the end, so that paths without any readable image give one line, not hundreds
         log.warning("skipped: %s", problem)
     legend(segmenter.names, segmenter.colors, _LEGEND_WIDTH).save(out / f"{_LEGEND}.png")
     record = {
@@ -78,7 +80,10 @@ def predict_files(run: str | Path, paths: Sequence[str | Path], out: str | Path,
 
 
 def _earlier(out: Path, made_by: dict[str, Any]) -> dict[str, Any]:
-    """The images that `out` holds predictions of already, by the same run and names; there, others would mix colours."""
+    """The images that `out` already has predictions of.
+
+    Raises `InputError` if they have other names or colours.
+    """
     file = out / "predictions.json"
     if not file.is_file():
         return {}
@@ -87,24 +92,27 @@ def _earlier(out: Path, made_by: dict[str, Any]) -> dict[str, Any]:
         images: dict[str, Any] = record["images"]
         same = all(record[key] == value for key, value in made_by.items())
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file}: is not what picie writes; give another --out") from error
+        raise InputError(f"{file}: was not written by picie; give another --out") from error
     if not same:
-        raise InputError(f"--out {out}: holds predictions of another run, or under other names; give another folder")
+        raise InputError(f"--out {out}: holds predictions of another run, or with other names; give another folder")
     return images
 
 
 def _plan(paths: Sequence[Path], out: Path, earlier: Mapping[str, Any]) -> dict[str, Path]:
-    """Output name (no suffix, below `out`) -> image file. Raises `InputError` before anything is written."""
-    found: list[tuple[Path, Path]] = []  # (name below out, file)
+    """Map the output name (relative to `out`, without suffix) to each image.
+
+    Raises `InputError` before anything is written.
+    """
+    found: list[tuple[Path, Path]] = []  # (path relative to out, file)
     for path in paths:
         if not path.exists():
             raise InputError(f"{path}: no such file or folder; give images or folders of images")
         if path.is_dir():
             labelled = (path / "images").is_dir() and any((path / name).exists() for name in _LABELS)
-            folder = path / "images" if labelled else path  # label maps are no photos
+            folder = path / "images" if labelled else path  # do not segment label maps
             files = find_images(folder)
             if not files:
-                raise InputError(f"{folder}: no image file in it or below it; give another folder")
+                raise InputError(f"{folder}: has no image file, also not in its subfolders; give another folder")
             found += [(file.relative_to(folder), file) for file in files]
         else:
             found.append((Path(path.name), path))
@@ -115,13 +123,13 @@ def _plan(paths: Sequence[Path], out: Path, earlier: Mapping[str, Any]) -> dict[
         raise InputError(f"--out {out}: is a file; give a folder")
     if out.is_dir() and any(out.iterdir()) and not (out / "predictions.json").is_file():
         raise InputError(f"--out {out}: holds other files; give a new folder, so that nothing is overwritten")
-    names = {file: name for name, file in found}  # a file that is given twice is one
+    names = {file: name for name, file in found}  # a file that is given twice is predicted once
     stems = Counter(name.with_suffix("").as_posix() for name in names.values())
     taken = {entry["labels"].removesuffix(".png"): source for source, entry in earlier.items()}
     planned: dict[str, Path] = {}
     for file, name in names.items():
         stem = name.with_suffix("").as_posix()
-        if stems[stem] > 1:  # photo.jpg beside photo.png: keep both apart by their suffix
+        if stems[stem] > 1:  # photo.jpg beside photo.png: add the suffix to the name
             stem = f"{stem}_{name.suffix[1:].lower()}"
         unique, number = stem, 2
         while unique in planned or unique == _LEGEND or taken.get(unique, str(file)) != str(file):
@@ -131,7 +139,7 @@ def _plan(paths: Sequence[Path], out: Path, earlier: Mapping[str, Any]) -> dict[
 
 
 def _shares(labels: np.ndarray, segmenter: Segmenter) -> dict[str, float]:
-    """Share of the pixels of each value that occurs, largest first."""
+    """The share of pixels of each value that occurs, largest first."""
     counts = np.bincount(labels.ravel(), minlength=len(segmenter.names)) / labels.size
     order = np.argsort(-counts, kind="stable")
     return {segmenter.names[i]: round(float(counts[i]), 4) for i in order if counts[i] > 0}

@@ -1,4 +1,4 @@
-"""Cells of feature maps: a bounded, seeded sample from many images."""
+"""Random samples of feature cells from many images, bounded in size and reproducible by a seed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from picie.runtime.progress import Progress
 from picie.runtime.rng import permutation
 
 _BATCH = 16
-_VALUES = 2**25  # most numbers in a sample: 128 MB
+_MAX_VALUES = 2**25  # float32 values in a sample: 128 MB
 Load = Callable[[Image.Image], Tensor]
 _Item = tuple[int, Tensor, np.ndarray | None]
 
@@ -32,9 +32,9 @@ class Sample:
     """Feature cells of several images.
 
     Attributes:
-        points: (n, D), as the features are made.
-        images: (n,) int64, which image each point is from.
-        classes: (n,) int64, each point's class; all 0 where labels were not asked for.
+        points: (n, D) features, of the dtype and on the device that they were computed with.
+        images: (n,) int64, the index of each point's image.
+        classes: (n,) int64, each point's class; all 0 if no labels were read.
     """
 
     points: Tensor
@@ -42,59 +42,75 @@ class Sample:
     classes: Tensor
 
 
-def training_images(own: DataConfig, data: str | Path | None = None, dataset: str | None = None) -> Dataset:
-    """The images that a run of the section [data] `own` was trained on, or those in the folder `data`.
+@dataclass(frozen=True)
+class SampleSpec:
+    """What to sample from each image, and how much.
 
-    `dataset` says what that folder is; None: as the run's own, or a plain folder where that takes none. Raises `InputError`.
+    Attributes:
+        load: makes (3, H, W) uint8 of a picture.
+        seed: determines the images and the cells.
+        images: maximum number of images. 4096 take about a minute on a CPU, at 15 ms each.
+        points: maximum number of cells, but at least one per image. A sample also has at most 2^25
+            values, 128 MB.
+        labelled: read the labels, and take only cells that have a class.
+    """
+
+    load: Load
+    seed: int
+    images: int = 2**12
+    points: int = 2**17
+    labelled: bool = False
+
+
+def training_images(config: DataConfig, data: str | Path | None = None, dataset: str | None = None) -> Dataset:
+    """Open the images that a run was trained on, or those in another folder.
+
+    Args:
+        config: the run's section [data].
+        data: a folder to use instead of the run's own.
+        dataset: the dataset that `data` holds. None uses the run's own dataset, or "folder" if
+            that takes no folder.
+
+    Raises:
+        InputError: the images cannot be found.
     """
     if data is not None:
-        name = dataset or (own.name if takes_folder(own.name) else "folder")
-        return open_dataset(own.model_copy(update={"name": name, "root": str(data)}), own.train_split)
-    if own.root is not None and not Path(own.root).exists():
-        raise InputError(f"{own.root}: the run's images are not there any more; give a folder of images, --data DIR")
-    return open_dataset(own, own.train_split)
+        name = dataset or (config.name if takes_folder(config.name) else "folder")
+        return open_dataset(config.model_copy(update={"name": name, "root": str(data)}), config.train_split)
+    if config.root is not None and not Path(config.root).exists():
+        raise InputError(f"{config.root}: the run's images are no longer there; give a folder of images by --data DIR")
+    return open_dataset(config, config.train_split)
 
 
 def centre_square(side: int) -> Load:
-    """How pictures are loaded to be scored: the centre square, `side` pixels a side."""
+    """A loader of the centre square of a picture, `side` pixels a side, as scoring uses it."""
     return lambda image: torch.from_numpy(centre_frame(image, (side, side)))
 
 
 @torch.no_grad()
-def sample_cells(
-    features: Callable[[Tensor], Tensor],
-    dataset: Dataset,
-    load: Load,
-    seed: int,
-    bars: Progress,
-    images: int = 2**12,
-    points: int = 2**17,
-    labelled: bool = False,
-) -> Sample:
-    """An equal number of random cells of each image that can be read, or of so many random images if there are more.
+def sample_cells(features: Callable[[Tensor], Tensor], dataset: Dataset, spec: SampleSpec, bars: Progress) -> Sample:
+    """Sample the same number of random cells from each readable image.
 
-    A cell's class is that of the pixel at its centre, so that small things keep the share in the sample that they have in the
-    pictures.
+    If there are more images than `spec.images`, a random part of them is used.
+
+    The class of a cell is that of the pixel at its centre, so that small objects keep their share
+    of the pixels in the sample.
 
     Args:
         features: makes (B, D, h, w) of (B, 3, H, W) uint8.
         dataset: the images.
-        load: makes (3, H, W) uint8 of a picture.
-        seed: of the choice.
-        bars: shows how far it is.
-        images: most images; 4096 at 15 ms each are a minute on a CPU.
-        points: most cells, at least one of each image; and at most 2^25 numbers, 128 MB.
-        labelled: open the labels, and take only cells that have a class.
+        spec: how to load the images, and how much to sample.
+        bars: shows the progress.
 
     Raises:
-        InputError: no cell at all, or a label that cannot be used.
+        InputError: there is no cell at all, or a label cannot be used.
     """
-    chosen = np.sort(permutation(len(dataset), seed, "sampled images")[:images])
+    chosen = np.sort(permutation(len(dataset), spec.seed, "sampled images")[: spec.images])
     ignore = dataset.classes.ignore if dataset.classes is not None else -1
 
     def read(index: int) -> tuple[Tensor, np.ndarray | None] | None:
         try:
-            return load(dataset.image(index)), dataset.label(index) if labelled else None
+            return spec.load(dataset.image(index)), dataset.label(index) if spec.labelled else None
         except UnreadableImageError:
             return None
 
@@ -106,19 +122,19 @@ def sample_cells(
                 size = (z.shape[1], z.shape[2])
                 values = np.zeros(size, np.int64) if label is None else centre_label(label, size)
                 usable = np.flatnonzero(values != ignore)
-                share = max(1, min(points, _VALUES // len(z)) // len(chosen))
-                picked = usable[permutation(len(usable), seed, "sampled cells", index)[:share]]
+                share = max(1, min(spec.points, _MAX_VALUES // len(z)) // len(chosen))
+                picked = usable[permutation(len(usable), spec.seed, "sampled cells", index)[:share]]
                 cells.append(z.flatten(1).T[torch.from_numpy(picked).to(z.device)])
                 owners.append(np.full(len(picked), index, dtype=np.int64))
                 classes.append(torch.from_numpy(values.ravel()[picked].astype(np.int64)))
             advance(len(batch))
     if not sum(map(len, cells)):
-        raise InputError("no cell can be sampled: none of the images can be read, or no pixel has a class; give others")
+        raise InputError("no cell can be sampled: no image can be read, or no pixel has a class; give other images")
     return Sample(torch.cat(cells), np.concatenate(owners), torch.cat(classes).to(cells[0].device))
 
 
 def _batches(items: Iterable[_Item]) -> Iterator[list[_Item]]:
-    """Consecutive items whose pixels are of one size, at most 16."""
+    """Group consecutive items whose pixels have the same size, at most 16 in a group."""
     batch: list[_Item] = []
     for item in items:
         if batch and (len(batch) == _BATCH or batch[0][1].shape != item[1].shape):
@@ -130,15 +146,18 @@ def _batches(items: Iterable[_Item]) -> Iterator[list[_Item]]:
 
 
 def sample_predicted(segmenter: Segmenter, dataset: Dataset, bars: Progress, images: int, points: int) -> Sample:
-    """A sample of unit-norm features of whole pictures, as `predict` sees them. Raises `InputError`."""
+    """Sample unit-norm features of whole pictures at the size that `predict` computes them.
+
+    Raises `InputError`.
+    """
 
     def whole(image: Image.Image) -> Tensor:
         return segmenter.to_pixels(image)[0]
 
-    return sample_cells(segmenter.features, dataset, whole, segmenter.config.seed, bars, images, points)
+    return sample_cells(segmenter.features, dataset, SampleSpec(whole, segmenter.config.seed, images, points), bars)
 
 
 def classify(points: Tensor, weight: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-    """(n,) clusters and scores of `points` (n, D)."""
+    """The (n,) clusters and scores of `points` (n, D) under (K, D) weights and (K,) offsets."""
     scores, clusters = torch.addmm(offset.to(points), points, weight.T.to(points)).max(1)
     return clusters, scores

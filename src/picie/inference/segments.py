@@ -1,6 +1,7 @@
-"""What the values of a label map mean: segments, each with a name, a colour and the clusters that make it up.
+"""The meaning of the values of a label map: segments with names, colours and clusters.
 
-Nothing here knows of networks or files of runs; every change gives new `Segments`, or raises and leaves the old ones.
+This module does not depend on networks or runs. `Segments` are immutable: a change returns new
+ones or raises an error.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from picie.display.colors import is_hex, palette, rgb_to_hex
 from picie.errors import InputError, nearest
 
 _AUTOMATIC = re.compile(r"cluster \d+(\.\d+)*")
-_LONGEST = 200  # characters of a name
+_MAX_NAME = 200  # characters
 Reference = int | str
-"""A segment, by its value or by its name."""
+"""A segment, given by its value or its name."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,12 @@ class Segments:
     """V segments made of K clusters.
 
     Attributes:
-        names: V names, by value; no two are equal.
-        colors: V colours as "#rrggbb".
-        assignment: (K,) each cluster's value; a value without a cluster is a class that nothing is predicted as.
-        user_defined: whether a person had a say in them; then they go before the names of an evaluation.
+        names: V different names, indexed by value.
+        colors: V colours as "#rrggbb", indexed by value.
+        assignment: (K,) the value of each cluster. A value without a cluster is a class that is
+            never predicted.
+        user_defined: whether a user changed them. If so, they take precedence over the names of an
+            evaluation.
     """
 
     names: tuple[str, ...]
@@ -43,26 +46,26 @@ class Segments:
 
     @staticmethod
     def plain(k: int) -> Segments:
-        """Each of `k` clusters by its number."""
+        """One segment for each of `k` clusters, named by its number."""
         return Segments(tuple(f"cluster {i}" for i in range(k)), tuple(map(rgb_to_hex, palette(k))), tuple(range(k)))
 
     @staticmethod
     def matched(classes: ClassMap, assignment: np.ndarray) -> Segments:
-        """The `classes`, then the clusters that are UNMATCHED in `assignment` (K,), the matching of an evaluation."""
-        left, colors = np.flatnonzero(assignment == UNMATCHED), palette(len(assignment))
+        """The `classes`, then one segment per cluster that is UNMATCHED in `assignment` (K,)."""
+        unmatched, colors = np.flatnonzero(assignment == UNMATCHED), palette(len(assignment))
         values = assignment.copy()
-        values[left] = len(classes) + np.arange(len(left))
-        own = [f"cluster {i}" for i in left]
-        names = (*classes.names, *(f"{name} (no class)" if name in classes.names else name for name in own))
-        return Segments(names, (*classes.colors, *(rgb_to_hex(colors[i]) for i in left)), tuple(values.tolist()))
+        values[unmatched] = len(classes) + np.arange(len(unmatched))
+        automatic = [f"cluster {i}" for i in unmatched]
+        names = (*classes.names, *(f"{name} (no class)" if name in classes.names else name for name in automatic))
+        return Segments(names, (*classes.colors, *(rgb_to_hex(colors[i]) for i in unmatched)), tuple(values.tolist()))
 
     @staticmethod
     def of(state: Mapping[str, Any]) -> Segments:
-        """What `state` gave."""
+        """The segments that `state()` described."""
         return Segments(tuple(state["names"]), tuple(state["colors"]), tuple(state["assignment"]), state["user_defined"])
 
     def state(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint."""
+        """The segments as plain values, for a checkpoint."""
         lists = {key: list(getattr(self, key)) for key in ("names", "colors", "assignment")}
         return {**lists, "user_defined": self.user_defined}
 
@@ -70,11 +73,11 @@ class Segments:
         return len(self.names)
 
     def clusters(self, value: int) -> list[int]:
-        """The clusters of a segment, rising."""
-        return [cluster for cluster, own in enumerate(self.assignment) if own == value]
+        """The clusters of a segment, in ascending order."""
+        return [cluster for cluster, assigned in enumerate(self.assignment) if assigned == value]
 
     def find(self, reference: Reference) -> int:
-        """The value of a segment. Raises `InputError` for a number or name that is not there."""
+        """The value of a segment. Raises `InputError` if there is no such number or name."""
         text = str(reference).strip()
         if re.fullmatch(r"[0-9]+", text):
             if int(text) >= len(self):
@@ -85,53 +88,67 @@ class Segments:
         return self.names.index(text)
 
     def renamed(self, changes: Mapping[Reference, tuple[str, str]]) -> Segments:
-        """Other names and colours.
+        """Change names and colours.
 
         Args:
-            changes: segment -> (name, "#rrggbb"), where "" keeps what is there.
+            changes: segment -> (name, "#rrggbb"), where "" leaves the name or colour unchanged.
+
+        Raises:
+            InputError: a segment does not exist or is listed twice, or a name or colour is not
+                valid.
         """
         names, colors = list(self.names), list(self.colors)
         seen: set[int] = set()
         for reference, (name, color) in changes.items():
             value = self.find(reference)
             if value in seen:
-                raise InputError(f"{reference}: is named twice; name each segment once")
+                raise InputError(f"{reference}: is listed twice; name each segment once")
             seen.add(value)
             names[value], colors[value] = check_name(name) if name else names[value], check_color(color or colors[value])
         return replace(self, names=tuple(names), colors=tuple(colors), user_defined=True)
 
     def merged(self, groups: Sequence[tuple[Iterable[Reference], str, str]]) -> Segments:
-        """Several segments as one, which takes the place of the lowest of them; the values after it move up.
+        """Merge groups of segments.
+
+        A merged segment takes the lowest value of its group; later values move up.
 
         Args:
-            groups: (segments, name, "#rrggbb") of each; where name or colour is "", that of the first segment listed stays.
+            groups: (segments, name, "#rrggbb") for each group. "" takes the name or colour of the
+                first segment listed.
+
+        Raises:
+            InputError: a segment does not exist or is in two groups, or a name or colour is not
+                valid.
         """
         names, colors, target = list(self.names), list(self.colors), np.arange(len(self))
-        taken: set[int] = set()
+        merged: set[int] = set()
         for references, name, color in groups:
             values = list(dict.fromkeys(self.find(reference) for reference in references))
             if len(values) < 2:
-                raise InputError(f"--merge of {', '.join(map(str, references))}: give two segments or more")
-            if taken & set(values):
-                raise InputError(f"{self.names[min(taken & set(values))]!r}: is merged twice; list it once")
-            taken |= set(values)
+                raise InputError(f"--merge {','.join(map(str, references))}: give at least two segments")
+            if merged & set(values):
+                raise InputError(f"{self.names[min(merged & set(values))]!r}: is merged twice; list it once")
+            merged |= set(values)
             lowest = min(values)
             target[values] = lowest
             names[lowest] = check_name(name) if name else self.names[values[0]]
             colors[lowest] = check_color(color or self.colors[values[0]])
-        kept = np.flatnonzero(target == np.arange(len(self)))
-        moved = np.searchsorted(kept, target)
-        return Segments(
-            tuple(names[v] for v in kept), tuple(colors[v] for v in kept), tuple(int(moved[v]) for v in self.assignment), True
-        )
+        remaining = np.flatnonzero(target == np.arange(len(self)))
+        value_of = np.searchsorted(remaining, target)
+        assignment = tuple(int(value_of[v]) for v in self.assignment)
+        return Segments(tuple(names[v] for v in remaining), tuple(colors[v] for v in remaining), assignment, True)
 
     def split(self, value: int, parts: Sequence[int], k: int) -> Segments:
-        """The segment `value` in n parts: the first in its place, the others as the last values.
+        """Split the segment `value` into n parts.
+
+        The first part keeps its value; the others become the last values.
 
         Args:
             value: the segment.
-            parts: of each of its clusters, one after the other, and of each cluster from the old K on, its part in 0..n-1.
-            k: number of clusters from now on.
+            parts: the part, in 0..n-1, of each of its clusters in ascending order, then of each
+                new cluster.
+            k: the number of clusters after the split; the new clusters are those from the old K
+                on.
         """
         n = max(parts) + 1
         if not self.user_defined and self == Segments.plain(len(self.assignment)):
@@ -141,51 +158,59 @@ class Segments:
         changed = [*self.clusters(value), *range(len(self.assignment), k)]
         for cluster, part in zip(changed, parts, strict=True):
             assignment[cluster] = values[part]
-        named = [f"{self.names[value]}.{i + 1}" for i in range(n)]
-        names = [*self.names, *named[1:]]
-        names[value] = named[0]
-        spare = [color for color in map(rgb_to_hex, palette(len(self) + n)) if color not in self.colors]
-        return Segments(tuple(names), (*self.colors, *spare[: n - 1]), tuple(assignment), True)
+        part_names = [f"{self.names[value]}.{i + 1}" for i in range(n)]
+        names = [*self.names, *part_names[1:]]
+        names[value] = part_names[0]
+        unused = [color for color in map(rgb_to_hex, palette(len(self) + n)) if color not in self.colors]
+        return Segments(tuple(names), (*self.colors, *unused[: n - 1]), tuple(assignment), True)
 
     def checked(self) -> Segments:
-        """Itself. Raises `InputError` if two segments have one name."""
+        """Return the segments unchanged. Raises `InputError` if two of them have the same name."""
         for name in self.names:
             same = [value for value, other in enumerate(self.names) if other == name]
             if len(same) > 1:
                 listed = ",".join(map(str, same))
-                raise InputError(f"{name!r}: is the name of {len(same)} segments; merge them: --merge {listed}='{name}'")
+                raise InputError(f"{name!r}: is the name of {len(same)} segments; merge them by --merge {listed}='{name}'")
         return self
 
 
 def joint_name(names: Sequence[str]) -> str:
-    """A name for segments that are merged unasked: their given names, joined; without any, the first.
+    """The name of segments that are merged without a new name.
+
+    It joins the names that users gave, or else is the first name.
 
     >>> joint_name(["cluster 1", "road", "kerb"])
     'road + kerb'
     """
-    given = [name for name in names if not _AUTOMATIC.fullmatch(name)]
-    return " + ".join(given) or names[0]
+    user_given = [name for name in names if not _AUTOMATIC.fullmatch(name)]
+    return " + ".join(user_given) or names[0]
 
 
 def check_name(name: str) -> str:
-    """`name` without spaces around it. Raises `InputError` if it is empty, too long, a number, or cannot be printed."""
+    """Return `name` without surrounding spaces.
+
+    Raises `InputError` if it is empty, too long, a number, or not printable.
+    """
     name = name.strip()
-    if len(name) > _LONGEST:
-        raise InputError(f"{name[:20]!r}...: is a name of {len(name)} characters; give one of at most {_LONGEST}")
+    if len(name) > _MAX_NAME:
+        raise InputError(f"{name[:20]!r}...: the name has {len(name)} characters; give one of at most {_MAX_NAME}")
     if not name or not name.isprintable() or re.fullmatch(r"[0-9]+", name):
-        raise InputError(f"{name!r}: is no name; give a word or more in one line, not a number alone")
+        raise InputError(f"{name!r}: is not a valid name; give one or more words in one line, not only a number")
     return name
 
 
 def check_color(color: str) -> str:
-    """`color` in small letters. Raises `InputError` if it is no "#rrggbb"."""
+    """Return `color` in lower case. Raises `InputError` unless it has the form "#rrggbb"."""
     if not is_hex(color):
-        raise InputError(f"{color!r}: is no colour; write #rrggbb, e.g. #0000ff")
+        raise InputError(f"{color!r}: is not a colour; write #rrggbb, e.g. #0000ff")
     return color.lower()
 
 
 def write_file(path: Path, segments: Segments, clusters: str) -> None:
-    """Write `segments` as TOML that a person can edit and `read_file` reads; `clusters` is a fingerprint of the clusters."""
+    """Write `segments` to a TOML file that a user can edit.
+
+    `clusters` is a fingerprint of the run's clusters.
+    """
     rows = [
         {"name": name, "color": color, "clusters": segments.clusters(value)}
         for value, (name, color) in enumerate(zip(segments.names, segments.colors, strict=True))
@@ -194,38 +219,44 @@ def write_file(path: Path, segments: Segments, clusters: str) -> None:
 
 
 def read_file(path: Path, k: int, clusters: str) -> Segments:
-    """The segments in a file, for `k` clusters of the fingerprint `clusters`; those that it does not list follow by number.
+    """Read a file of segments.
+
+    Args:
+        path: a file that `write_file` wrote, or a user. Clusters that it does not list follow,
+            named by their numbers.
+        k: the run's number of clusters.
+        clusters: the fingerprint of the run's clusters.
 
     Raises:
-        InputError: not such a file, or one for another number of clusters.
+        InputError: the file has other content, or was made for other clusters.
     """
     content = read_toml(path)
     rows = content.get("segments")
     if set(content) - {"k", "of", "segments"} or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise InputError(f"{path}: is no file of names; it holds k and [[segments]] with name, color and clusters")
+        raise InputError(f"{path}: is not a file of names; such a file has k, and [[segments]] with name, color and clusters")
     if content.get("k", k) != k:
         raise InputError(
-            f"{path}: is for {content['k']} clusters, and the run has {k}; names belong to the clusters they were given to"
+            f"{path}: was made for {content['k']} clusters, and the run has {k}; names are valid only for their own clusters"
         )
     if content.get("of", clusters) != clusters:
         raise InputError(
-            f"{path}: is for other clusters than the run has now (after --split, --k or training); without its line "
-            "'of = ...' it is taken for these"
+            f"{path}: was made for other clusters than the run has now (after --split, --k or training); remove its line "
+            "'of = ...' to use it for these"
         )
     assignment, automatic = [-1] * k, Segments.plain(k)
     names: list[str] = []
     colors: list[str] = []
     for row in rows:
-        clusters = row.get("clusters")
-        if set(row) - {"name", "color", "clusters"} or not isinstance(row.get("name"), str) or not isinstance(clusters, list):
-            raise InputError(f'{path}: segment {len(names)}: give name = "...", clusters = [...] and, if wanted, color')
-        for cluster in clusters:
+        own = row.get("clusters")
+        if set(row) - {"name", "color", "clusters"} or not isinstance(row.get("name"), str) or not isinstance(own, list):
+            raise InputError(f'{path}: segment {len(names)}: give name = "...", clusters = [...] and optionally color')
+        for cluster in own:
             if type(cluster) is not int or not 0 <= cluster < k or assignment[cluster] != -1:
-                raise InputError(f"{path}: {row['name']!r}: cluster {cluster!r} is not in 0..{k - 1}, or listed twice")
+                raise InputError(f"{path}: {row['name']!r}: cluster {cluster!r} is not in 0..{k - 1}, or is listed twice")
             assignment[cluster] = len(names)
-        own = automatic.colors[clusters[0]] if clusters else "#000000"
+        default = automatic.colors[own[0]] if own else "#000000"
         names.append(check_name(row["name"]))
-        colors.append(check_color(str(row.get("color", own))))
+        colors.append(check_color(str(row.get("color", default))))
     for cluster in [c for c in range(k) if assignment[c] == -1]:
         assignment[cluster] = len(names)
         names.append(automatic.names[cluster])

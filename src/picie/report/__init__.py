@@ -1,13 +1,16 @@
-"""`picie report`: a run on one page of HTML that needs no other file, no network and no script.
+"""`picie report`: one HTML page about a run.
 
-subject           the run, opened, and a note for everything that cannot be had
+The page needs no other file, no network and no script.
+
+subject           opens the run and notes everything that is missing
 examples          image | prediction | overlay | label
-score_tables      a row a class, the confusion matrix before and after matching
+score_tables      one row per class, the confusion matrix before and after matching
 contact_sheets    what each cluster looks like
-curves, charts    losses, k-means and scores by epoch
+curves            losses, k-means and scores by epoch
 view_pairs        invariance and equivariance
 settings          options, versions, machine
-pictures          data URIs;  templates/ is the page
+pictures          images as data URIs
+templates/        the page itself
 """
 
 from __future__ import annotations
@@ -19,10 +22,9 @@ from pathlib import Path
 import jinja2
 
 from picie.config import to_toml
-from picie.display.charts import HEIGHT, WIDTH
 from picie.display.colors import rgb_to_hex
 from picie.report.contact_sheets import gather_sheets
-from picie.report.curves import epoch_curves, epoch_table
+from picie.report.curves import epoch_charts, epoch_table
 from picie.report.examples import UNLABELLED, Example, gather_examples
 from picie.report.score_tables import class_rows, confusion_matrices
 from picie.report.settings import changed_options, environment
@@ -43,49 +45,51 @@ def write_report(
     device: str = "auto",
     evaluation: Evaluation | None = None,
 ) -> Path:
-    """Show a run on one page: curves, examples, scores, what each cluster looks like, both views, and its settings.
+    """Write one HTML page about a run: curves, examples, scores, clusters, views and settings.
 
-    What cannot be had (labels, images that have moved, an epoch) is left out, and the page says so.
+    Whatever is not available (labels, images that have moved, an epoch) is left out, and the page
+    says so.
 
     Args:
         run: a run's folder or checkpoint file.
-        out: the page; none: report.html in the run's folder.
-        data: where the run's dataset lies now; none: where it lay.
+        out: the file to write. None writes report.html in the run's folder.
+        data: the folder that holds the run's dataset now. None uses the folder that the run was
+            trained on.
         device: where to compute.
-        evaluation: the run's scores, if they are known already; otherwise it is scored.
+        evaluation: the run's scores, if they are known already. None evaluates the run.
 
     Returns:
-        The page's path.
+        The path of the page.
 
     Raises:
-        InputError: no such run or data, or an `out` that cannot be a file.
+        InputError: `run` or `data` does not exist, or `out` cannot be a file.
     """
-    began = time.perf_counter()
+    start = time.perf_counter()
     path = Path(out) if out is not None else find_checkpoint(run).parent / FILE_NAME
     check_file("--out", path)
     subject = open_subject(run, data, device, evaluation)
-    page = _render(subject, began)
-    write_atomically(path, lambda file: file.write(page.encode("utf-8", "replace")))  # names of files may be no Unicode
+    page = _render(subject, start)
+    write_atomically(path, lambda file: file.write(page.encode("utf-8", "replace")))  # file names may not be valid Unicode
     return path
 
 
-def _render(subject: Subject, began: float) -> str:
-    shown = gather_examples(subject)
-    sheets, looked_at = gather_sheets(subject)
+def _render(subject: Subject, start: float) -> str:
+    examples = gather_examples(subject)
+    sheets, n_sheet_images = gather_sheets(subject)
     content = {
         "title": subject.folder.absolute().name,
         "config": subject.config,
         "summary": _summary(subject),
-        "charts": epoch_curves(subject.metrics),
+        "charts": epoch_charts(subject.metrics),
         "metrics": epoch_table(subject.metrics),
-        "examples": shown,
+        "examples": examples,
         "legend": _legend(subject),
-        "label_legend": _label_legend(subject, shown),
+        "label_legend": _label_legend(subject, examples),
         "result": subject.evaluation,
         "class_rows": class_rows(subject.evaluation) if subject.evaluation else [],
         "matrices": confusion_matrices(subject.evaluation) if subject.evaluation else [],
         "sheets": sheets,
-        "looked_at": looked_at,
+        "n_sheet_images": n_sheet_images,
         "views": gather_views(subject),
         "changed": changed_options(subject.config),
         "toml": to_toml(subject.config),
@@ -93,22 +97,21 @@ def _render(subject: Subject, began: float) -> str:
         "skipped": subject.record.get("skipped", {}),
         "notes": subject.notes,
         "version": __version__,
-        "chart_size": (WIDTH, HEIGHT),
     }
     loader = jinja2.PackageLoader("picie.report")
     templates = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    return templates.get_template("report.html").render(content, seconds=time.perf_counter() - began)
+    return templates.get_template("report.html").render(content, seconds=time.perf_counter() - start)
 
 
 def _summary(subject: Subject) -> list[tuple[str, str]]:
-    """The run in a few numbers."""
+    """(name, value) of the few numbers at the top of the page."""
     config, record = subject.config, subject.record
     latest = subject.metrics[-1] if subject.metrics else {}
     scores = subject.evaluation.to_dict() if subject.evaluation is not None else latest
-    done = f"{subject.state['epoch']} of {config.train.epochs}" if config.train.epochs else "none: not trained"
-    numbers = [("clusters", _clusters(subject)), ("epochs", done)]
+    epochs = f"{subject.state['epoch']} of {config.train.epochs}" if config.train.epochs else "none: not trained"
+    numbers = [("clusters", _clusters(subject)), ("epochs", epochs)]
     if "images" in record:
         numbers.append(("images", f"{record['images']:,}"))
     if "accuracy" in scores:
@@ -120,7 +123,7 @@ def _summary(subject: Subject) -> list[tuple[str, str]]:
 
 
 def _clusters(subject: Subject) -> str:
-    """How many clusters predict, and how many were trained where those are others."""
+    """The number of clusters in use, and the number trained where it differs."""
     trained = subject.config.cluster.k
     k = trained if subject.segmenter is None else subject.segmenter.k
     return str(k) if k == trained else f"{k}, trained with {trained}"
@@ -131,16 +134,16 @@ def _percent(value: float | None) -> str:
 
 
 def _legend(subject: Subject) -> list[tuple[str, str]]:
-    """(name, "#rrggbb") of every value of a predicted map."""
+    """(name, "#rrggbb") of every value in a predicted label map."""
     segmenter = subject.segmenter
     return [] if segmenter is None else [(n, rgb_to_hex(c)) for n, c in zip(segmenter.names, segmenter.colors, strict=True)]
 
 
-def _label_legend(subject: Subject, shown: Sequence[Example]) -> list[tuple[str, str]]:
-    """What the predictions' legend does not say of the labels: classes that no value carries, and unlabelled pixels."""
+def _label_legend(subject: Subject, examples: Sequence[Example]) -> list[tuple[str, str]]:
+    """The colours of labels that are missing in the predictions' legend."""
     classes = subject.labelled.classes if subject.labelled is not None else None
     if classes is None:
         return []
     entries = list(zip(classes.names, (color.lower() for color in classes.colors), strict=True))
     missing = [] if set(entries) <= set(_legend(subject)) else entries
-    return [*missing, ("not labelled", rgb_to_hex(UNLABELLED))] if any(example.unlabelled for example in shown) else missing
+    return [*missing, ("not labelled", rgb_to_hex(UNLABELLED))] if any(example.unlabelled for example in examples) else missing

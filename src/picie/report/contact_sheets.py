@@ -1,4 +1,4 @@
-"""A contact sheet for each name of a map: where it is found most surely, how much of the pictures it is, its mean colour."""
+"""Contact sheets: the most typical places of each value of a label map."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from picie.report.subject import Subject
 from picie.runtime.checkpoint import centroids_in_use
 from picie.runtime.rng import permutation
 
-_IMAGES = 120  # looked at
-_MOST_CROPS, _CROPS_IN_ALL = 8, 480  # of one name, and of all of them: they are what the page weighs
-_MOST_SHEETS = 256
-_SIDE = 112  # pixels of a crop in the page
-_PART = 0.45  # of the picture's short side that a crop shows
+_IMAGES = 120  # images that the sheets are made from
+_MAX_CROPS, _MAX_TOTAL_CROPS = 8, 480  # per value, and on the whole page, whose size they determine
+_MAX_SHEETS = 256
+_CROP_SIZE = 112  # pixels of a crop's side on the page
+_CROP_SHARE = 0.45  # share of the picture's short side that a crop shows
 _PALE = (168, 168, 168)
-_KEPT = 256  # short side of the pictures that crops are cut from
+_REDUCED_SIZE = 256  # short side of the pictures that crops are cut from
 
 
 @dataclass(frozen=True)
 class ContactSheet:
-    """What one value of a predicted map looks like.
+    """What one value of a predicted label map looks like.
 
     Attributes:
         name: the value's name.
-        color: its "#rrggbb" in maps.
+        color: its "#rrggbb" in label maps.
         clusters: the clusters that have this value.
-        share: its share of the pixels of the images looked at, in [0, 1].
-        mean: "#rrggbb", the mean colour of these pixels; None where there are none.
-        crops: its most typical places, at most one an image, best first.
+        share: its share of the pixels of the sampled images, in [0, 1].
+        mean: "#rrggbb", the mean colour of these pixels; None if there are none.
+        crops: its most typical places, at most one per image, best first.
     """
 
     name: str
@@ -52,8 +52,15 @@ class ContactSheet:
 
 
 @dataclass
-class _Found:
-    """What the images tell of one value: pixels, their colours' sum, and (score, image, cell) of the best place of each."""
+class _ValueStats:
+    """Statistics of one value.
+
+    Attributes:
+        color: (3,) sum over the images of the mean colour of the value's pixels, weighted by their
+            share.
+        area: sum over the images of the value's share of the cells.
+        places: (score, image, row, column) of the best cell of each image.
+    """
 
     color: np.ndarray = field(default_factory=lambda: np.zeros(3))
     area: float = 0.0
@@ -61,8 +68,8 @@ class _Found:
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """An image looked at: its name, picture (reduced), and (h, w) values of its cells."""
+class _SampledImage:
+    """A sampled image: its name, its reduced picture, and the (h, w) values of its cells."""
 
     name: str
     picture: Image.Image
@@ -70,45 +77,48 @@ class _Seen:
 
 
 def gather_sheets(subject: Subject) -> tuple[list[ContactSheet], int]:
-    """The sheets of all values, largest share first, and the number of images that they were made from."""
+    """The sheets of all values, largest share first, and the number of images sampled for them."""
     if subject.segmenter is None or subject.images is None:
         return [], 0
     segmenter, directions = subject.segmenter, F.normalize(centroids_in_use(subject.state), dim=1)
     order = permutation(len(subject.images), subject.config.seed, "report sheets")[:_IMAGES]
-    found = [_Found() for _ in segmenter.names]
-    seen: list[_Seen] = []
+    stats = [_ValueStats() for _ in segmenter.names]
+    sampled: list[_SampledImage] = []
     for index, image in readable(subject.images, order):
         values, scores = _cells(segmenter, directions, image)
-        _add(found, len(seen), image, values, scores)
-        seen.append(_Seen(subject.images.name(index), _reduced(image), values))
-    if not seen:
+        _add(stats, len(sampled), image, values, scores)
+        sampled.append(_SampledImage(subject.images.name(index), _reduced(image), values))
+    if not sampled:
         subject.notes.append("No crops: none of the training images can be read.")
         return [], 0
-    ranked = sorted(range(len(found)), key=lambda value: -found[value].area)[:_MOST_SHEETS]
-    most = max(2, min(_MOST_CROPS, _CROPS_IN_ALL // len(ranked)))
-    return [_sheet(segmenter, value, found[value], seen, most) for value in ranked], len(seen)
+    ranked = sorted(range(len(stats)), key=lambda value: -stats[value].area)[:_MAX_SHEETS]
+    max_crops = max(2, min(_MAX_CROPS, _MAX_TOTAL_CROPS // len(ranked)))
+    return [_sheet(segmenter, value, stats[value], sampled, max_crops) for value in ranked], len(sampled)
 
 
-def _sheet(segmenter: Segmenter, value: int, found: _Found, seen: list[_Seen], most: int) -> ContactSheet:
-    name, places = segmenter.names[value], sorted(found.places, reverse=True)[:most]
+def _sheet(segmenter: Segmenter, value: int, stats: _ValueStats, sampled: list[_SampledImage], max_crops: int) -> ContactSheet:
+    name, places = segmenter.names[value], sorted(stats.places, reverse=True)[:max_crops]
     return ContactSheet(
         name,
         rgb_to_hex(segmenter.colors[value]),
         [int(i) for i in np.flatnonzero(segmenter.value_of_cluster == value)],
-        found.area / len(seen),
-        _hex(found.color / found.area) if found.area else None,
-        [_crop(seen[index], value, y, x, name) for _, index, y, x in places],
+        stats.area / len(sampled),
+        _hex(stats.color / stats.area) if stats.area else None,
+        [_crop(sampled[index], value, y, x, name) for _, index, y, x in places],
     )
 
 
 @torch.inference_mode()
 def _cells(segmenter: Segmenter, directions: Tensor, image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
-    """(h, w) value and score of each feature cell; the score is the cosine to the centroid of the cell's cluster.
+    """The (h, w) value and score of each feature cell.
 
-    The logit would not do: those of the parts of a split cluster are nearly their parent's.
+    The score is the cosine to the centroid of the cell's cluster.
+
+    The logit is not a usable score: the logits of the parts of a split cluster are almost equal to
+    the parent's.
 
     Args:
-        segmenter: what predicts.
+        segmenter: computes the features and the clusters.
         directions: (K, D) unit-norm centroids of its clusters.
         image: an RGB picture.
     """
@@ -118,43 +128,47 @@ def _cells(segmenter: Segmenter, directions: Tensor, image: Image.Image) -> tupl
     return segmenter.values(clusters.cpu().numpy()), scores.cpu().numpy()
 
 
-def _add(found: list[_Found], index: int, image: Image.Image, values: np.ndarray, scores: np.ndarray) -> None:
-    """Take down what image number `index` shows; each image counts as much as any other, whatever its size."""
+def _add(stats: list[_ValueStats], index: int, image: Image.Image, values: np.ndarray, scores: np.ndarray) -> None:
+    """Add image number `index` to the statistics.
+
+    Every image has the same weight, whatever its size.
+    """
     h, w = values.shape
-    colors = np.asarray(image.resize((w, h), Image.Resampling.BOX)).reshape(-1, 3).astype(float)  # the mean of each cell
+    colors = np.asarray(image.resize((w, h), Image.Resampling.BOX)).reshape(-1, 3).astype(float)  # mean colour of each cell
     flat = values.ravel()
     for value in np.unique(flat):
         inside = flat == value
         best = int(np.where(inside, scores.ravel(), -np.inf).argmax())
-        entry = found[value]
+        entry = stats[value]
         entry.area += inside.mean()
         entry.color += colors[inside].sum(0) / len(flat)
         entry.places.append((float(scores.ravel()[best]), index, best // w, best % w))
 
 
 def _reduced(image: Image.Image) -> Image.Image:
-    height, width = whole_size(image.height, image.width, min(_KEPT, min(image.size)), max_long=8 * _KEPT)
+    height, width = whole_size(image.height, image.width, min(_REDUCED_SIZE, min(image.size)), max_long=8 * _REDUCED_SIZE)
     return image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
 
 
-def _crop(seen: _Seen, value: int, y: int, x: int, name: str) -> Picture:
-    """A square about cell (y, x): the pixels of `value` as they are, others pale and grey, and the cell framed."""
-    picture, (h, w) = seen.picture, seen.values.shape
-    mask = Image.fromarray(((seen.values == value) * 255).astype(np.uint8)).resize(picture.size, Image.Resampling.NEAREST)
+def _crop(sampled: _SampledImage, value: int, y: int, x: int, name: str) -> Picture:
+    """A square around cell (y, x), framed; pixels of other values are pale and grey."""
+    picture, (h, w) = sampled.picture, sampled.values.shape
+    mask = Image.fromarray(((sampled.values == value) * 255).astype(np.uint8))
+    mask = mask.resize(picture.size, Image.Resampling.NEAREST)
     grey = Image.blend(picture.convert("L").convert("RGB"), Image.new("RGB", picture.size, _PALE), 0.65)
     paled = Image.composite(picture, grey, mask)
-    side = min(min(picture.size), max(8.0, _PART * min(picture.size)))
+    side = min(min(picture.size), max(8.0, _CROP_SHARE * min(picture.size)))
     centre = ((x + 0.5) / w * picture.width, (y + 0.5) / h * picture.height)
     left, top = (min(max(0.0, c - side / 2), end - side) for c, end in zip(centre, picture.size, strict=True))
-    crop = paled.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
-    scale = _SIDE / side
+    crop = paled.resize((_CROP_SIZE, _CROP_SIZE), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+    scale = _CROP_SIZE / side
     reach = [max(4.0, scale * extent / 2) for extent in (picture.width / w, picture.height / h)]
     at = [(c - start) * scale for c, start in zip(centre, (left, top), strict=True)]
     draw = ImageDraw.Draw(crop)
     for grow, color in ((1, "black"), (0, "#ffd21f")):
         corners = (at[0] - reach[0] - grow, at[1] - reach[1] - grow, at[0] + reach[0] + grow, at[1] + reach[1] + grow)
         draw.rectangle(corners, outline=color)
-    return Picture(seen.name, jpeg_uri(crop), f"{name} in {seen.name}")
+    return Picture(sampled.name, jpeg_uri(crop), f"{name} in {sampled.name}")
 
 
 def _hex(color: np.ndarray) -> str:

@@ -1,11 +1,12 @@
-"""What the epochs' lines of metrics come to: curves, and the numbers behind them."""
+"""The metrics of a run's epochs: charts, and a table of the same numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from picie.display.charts import Chart, line_chart
+from picie.display.charts import line_chart
 
 _LOSSES = {
     "loss": "loss",
@@ -17,8 +18,20 @@ _LOSSES = {
 }
 
 
-def epoch_curves(metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
-    """The charts of a run's lines of metrics, of those with two epochs or more."""
+@dataclass(frozen=True)
+class Chart:
+    """A chart of the page: its title, a line that explains it, and its `<svg>` element."""
+
+    title: str
+    note: str
+    svg: str
+
+
+def epoch_charts(metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """Draw the charts of a run's `metrics`, one dict per epoch.
+
+    Charts with fewer than two epochs are left out.
+    """
 
     def series(keys: Mapping[str, str]) -> dict[str, list[tuple[int, float | None]]]:
         return {name: [(line["epoch"], line.get(key)) for line in metrics] for key, name in keys.items()}
@@ -28,24 +41,29 @@ def epoch_curves(metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
         return {f"view {v + 1}": [(line["epoch"], line[key][v]) for line in metrics if key in line] for v in range(views)}
 
     charts = [
-        line_chart("Loss", "its parts, mean over the epoch's images", series(_LOSSES)),
-        line_chart("K-means inertia", "mean squared distance of a cell to its centroid", by_view("inertia")),
-        line_chart("Imbalance", "K × Σ share²: 1 if all clusters are of one size, K if one holds all", by_view("imbalance")),
-        line_chart(
-            "Scores in %", "by labels, which training never sees", series({"accuracy": "pixel accuracy", "miou": "mIoU"})
+        ("Loss", "the loss and its terms, averaged over the images of each epoch", series(_LOSSES)),
+        ("K-means inertia", "mean squared distance between a feature cell and its centroid", by_view("inertia")),
+        ("Imbalance", "K × Σ share²: 1 if all clusters have the same size, K if one holds every cell", by_view("imbalance")),
+        (
+            "Scores in %",
+            "measured with labels, which training never uses",
+            series({"accuracy": "pixel accuracy", "miou": "mIoU"}),
         ),
     ]
-    return [chart for chart in charts if chart is not None]
+    return [Chart(title, note, svg) for title, note, lines in charts if (svg := line_chart(lines)) is not None]
 
 
 def epoch_table(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows of the numbers behind the curves; of what has one value a view, both."""
+    """The column heads and rows of a table of `metrics`.
+
+    A cell with one value per view shows them all.
+    """
     keys = [*_LOSSES, "inertia", "imbalance", "empty", "accuracy", "miou"]
     keys = ["epoch", *(key for key in keys if any(line.get(key) is not None for line in metrics))]
-    return keys, [[_shown(line.get(key)) for key in keys] for line in metrics]
+    return keys, [[_text(line.get(key)) for key in keys] for line in metrics]
 
 
-def _shown(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, list):
-        return " / ".join(_shown(item) for item in value)
+        return " / ".join(_text(item) for item in value)
     return "–" if value is None else f"{value:.4g}"

@@ -1,4 +1,4 @@
-"""Examples: image | prediction | overlay | label."""
+"""Example images: image | prediction | overlay | label."""
 
 from __future__ import annotations
 
@@ -18,22 +18,25 @@ from picie.report.subject import Subject
 
 _EXAMPLES = 6
 UNLABELLED = (0, 0, 0)
-_LONGEST = 400  # pixels of a picture in the page; it is shown at up to 280
+_MAX_SIDE = 400  # pixels; the page shows pictures at up to 280
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of the page: what it is, its data URI, and words for who cannot see it."""
+    """One picture of the page: its caption, its data URI and its alternative text."""
 
     title: str
     uri: str
     alt: str
-    exact: bool = False  # a map, whose cells are not to be blurred
+    exact: bool = False  # whether it is a label map, which must be enlarged without smoothing
 
 
 @dataclass(frozen=True)
 class Example:
-    """One image's row; `unlabelled` if some pixels of its label have no class."""
+    """One image's row of pictures.
+
+    `unlabelled` is true if some pixels of its label have no class.
+    """
 
     name: str
     pictures: list[Picture]
@@ -41,22 +44,22 @@ class Example:
 
 
 def gather_examples(subject: Subject) -> list[Example]:
-    """A few images with their predictions, of the labelled split, or of the training images where there is none."""
+    """A few images of the labelled split, or else of the training images, with predictions."""
     dataset = subject.labelled or subject.images
     if subject.segmenter is None or dataset is None:
         return []
-    shown = []
+    examples = []
     for index, image in readable(dataset, spread(len(dataset), _EXAMPLES)):
-        shown.append(_example(subject.segmenter, dataset, index, image))
-        if len(shown) == _EXAMPLES:
+        examples.append(_example(subject.segmenter, dataset, index, image))
+        if len(examples) == _EXAMPLES:
             break
-    if not shown:
+    if not examples:
         subject.notes.append("No examples: none of the images can be read.")
-    return shown
+    return examples
 
 
 def spread(n: int, k: int) -> np.ndarray:
-    """(n,) every index below `n`: first `k` of them at equal distances, then the others, for those that cannot be read.
+    """All indices below `n` (n,): first `k` at equal distances, then the others as replacements.
 
     >>> spread(7, 3).tolist()
     [1, 3, 5, 0, 2, 4, 6]
@@ -67,14 +70,14 @@ def spread(n: int, k: int) -> np.ndarray:
 
 def _example(segmenter: Segmenter, dataset: Dataset, index: int, image: Image.Image) -> Example:
     name = dataset.name(index)
-    width, height = fitted(image.width, image.height, _LONGEST)
+    width, height = fitted(image.width, image.height, _MAX_SIDE)
     small = image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
     values = segmenter.values(segmenter.clusters(segmenter.to_pixels(image), (height, width))[0])
     present = ", ".join(segmenter.names[i] for i in np.unique(values))
     pictures = [
         Picture("image", jpeg_uri(small), f"The image {name}"),
-        Picture("prediction", map_uri(values, segmenter.colors), f"Its predicted segments: {present}", True),
-        Picture("overlay", jpeg_uri(overlay(small, values, segmenter.colors)), "The segments over the image"),
+        Picture("prediction", map_uri(values, segmenter.colors), f"The predicted segments: {present}", True),
+        Picture("overlay", jpeg_uri(overlay(small, values, segmenter.colors)), "The segments blended over the image"),
     ]
     label = _label(dataset, index, (height, width))
     if dataset.classes is None or label is None:
@@ -82,12 +85,15 @@ def _example(segmenter: Segmenter, dataset: Dataset, index: int, image: Image.Im
     known = label < len(dataset.classes)
     colors = [*(hex_to_rgb(color) for color in dataset.classes.colors), UNLABELLED]
     present = ", ".join(dataset.classes.names[i] for i in np.unique(label[known]))
-    shown = Picture("label (only for the score)", map_uri(label, colors), f"Its label: {present}", True)
-    return Example(name, [*pictures, shown], not known.all())
+    truth = Picture("label (only for the score)", map_uri(label, colors), f"The label: {present}", True)
+    return Example(name, [*pictures, truth], not known.all())
 
 
 def _label(dataset: Dataset, index: int, size: tuple[int, int]) -> np.ndarray | None:
-    """(H, W) int64 label at `size`, unlabelled pixels as the number of classes; None without one that can be read."""
+    """(H, W) int64 label at `size`, where unlabelled pixels are the number of classes.
+
+    None if no label can be read.
+    """
     if dataset.classes is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Pictures inside a page: reduced, framed, and written as data URIs, so that the page needs no other file."""
+"""Pictures inside a page: reduced, framed, and encoded as data URIs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ from picie.display.colors import Color
 from picie.display.overlays import colorize, index_image
 
 Box = tuple[float, float, float, float]
-"""(top, bottom, left, right) in fractions of a picture; top > bottom or left > right where it is shown mirrored."""
+"""(top, bottom, left, right) in fractions of a picture.
+
+The box is shown mirrored if top > bottom or left > right.
+"""
 
 _QUALITY = 82
 
 
 def fitted(width: int, height: int, longest: int) -> tuple[int, int]:
-    """(W, H) of a picture whose long side is brought to `longest`; smaller ones stay as they are.
+    """(W, H) of a picture after reducing its long side to `longest`.
+
+    Smaller pictures keep their size.
 
     >>> fitted(960, 720, 400), fitted(64, 48, 400), fitted(4000, 5, 400)
     ((400, 300), (64, 48), (400, 1))
@@ -31,18 +36,21 @@ def fitted(width: int, height: int, longest: int) -> tuple[int, int]:
 
 
 def jpeg_uri(image: Image.Image) -> str:
-    """An RGB picture as a data URI; for photos."""
+    """Encode an RGB picture as a JPEG data URI; meant for photos."""
     return _uri(image, "JPEG", "image/jpeg", quality=_QUALITY)
 
 
 def map_uri(values: np.ndarray, colors: Sequence[Color]) -> str:
-    """A label map (H, W) in exactly its `colors` as a data URI; values without a colour are black."""
+    """Encode a label map (H, W) without loss in its `colors` as a data URI.
+
+    Values without a colour are black.
+    """
     exact = index_image(values, colors) if len(colors) <= 256 and values.max() < len(colors) else colorize(values, colors)
     return png_uri(exact)
 
 
 def png_uri(image: Image.Image) -> str:
-    """Any picture as a data URI that keeps its every value."""
+    """Encode a picture without loss as a PNG data URI."""
     return _uri(image, "PNG", "image/png", optimize=True)
 
 
@@ -53,12 +61,12 @@ def _uri(image: Image.Image, kind: str, mime: str, **options: int) -> str:
 
 
 def to_picture(pixels: Tensor) -> Image.Image:
-    """(3, H, W) float in [0, 1] as an RGB picture."""
+    """Convert (3, H, W) float in [0, 1] to an RGB picture."""
     return Image.fromarray(pixels.clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy())
 
 
 def with_box(image: Image.Image, box: Box, dot: tuple[float, float] | None = None) -> Image.Image:
-    """A copy of an RGB picture with the outline of `box`, light on dark, and a dot at (y, x) fractions of it."""
+    """Copy an RGB picture; draw the outline of `box` and a dot at `dot` (y, x), in fractions."""
     framed = image.copy()
     draw = ImageDraw.Draw(framed)
     (width, height), line = image.size, max(1, round(max(image.size) / 200))
@@ -72,14 +80,14 @@ def with_box(image: Image.Image, box: Box, dot: tuple[float, float] | None = Non
 
 
 def with_dot(image: Image.Image) -> Image.Image:
-    """A copy of an RGB picture with the dot in its upper left corner."""
+    """Copy an RGB picture and draw the dot in its upper left corner."""
     marked = image.copy()
     mark_corner(ImageDraw.Draw(marked), 0, 0, image.size)
     return marked
 
 
 def mark_corner(draw: ImageDraw.ImageDraw, x: float, y: float, size: tuple[int, int]) -> None:
-    """Draw the dot about (x, y), moved inside a picture of `size` (W, H)."""
+    """Draw a dot around (x, y), moved so that it lies inside a picture of `size` (W, H)."""
     radius = max(2.0, max(size) / 28)
     x, y = (min(max(value, radius), end - 1 - radius) for value, end in zip((x, y), size, strict=True))
     draw.ellipse(

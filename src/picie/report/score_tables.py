@@ -1,4 +1,4 @@
-"""An evaluation as tables: a row for each class, and the confusion matrix before and after matching."""
+"""The tables of an evaluation: scores by class, and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from picie.data.base import UNMATCHED
 from picie.report.pictures import png_uri
 from picie.scoring.evaluation import Evaluation
 
-_MOST_CELLS = 40  # classes or clusters that a table of numbers can show; above, the matrix is a picture
+_MAX_CELLS = 40  # rows or columns of a table of numbers; a larger matrix is shown as a picture
 _ACCENT = (31, 95, 191)
 
 
 @dataclass(frozen=True)
 class ClassRow:
-    """A class in the table: ratios in [0, 1], None where a ratio has no meaning."""
+    """One class in the table. Ratios are in [0, 1], or None where they are not defined."""
 
     name: str
     color: str
@@ -30,7 +30,7 @@ class ClassRow:
 
 
 def class_rows(result: Evaluation) -> list[ClassRow]:
-    """One row for each class of `result`, in label order."""
+    """One row per class of `result`, in label order."""
     scores, total = result.scores, max(1, int(result.scores.pixels.sum()))
     return [
         ClassRow(
@@ -52,13 +52,16 @@ def _ratio(value: float) -> float | None:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A confusion matrix to be shown: rows are classes, each shaded by the share of its own pixels.
+    """A confusion matrix for the page.
+
+    Rows are classes; cells are shaded by their share of the row's pixels.
 
     Attributes:
-        title: what its columns are.
-        columns: their names.
-        rows: for each class its name and the cells as (share in [0, 1], pixels, whether the column is its own).
-        picture: a heat map as a data URI instead of cells, where there are too many.
+        title: describes the columns.
+        columns: the names of the columns.
+        rows: for each class its name and its cells as (share in [0, 1], pixels, whether the column
+            is matched to the class).
+        picture: a heat map as a data URI, which replaces the rows if there are too many cells.
     """
 
     title: str
@@ -68,24 +71,24 @@ class Matrix:
 
 
 def confusion_matrices(result: Evaluation) -> list[Matrix]:
-    """The confusion of `result` before matching, by cluster, and after, its columns moved to the order of the classes."""
+    """The confusion matrix of `result`, by cluster and in the order of the matched classes."""
     names, confusion, assignment = result.classes.names, result.confusion, result.assignment
-    left = np.flatnonzero(assignment == UNMATCHED)
-    own = [np.flatnonzero(assignment == index) for index in range(len(names))]
-    merged = [confusion[:, clusters].sum(1) for clusters in own]
-    after = np.stack([*merged, *(confusion[:, i] for i in left)], axis=1)
-    columns = [name if len(clusters) else f"{name} (no cluster)" for name, clusters in zip(names, own, strict=True)]
+    unmatched = np.flatnonzero(assignment == UNMATCHED)
+    matched = [np.flatnonzero(assignment == index) for index in range(len(names))]
+    merged = [confusion[:, clusters].sum(1) for clusters in matched]
+    after = np.stack([*merged, *(confusion[:, i] for i in unmatched)], axis=1)
+    columns = [name if len(clusters) else f"{name} (no cluster)" for name, clusters in zip(names, matched, strict=True)]
     return [
         _matrix(
-            "Before matching: clusters as they are numbered",
+            "Before matching: one column per cluster",
             names,
             [str(i) for i in range(result.confusion.shape[1])],
             confusion,
         ),
         _matrix(
-            "After matching: each cluster in its class's column",
+            "After matching: clusters under the class they were matched to",
             names,
-            [*columns, *(f"cluster {i}" for i in left)],
+            [*columns, *(f"cluster {i}" for i in unmatched)],
             after,
             True,
         ),
@@ -94,7 +97,7 @@ def confusion_matrices(result: Evaluation) -> list[Matrix]:
 
 def _matrix(title: str, names: Sequence[str], columns: list[str], counts: np.ndarray, matched: bool = False) -> Matrix:
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    if max(counts.shape) > _MOST_CELLS:
+    if max(counts.shape) > _MAX_CELLS:
         return Matrix(title, columns, [], _heat_map(shares))
     rows = [
         (name, [(float(shares[i, j]), int(counts[i, j]), matched and i == j) for j in range(counts.shape[1])])
@@ -104,8 +107,8 @@ def _matrix(title: str, names: Sequence[str], columns: list[str], counts: np.nda
 
 
 def _heat_map(shares: np.ndarray) -> str:
-    """(C, K) shares in [0, 1] as a picture, one pixel each, clear where they are 0."""
+    """Draw (C, K) shares in [0, 1] with one pixel each, transparent at 0."""
     pixels = np.empty((*shares.shape, 4), dtype=np.uint8)
     pixels[..., :3] = _ACCENT
-    pixels[..., 3] = np.sqrt(shares) * 255  # the root lets small shares be seen
+    pixels[..., 3] = np.sqrt(shares) * 255  # the square root makes small shares visible
     return png_uri(Image.fromarray(pixels, "RGBA"))

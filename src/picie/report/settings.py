@@ -1,23 +1,24 @@
-"""The run's settings and what it was made with."""
+"""The run's settings, and the machine and versions it was made with."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from picie.config import Config
+from picie.config import Config, from_dict
 from picie.report.subject import Subject
 
 
 def changed_options(config: Config) -> list[tuple[str, str, str]]:
-    """Each option that is not picie's default: its name, value and default."""
-    given, default = config.model_dump(mode="json"), type(config)().model_dump(mode="json")
+    """(name, value, default) of each option that differs from its default."""
+    values_of = config.model_dump(mode="json")
+    defaults = from_dict({"method": config.method}).model_dump(mode="json")  # a method may have a section
     rows = []
-    for section, values in given.items():
+    for section, values in values_of.items():
         pairs = values.items() if isinstance(values, dict) else [("", values)]
         for key, value in pairs:
-            usual = default[section][key] if key else default[section]
-            if value != usual:
-                rows.append((f"{section}.{key}" if key else section, _text(value), _text(usual)))
+            default = defaults[section][key] if key else defaults[section]
+            if value != default:
+                rows.append((f"{section}.{key}" if key else section, _text(value), _text(default)))
     return rows
 
 
@@ -31,7 +32,7 @@ def _text(value: Any) -> str:
 
 
 def environment(subject: Subject) -> list[tuple[str, str]]:
-    """What the run was made with, from run.json."""
+    """(name, value) of the machine, versions and times that run.json records."""
     record, engine = subject.record, subject.record.get("engine", {})
     versions = ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items())
     memory = record.get("peak_memory_mb")

@@ -1,4 +1,4 @@
-"""The run that a report is about: all that can be had of it, and a note for each thing that cannot."""
+"""The run that a report describes, and a note for each thing that is missing."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Subject:
         state: its checkpoint.
         record: run.json; empty if there is none.
         metrics: the lines of metrics.jsonl.
-        segmenter: its network and clusters; None before its first clusters.
-        images: the images that it was trained on; None if they cannot be had.
+        segmenter: its network and clusters; None if it was stopped before its first clusters.
+        images: the images that it was trained on; None if they cannot be found.
         labelled: the split that it is scored on; None without labels.
-        evaluation: its scores on that split.
-        notes: what is missing in the report, and why; a sentence each.
+        evaluation: its scores on that split; None without labels.
+        notes: sentences that say what is missing in the report, and why.
     """
 
     folder: Path
@@ -47,16 +47,17 @@ class Subject:
 
 
 def open_subject(run: str | Path, data: str | Path | None, device: str, evaluation: Evaluation | None) -> Subject:
-    """Open `run` and what it was made of.
+    """Open `run`, its images and its labels.
 
     Args:
         run: a run's folder or checkpoint file.
-        data: where its dataset lies now; none: where it lay.
+        data: the folder that holds its dataset now. None uses the folder that the run was trained
+            on.
         device: where to compute.
-        evaluation: its scores, if they are known already.
+        evaluation: its scores, if they are known already. None evaluates the run.
 
     Raises:
-        InputError: no such run, no such `data`, or a device that is not here.
+        InputError: `run` or `data` does not exist, or the device is not available.
     """
     path = checkpoint.find_checkpoint(run)
     state = checkpoint.load(path)
@@ -68,7 +69,7 @@ def open_subject(run: str | Path, data: str | Path | None, device: str, evaluati
     try:
         subject.images = training_images(subject.config.data, data)
     except InputError as error:
-        notes.append(f"No crops and no views: the training images cannot be had ({error}). --data DIR says where they are.")
+        notes.append(f"No crops and no views: the training images cannot be found ({error}). Give their folder by --data DIR.")
     if not (state["epoch"] or state["step"] or state["finished"]):
         notes.append("No segments and no scores: the run was stopped before its first clusters.")
         return subject
@@ -83,10 +84,11 @@ def open_subject(run: str | Path, data: str | Path | None, device: str, evaluati
     if subject.metrics and naming is not None and naming["clusters"] is not None:
         trained = subject.config.cluster.k
         notes.append(
-            f"No curves of the clusters in use: picie name made them later; the curves are of the {trained} trained ones."
+            "No curves of the clusters in use: picie name made them after training. "
+            f"The curves show the {trained} trained ones."
         )
     if not subject.metrics:
-        notes.append("No curves: the run has no metrics.jsonl, so it was not trained here.")
+        notes.append("No curves: the run has no metrics.jsonl. It was imported, or the file was removed.")
     return subject
 
 
@@ -98,7 +100,7 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def _share_names(subject: Subject) -> None:
-    """Let clusters that nobody has named yet carry the classes of the scores beside them, in pictures as in tables."""
+    """Name unnamed clusters after the classes of the evaluation, as the tables do."""
     segmenter, result = subject.segmenter, subject.evaluation
     assert segmenter is not None
     if result is not None and segmenter.names == tuple(f"cluster {i}" for i in range(segmenter.k)):

@@ -1,6 +1,7 @@
-"""Both views of a few images as the network saw them in the run's latest epoch, with the pseudo-labels it learnt from.
+"""Both views of a few images in the run's latest epoch, with their pseudo-labels.
 
-The file of pseudo-labels holds those of one epoch, and run.json says of which: a label belongs to that epoch's draws alone.
+The file of pseudo-labels holds those of a single epoch, which run.json records: labels are valid
+for that epoch's random draws only.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from picie.views.geometry import Geometry
 from picie.views.two_views import TwoViews
 
 _PAIRS = 4
-_LONGEST = 280
-_COUNTED = 400  # images whose pseudo-labels are compared
-_MOST_MATCHED = 1024  # clusters; the assignment's time grows with their cube
+_MAX_SIDE = 280
+_COMPARED = 400  # images whose pseudo-labels are compared
+_MAX_MATCHED = 1024  # clusters; the time of the assignment grows with the cube of their number
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,11 @@ class ViewPairs:
     """The section of views.
 
     Attributes:
-        epoch: the epoch, counted from 1, whose draws are shown.
+        epoch: the epoch, counted from 1, whose random draws are shown.
         views: 2, or 1 for a method with one view.
-        rows: an image each.
-        agreement: share of cells in [0, 1] whose two pseudo-labels agree once the clusters of view 2 are matched to those of
-            view 1; None without labels of two views.
+        rows: one image each.
+        agreement: share of cells in [0, 1] whose two pseudo-labels agree after matching the
+            clusters of view 2 to those of view 1; None without labels of two views.
     """
 
     epoch: int
@@ -49,25 +50,27 @@ class ViewPairs:
 
 
 def gather_views(subject: Subject) -> ViewPairs | None:
-    """Both views of a few training images; None if the images cannot be had."""
+    """Both views of a few training images; None if the images cannot be found."""
     if subject.images is None:
         return None
     options = subject.config.views
     try:
         views: int = registry.find(registry.METHODS, subject.config.method, "method").views
         draws = TwoViews(options.invariance, options.equivariance, subject.config.seed)
-    except InputError as error:  # somebody's own method or transform, which is not here
+    except InputError as error:  # a user's own method or transform that cannot be imported here
         subject.notes.append(f"No views: {error}.")
         return None
     labels = _labels(subject, subject.images, views)
     epoch = subject.record["labelled_epoch"] if labels is not None else max(1, subject.state["epoch"])
-    colors = [palette(2 * subject.config.cluster.k)[subject.config.cluster.k :]] * views  # none that names a cluster
+    colors = [
+        palette(2 * subject.config.cluster.k)[subject.config.cluster.k :]
+    ] * views  # colours that no cluster has elsewhere on the page
     order = permutation(len(subject.images), subject.config.seed, "report views")
     agreement = None
-    if labels is not None and views == 2 and subject.config.cluster.k <= _MOST_MATCHED:
-        skipped = subject.record.get("skipped", {})  # they have no labels, only zeros
-        counted = np.sort([i for i in order[:_COUNTED] if subject.images.name(int(i)) not in skipped])
-        matched, agreement = match_views(labels[:2, counted], subject.config.cluster.k)
+    if labels is not None and views == 2 and subject.config.cluster.k <= _MAX_MATCHED:
+        skipped = subject.record.get("skipped", {})  # unreadable images have zeros for labels
+        compared = np.sort([i for i in order[:_COMPARED] if subject.images.name(int(i)) not in skipped])
+        matched, agreement = match_views(labels[:2, compared], subject.config.cluster.k)
         colors[1] = tuple(colors[0][i] for i in matched)
     rows = []
     for index, image in readable(subject.images, order):
@@ -82,64 +85,70 @@ def gather_views(subject: Subject) -> ViewPairs | None:
 
 
 def _labels(subject: Subject, images: Dataset, views: int) -> np.ndarray | None:
-    """(V, N, h, w) pseudo-labels, mapped from the run's file; None, and a note, where they belong to no known epoch."""
+    """(V, N, h, w) pseudo-labels, memory-mapped from the run's file.
+
+    None, and a note, if they cannot be used.
+    """
     path = subject.folder / "pseudo_labels.npy"
     try:
         labels: np.ndarray = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError):
-        subject.notes.append("Views without pseudo-labels: the run has no pseudo_labels.npy that can be read.")
+        subject.notes.append("Views without pseudo-labels: the run has no readable pseudo_labels.npy.")
         return None
     if subject.record.get("labelled_epoch") is None:
-        subject.notes.append("Views without pseudo-labels: run.json does not say of which epoch those of the run are.")
+        subject.notes.append("Views without pseudo-labels: run.json does not record the epoch they belong to.")
         return None
     if labels.ndim != 4 or labels.shape[0] < views or labels.shape[1] != len(images):
-        subject.notes.append("Views without pseudo-labels: they were made of another number of images than there are now.")
+        subject.notes.append(
+            "Views without pseudo-labels: they were made from a different number of images than there are now."
+        )
         return None
     return labels
 
 
 def match_views(labels: np.ndarray, k: int) -> tuple[np.ndarray, float]:
-    """Match the clusters of view 2 to those of view 1, whose numbers have nothing to do with each other.
+    """Match the clusters of view 2 to those of view 1; the two views are clustered independently.
 
     Args:
-        labels: (2, N, h, w) pseudo-labels of both views, cell by cell in the same frame.
+        labels: (2, N, h, w) pseudo-labels of both views; cells at the same place correspond.
         k: number of clusters.
 
     Returns:
-        (K,) for each cluster of view 2 that of view 1 with which, in a one-to-one assignment, it shares most cells; and the
-        share of cells that then agree.
+        (K,) the cluster of view 1 for each cluster of view 2, by the one-to-one assignment with
+        the largest number of shared cells; and the share of cells that agree under it.
 
     >>> match_views(np.array([[[[0, 1, 1, 1]]], [[[1, 0, 0, 1]]]]), 2)
     (array([1, 0]), 0.75)
     """
     first, second = labels.reshape(2, -1).astype(np.int64)
-    together = np.bincount(second * k + first, minlength=k * k).reshape(k, k)
-    rows, matched = linear_sum_assignment(together, maximize=True)
-    return matched, float(together[rows, matched].sum() / together.sum())
+    counts = np.bincount(second * k + first, minlength=k * k).reshape(k, k)
+    rows, matched = linear_sum_assignment(counts, maximize=True)
+    return matched, float(counts[rows, matched].sum() / counts.sum())
 
 
 def _row(frame: torch.Tensor, pictures: list[torch.Tensor], geometry: Geometry, maps: list[str] | None) -> list[Picture]:
     box, dot = frame_box(geometry)
     whole = to_picture(frame)
-    whole = whole.resize(fitted(whole.width, whole.height, _LONGEST))
-    shown = [
-        Picture("frame x, box of G", jpeg_uri(with_box(whole, box, dot)), "The frame with the part that G takes outlined"),
-        Picture("view 1: G(P₁ x)", jpeg_uri(with_dot(to_picture(pictures[0]))), "That part, enlarged and recoloured by P1"),
+    whole = whole.resize(fitted(whole.width, whole.height, _MAX_SIDE))
+    row = [
+        Picture("frame x, box of G", jpeg_uri(with_box(whole, box, dot)), "The frame; the part that G selects is outlined"),
+        Picture(
+            "view 1: G(P₁ x)", jpeg_uri(with_dot(to_picture(pictures[0]))), "That part, enlarged and with colours changed by P1"
+        ),
     ]
     if maps is not None:
-        shown.append(Picture("pseudo-labels of view 1", maps[0], "View 1's cluster of each feature cell", True))
+        row.append(Picture("pseudo-labels of view 1", maps[0], "View 1's cluster of each feature cell", True))
     if len(pictures) > 1:
-        recolored = with_box(to_picture(pictures[1]), box, dot)
-        shown.append(Picture("view 2: P₂ x, whole", jpeg_uri(recolored), "The whole frame recoloured by P2, with G outlined"))
+        second = with_box(to_picture(pictures[1]), box, dot)
+        row.append(Picture("view 2: P₂ x, whole", jpeg_uri(second), "The whole frame with colours changed by P2, G outlined"))
         if maps is not None:
-            shown.append(
-                Picture("pseudo-labels of view 2, G(f(P₂ x))", maps[1], "View 2's cluster of each cell inside G", True)
-            )
-    return shown
+            title = "pseudo-labels of view 2, G(f(P₂ x))"
+            row.append(Picture(title, maps[1], "View 2's cluster of each cell inside G", True))
+    return row
 
 
 def frame_box(geometry: Geometry) -> tuple[Box, tuple[float, float]]:
-    """The part of the frame that a `geometry` of one image shows, and (y, x) of the corner that becomes the upper left."""
+    """The part of the frame that `geometry` shows, and the corner moved to the upper left (y, x)."""
     y0, y1, x0, x1 = (float(edge) for edge in geometry.box[0])
     if bool(geometry.transpose[0]):
         y0, y1, x0, x1 = x0, x1, y0, y1

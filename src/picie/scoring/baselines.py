@@ -17,7 +17,7 @@ from picie.data import takes_folder
 from picie.data.base import Dataset
 from picie.display.colors import srgb_to_lab
 from picie.errors import InputError
-from picie.inference.sampling import centre_square, sample_cells, training_images
+from picie.inference.sampling import SampleSpec, centre_square, sample_cells, training_images
 from picie.inference.segmenter import Segmenter
 from picie.models.raw_levels import RawFeatures
 from picie.runtime import checkpoint
@@ -98,8 +98,9 @@ def sample_pixels(dataset: Dataset, config: Config, bars: Progress) -> np.ndarra
         values = torch.from_numpy(color_and_position(pixels.numpy()))
         return values.view(len(pixels), *pixels.shape[2:], -1).permute(0, 3, 1, 2)
 
-    found: np.ndarray = sample_cells(maps, dataset, centre_square(config.evaluate_size), config.seed, bars).points.numpy()
-    return found
+    spec = SampleSpec(centre_square(config.evaluate_size), config.seed)
+    points: np.ndarray = sample_cells(maps, dataset, spec, bars).points.numpy()
+    return points
 
 
 def color_kmeans(points: np.ndarray, config: Config, position_weight: float) -> Predict:
@@ -134,8 +135,8 @@ def raw_kmeans(dataset: Dataset, config: Config, device: str, bars: Progress) ->
     engine = Engine(pick_device(device), config.train.precision)
     network.prepare(engine.device, engine.bf16)
     network.eval()
-    load = centre_square(config.evaluate_size)
-    sample = sample_cells(lambda pixels: network.predict_features(engine.to_images(pixels)), dataset, load, config.seed, bars)
+    spec = SampleSpec(centre_square(config.evaluate_size), config.seed)
+    sample = sample_cells(lambda pixels: network.predict_features(engine.to_images(pixels)), dataset, spec, bars)
     points = F.normalize(network.fit(sample.points), dim=1)
     return Segmenter(network, feature_kmeans(points, config.cluster.k, config), config, engine).clusters
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from picie.config import Config
 from picie.data.base import Dataset
 from picie.errors import InputError
-from picie.inference.sampling import centre_square, sample_cells
+from picie.inference.sampling import SampleSpec, centre_square, sample_cells
 from picie.inference.segmenter import Segmenter, enlarged_argmax
 from picie.runtime.progress import Progress, log
 from picie.scoring.baselines import feature_kmeans, images_to_cluster, left_out
@@ -64,7 +64,7 @@ def evaluate_probes(
     with Progress(progress) as bars:
         with left_out(f"clustering again at K = {finer}"):
             images = images_to_cluster(config, data, dataset)
-            points = sample_cells(segmenter.features, images, load, seed, bars).points
+            points = sample_cells(segmenter.features, images, SampleSpec(load, seed), bars).points
             classifier = feature_kmeans(points, finer, config)
             rows[f"clustered again at K = {finer}"] = (_with(segmenter, classifier).clusters, finer, "many-to-one")
         with left_out("linear and k-NN probe"):
@@ -73,7 +73,7 @@ def evaluate_probes(
             common = len(scored) if name == split else len(_files(train) & _files(scored))
             if common:
                 log.warning("the probes learn from %d of the %d images that they are scored on", common, len(scored))
-            sample = sample_cells(segmenter.features, train, load, seed, bars, labelled=True)
+            sample = sample_cells(segmenter.features, train, SampleSpec(load, seed, labelled=True), bars)
             points, labels, n = sample.points, sample.classes, len(train.classes)
             linear = _with(segmenter, logistic_regression(points, labels, n))
             rows[f"linear probe (labels of {name})"] = (linear.clusters, n, "identity")

@@ -7,7 +7,7 @@ export class Gallery {
   constructor(choose) {
     this.choose = choose;
     this.list = byId("gallery").querySelector("ul");
-    this.more = make("button", { type: "button", className: "more", textContent: "More …" });
+    this.more = make("button", { type: "button", className: "more", textContent: "More…" });
   }
 
   async add(count) {

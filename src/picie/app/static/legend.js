@@ -1,9 +1,9 @@
-// The legend: what each colour means and how much there is of it; a click hides a segment, the pencil renames it.
+// The legend: the name and share of each colour. A click hides a segment; the pencil renames it.
 
 import { byId, make, swatch } from "./make.js";
 
 export class Legend {
-  /** `on.toggle(value)`, `on.point(value or null)`, `on.rename(value, name, color)`, which may throw. */
+  /** `on.toggle(value)`, `on.point(value or null)`, and `on.rename(value, name, color)`, which may throw. */
   constructor(on) {
     this.on = on;
     this.rows = new Map();
@@ -12,23 +12,23 @@ export class Legend {
   show(segments, shares, hidden) {
     const order = segments.map((_, value) => value);
     if (shares) order.sort((a, b) => shares[b] - shares[a] || a - b);
-    const there = shares ? order.filter((value) => shares[value] > 0) : order;
-    const absent = order.filter((value) => !there.includes(value));
-    const most = shares ? Math.max(...shares) : 1;
+    const present = shares ? order.filter((value) => shares[value] > 0) : order;
+    const absent = order.filter((value) => !present.includes(value));
+    const largest = shares ? Math.max(...shares) : 1;
     this.rows.clear();
-    const row = (value) => this.row(value, segments[value], shares && shares[value], most, hidden.has(value));
-    byId("legend").replaceChildren(...there.map(row));
+    const row = (value) => this.row(value, segments[value], shares && shares[value], largest, hidden.has(value));
+    byId("legend").replaceChildren(...present.map(row));
     byId("absent").replaceChildren(...absent.map(row));
     byId("rest").hidden = !absent.length;
     byId("rest").firstElementChild.textContent = `${absent.length} not in this picture`;
   }
 
-  row(value, segment, share, most, hidden) {
+  row(value, segment, share, largest, hidden) {
     const toggle = make("button", { type: "button", className: "toggle", title: segment.name, "aria-pressed": String(!hidden) },
       swatch(segment.color), make("span", { className: "name", textContent: segment.name }));
     if (share) {
       const length = make("i", { className: "length" });
-      length.style.width = `${(100 * share) / most}%`;
+      length.style.width = `${(100 * share) / largest}%`;
       toggle.append(make("span", { className: "share", textContent: percent(share) }), length);
     }
     toggle.onclick = () => this.on.toggle(value);
@@ -80,7 +80,7 @@ export class Legend {
   }
 
   point(value) {
-    for (const [own, item] of this.rows) item.classList.toggle("pointed", own === value);
+    for (const [key, item] of this.rows) item.classList.toggle("pointed", key === value);
   }
 }
 

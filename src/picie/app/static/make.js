@@ -1,4 +1,4 @@
-// Elements. Text from runs and files goes in as text, never as markup.
+// Creation of elements. Text from runs and files is inserted as text, never as markup.
 
 export const byId = (id) => document.getElementById(id);
 

@@ -1,4 +1,4 @@
-// What a pixel is, and the places that are most like it.
+// The segment of a pixel, and the most similar places in other pictures.
 
 import { byId, make, swatch } from "./make.js";
 import { spotPath } from "./server.js";
@@ -13,7 +13,7 @@ export class Pixel {
     const { value, cluster, similarity, neighbors } = answer;
     byId("pixel").hidden = false;
     byId("facts").replaceChildren(swatch(segments[value].color), " ", make("strong", { textContent: segments[value].name }),
-      ` · cluster ${cluster} · similarity to its centre ${similarity.toFixed(3)} · column ${x}, row ${y}`);
+      ` · cluster ${cluster} · similarity to its centroid ${similarity.toFixed(3)} · column ${x}, row ${y}`);
     byId("among").textContent = among(gallery);
     byId("neighbors").replaceChildren(...neighbors.map((one) => this.neighbor(one, segments)));
   }
@@ -30,10 +30,10 @@ export class Pixel {
 }
 
 function among(gallery) {
-  if (!gallery) return "There are no pictures to look in; start picie app with --images DIR.";
+  if (!gallery) return "There are no pictures to search; start picie app with --images DIR.";
   const { seen, count, source, finished, full, failed, memory } = gallery;
-  if (!finished) return `Among the first ${seen} of ${count} pictures in ${source}; more are being looked at …`;
-  if (failed) return `Among the first ${seen} of ${count} pictures in ${source}: picie failed at the next; its terminal says why.`;
-  if (full) return `Among the first ${seen} of ${count} pictures in ${source}: the features of more do not fit into the ${memory / 2 ** 30} GB kept for them.`;
-  return `Among all ${count} pictures in ${source}, at most one spot of each.`;
+  if (!finished) return `Among the first ${seen} of ${count} pictures in ${source}; more are being processed…`;
+  if (failed) return `Among the first ${seen} of ${count} pictures in ${source}: picie failed at the next one; see its terminal for the reason.`;
+  if (full) return `Among the first ${seen} of ${count} pictures in ${source}: the features of more do not fit into the memory limit of ${memory / 2 ** 30} GB.`;
+  return `Among all ${count} pictures in ${source}, at most one place in each.`;
 }

@@ -1,4 +1,4 @@
-// What the page asks of picie. Every failure becomes an Error whose message is one line for people.
+// Requests to picie app. Every failure becomes an Error whose message is one line to show to the user.
 
 async function ask(path, options = {}) {
   let answer;
@@ -11,7 +11,7 @@ async function ask(path, options = {}) {
   let text = `picie answered ${answer.status}`;
   try {
     text = (await answer.json()).error;
-  } catch { /* an answer that is no JSON has no line for people */ }
+  } catch { /* the response is not JSON */ }
   throw Object.assign(new Error(text), { status: answer.status });
 }
 

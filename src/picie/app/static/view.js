@@ -1,4 +1,4 @@
-// The canvas: picture and segments blended pixel by pixel, so that what is shown is what is saved.
+// The canvas. It blends picture and segments pixel by pixel, so that the saved overlay equals the shown one.
 
 export const rgb = (color) => [1, 3, 5].map((i) => parseInt(color.slice(i, i + 2), 16));
 
@@ -9,7 +9,7 @@ export class View {
     this.waiting = false;
   }
 
-  /** Show another picture: a blob, its width and height, and the value of each pixel. */
+  /** Show a picture, given as a blob with its width and height, and the value of each pixel. */
   async show(blob, width, height, values) {
     const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
     Object.assign(this.canvas, { width, height });
@@ -18,12 +18,12 @@ export class View {
     this.blended = this.context.createImageData(width, height);
     this.values = values;
     this.border = borders(values, width);
-    const frame = this.canvas.parentElement; // as large as fits, however small the picture is
+    const frame = this.canvas.parentElement; // as large as the window allows, also for small pictures
     frame.style.width = `min(100%, ${(0.74 * window.innerHeight * width / height).toFixed(0)}px)`;
     this.canvas.style.imageRendering = width < 300 ? "pixelated" : "auto";
   }
 
-  /** Draw soon, once for many calls. */
+  /** Draw before the next frame; several calls draw once. */
   draw(look) {
     this.look = look;
     if (this.waiting || !this.pixels) return;
@@ -41,15 +41,15 @@ export class View {
       const color = colors[this.values[i]];
       const dark = color && outlines && this.border[i] ? 1 / 3 : 1;
       for (let c = 0; c < 3; c += 1) {
-        const own = from[at + c];
-        to[at + c] = color ? (own + opacity * (color[c] - own)) * dark : own;
+        const original = from[at + c];
+        to[at + c] = color ? (original + opacity * (color[c] - original)) * dark : original;
       }
       to[at + 3] = 255;
     }
     this.context.putImageData(this.blended, 0, 0);
   }
 
-  /** The place of a pointer in the picture, in [0, 1); null outside. */
+  /** The position of a pointer in the picture, in [0, 1); null outside. */
   place(event) {
     const box = this.canvas.getBoundingClientRect();
     const x = (event.clientX - box.left) / box.width, y = (event.clientY - box.top) / box.height;
@@ -62,11 +62,11 @@ export class View {
   }
 }
 
-/** 1 where a pixel's value differs from that above it or left of it. */
+/** 1 where a pixel's value differs from the one above or to the left. */
 function borders(values, width) {
-  const found = new Uint8Array(values.length);
+  const border = new Uint8Array(values.length);
   for (let i = 0; i < values.length; i += 1) {
-    found[i] = (i >= width && values[i] !== values[i - width]) || (i % width && values[i] !== values[i - 1]) ? 1 : 0;
+    border[i] = (i >= width && values[i] !== values[i - width]) || (i % width && values[i] !== values[i - 1]) ? 1 : 0;
   }
-  return found;
+  return border;
 }
