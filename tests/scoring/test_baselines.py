@@ -29,7 +29,7 @@ from picie.scoring.baselines import (
     raw_kmeans,
     sample_pixels,
 )
-from picie.scoring.evaluation import Predict
+from picie.scoring.evaluation import Predict, ScoreOptions
 from picie.training import api
 
 
@@ -159,7 +159,7 @@ def test_raw_features_are_clustered_as_their_restatement_says(pretrained: Config
 
 def test_a_run_is_shown_beside_the_raw_features_of_its_backbone(pretrained: Config, tmp_path: Path) -> None:
     run = api.train(pretrained, tmp_path / "run")
-    rows = evaluate_baselines(run, progress=False, device="cpu")
+    rows = evaluate_baselines(run, options=ScoreOptions(device="cpu", progress=False))
     names = ["constant prediction", "k-means on colour", "k-means on colour and position", RAW]
     assert list(rows) == names
     assert rows[RAW].confusion.shape == (3, 3)
@@ -185,10 +185,10 @@ def test_raw_features_are_left_out_where_there_are_no_weights(
 
 def test_no_label_is_opened_but_to_score(own_folder: Path, pretrained: Config, tmp_path: Path) -> None:
     run = api.train(with_overrides(pretrained, [f"data.root={own_folder}"]), tmp_path / "run")
-    expected = evaluate_baselines(run, progress=False)
+    expected = evaluate_baselines(run, options=ScoreOptions(progress=False))
     for file in (own_folder / "labels" / "train").iterdir():
         file.write_bytes(b"no label")
-    rows = evaluate_baselines(run, progress=False)
+    rows = evaluate_baselines(run, options=ScoreOptions(progress=False))
     assert len(rows) == 4
     assert all(np.array_equal(rows[name].confusion, expected[name].confusion) for name in expected)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,16 @@ from picie.runtime import checkpoint
 from picie.runtime.device import Engine, pick_device
 from picie.runtime.progress import Progress, log
 from picie.runtime.rng import derived_seed
-from picie.scoring.evaluation import Evaluation, Pairs, Predict, open_labelled, score_split, scored_config
+from picie.scoring.evaluation import (
+    DEFAULTS,
+    Evaluation,
+    Pairs,
+    Predict,
+    ScoreOptions,
+    open_labelled,
+    score_split,
+    scored_config,
+)
 
 _POSITION = 0.5  # weight of the standardised position beside standardised colour (METHOD 8)
 _RESTARTS = 8  # of k-means on features, as many as a run's own by default: one start alone leaves the score to chance
@@ -35,10 +44,7 @@ def evaluate_baselines(
     data: str | Path | None = None,
     *,
     split: str | None = None,
-    dataset: str | None = None,
-    overrides: Sequence[str] = (),
-    device: str = "auto",
-    progress: bool = True,
+    options: ScoreOptions = DEFAULTS,
 ) -> dict[str, Evaluation]:
     """Score the baselines on what a run is scored on, with its K, seed and protocol; no label is used but to score.
 
@@ -50,24 +56,21 @@ def evaluate_baselines(
         run: a run's folder.
         data: as for `evaluate`.
         split: as for `evaluate`.
-        dataset: as for `evaluate`.
-        overrides: as for `evaluate`.
-        device: as for `evaluate`.
-        progress: show bars, on a terminal.
+        options: as for `evaluate`.
     """
     state = checkpoint.load(run)
     k = len(checkpoint.classifier_in_use(state)[0])  # `picie name` may have made other clusters than those of the training
-    config = scored_config(from_dict({**state["config"], "cluster": {**state["config"]["cluster"], "k": k}}), overrides)
-    scored, split = open_labelled(config, data, split, dataset)
-    unlabelled = images_to_cluster(config, data, dataset)
-    with Progress(progress) as bars:
+    config = scored_config(from_dict({**state["config"], "cluster": {**state["config"]["cluster"], "k": k}}), options.overrides)
+    scored, split = open_labelled(config, data, split, options.dataset)
+    unlabelled = images_to_cluster(config, data, options.dataset)
+    with Progress(options.progress) as bars:
         predictors: dict[str, tuple[Predict, int]] = {"constant prediction": (_constant, 1)}
         with left_out("k-means on colour"):
             points = sample_pixels(unlabelled, config, bars)
             predictors["k-means on colour"] = (color_kmeans(points, config, 0.0), k)
             predictors["k-means on colour and position"] = (color_kmeans(points, config, _POSITION), k)
         with left_out("k-means on raw backbone features"):
-            predictors["k-means on raw backbone features"] = (raw_kmeans(unlabelled, config, device, bars), k)
+            predictors["k-means on raw backbone features"] = (raw_kmeans(unlabelled, config, options.device, bars), k)
         pairs = Pairs(scored, config)
         return {name: score_split(f, n, pairs, split, bars) for name, (f, n) in predictors.items()}
 

@@ -6,7 +6,6 @@ They say how much a better classifier, or more clusters, would make of the same 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,16 @@ from picie.inference.sampling import centre_square, sample_cells
 from picie.inference.segmenter import Segmenter, enlarged_argmax
 from picie.runtime.progress import Progress, log
 from picie.scoring.baselines import feature_kmeans, images_to_cluster, left_out
-from picie.scoring.evaluation import Evaluation, Pairs, Predict, open_labelled, score_split, scored_config
+from picie.scoring.evaluation import (
+    DEFAULTS,
+    Evaluation,
+    Pairs,
+    Predict,
+    ScoreOptions,
+    open_labelled,
+    score_split,
+    scored_config,
+)
 
 _TRAIN = "train"  # the split whose labels are learnt, where the one that is trained on has none
 _PENALTY, _STEPS = 1e-4, 500  # of the linear probe: weight of |W|^2 / 2 beside the mean cross-entropy; most L-BFGS steps
@@ -34,11 +42,8 @@ def evaluate_probes(
     data: str | Path | None = None,
     *,
     split: str | None = None,
-    dataset: str | None = None,
-    overrides: Sequence[str] = (),
-    device: str = "auto",
-    progress: bool = True,
-    learnt: str | None = None,
+    probe_split: str | None = None,
+    options: ScoreOptions = DEFAULTS,
 ) -> dict[str, Evaluation]:
     """Score what else can be made of a run's frozen features, on what the run is scored on.
 
@@ -49,26 +54,23 @@ def evaluate_probes(
         run: a run's folder.
         data: as for `evaluate`.
         split: as for `evaluate`.
-        dataset: as for `evaluate`.
-        overrides: as for `evaluate`.
-        device: as for `evaluate`.
-        progress: show bars, on a terminal.
-        learnt: the split whose labels the probes learn from; none: the run's `data.train_split`, or "train" where that has no
-            labels.
+        probe_split: split whose labels the probes are trained on; None uses the run's
+            `data.train_split`, or "train" if that has no labels.
+        options: as for `evaluate`.
     """
-    segmenter = Segmenter.load(run, device)
-    config = scored_config(segmenter.config, overrides)
-    scored, split = open_labelled(config, data, split, dataset)
+    segmenter = Segmenter.load(run, options.device)
+    config = scored_config(segmenter.config, options.overrides)
+    scored, split = open_labelled(config, data, split, options.dataset)
     load, seed, finer = centre_square(config.evaluate_size), config.seed, max(100, 4 * segmenter.k)
     rows: dict[str, tuple[Predict, int, str]] = {}
-    with Progress(progress) as bars:
+    with Progress(options.progress) as bars:
         with left_out(f"clustering again at K = {finer}"):
-            images = images_to_cluster(config, data, dataset)
+            images = images_to_cluster(config, data, options.dataset)
             points = sample_cells(segmenter.features, images, load, seed, bars).points
             classifier = feature_kmeans(points, finer, config)
             rows[f"clustered again at K = {finer}"] = (_with(segmenter, classifier).clusters, finer, "many-to-one")
         with left_out("linear and k-NN probe"):
-            train, name = _labelled_train(config, data, dataset, learnt)
+            train, name = _labelled_train(config, data, options.dataset, probe_split)
             assert train.classes is not None
             common = len(scored) if name == split else len(_files(train) & _files(scored))
             if common:
