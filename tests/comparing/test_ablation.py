@@ -20,7 +20,7 @@ from picie.comparing.run_records import Run
 from picie.config import load
 from picie.errors import InputError, TrainingError
 from picie.training import api
-from picie.training.trainer import Run as TrainingRun
+from picie.training.trainer import Trainer
 
 Call = Callable[..., tuple[int, str, str]]
 Refused = Callable[..., str]
@@ -151,7 +151,7 @@ def test_runs_of_other_settings_are_not_mixed_in(arguments: list[object], tmp_pa
 def test_a_stopped_ablation_goes_on_by_the_same_command(
     arguments: list[object], tmp_path: Path, cli: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step, steps = TrainingRun._step, [0]
+    step, steps = Trainer._step, [0]
 
     def counted(self: Any, *batch: Any) -> None:
         steps[0] += 1
@@ -160,7 +160,7 @@ def test_a_stopped_ablation_goes_on_by_the_same_command(
         step(self, *batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingRun, "_step", counted)
+        patch.setattr(Trainer, "_step", counted)
         status, _, log = cli("ablate", *arguments)
     assert status == 130
     assert log.endswith("picie: stopped with 1 of 4 runs finished; run the same command to continue\n")
