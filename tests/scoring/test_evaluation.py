@@ -20,7 +20,7 @@ from picie.data.images import centre_frame, centre_label, whole_size
 from picie.errors import InputError
 from picie.runtime.progress import Progress
 from picie.runtime.run_record import read_metrics
-from picie.scoring.evaluation import Pairs, check_labels, count_confusions
+from picie.scoring.counting import Pairs, check_labels, count_confusions
 from picie.scoring.metrics import UNMATCHED
 from picie.scoring.results import named_assignment, unmatched_clusters
 from picie.training import api
@@ -78,7 +78,7 @@ def test_order_and_batches_do_not_matter(mixed: Path, tiny: Make, monkeypatch: p
         data = Folder(mixed, "val")
         if backwards:
             data.paths.reverse()
-        monkeypatch.setattr("picie.scoring.evaluation._BATCH", size)
+        monkeypatch.setattr("picie.scoring.counting._BATCH", size)
         with Progress(False) as bars:
             counts.append(count_confusions(by_color, 3, Pairs(data, config), bars).toarray())
     assert np.array_equal(counts[0], counts[1])

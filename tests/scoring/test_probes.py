@@ -154,7 +154,7 @@ def test_without_usable_train_labels_only_the_clustering_is_left(cli: Call, own_
     missing.unlink()
     status, stdout, stderr = cli(*options)
     assert status == 0
-    assert "warning: left out: linear and k-NN probe: " in stderr
+    assert "warning: skipped: linear and k-NN probe: " in stderr
     assert str(missing) in stderr
     assert stderr.count("\n") == 1
     shutil.rmtree(own_folder / "labels" / "train")
@@ -166,5 +166,5 @@ def test_without_usable_train_labels_only_the_clustering_is_left(cli: Call, own_
 
 
 def test_a_score_on_the_very_labels_that_were_learnt_is_remarked_on(cli: Call, trained: Path) -> None:
-    assert "learn from 6 of the 6 images that they are scored on" in cli("evaluate", trained, "--probes", "--split", "train")[2]
+    assert "trained on 6 of the 6 images that they are scored on" in cli("evaluate", trained, "--probes", "--split", "train")[2]
     assert "that they are scored on" not in cli("evaluate", trained, "--probes")[2]
