@@ -90,7 +90,8 @@ def test_public_symbols_are_documented(module: str) -> None:
 
 
 def test_the_public_interface_is_there_and_light() -> None:
-    assert set(picie.__all__) == {"Config", "Segmenter", "__version__", "evaluate", "score_folders", "train"}
+    options = {"FolderOptions", "ScoreOptions"}
+    assert set(picie.__all__) == {"Config", "Segmenter", "__version__", "evaluate", "score_folders", "train"} | options
     for name in picie.__all__:
         assert getattr(picie, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

@@ -14,14 +14,16 @@ from picie.version import __version__
 if TYPE_CHECKING:
     from picie.config import Config
     from picie.inference.segmenter import Segmenter
-    from picie.scoring.evaluation import evaluate
-    from picie.scoring.folders import score_folders
+    from picie.scoring.evaluation import ScoreOptions, evaluate
+    from picie.scoring.folders import FolderOptions, score_folders
     from picie.training.api import train
 
-__all__ = ["Config", "Segmenter", "__version__", "evaluate", "score_folders", "train"]
+__all__ = ["Config", "FolderOptions", "ScoreOptions", "Segmenter", "__version__", "evaluate", "score_folders", "train"]
 
 _HOMES = {
     "Config": "config",
+    "FolderOptions": "scoring.folders",
+    "ScoreOptions": "scoring.evaluation",
     "Segmenter": "inference.segmenter",
     "evaluate": "scoring.evaluation",
     "score_folders": "scoring.folders",

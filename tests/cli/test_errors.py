@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from tests.conftest import TINY
 
-from picie import evaluate
+from picie import ScoreOptions, evaluate
 from picie.runtime import checkpoint
 
 Refused = Callable[..., str]
@@ -187,9 +187,9 @@ def test_labels_without_a_class_are_found_before_any_work(
     for path in labels:
         Image.new("L", Image.open(path).size, 255).save(path)
     for message in (not_trained(own_folder, *TINY), refused("evaluate", trained, "--data", own_folder)):
-        assert "no pixel of the split's labels has a class: all are ignore (255)" in message
+        assert "every pixel of the split's labels is ignored (255)" in message
     labels[0].write_bytes(kept)  # one labelled picture is enough, the other is passed over
-    assert evaluate(trained, own_folder, record=False, progress=False).n_images == 2
+    assert evaluate(trained, own_folder, options=ScoreOptions(progress=False)).n_images == 2
 
 
 def test_scores_need_labels(refused: Refused, trained: Path, labelled_folder: Path, tmp_path: Path) -> None:

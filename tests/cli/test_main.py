@@ -293,13 +293,13 @@ def test_a_run_that_is_being_trained_is_scored_but_not_renamed(cli: Call, own_ru
     file, scores = own_run / "checkpoint.pt", [tmp_path / "held.json", tmp_path / "free.json"]
     content = file.read_bytes()
     with checkpoint.exclusive(own_run):
-        status, stdout, stderr = cli("evaluate", own_run, "--split", "train", "--json", scores[0])
+        status, stdout, stderr = cli("evaluate", own_run, "--split", "train", "--name-clusters", "--json", scores[0])
     assert status == 0
     assert "mIoU" in stdout
     (warning,) = [line for line in stderr.splitlines() if "warning" in line]
-    assert warning.startswith("picie: warning: another picie is at work on the run: these scores do not name its clusters")
+    assert warning.startswith("picie: warning: another picie process is using this run, so its clusters were not named")
     assert file.read_bytes() == content
-    status, _, stderr = cli("evaluate", own_run, "--split", "train", "--json", scores[1])
+    status, _, stderr = cli("evaluate", own_run, "--split", "train", "--name-clusters", "--json", scores[1])
     assert (status, "warning" in stderr) == (0, False)
     assert scores[0].read_bytes() == scores[1].read_bytes()
     assert torch.load(file, weights_only=True)["matching"]["protocol"].startswith("train; ")
@@ -330,7 +330,16 @@ def test_an_option_with_nothing_is_the_default(cli: Call, labelled_folder: Path,
 
 def test_evaluate_takes_another_matching_size_and_part(cli: Call, refused: Refused, own_run: Path, tmp_path: Path) -> None:
     scores = tmp_path / "scores.json"
-    options = ("--matching", "many-to-one", "evaluate.size=24", "evaluate.crop=false", "--bootstrap", 30, "--baselines")
+    options = (
+        "--matching",
+        "many-to-one",
+        "evaluate.size=24",
+        "evaluate.crop=false",
+        "--bootstrap",
+        30,
+        "--baselines",
+        "--name-clusters",
+    )
     status, stdout, stderr = cli("evaluate", own_run, *options, "--json", scores)
     assert status == 0, stderr
     told = json.loads(scores.read_text("utf-8"))
@@ -343,7 +352,7 @@ def test_evaluate_takes_another_matching_size_and_part(cli: Call, refused: Refus
     assert "in brackets: 95 % intervals" in stdout
     assert "matched one-to-one" in stdout
     assert checkpoint.load(own_run)["matching"]["protocol"] == told["protocol"]
-    assert "'train.lr' cannot be changed for a score" in refused("evaluate", own_run, "train.lr=1")
+    assert "'train.lr' cannot be changed when scoring" in refused("evaluate", own_run, "train.lr=1")
     assert "'nonsense' is no option" in refused("evaluate", own_run, "nonsense")
     assert "evaluate.matching is given twice" in refused(
         "evaluate", own_run, "--matching", "many-to-one", "evaluate.matching=one-to-one"

@@ -20,7 +20,7 @@ from picie.comparing.run_records import Run
 from picie.config import load
 from picie.errors import InputError, TrainingError
 from picie.training import api
-from picie.training.trainer import Run as TrainingRun
+from picie.training.trainer import Trainer
 
 Call = Callable[..., tuple[int, str, str]]
 Refused = Callable[..., str]
@@ -87,12 +87,12 @@ def test_folders_are_plain_and_never_shared() -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ([], "nothing varies"),
-        (["--vary", "loss.temperature"], "no option with values"),
+        ([], "nothing to vary"),
+        (["--vary", "loss.temperature"], "not an option with values"),
         (["--vary", "loss.temprature=0.1|1"], "did you mean 'loss.temperature'"),
         (["--vary", "loss.temperature=0.1|0"], "setting 'temperature=0': loss.temperature = 0: must be greater than 0"),
-        (["--vary", "loss.temperature=0.3|0.30"], "mean the same"),
-        (["--vary", "seed=0|1"], "mean the same, but for seed and [run]"),
+        (["--vary", "loss.temperature=0.3|0.30"], "are the same"),
+        (["--vary", "seed=0|1"], "are the same except for seed and [run]"),
         (["--vary", "loss.temperature=1|2", "--vary", "loss.temperature=3"], "given twice"),
         (["--vary", "views.invariance=blur|blurr"], "did you mean 'blur'"),
         (["--vary", "views.invariance=hflip"], "hflip"),
@@ -123,8 +123,8 @@ def test_every_setting_with_every_seed_once(
     assert "4 runs: 2 settings x 2 seeds; 4 to do" in log
     runs = sorted(path.parent.relative_to(out).as_posix() for path in out.rglob("config.toml"))
     assert runs == [f"temperature={t}/seed-{s}" for t in ("0.3", "1.0") for s in (0, 1)]
-    for text in ("temperature=0.3", "temperature=1.0", "within noise", "mIoU %", str(out / "comparison.png")):
-        assert text in told or "no spread" in told
+    for text in ("temperature=0.3", "temperature=1.0", "not significant", "mIoU %", str(out / "comparison.png")):
+        assert text in told or "same score" in told
     content = json.loads((out / "comparison.json").read_text("utf-8"))
     assert content["differs"] == {"loss.temperature": [0.3, 1.0]}
     assert [group["seeds"] for group in content["groups"]] == [[0, 1], [0, 1]]
@@ -151,7 +151,7 @@ def test_runs_of_other_settings_are_not_mixed_in(arguments: list[object], tmp_pa
 def test_a_stopped_ablation_goes_on_by_the_same_command(
     arguments: list[object], tmp_path: Path, cli: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step, steps = TrainingRun._step, [0]
+    step, steps = Trainer._step, [0]
 
     def counted(self: Any, *batch: Any) -> None:
         steps[0] += 1
@@ -160,10 +160,10 @@ def test_a_stopped_ablation_goes_on_by_the_same_command(
         step(self, *batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingRun, "_step", counted)
+        patch.setattr(Trainer, "_step", counted)
         status, _, log = cli("ablate", *arguments)
     assert status == 130
-    assert log.endswith("picie: stopped with 1 of 4 runs finished; the same command goes on\n")
+    assert log.endswith("picie: stopped with 1 of 4 runs finished; run the same command to continue\n")
     assert Run.read(tmp_path / "out/temperature=1.0/seed-0").record["status"] == "stopped"
     status, _, log = cli("ablate", *arguments)
     assert status == 0
@@ -189,11 +189,11 @@ def test_a_failing_run_does_not_end_the_others(
         status, told, log = cli("ablate", *arguments, "--against", "temperature=1.0")
     assert status == 1
     last = log.splitlines()[-1]
-    assert "2 of 4 runs failed, and the same command tries them again" in last
+    assert "2 of 4 runs failed; run the same command to try them again" in last
     assert f"{out / 'temperature=1.0/seed-0'} (the loss is not finite)" in last
     assert f"{out / 'temperature=1.0/seed-1'} (ZeroDivisionError: oh no)" in last
     assert "sometimes" in (out / "temperature=1.0/seed-1.log").read_text("utf-8")  # where it came from
-    assert "one setting: nothing to compare it with" in told
+    assert "there is only one setting, so nothing is compared" in told
     assert cli("ablate", *arguments)[0] == 0
 
 
@@ -207,7 +207,7 @@ def test_runs_side_by_side_are_the_same_and_may_fail(
     vary = ("--vary", "loss.temperature=0.3|1.0", "--seeds", 1)
     status, _, log = cli("ablate", labelled_folder, *TINY, *vary, "--jobs", 2, "--out", out)
     assert status == 1
-    assert f"1 of 2 runs failed, and the same command tries them again: {blocked} (--out {blocked}: exists already" in log
+    assert f"1 of 2 runs failed; run the same command to try them again: {blocked} (--out {blocked}: exists already" in log
     assert_equal_runs(out / "temperature=0.3" / "seed-0", api.train(tiny(), tmp_path / "alone"))
     assert "epoch 2/2" in (out / "temperature=0.3" / "seed-0.log").read_text("utf-8")
 
@@ -243,7 +243,7 @@ def test_processes_are_asked_to_stop_and_nothing_else_is_started(
     assert status == 128 + signal.SIGTERM
     assert len(started) == 2
     assert set(sent) == {signal.SIGTERM}
-    assert "stopped with 0 of 6 runs finished; the same command goes on" in log
+    assert "stopped with 0 of 6 runs finished; run the same command to continue" in log
 
 
 def test_a_plan_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_runs_that_differ_in_seed_and_machine_are_one_setting(write: Write) -> N
     assert (spread.values, spread.mean, spread.deviation) == ((60.0, 62.0, 64.0), 62.0, 2.0)
     assert group.spread("inertia").mean == pytest.approx(0.3)
     assert group.seconds == 3.0
-    assert found.notes == ["one setting: nothing to compare it with"]
+    assert found.notes == ["there is only one setting, so nothing is compared"]
 
 
 def test_what_differs_is_told_by_option_and_setting(seeds: Callable[..., list[Path]]) -> None:
@@ -109,14 +109,14 @@ def test_the_verdict_is_welchs(seeds: Callable[..., list[Path]]) -> None:
     assert accuracy.difference is not None
     assert accuracy.difference.p == pytest.approx(expected.pvalue)
     assert accuracy.difference.mean == pytest.approx(statistics.mean(HIGH) - statistics.mean(LOW))
-    assert (accuracy.score, accuracy.first, accuracy.second, accuracy.words) == ("accuracy", "low", "high", "beyond noise")
+    assert (accuracy.score, accuracy.first, accuracy.second, accuracy.words) == ("accuracy", "low", "high", "significant")
     assert miou.difference is not None
     assert miou.difference.mean == pytest.approx(accuracy.difference.mean / 2)
 
 
-def test_what_lies_within_the_seeds_spread_is_noise(seeds: Callable[..., list[Path]]) -> None:
+def test_a_difference_within_the_spread_of_seeds_is_not_significant(seeds: Callable[..., list[Path]]) -> None:
     found = compare(seeds("a", LOW) + seeds("b", (61.0, 62.0, 63.0), "train.lr=1e-3"))
-    assert words(found) == ["within noise", "within noise"]
+    assert words(found) == ["not significant", "not significant"]
 
 
 def test_more_pairs_ask_for_more_unless_one_is_the_reference(seeds: Callable[..., list[Path]]) -> None:
@@ -137,7 +137,7 @@ def test_more_pairs_ask_for_more_unless_one_is_the_reference(seeds: Callable[...
 
 def test_one_seed_each_gives_no_verdict(write: Write) -> None:
     found = compare([write("a", accuracy=50.0), write("b", "train.lr=1e-3", accuracy=70.0)])
-    assert words(found) == ["one seed each: no verdict; differences of 1-3 accuracy are noise"] * 2
+    assert words(found) == ["not tested: each setting has only one seed, and seeds differ by 1-3 points of accuracy"] * 2
     assert all(verdict.difference is None for verdict in found.verdicts)
 
 
@@ -150,15 +150,15 @@ def test_scores_under_different_protocols_get_no_verdict(seeds: Callable[..., li
 @pytest.mark.parametrize(("ours", "theirs"), [({"digest": "x"}, {"digest": "y"}), ({}, {})])
 def test_scores_of_other_images_get_no_verdict(seeds: Callable[..., list[Path]], ours: Any, theirs: Any) -> None:
     found = compare(seeds("a", LOW, **ours) + seeds("b", HIGH, 'data.root="/other"', **theirs))
-    assert words(found) == ["not comparable: other images"] * 2
-    assert "not all runs trained on the same images: their scores are not comparable" in found.notes
+    assert words(found) == ["not comparable: different images"] * 2
+    assert "the runs were not all trained on the same images: their scores are not comparable" in found.notes
 
 
 def test_the_same_images_elsewhere_are_the_same(seeds: Callable[..., list[Path]]) -> None:
     found = compare(seeds("a", LOW, digest="x") + seeds("b", HIGH, 'data.root="/b"', "train.lr=1e-3", digest="x"))
-    assert words(found)[0] == "beyond noise"
+    assert words(found)[0] == "significant"
     frames = compare(seeds("c", LOW, digest="x") + seeds("d", HIGH, "views.crop=400", digest="y"))
-    assert words(frames)[0] == "beyond noise"  # other frames of one folder have another digest
+    assert words(frames)[0] == "significant"  # other frames of one folder have another digest
 
 
 def test_unfinished_runs_and_repeated_seeds_do_not_count(seeds: Callable[..., list[Path]], write: Write) -> None:
@@ -168,8 +168,8 @@ def test_unfinished_runs_and_repeated_seeds_do_not_count(seeds: Callable[..., li
     (group,) = compare([*runs, stopped, again]).groups
     assert group.spread("accuracy").values == LOW
     notes = compare([*runs, stopped, again]).notes
-    assert f"left out, not finished: {stopped} (stopped, 2 of 2 epochs)" in notes
-    assert f"left out, seed 1 is there already: {again}" in notes
+    assert f"not counted, unfinished: {stopped} (stopped, 2 of 2 epochs)" in notes
+    assert f"not counted, another run has seed 1: {again}" in notes
 
 
 def test_epochs_are_those_that_a_run_has(write: Write) -> None:
@@ -192,7 +192,7 @@ def test_runs_without_labels_have_losses_and_no_verdict(
     runs = seeds("a", (None, None)) + seeds("b", (None, None), "train.lr=1e-3")
     found = compare(runs)
     assert found.verdicts == []
-    assert found.notes[-1].startswith("no scores: the runs have no labels")
+    assert found.notes[-1].startswith("no scores, because the runs have no labels")
     status, out, _ = cli("compare", *runs)
     assert status == 0
     for text in ("loss", "inertia", "imbalance", "0.3000 ± 0.0000", "2.5000", "no scores"):
@@ -213,8 +213,8 @@ def test_the_command_shows_and_writes_it_all(
         "0.0002",
         "0.001",
         "61.2 ± 1.3 (60.0, 61.0, 62.5)",
-        "low less high",
-        "beyond noise",
+        "low minus high",
+        "significant",
         PROTOCOL,
         str(plot),
     )
@@ -226,7 +226,7 @@ def test_the_command_shows_and_writes_it_all(
         "values": list(LOW)
     }
     assert (low["seeds"], low["protocols"]) == ([0, 1, 2], [PROTOCOL])
-    assert content["verdicts"][0]["beyond_noise"] is True
+    assert content["verdicts"][0]["significant"] is True
     assert 0 < content["verdicts"][0]["p"] < 0.05
     assert Image.open(plot).size[0] >= 1000
 
@@ -260,8 +260,8 @@ def test_mistakes_are_one_line(write: Write, tmp_path: Path, refused: Callable[.
     run = write("run", accuracy=1.0)
     (tmp_path / "empty").mkdir()
     for arguments, expected in (
-        ([tmp_path / "empty"], "no run in it"),
-        ([tmp_path / "nowhere"], "no run in it"),
+        ([tmp_path / "empty"], "contains no run"),
+        ([tmp_path / "nowhere"], "contains no run"),
         ([run, "--out", tmp_path / "plot.html"], ".svg"),
         ([run, "--out", tmp_path / "no" / "plot.png"], "no such folder"),
         ([run, "--json", tmp_path / "no" / "all.json"], "no such folder"),

@@ -72,7 +72,7 @@ def test_hyperparameters_vary_one_at_a_time_around_the_default() -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("", "it is empty"), ("seed = 3\n[a]\n", "'seed' stands outside a table"), ("[a\n", "not valid TOML")],
+    [("", "it is empty"), ("seed = 3\n[a]\n", "'seed' is not in a table"), ("[a\n", "not valid TOML")],
 )
 def test_a_file_that_is_no_recipe_is_told(tmp_path: Path, text: str, expected: str) -> None:
     (tmp_path / "own.toml").write_text(text, "utf-8")

@@ -33,12 +33,12 @@ def test_welch_is_as_its_formula_says() -> None:
     half = stats.t.ppf(0.975, freedom) * error
     assert found.interval == pytest.approx((mean - half, mean + half))
     assert found.corrected == found.p  # one test needs no correction
-    assert found.beyond_noise
+    assert found.significant
 
 
-def test_noise_of_three_seeds_is_not_called_a_difference() -> None:
+def test_noise_of_three_seeds_is_not_significant() -> None:
     (found,) = differences([(Spread((69.0, 70.0, 71.0)), Spread((70.0, 71.0, 72.5)))])
-    assert not found.beyond_noise
+    assert not found.significant
     assert found.interval[0] < 0 < found.interval[1]
 
 
@@ -46,8 +46,8 @@ def test_the_correction_can_take_a_verdict_back() -> None:
     close = (Spread((60.0, 61.0, 62.0)), Spread((63.0, 64.0, 65.0)))
     (alone,) = differences([close])
     among = differences([close, (Spread((1.0, 2.0, 3.0)), Spread((1.5, 2.0, 3.0))), close])
-    assert alone.beyond_noise
-    assert not among[0].beyond_noise
+    assert alone.significant
+    assert not among[0].significant
     assert among[0].p == alone.p
     assert among[0].interval == alone.interval
 
@@ -69,9 +69,9 @@ def test_holm_is_as_defined(p: list[float]) -> None:
     ("first", "second", "words"),
     [
         ((), (1.0, 2.0), "no scores"),
-        ((1.0,), (2.0,), "one seed each: no verdict; differences of 1-3 accuracy are noise"),
-        ((1.0,), (2.0, 3.0), "one seed of one: no verdict; differences of 1-3 accuracy are noise"),
-        ((1.0, 1.0), (2.0, 2.0), "no verdict: the seeds have no spread"),
+        ((1.0,), (2.0,), "not tested: each setting has only one seed, and seeds differ by 1-3 points of accuracy"),
+        ((1.0,), (2.0, 3.0), "not tested: one setting has only one seed, and seeds differ by 1-3 points of accuracy"),
+        ((1.0, 1.0), (2.0, 2.0), "not tested: all seeds have the same score"),
         ((1.0, 1.0), (2.0, 2.5), None),
     ],
 )

@@ -115,7 +115,16 @@ def test_an_imported_run_predicts_and_is_scored(cli: Call, run: Path, labelled_f
     assert (status, err) == (0, "")
     with Image.open(out / "100.png") as labels:
         assert labels.size == (64, 48)
-    scored = ("--data", labelled_folder, "--dataset", "folder", "--json", tmp_path / "scores.json", "--baselines")
+    scored = (
+        "--data",
+        labelled_folder,
+        "--dataset",
+        "folder",
+        "--json",
+        tmp_path / "scores.json",
+        "--baselines",
+        "--name-clusters",
+    )
     status, _, err = cli("evaluate", run, *scored)
     assert status == 0, err
     scores = json.loads((tmp_path / "scores.json").read_text("utf-8"))
@@ -126,7 +135,7 @@ def test_an_imported_run_predicts_and_is_scored(cli: Call, run: Path, labelled_f
 
 
 def test_what_an_imported_run_does_not_know_is_said(refused: Refused, run: Path) -> None:
-    assert "knows no data to be scored on; give a labelled folder: --data FOLDER" in refused("evaluate", run)
+    assert "has no dataset of its own; give a labelled folder: --data FOLDER" in refused("evaluate", run)
     assert "was imported, not trained here" in refused("train", "--resume", run)
     assert "was imported, not trained here" in refused("train", "--resume", run, "train.epochs=20")
 

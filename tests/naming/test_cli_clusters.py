@@ -7,11 +7,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from tests.conftest import checkpoint_of
 
 from picie import Segmenter
 
 Call = Callable[..., tuple[int, str, str]]
 Refused = Callable[..., str]
+
+
+@pytest.fixture
+def own_run(own_run: Path) -> Path:
+    """A run whose three clusters are named after the three classes."""
+    state = checkpoint_of(own_run)
+    state["matching"]["assignment"] = [1, 0, 2]
+    torch.save(state, own_run / "checkpoint.pt")
+    return own_run
 
 
 def test_name_shows_changes_and_writes(cli: Call, own_run: Path, tmp_path: Path) -> None:
@@ -38,8 +49,8 @@ def test_name_shows_changes_and_writes(cli: Call, own_run: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["sky"], "'sky': is no name; write SEGMENT=NAME"),
-        (["0="], "'0=': is no name"),
+        (["sky"], "'sky': is not a name; write SEGMENT=NAME"),
+        (["0="], "'0=': is not a name"),
         (["9=sky"], "9: no such segment; they are 0..2"),
         (["rde=sky"], "did you mean 'red'"),
         (["0=sky", "0=road"], "0: is named twice"),

@@ -21,7 +21,7 @@ def test_the_number_of_groups_of_a_mixture_is_found(k: int, spread: float) -> No
     assert result.k == k
     assert figures[k - 2].silhouette > 0.4
     assert figures[k - 2].stability == pytest.approx(1, abs=0.05)
-    assert f"recommended: K = {k}:" in result.reason
+    assert f"recommended: K = {k}." in result.reason
     assert len(result.limits) == 1
     assert "K = 27" in result.limits[0]
 
@@ -36,7 +36,7 @@ def test_a_number_whose_clusters_do_not_come_back_is_not_recommended() -> None:
     figures = [Figures(1, 0.4, 10, 0.99, 0), Figures(0.8, 0.5, 12, 0.95, 0), Figures(0.5, 0.9, 30, 0.6, 0.2)]
     result = recommend((2, 3, 4), figures, 4)
     assert result.k == 3
-    assert any("Calinski-Harabasz alone would say 4, silhouette alone 4" in limit for limit in result.limits)
+    assert any("Calinski-Harabasz alone would suggest 4, silhouette alone 4" in limit for limit in result.limits)
 
 
 def test_an_edge_is_called_one() -> None:

@@ -18,7 +18,7 @@ from tests.conftest import UNTRAINED, checkpoint_of, picture
 from tests.reference.published_network import file_content, random_network, write
 from tests.report.conftest import Page
 
-from picie import Config, Segmenter, evaluate, report
+from picie import Config, ScoreOptions, Segmenter, evaluate, report
 from picie.config import from_dict, load
 from picie.display.colors import rgb_to_hex
 from picie.errors import Stopped
@@ -73,7 +73,7 @@ def test_every_picture_can_be_decoded_and_has_words(page: Page) -> None:
 
 
 def test_the_numbers_are_those_of_the_evaluation(page: Page, trained: Path) -> None:
-    result = evaluate(trained, record=False, progress=False)
+    result = evaluate(trained, options=ScoreOptions(progress=False))
     summary = result.to_dict()
 
     def shown(value: float | None) -> str:

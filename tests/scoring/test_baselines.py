@@ -29,7 +29,8 @@ from picie.scoring.baselines import (
     raw_kmeans,
     sample_pixels,
 )
-from picie.scoring.evaluation import Predict
+from picie.scoring.counting import Predict
+from picie.scoring.evaluation import ScoreOptions
 from picie.training import api
 
 
@@ -123,7 +124,7 @@ def test_position_tells_apart_what_colour_does_not() -> None:
 
 def test_scored_at_the_size_of_its_pixels_alone() -> None:
     predict = clustered([checkers()[0]], 2, 0.0)
-    with pytest.raises(InputError, match="size of their pixels"):
+    with pytest.raises(InputError, match="size of their input"):
         predict(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), (32, 32))
 
 
@@ -159,7 +160,7 @@ def test_raw_features_are_clustered_as_their_restatement_says(pretrained: Config
 
 def test_a_run_is_shown_beside_the_raw_features_of_its_backbone(pretrained: Config, tmp_path: Path) -> None:
     run = api.train(pretrained, tmp_path / "run")
-    rows = evaluate_baselines(run, progress=False, device="cpu")
+    rows = evaluate_baselines(run, options=ScoreOptions(device="cpu", progress=False))
     names = ["constant prediction", "k-means on colour", "k-means on colour and position", RAW]
     assert list(rows) == names
     assert rows[RAW].confusion.shape == (3, 3)
@@ -172,7 +173,7 @@ def test_raw_features_are_left_out_where_there_are_no_weights(
 ) -> None:
     status, stdout, stderr = cli("evaluate", trained, "--baselines")
     assert status == 0
-    assert f"warning: left out: {RAW}: the run's backbone did not start from pretrained weights" in stderr
+    assert f"warning: skipped: {RAW}: the run's backbone did not start from pretrained weights" in stderr
     assert RAW not in stdout
     assert "k-means on colour" in stdout
     run = api.train(pretrained, tmp_path / "run")
@@ -185,14 +186,14 @@ def test_raw_features_are_left_out_where_there_are_no_weights(
 
 def test_no_label_is_opened_but_to_score(own_folder: Path, pretrained: Config, tmp_path: Path) -> None:
     run = api.train(with_overrides(pretrained, [f"data.root={own_folder}"]), tmp_path / "run")
-    expected = evaluate_baselines(run, progress=False)
+    expected = evaluate_baselines(run, options=ScoreOptions(progress=False))
     for file in (own_folder / "labels" / "train").iterdir():
         file.write_bytes(b"no label")
-    rows = evaluate_baselines(run, progress=False)
+    rows = evaluate_baselines(run, options=ScoreOptions(progress=False))
     assert len(rows) == 4
     assert all(np.array_equal(rows[name].confusion, expected[name].confusion) for name in expected)
 
 
 def test_more_clusters_than_cells_are_refused() -> None:
-    with pytest.raises(InputError, match="5 clusters cannot be made of 4 cells"):
+    with pytest.raises(InputError, match="cannot make 5 clusters from 4 feature cells"):
         feature_kmeans(torch.eye(4), 5, config(2))

@@ -13,16 +13,16 @@ from PIL import Image
 from tests.conftest import checkpoint_of, picture, write_labelled
 from tests.equal_runs import assert_equal_runs, assert_same
 
-from picie import Config, Segmenter, evaluate
+from picie import Config, ScoreOptions, Segmenter, evaluate
 from picie.data import open_dataset
 from picie.data.folder import Folder
 from picie.data.images import centre_frame, centre_label, whole_size
 from picie.errors import InputError
 from picie.runtime.progress import Progress
 from picie.runtime.run_record import read_metrics
-from picie.scoring.evaluation import Pairs, check_labels, count
+from picie.scoring.counting import Pairs, check_labels, count_confusions
 from picie.scoring.metrics import UNMATCHED
-from picie.scoring.results import unmatched_clusters
+from picie.scoring.results import named_assignment, unmatched_clusters
 from picie.training import api
 
 Make = Callable[..., Config]
@@ -64,7 +64,7 @@ def test_count_is_the_confusion_of_each_pixel(mixed: Path, tiny: Make, crop: boo
                 expected[truth, cluster] += 1
                 labelled += 1
     with Progress(False) as bars:
-        counts = count(by_color, 3, Pairs(data, config), bars)
+        counts = count_confusions(by_color, 3, Pairs(data, config), bars)
     confusion = counts.sum(0).reshape(3, 3)
     assert counts.shape == (20, 9)
     assert np.array_equal(confusion, expected)
@@ -78,9 +78,9 @@ def test_order_and_batches_do_not_matter(mixed: Path, tiny: Make, monkeypatch: p
         data = Folder(mixed, "val")
         if backwards:
             data.paths.reverse()
-        monkeypatch.setattr("picie.scoring.evaluation._BATCH", size)
+        monkeypatch.setattr("picie.scoring.counting._BATCH", size)
         with Progress(False) as bars:
-            counts.append(count(by_color, 3, Pairs(data, config), bars).toarray())
+            counts.append(count_confusions(by_color, 3, Pairs(data, config), bars).toarray())
     assert np.array_equal(counts[0], counts[1])
     assert np.array_equal(counts[0], counts[2][::-1])
 
@@ -94,7 +94,7 @@ def test_an_image_that_cannot_be_read_is_not_counted(mixed: Path, tiny: Make, ca
         check_labels(data, bars)
         pairs = Pairs(data, tiny())
         for _ in range(2):  # epochs, of which the first says it
-            assert count(by_color, 3, pairs, bars).shape == (18, 9)
+            assert count_confusions(by_color, 3, pairs, bars).shape == (18, 9)
         assert sorted(Path(text.split(":")[1].strip()).name for text in caplog.messages) == ["200.png", "201.png"]
         for image in data.paths:
             image.write_bytes(b"x")
@@ -106,7 +106,7 @@ def test_an_image_that_cannot_be_read_is_not_counted(mixed: Path, tiny: Make, ca
 def test_evaluate_gives_what_training_logged(tiny: Make, tmp_path: Path, change: tuple[str, ...]) -> None:
     config = tiny("train.epochs=1", *change)
     run = api.train(config, tmp_path / "run")
-    result, logged = evaluate(run, record=False), read_metrics(run)[-1]
+    result, logged = evaluate(run), read_metrics(run)[-1]
     assert result.to_dict()["accuracy"] == logged["accuracy"]
     assert result.to_dict()["miou"] == logged["miou"]
     assert result.protocol == logged["protocol"]
@@ -119,7 +119,7 @@ def test_evaluate_gives_what_training_logged(tiny: Make, tmp_path: Path, change:
     assert all(row["iou"] in (0.0, None) for row in missing)
     names = Segmenter.load(run).names
     assert names[:3] == ("red", "green", "blue")
-    assert names[3:] == tuple(f"cluster {i}" for i in unmatched_clusters(result))
+    assert names[3:] == tuple(f"cluster {i}" for i in np.flatnonzero(named_assignment(result) == UNMATCHED))
 
 
 def test_a_run_on_unlabelled_photos_gets_names_by_an_evaluation(tiny: Make, labelled_folder: Path, tmp_path: Path) -> None:
@@ -127,14 +127,14 @@ def test_a_run_on_unlabelled_photos_gets_names_by_an_evaluation(tiny: Make, labe
     with pytest.raises(InputError, match="split 'val' has no labels; scores need"):
         evaluate(run)
     before, content = checkpoint_of(run), (run / "checkpoint.pt").read_bytes()
-    result = evaluate(run, labelled_folder, record=False)
+    result = evaluate(run, labelled_folder)
     assert (run / "checkpoint.pt").read_bytes() == content
     assert Segmenter.load(run).names[0] == "cluster 0"
 
-    evaluate(str(run), str(labelled_folder), split="train")
-    assert Segmenter.load(run).names == ("red", "green", "blue")
-    evaluate(run, labelled_folder)
-    assert checkpoint_of(run)["matching"]["assignment"] == result.assignment.tolist()
+    evaluate(str(run), str(labelled_folder), split="train", name_clusters=True)
+    assert Segmenter.load(run).names[:3] == ("red", "green", "blue")
+    evaluate(run, labelled_folder, name_clusters=True)
+    assert checkpoint_of(run)["matching"]["assignment"] == named_assignment(result).tolist()
     without = [{k: v for k, v in state.items() if k != "matching"} for state in (before, checkpoint_of(run))]
     assert_same(without[0], without[1], "checkpoint")
 
@@ -147,7 +147,7 @@ def test_another_split_and_another_folder_are_scored(own_run: Path, mixed: Path)
 
 def test_evaluating_does_not_disturb_a_resume(own_run: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(own_run, tmp_path / "other"))
-    evaluate(own_run, split="train")
+    evaluate(own_run, split="train", name_clusters=True)
     for run in (own_run, other):
         api.resume(run, ["train.epochs=3"])
     assert_equal_runs(own_run, other)
@@ -160,7 +160,7 @@ def test_overrides_change_how_a_run_is_scored_but_not_the_run(own_run: Path) -> 
         "mIoU over classes present"
     )
     overrides = ["evaluate.size=24", "evaluate.crop=false", "evaluate.split=train", "evaluate.matching=one-to-one-iou"]
-    result = evaluate(own_run, overrides=overrides)
+    result = evaluate(own_run, name_clusters=True, options=ScoreOptions(overrides=overrides))
     assert result.protocol == (
         "train; whole images, short side 24 px; K = 3, 3 classes; one-to-one Hungarian on IoU over the split; "
         "mIoU over classes present"
@@ -174,8 +174,8 @@ def test_overrides_change_how_a_run_is_scored_but_not_the_run(own_run: Path) -> 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("cluster.k=5", "'cluster.k' cannot be changed for a score"),
-        ("evaluate.every=2", "'evaluate.every' cannot be changed for a score"),
+        ("cluster.k=5", "'cluster.k' cannot be changed when scoring"),
+        ("evaluate.every=2", "'evaluate.every' cannot be changed when scoring"),
         ("evaluate.sise=24", "did you mean 'evaluate.size'"),
         ("evaluate.matching=identity", "evaluate.matching = 'identity'"),
         ("evaluate.size=0", "evaluate.size = 0"),
@@ -184,7 +184,7 @@ def test_overrides_change_how_a_run_is_scored_but_not_the_run(own_run: Path) -> 
 def test_other_overrides_are_refused(own_run: Path, override: str, message: str) -> None:
     content = (own_run / "checkpoint.pt").read_bytes()
     with pytest.raises(InputError, match=message):
-        evaluate(own_run, overrides=[override])
+        evaluate(own_run, name_clusters=True, options=ScoreOptions(overrides=[override]))
     assert (own_run / "checkpoint.pt").read_bytes() == content
 
 
@@ -203,7 +203,7 @@ def test_many_clusters_of_one_class_share_its_name_and_value(tiny: Make, tmp_pat
     clusters, values = segmenter.predict_clusters(image), segmenter.predict(image)
     matched = assigned[clusters] != UNMATCHED
     assert np.array_equal(values[matched], assigned[clusters][matched])
-    one_to_one = evaluate(run, record=False, overrides=["evaluate.matching=one-to-one"])
+    one_to_one = evaluate(run, options=ScoreOptions(overrides=["evaluate.matching=one-to-one"]))
     assert len(unmatched_clusters(one_to_one)) == 6
     assert result.scores.accuracy >= one_to_one.scores.accuracy
     found = result.to_dict()["matchings"]
@@ -215,9 +215,9 @@ def test_many_clusters_of_one_class_share_its_name_and_value(tiny: Make, tmp_pat
 def test_scores_while_training_take_no_resamples(tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("picie.scoring.results.bootstrap", lambda *_: pytest.fail("resampled"))
     run = api.train(tiny("train.epochs=1"), tmp_path / "run")
-    assert evaluate(run, record=False, bootstrap=0).intervals is None
+    assert evaluate(run, bootstrap=0).intervals is None
     with pytest.raises(pytest.fail.Exception, match="resampled"):
-        evaluate(run, record=False)
+        evaluate(run)
 
 
 @pytest.mark.parametrize("keep", [0, 2**28, 3 * 32 * 32 + 32 * 32])

@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, jaccard_score
 from tests.conftest import NAMES
 
-from picie import score_folders
+from picie import FolderOptions, score_folders
 from picie.data.base import ClassMap
 from picie.data.labels import LABELS
 from picie.errors import InputError
@@ -88,7 +88,7 @@ def test_values_above_one_byte_are_clusters_like_others(folders: tuple[Path, Pat
 def test_what_is_not_predicted_is_an_error_and_never_matched(folders: tuple[Path, Path, Path], value: int) -> None:
     predicted, truth = flat(folders[0]), flat(folders[1])
     for matching in ("one-to-one", "one-to-one-iou", "many-to-one", "identity"):
-        result = score_folders(*folders, matching, unpredicted=value, bootstrap=0)
+        result = score_folders(*folders, matching, bootstrap=0, options=FolderOptions(unpredicted=value))
         k = max(predicted[predicted != value]) + 1
         assert (result.confusion.shape, result.void) == ((3, k + 1), k)
         assert result.assignment[-1] == -1
@@ -109,7 +109,7 @@ def test_files_pair_by_path_without_the_endings(tmp_path: Path, truth: list[np.n
     save(tmp_path / "out" / f"{city}.png", truth[0])
     assert pair_files(tmp_path / "out", tmp_path / "gt", "_leftImg8bit", "_gtFine_labelIds") == [(prediction, label)]
     save(tmp_path / "out" / f"{city}_leftImg8bit.png", truth[0])
-    with pytest.raises(InputError, match="have the same name but for its case"):
+    with pytest.raises(InputError, match="differ only in the case of their ending"):
         pair_files(tmp_path / "out", tmp_path / "gt", "_leftImg8bit", "_gtFine_labelIds")
 
 
@@ -122,7 +122,7 @@ def test_a_run_s_own_predictions_can_be_scored(
     status, stdout, stderr = cli("score", *arguments, "--matching", "identity", "--json", file, "--bootstrap", 50)
     assert status == 0, stderr
     assert stderr.count("\n") == 1
-    assert f"PNGs without a label are passed over: 1, the first {tmp_path / 'out' / 'legend.png'}" in stderr
+    assert f"skipped 1 PNGs without a label, the first is {tmp_path / 'out' / 'legend.png'}" in stderr
     told = json.loads(file.read_text("utf-8"))
     truth = flat(labelled_folder / "labels" / "val")
     predicted = np.concatenate([np.asarray(Image.open(tmp_path / "out" / f"{i}.png")).ravel() for i in (100, 101)])
@@ -191,14 +191,14 @@ def break_folders(kind: str, folders: tuple[Path, Path, Path]) -> None:
     [
         (
             "missing",
-            ["1 of 5 labels have no prediction; the first:", "labels/a/0.v1.png", "predicted/a/0.v1.png", "--label-suffix"],
+            ["1 of 5 labels have no prediction; the first is", "labels/a/0.v1.png", "predicted/a/0.v1.png", "--label-suffix"],
         ),
         ("size", ["predicted/a/0.v1.png is 17x4 but", "labels/a/0.v1.png is 17x11", "must have the size of their labels"]),
         ("colour", ["predicted/a/0.v1.png: contains colours (mode RGB), not class indices"]),
         ("broken", ["predicted/a/0.v1.png: cannot be read as a label map"]),
         ("label value", ["labels/a/0.v1.png: label value 7 is not a class (0..2)"]),
         ("label colour", ["labels/a/0.v1.png: contains colours"]),
-        ("ignored", ["labels: no labelled pixel: all are ignore (255)"]),
+        ("ignored", ["labels: every pixel is ignored (255)"]),
     ],
 )
 def test_folders_that_do_not_fit_are_one_line(
@@ -219,11 +219,11 @@ def test_options_that_do_not_fit_are_one_line(refused: Refused, folders: tuple[P
     assert f"{classes}: no such folder" in refused("score", predicted, classes, "--classes", classes)
     assert "none.toml: cannot be read" in refused("score", predicted, labels, "--classes", tmp_path / "none.toml")
     message = refused("score", *ok, "--label-suffix", "_labelIds")
-    assert f"{labels}: no PNG in it or below it that ends in _labelIds.png; is --label-suffix right?" in message
+    assert f"{labels}: contains no PNG whose name ends in _labelIds.png; is --label-suffix right?" in message
     assert "--prediction-suffix right?" in refused("score", *ok, "--prediction-suffix", "_x")
     assert "5 of 5 labels have no prediction" in refused("score", *ok, "--label-suffix", ".v1")
     (tmp_path / "empty").mkdir()
-    assert "empty: no PNG in it or below it; give" in refused("score", predicted, tmp_path / "empty", "--classes", classes)
+    assert "empty: contains no PNG; give" in refused("score", predicted, tmp_path / "empty", "--classes", classes)
     assert "--classes" in refused("score", predicted, labels)
     assert "--json" in refused("score", *ok, "--json", tmp_path)
     assert "--bootstrap" in refused("score", *ok, "--bootstrap", -1)

@@ -15,7 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 from torch.nn import functional as F
 
-from picie import Config, Segmenter, evaluate
+from picie import Config, ScoreOptions, Segmenter, evaluate
 from picie.models.backbones import Backbone
 from picie.scoring import probes
 from picie.scoring.probes import evaluate_probes, logistic_regression, neighbour_probe, neighbour_votes
@@ -119,17 +119,17 @@ def test_neighbours_votes_are_enlarged_and_the_bank_is_bounded(easy: Path, monke
 
 
 def test_what_the_features_hold_is_found(easy: Path) -> None:
-    rows = evaluate_probes(easy, progress=False, device="cpu")
+    rows = evaluate_probes(easy, options=ScoreOptions(device="cpu", progress=False))
     assert list(rows) == [FINER, LINEAR, NEIGHBOURS]
     assert rows[LINEAR].scores.accuracy > 0.99
     assert rows[NEIGHBOURS].scores.accuracy > 0.99
     assert rows[FINER].confusion.shape == (3, 100)
     assert rows[FINER].scores.accuracy > 0.97
-    assert evaluate(easy, record=False, progress=False).scores.accuracy < 0.9  # two clusters for three classes
+    assert evaluate(easy, options=ScoreOptions(progress=False)).scores.accuracy < 0.9  # two clusters for three classes
 
 
 def test_twice_gives_the_same(trained: Path) -> None:
-    first, second = (evaluate_probes(trained, progress=False, device="cpu") for _ in range(2))
+    first, second = (evaluate_probes(trained, options=ScoreOptions(device="cpu", progress=False)) for _ in range(2))
     assert len(first) == 3
     for name, row in first.items():
         assert np.array_equal(row.confusion, second[name].confusion)
@@ -154,7 +154,7 @@ def test_without_usable_train_labels_only_the_clustering_is_left(cli: Call, own_
     missing.unlink()
     status, stdout, stderr = cli(*options)
     assert status == 0
-    assert "warning: left out: linear and k-NN probe: " in stderr
+    assert "warning: skipped: linear and k-NN probe: " in stderr
     assert str(missing) in stderr
     assert stderr.count("\n") == 1
     shutil.rmtree(own_folder / "labels" / "train")
@@ -166,5 +166,5 @@ def test_without_usable_train_labels_only_the_clustering_is_left(cli: Call, own_
 
 
 def test_a_score_on_the_very_labels_that_were_learnt_is_remarked_on(cli: Call, trained: Path) -> None:
-    assert "learn from 6 of the 6 images that they are scored on" in cli("evaluate", trained, "--probes", "--split", "train")[2]
+    assert "trained on 6 of the 6 images that they are scored on" in cli("evaluate", trained, "--probes", "--split", "train")[2]
     assert "that they are scored on" not in cli("evaluate", trained, "--probes")[2]

@@ -14,7 +14,16 @@ from picie.config import EvaluateConfig
 from picie.data.base import ClassMap
 from picie.scoring.intervals import bootstrap
 from picie.scoring.metrics import MATCHINGS, UNMATCHED, group_scores, published_group_scores, score
-from picie.scoring.results import _WORDS, Evaluation, percent, stack_counts, summarise, unmatched_clusters, with_intervals
+from picie.scoring.results import (
+    _DESCRIPTIONS,
+    Evaluation,
+    named_assignment,
+    percent,
+    stack_counts,
+    summarise,
+    unmatched_clusters,
+    with_intervals,
+)
 
 CLASSES = ClassMap(("cat", "dog", "sky"), ("#ff0000", "#00ff00", "#0000ff"), groups=("things", "things", "stuff"))
 
@@ -99,7 +108,7 @@ def test_each_matching_is_told_with_its_own_score() -> None:
 
 
 def test_every_matching_can_be_named_in_a_protocol_and_all_but_identity_in_a_configuration() -> None:
-    assert list(_WORDS) == list(MATCHINGS)
+    assert list(_DESCRIPTIONS) == list(MATCHINGS)
     assert EvaluateConfig.model_fields["matching"].annotation.__args__ == tuple(m for m in MATCHINGS if m != "identity")  # type: ignore[union-attr]
 
 
@@ -130,3 +139,19 @@ def test_a_void_column_is_no_cluster(matching: str) -> None:
     assert result.scores.accuracy == pytest.approx(without.accuracy * (1 - missed / confusions.sum()))
     assert result.groups == group_scores(result.scores, CLASSES.groups)
     assert with_intervals(result, 20).intervals.accuracy.high < 1 - 0.5 * missed / confusions.sum()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("agree", "named"), [(5, True), (4, False)])
+def test_a_cluster_is_named_after_a_class_from_an_iou_of_5_percent(agree: int, named: bool) -> None:
+    confusion = np.array([[500, 0, 0], [0, agree, 45], [0, 50, 0]])  # dog and cluster 1: `agree` of 100 pixels
+    confusion[1, 2] = 50 - agree
+    result = result_of(confusion[None])
+    result = replace(result, assignment=np.array([0, 1, UNMATCHED]), scores=score(confusion, np.array([0, 1, UNMATCHED])))
+    assert result.scores.iou[1] == agree / 100
+    assert named_assignment(result).tolist() == [0, 1 if named else UNMATCHED, UNMATCHED]
+
+
+def test_a_small_cluster_of_many_to_one_is_named_by_the_iou_of_the_whole_class() -> None:
+    confusion = np.array([[96, 2, 0], [0, 0, 50], [0, 0, 0]])
+    result = result_of(confusion[None], "many-to-one")
+    assert named_assignment(result).tolist() == result.assignment.tolist() == [0, 0, 1]

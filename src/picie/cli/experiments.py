@@ -12,53 +12,59 @@ from picie.errors import InputError
 from picie.runtime.output_paths import check_file, write_json
 
 _Against = Annotated[
-    str | None, typer.Option(metavar="SETTING", help="Test the others against this one. [default: every pair]")
+    str | None, typer.Option(metavar="SETTING", help="Setting that the others are tested against. [default: test every pair]")
 ]
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs' folders, or folders that hold runs.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or folders that contain runs.")],
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Plot of the scores: .png, .svg or .pdf.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write it all here, too.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the comparison to this file.")
+    ] = None,
     against: _Against = None,
 ) -> None:
-    """Say what differs between runs, and whether their scores differ by more than noise.
+    """Show how runs differ, and whether the differences of their scores are significant.
 
-    Runs that differ in their seed alone are one setting. Scores are the last epoch's: mean and standard deviation over seeds.
+    Runs that differ only in their seed form one setting. Scores are those of the last epoch: mean
+    and standard deviation over the seeds.
     """
     from picie.comparing import comparison, comparison_view
 
     if out is not None:
         comparison_view.check_plot(out)
     check_file("--json", json_file)
-    found = comparison.compare(runs, against=against)
-    comparison_view.show_comparison(found)
+    result = comparison.compare(runs, against=against)
+    comparison_view.show_comparison(result)
     if out is not None:
-        comparison_view.save_plot(found, out)
+        comparison_view.save_plot(result, out)
         typer.echo(f"{out}")
-    write_json(json_file, found.to_dict())
+    write_json(json_file, result.to_dict())
 
 
 def ablate(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the runs; the same command goes on with it.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the runs. Run the same command again to continue.")],
     data: Annotated[str | None, typer.Argument(help="As for `picie train`.")] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]...", help="Of all runs.")] = None,
-    vary: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=V1|V2...", help="An option and its values; repeat it for a matrix.")
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[section.key=value]...", help="Options of all runs.")
     ] = None,
-    recipe: Annotated[str | None, typer.Option(help="Settings by name (`picie list recipes`), or a .toml file.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each setting: seeds `seed`, `seed` + 1, ...")] = 3,
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, each a process with its share of the cores.")] = 1,
+    vary: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=V1|V2...", help="An option and its values; repeat for all combinations.")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="Recipe of settings (`picie list recipes`), or a .toml file.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds for each setting: `seed`, `seed` + 1, ...")] = 3,
+    jobs: Annotated[int, typer.Option(min=1, help="Number of runs at a time, each in its own process.")] = 1,
     against: _Against = None,
     preset: Annotated[str | None, typer.Option(help="As for `picie train`.")] = None,
     config: Annotated[Path | None, typer.Option(help="As for `picie train`.")] = None,
     clusters: Annotated[int | None, typer.Option("--clusters", "-k", help="Number of clusters K.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs, where a setting does not say so itself.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Number of epochs, unless the setting defines it.")] = None,
 ) -> None:
     """Train every setting with every seed, and compare them.
 
-    What is finished is not run again and what was stopped goes on, so the same command goes on with an ablation. The values of
-    --vary are separated by | and each is written as in section.key=value: --vary 'views.invariance=[]|brightness,blur'.
+    Run the same command again to continue an ablation: finished runs are skipped, and stopped runs
+    are resumed. The values of --vary are separated by |, and each is written as in
+    section.key=value: --vary 'views.invariance=[]|brightness,blur'.
     """
     given = {"cluster.k": clusters, "train.epochs": epochs}
     flags: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
@@ -71,6 +77,7 @@ def ablate(
     if plan[0].config.data.name == "folder" and plan[0].config.data.root is None:
         raise InputError("DATA is missing; give a folder of images, e.g. picie ablate photos/ ...")
 
-    from picie.comparing import ablation  # torch: seconds, which a mistaken option need not wait for
+    # imported late: torch takes seconds, which an invalid option should not
+    from picie.comparing import ablation
 
     ablation.ablate(plan, out, jobs, against)

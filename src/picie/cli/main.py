@@ -155,11 +155,13 @@ def evaluate(
         bool,
         typer.Option("--probes", help="Score beside it what else its features give: more clusters; with train labels, probes."),
     ] = False,
-    record: Annotated[bool, typer.Option("--record/--no-record", help="Name the run's clusters by these classes.")] = True,
+    name_clusters: Annotated[
+        bool, typer.Option("--name-clusters", help="Store the matching in the run: its clusters get the class names.")
+    ] = False,
     bootstrap: _Bootstrap = 1000,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
-    """Score a run on labelled images, and name its clusters by their classes from then on."""
+    """Score a run on labelled images. The run is only read, unless --name-clusters is given."""
     from picie.cli import tables
     from picie.scoring import evaluation
     from picie.scoring.baselines import evaluate_baselines
@@ -167,16 +169,11 @@ def evaluate(
 
     check_file("--json", json_file)
     flags = {"evaluate.split": split, "evaluate.matching": matching}
-    options = join_options({key: value for key, value in flags.items() if value is not None}, overrides or [])
-    result = evaluation.evaluate(
-        run, data, dataset=dataset, overrides=options, device=device, record=record, bootstrap=bootstrap
-    )
+    overridden = join_options({key: value for key, value in flags.items() if value is not None}, overrides or [])
+    options = evaluation.ScoreOptions(dataset, overridden, device)
+    result = evaluation.evaluate(run, data, name_clusters=name_clusters, bootstrap=bootstrap, options=options)
     asked = {"baselines": (baselines, evaluate_baselines), "probes": (probes, evaluate_probes)}
-    others = {
-        kind: evaluate(run, data, dataset=dataset, device=device, overrides=options)
-        for kind, (wanted, evaluate) in asked.items()
-        if wanted
-    }
+    others = {kind: evaluate(run, data, options=options) for kind, (wanted, evaluate) in asked.items() if wanted}
     tables.show_evaluation(result, {name: row for rows in others.values() for name, row in rows.items()})
     content = result.to_dict()
     for kind, rows in others.items():
@@ -209,10 +206,8 @@ def score(
         labels,
         classes,
         matching,
-        prediction_suffix=prediction_suffix,
-        label_suffix=label_suffix,
-        unpredicted=unpredicted,
         bootstrap=bootstrap,
+        options=scoring.FolderOptions(prediction_suffix, label_suffix, unpredicted),
     )
     tables.show_evaluation(result, {})
     write_json(json_file, result.to_dict())

@@ -1,1 +1,1 @@
-"""Runs against runs: every setting with every seed, and which differences are more than noise."""
+"""Comparison of runs, ablations, and tests of significance."""

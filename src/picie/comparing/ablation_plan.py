@@ -1,4 +1,4 @@
-"""The plan of an ablation: every setting with every seed, each a run in DIR/SETTING/seed-N."""
+"""The plan of an ablation: every setting is run with every seed, in DIR/SETTING/seed-N."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from picie.config import Config, load
 from picie.errors import InputError
 
 Layer = str | Mapping[str, Any]
-"""A "section.key=value", or a nested dictionary of such."""
+"""A "section.key=value" string, or a nested dictionary of options."""
 
 
 @dataclass(frozen=True)
@@ -35,49 +35,53 @@ class Job:
 
     @property
     def begun(self) -> bool:
-        """Whether there is a run to go on with."""
+        """Whether the folder holds a run, which can be resumed."""
         return (self.folder / "config.toml").is_file()
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing left to do."""
+        """Whether the run is finished."""
         return self.begun and Run.read(self.folder).finished
 
 
 def variants(recipe: str | None, vary: Sequence[str]) -> dict[str, list[Layer]]:
-    """The settings by name: those of a recipe, each with every combination of the values of `vary`.
+    """Combine the settings of a recipe with every combination of the values of `vary`.
 
     >>> list(variants(None, ["train.lr=1e-4|2e-4", "views.invariance=[]|blur"]))[:2]
     ['lr=1e-4, invariance=none', 'lr=1e-4, invariance=blur']
 
     Args:
-        recipe: a name from `recipe_names()` or a TOML file; None: no settings but those of `vary`.
+        recipe: a name from `recipe_names()` or the path of a TOML file; None uses `vary` alone.
         vary: "section.key=value|value|..." strings.
 
+    Returns:
+        The options of each setting, by its name.
+
     Raises:
-        InputError: an unknown recipe, an option given twice or without values, or neither of the two.
+        InputError: the recipe does not exist, an option is given twice or without values, or
+            neither argument is given.
     """
     if recipe is None and not vary:
-        raise InputError("nothing varies; give --recipe NAME (see picie list recipes), or --vary 'section.key=value|value'")
+        raise InputError("nothing to vary; give --recipe NAME (see picie list recipes), or --vary 'section.key=value|value'")
     settings = {"": {}} if recipe is None else read_recipe(recipe)
     options = dict(_parse_vary(text) for text in vary)
     if len(options) < len(vary):
-        raise InputError("--vary: an option is given twice; separate its values by |")
-    last = [key.rpartition(".")[2] for key in options]
-    shown = last if len(set(last)) == len(last) else list(options)
-    found: dict[str, list[Layer]] = {}
+        raise InputError("--vary: an option is given twice; separate its values with |")
+    short = [key.rpartition(".")[2] for key in options]
+    shown = short if len(set(short)) == len(short) else list(options)
+    combined: dict[str, list[Layer]] = {}
     for name, setting in settings.items():
         for values in itertools.product(*options.values()):
             parts = [f"{key}={_shown(value)}" for key, value in zip(shown, values, strict=True)]
             layers = [f"{key}={value}" for key, value in zip(options, values, strict=True)]
-            found[", ".join([name] * bool(name) + parts)] = [setting, *layers]
-    return found
+            combined[", ".join([name] * bool(name) + parts)] = [setting, *layers]
+    return combined
 
 
 def _parse_vary(text: str) -> tuple[str, list[str]]:
     key, equals, values = text.partition("=")
     if not equals or not key.strip():
-        raise InputError(f"--vary {text!r} is no option with values; write e.g. --vary 'loss.temperature=0.1|0.3|1.0'")
+        raise InputError(f"--vary {text!r} is not an option with values; write e.g. --vary 'loss.temperature=0.1|0.3|1.0'")
     return key.strip(), [value.strip() for value in values.split("|")]
 
 
@@ -93,33 +97,37 @@ def plan(
     preset: str | None = None,
     file: Path | None = None,
 ) -> list[Job]:
-    """The runs: all settings with the first seed, then with the next, so that a stop leaves most settings alike.
+    """Plan the runs of an ablation.
+
+    All settings are run with the first seed, then with the next one, so that an interrupted
+    ablation has a similar number of seeds for each setting.
 
     Args:
-        settings: what `variants` gives; each lies over all of the following, and may bring its own `preset`.
-        out: the folder of the ablation.
-        seeds: how many, from the option `seed` on.
-        base: "section.key=value" of all runs.
-        preset: of all runs, as for `config.load`.
-        file: of all runs, as for `config.load`.
+        settings: result of `variants`; a setting overrides the arguments below, and may name its
+            own `preset`.
+        out: folder of the ablation.
+        seeds: number of seeds, counted up from the option `seed`.
+        base: "section.key=value" options of all runs.
+        preset: preset of all runs, as for `config.load`.
+        file: configuration file of all runs, as for `config.load`.
 
     Raises:
-        InputError: a value that does not fit, or two settings that mean the same.
+        InputError: a value is invalid, or two settings are the same.
     """
     configs: dict[str, Config] = {}
     folders: dict[str, str] = {}
     for name, (setting, *layers) in settings.items():
-        own = dict(setting) if isinstance(setting, Mapping) else {}
+        options = dict(setting) if isinstance(setting, Mapping) else {}
         try:
-            configs[name] = load(own.pop("preset", preset), file, [*base, own, *layers])
+            configs[name] = load(options.pop("preset", preset), file, [*base, options, *layers])
         except InputError as error:
             raise InputError(f"setting {name!r}: {error}") from error
-        again = next((other for other in configs if other != name and _same(configs[other], configs[name])), None)
-        if again is not None:
-            raise InputError(f"settings {again!r} and {name!r} mean the same, but for seed and [run]; leave one out")
-        taken = folders.setdefault(folder_name(name), name)
-        if taken != name:
-            raise InputError(f"settings {taken!r} and {name!r} would share a folder; rename one")
+        duplicate = next((other for other in configs if other != name and _same(configs[other], configs[name])), None)
+        if duplicate is not None:
+            raise InputError(f"settings {duplicate!r} and {name!r} are the same except for seed and [run]; remove one")
+        other = folders.setdefault(folder_name(name), name)
+        if other != name:
+            raise InputError(f"settings {other!r} and {name!r} would share a folder; rename one")
     return [
         Job(name, out / folder_name(name) / f"seed-{seed}", config.model_copy(update={"seed": seed}))
         for step in range(seeds)
@@ -133,7 +141,9 @@ def _same(first: Config, second: Config) -> bool:
 
 
 def folder_name(setting: str) -> str:
-    """A setting's folder: its name in characters that every file system and shell takes, marked where that loses any.
+    """Name of a setting's folder, using only characters that are safe in file systems and shells.
+
+    A hash is appended if characters had to be replaced or the name is long.
 
     >>> folder_name("lr=1e-4, invariance=blur")
     'lr=1e-4-invariance=blur'

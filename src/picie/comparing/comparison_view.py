@@ -1,4 +1,4 @@
-"""A comparison for people: tables on the terminal, and a plot of the scores over the epochs."""
+"""Display of a comparison: tables on the terminal, and a plot of the scores over the epochs."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 PLOTS = (".png", ".svg", ".pdf")
 _NAMES = {"accuracy": "pixel accuracy %", "miou": "mIoU %", "loss": "loss", "inertia": "inertia", "imbalance": "imbalance"}
-_MARKERS = "os^DvPX"  # for those to whom two colours look alike
-_DARK, _VIVID = 62, 90  # CIELAB lightness and chroma
-_WIDTH = 160  # of a file or a pipe, where a table need not be folded
+_MARKERS = "os^DvPX"  # markers distinguish lines of similar colours
+_MAX_LIGHTNESS, _MAX_CHROMA = 62, 90  # maximum CIELAB lightness and chroma of lines
+_WIDTH = 160  # characters, if the output is not a terminal
 
 
 def show_comparison(comparison: Comparison) -> None:
-    """Print what differs, the scores of each group, the verdicts and the notes."""
+    """Print the options that differ, the scores of each group, the verdicts and the notes."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=_WIDTH)
@@ -57,22 +57,24 @@ def _right(name: str) -> Column:
 
 
 def _differing(comparison: Comparison) -> Table:
-    """Options by groups, or the other way round where there are more groups than options."""
+    """Table of the options that differ: a row for each option, or for each group if there are
+    fewer options than groups.
+    """
     names = [group.name for group in comparison.groups]
     cells = {key: [_setting(value) for value in values] for key, values in comparison.differs.items()}
     if len(cells) >= len(names):
-        table = _table("what differs", *names)
+        table = _table("differing options", *names)
         for key, values in cells.items():
             table.add_row(key, *values)
     else:
-        table = _table("what differs", *cells)
+        table = _table("differing options", *cells)
         for name, *values in zip(names, *cells.values(), strict=True):
             table.add_row(name, *values)
     return table
 
 
 def _setting(value: Any) -> str:
-    """A setting as short as can be read: lists of transforms as they are written on the command line."""
+    """Format the value of an option briefly; lists of transforms as on the command line."""
     if isinstance(value, list):
         return ", ".join(_setting(item) for item in value) or "none"
     if isinstance(value, dict):
@@ -82,11 +84,11 @@ def _setting(value: Any) -> str:
 
 
 def _scores(comparison: Comparison) -> Table:
-    """A row a group: mean, standard deviation and values of each number."""
+    """Table with a row for each group: mean, standard deviation and values of each metric."""
     groups = comparison.groups
     keys = [key for key in (*SCORES, *LABEL_FREE) if any(group.spread(key).values for group in groups)]
     keys = [key for key in keys if key in SCORES or not comparison.scored]
-    table = _table("last epoch", _right("seeds"), *(_NAMES[key] for key in keys), _right("s an epoch"))
+    table = _table("last epoch", _right("seeds"), *(_NAMES[key] for key in keys), _right("s / epoch"))
     for group in groups:
         digits = [(1 if key in SCORES else 4) for key in keys]
         spreads = [_spread(group.spread(key), places) for key, places in zip(keys, digits, strict=True)]
@@ -96,7 +98,7 @@ def _scores(comparison: Comparison) -> Table:
 
 
 def _spread(spread: Spread, digits: int) -> str:
-    """'mean ± deviation (values)'."""
+    """Format as 'mean ± deviation (values)'."""
     if spread.mean is None:
         return "-"
     if spread.deviation is None:
@@ -107,9 +109,9 @@ def _spread(spread: Spread, digits: int) -> str:
 
 def _verdicts(comparison: Comparison) -> Table:
     corrected = len(comparison.verdicts) > len(SCORES)
-    table = _table("difference", "of", _right("mean"), _right("95 % interval"), _right("p"), "verdict")
+    table = _table("difference", "score", _right("mean"), _right("95 % interval"), _right("p"), "verdict")
     for verdict in comparison.verdicts:
-        pair, d = f"{verdict.second} less {verdict.first}", verdict.difference
+        pair, d = f"{verdict.second} minus {verdict.first}", verdict.difference
         if d is None:
             table.add_row(pair, _NAMES[verdict.score], "-", "-", "-", verdict.words)
         else:
@@ -124,22 +126,24 @@ def _p(value: float) -> str:
 
 
 def check_plot(path: Path) -> None:
-    """Raises `InputError` if a plot cannot be written to `path`."""
+    """Raise `InputError` if a plot cannot be written to `path`."""
     if path.suffix.lower() not in PLOTS:
-        raise InputError(f"--out {path}: is no name of a picture; end it in {', '.join(PLOTS)}")
+        raise InputError(f"--out {path}: is not a plot file; use a name ending in {', '.join(PLOTS)}")
     check_file("--out", path)
 
 
 def save_plot(comparison: Comparison, path: Path) -> None:
-    """Write a plot of the scores over the epochs, or of the losses where there are no scores.
+    """Plot the scores over the epochs, or the losses if there are no scores.
 
-    A group has a line, its mean over the seeds; a band, one standard deviation to either side; and a thin line a run.
+    Each group has a line for its mean over the seeds, a band of one standard deviation on both
+    sides, and a thin line for each run.
 
     Args:
-        comparison: the runs.
-        path: a file ending in one of `PLOTS`.
+        comparison: the compared runs.
+        path: file to write, ending in one of `PLOTS`.
     """
-    from matplotlib.figure import Figure  # not pyplot: no window, no state
+    # pyplot is not used, because it keeps global state and may open a window
+    from matplotlib.figure import Figure
 
     keys = SCORES if comparison.scored else ("loss", "inertia")
     colors = _line_colors(len(comparison.groups))
@@ -159,15 +163,15 @@ def save_plot(comparison: Comparison, path: Path) -> None:
 
 
 def _line_colors(n: int) -> list[str]:
-    """The first `n` colours of the palette that are dark and calm enough for lines on white."""
+    """The first `n` colours of the palette that are dark and muted enough for lines on white."""
     candidates = palette(5 * n + 16)
     lab = srgb_to_lab(np.array(candidates) / 255)
-    fit = (lab[:, 0] < _DARK) & (np.hypot(lab[:, 1], lab[:, 2]) < _VIVID)
-    return [rgb_to_hex(color) for color, kept in zip(candidates, fit, strict=True) if kept][:n]
+    suitable = (lab[:, 0] < _MAX_LIGHTNESS) & (np.hypot(lab[:, 1], lab[:, 2]) < _MAX_CHROMA)
+    return [rgb_to_hex(color) for color, ok in zip(candidates, suitable, strict=True) if ok][:n]
 
 
 def _draw(axes: Axes, group: Group, key: str, color: str, marker: str) -> None:
-    """One group's lines; a setting that is not trained is drawn across, dashed."""
+    """Draw the lines of a group; a setting with 0 epochs is a dashed horizontal line."""
     curves = [run.curve(key) for run in group.counted or group.runs]
     shared = sorted(set.intersection(*(set(curve) for curve in curves)))
     spreads = [Spread(tuple(curve[epoch] for curve in curves)) for epoch in shared]

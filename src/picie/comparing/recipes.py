@@ -1,4 +1,4 @@
-"""Ablations by name: TOML files that hold a table for each setting, and what they say."""
+"""Recipes: named ablations, stored as TOML files with one table for each setting."""
 
 from __future__ import annotations
 
@@ -13,24 +13,28 @@ from picie.errors import InputError, nearest
 
 
 def recipe_names() -> list[str]:
-    """Names that `--recipe` takes."""
+    """Names that `--recipe` accepts."""
     return sorted(p.name.removesuffix(".toml") for p in _folder().iterdir() if p.name.endswith(".toml"))
 
 
 def recipe_text(name: str) -> str:
-    """The TOML text of a recipe, its opening comment included."""
+    """The TOML text of a recipe, including its comments."""
     text: str = _folder().joinpath(f"{name}.toml").read_text("utf-8")
     return text
 
 
 def read_recipe(name: str) -> dict[str, dict[str, Any]]:
-    """The settings of a recipe by name: nested dictionaries as in a configuration file, and maybe `preset`.
+    """Read the settings of a recipe.
 
     Args:
-        name: one of `recipe_names()`, or a TOML file of one's own.
+        name: one of `recipe_names()`, or the path of a TOML file.
+
+    Returns:
+        The settings by name: nested dictionaries as in a configuration file, optionally with
+        `preset`.
 
     Raises:
-        InputError: an unknown recipe, or a file that is none.
+        InputError: the recipe does not exist, or the file is not a recipe.
     """
     if name in recipe_names():
         content: dict[str, Any] = tomllib.loads(recipe_text(name))
@@ -38,10 +42,10 @@ def read_recipe(name: str) -> dict[str, dict[str, Any]]:
         content = read_toml(Path(name))
     else:
         raise InputError(f"--recipe: unknown recipe {name!r}; {nearest(name, recipe_names())}, or a .toml file of your own")
-    wrong = next((key for key, value in content.items() if not isinstance(value, Mapping)), None)
-    if wrong is not None or not content:
-        at = "it is empty" if wrong is None else f"{wrong!r} stands outside a table"
-        raise InputError(f"--recipe {name}: {at}; write a [table] of options for each setting")
+    invalid = next((key for key, value in content.items() if not isinstance(value, Mapping)), None)
+    if invalid is not None or not content:
+        problem = "it is empty" if invalid is None else f"{invalid!r} is not in a table"
+        raise InputError(f"--recipe {name}: {problem}; write a [table] of options for each setting")
     return content
 
 

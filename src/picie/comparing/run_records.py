@@ -1,4 +1,4 @@
-"""Runs by their plain records, config.toml, run.json and metrics.jsonl; no network is loaded."""
+"""Read the records of runs: config.toml, run.json and metrics.jsonl. No network is loaded."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from picie.config import Config, from_dict, read_toml
 from picie.errors import InputError
 from picie.runtime.run_record import RunRecord, read_metrics
 
-_WITHOUT_EFFECT = ("seed", "data.root", "evaluate.every")  # on a last epoch's mean score; and the section [run]
+# Options, besides the section [run], that do not define a setting: they do not change its expected
+# score.
+_WITHOUT_EFFECT = ("seed", "data.root", "evaluate.every")
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run's folder says.
+    """The records of a run.
 
     Attributes:
-        path: the folder.
+        path: the run's folder.
         config: its configuration.
-        record: run.json.
-        lines: metrics.jsonl.
+        record: content of run.json.
+        lines: content of metrics.jsonl, one mapping for each epoch.
     """
 
     path: Path
@@ -35,27 +37,32 @@ class Run:
 
     @staticmethod
     def read(path: Path) -> Run:
-        """The run in `path`. Raises `InputError` where there is none."""
+        """Read the run in the folder `path`.
+
+        Raises `InputError` if there is none, or its records are damaged.
+        """
         settings = read_toml(path / "config.toml")
         try:
             return Run(path, from_dict(settings), RunRecord(path).read(), read_metrics(path))
         except InputError as error:
             raise InputError(f"{path / 'config.toml'}: {error}") from error
         except json.JSONDecodeError as error:
-            raise InputError(f"{path / 'run.json'}: is damaged; leave this run out") from error
+            raise InputError(f"{path / 'run.json'}: is damaged; remove this run from the comparison") from error
 
     @property
     def finished(self) -> bool:
-        """Whether all its epochs are done."""
+        """Whether all epochs are done."""
         return self.record.get("status") == "finished" and bool(self.lines)
 
     @property
     def last(self) -> Mapping[str, Any]:
-        """The last epoch's line."""
+        """The record of the last epoch; empty if there is none."""
         return self.lines[-1] if self.lines else {}
 
     def same_images(self, other: Run) -> bool:
-        """Whether both trained on the same images: by the hash of their frames, else by their folder."""
+        """Whether both runs trained on the same images, by the hash of the frames or else by the
+        dataset's folder.
+        """
         ours, theirs = self.record.get("digest"), other.record.get("digest")
         if ours and theirs and self.config.views.frame_size == other.config.views.frame_size:
             return bool(ours == theirs)
@@ -63,24 +70,24 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """Value of each "section.key", of all that may move its scores; the epochs of a finished run are those it has."""
+        """Value of each "section.key" option that may affect the scores."""
         flat = options_of(self.config)
-        if self.finished:  # it may have been gone on with for more than config.toml says
+        if self.finished:  # a resumed run may have more epochs than config.toml states
             flat["train.epochs"] = self.last["epoch"]
         return {key: value for key, value in flat.items() if key not in _WITHOUT_EFFECT}
 
     def value(self, key: str) -> float | None:
-        """A number of the last epoch."""
+        """A metric of the last epoch; None if it was not recorded."""
         return _number(self.last, key)
 
     def curve(self, key: str) -> dict[int, float]:
-        """A number by epoch, where it was taken."""
+        """A metric by epoch, for the epochs that recorded it."""
         values = {line["epoch"]: _number(line, key) for line in self.lines}
         return {epoch: value for epoch, value in values.items() if value is not None}
 
 
 def options_of(config: Config) -> dict[str, Any]:
-    """Value of each "section.key" but for the section [run]."""
+    """Value of each "section.key" option, except for the section [run]."""
     flat: dict[str, Any] = {}
     for name, value in config.model_dump(mode="json", exclude={"run"}).items():
         flat |= {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
@@ -88,20 +95,20 @@ def options_of(config: Config) -> dict[str, Any]:
 
 
 def _number(line: Mapping[str, Any], key: str) -> float | None:
-    """A number of an epoch's line, the mean over the views where each has its own."""
-    found = line.get(key)
-    if isinstance(found, list):
-        return statistics.fmean(found) if found else None
-    return None if found is None else float(found)
+    """A metric of an epoch; the mean over the views if each view has its own value."""
+    value = line.get(key)
+    if isinstance(value, list):
+        return statistics.fmean(value) if value else None
+    return None if value is None else float(value)
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """The runs' folders that `paths` stand for, each once. Raises `InputError` where there is none."""
-    found: dict[Path, Path] = {}
+    """Find the runs in `paths`, each listed once. Raises `InputError` for a path without a run."""
+    runs: dict[Path, Path] = {}
     for path in paths:
         below = [path] if (path / "config.toml").is_file() else sorted(p.parent for p in path.rglob("config.toml"))
         if not below:
-            raise InputError(f"{path}: no run in it (no config.toml); give folders that `picie train` made")
+            raise InputError(f"{path}: contains no run (no config.toml); give folders that `picie train` made")
         for run in below:
-            found.setdefault(run.resolve(), run)
-    return list(found.values())
+            runs.setdefault(run.resolve(), run)
+    return list(runs.values())

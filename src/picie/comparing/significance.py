@@ -1,7 +1,8 @@
-"""Is a difference between two settings more than noise? Means and spread over seeds, Welch's t-test, Holm's correction.
+"""Tests of significance between settings: Welch's t-test over seeds, with Holm's correction.
 
-Runs that share a seed are not taken as pairs: it would cost half the degrees of freedom (three seeds: |t| > 4.3, not 2.8), and
-what it gains is not known beforehand (docs/comparing.md). Welch's test holds either way and asks for no equal spread.
+Runs with the same seed are not treated as pairs. A paired test has half the degrees of freedom
+(with three seeds |t| > 4.3 instead of 2.8), and its gain is not known in advance
+(docs/comparing.md). Welch's test is valid in both cases and does not assume equal variances.
 """
 
 from __future__ import annotations
@@ -11,35 +12,35 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-LEVEL = 0.05  # of the corrected p, below which a difference is called more than noise
+LEVEL = 0.05  # a difference is significant if its corrected p-value is below this
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Values of one setting, one of each seed."""
+    """The values of one setting, one for each seed."""
 
     values: tuple[float, ...]
 
     @property
     def mean(self) -> float | None:
-        """Their mean; None without any."""
+        """Mean of the values; None if there are none."""
         return statistics.fmean(self.values) if self.values else None
 
     @property
     def deviation(self) -> float | None:
-        """Their sample standard deviation (n - 1); None for fewer than two."""
+        """Sample standard deviation (n - 1); None for fewer than two values."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What Welch's t-test says of two settings.
+    """Result of Welch's t-test of two settings.
 
     Attributes:
-        mean: difference of the means, second less first.
-        interval: its 95 % confidence interval, of this pair by itself.
-        p: probability of a difference as large where there is none.
-        corrected: the same, corrected for the number of pairs that were tested.
+        mean: difference of the means, second minus first.
+        interval: its 95 % confidence interval, not corrected for multiple tests.
+        p: p-value of this pair alone.
+        corrected: p-value corrected for the number of tested pairs.
     """
 
     mean: float
@@ -48,41 +49,52 @@ class Difference:
     corrected: float
 
     @property
-    def beyond_noise(self) -> bool:
-        """Whether it would arise by chance in fewer than 5 % of such comparisons."""
+    def significant(self) -> bool:
+        """Whether the corrected p-value is below 5 %."""
         return self.corrected < LEVEL
 
 
 def untestable(first: Spread, second: Spread) -> str | None:
-    """Why two settings cannot be tested, in words; None if they can."""
-    fewest = min(len(first.values), len(second.values))
-    if fewest == 0:
+    """The reason why two settings cannot be tested, or None if they can."""
+    smallest = min(len(first.values), len(second.values))
+    if smallest == 0:
         return "no scores"
-    if fewest == 1:
-        both = len(first.values) == len(second.values)
-        return f"one seed {'each' if both else 'of one'}: no verdict; differences of 1-3 accuracy are noise"
+    if smallest == 1:
+        which = "each setting has" if len(first.values) == len(second.values) else "one setting has"
+        return f"not tested: {which} only one seed, and seeds differ by 1-3 points of accuracy"
     if not first.deviation and not second.deviation:
-        return "no verdict: the seeds have no spread"
+        return "not tested: all seeds have the same score"
     return None
 
 
 def differences(pairs: Sequence[tuple[Spread, Spread]]) -> list[Difference]:
-    """Welch's t-test of each pair; none of them `untestable`. The correction is for all of them together."""
-    from scipy import stats  # a second, which `picie --help` need not wait for
+    """Test each pair by Welch's t-test, corrected for the number of pairs.
+
+    No pair may be `untestable`.
+    """
+    # imported here, because it takes a second that `picie --help` does not need
+    from scipy import stats
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # one of two settings may have no spread: Welch's test allows for it
+        # SciPy warns if one setting has no variance; the test is still valid
+        warnings.simplefilter("ignore", RuntimeWarning)
         tests = [stats.ttest_ind(second.values, first.values, equal_var=False) for first, second in pairs]
-    found = []
+    results = []
     for (first, second), test, corrected in zip(pairs, tests, holm([float(t.pvalue) for t in tests]), strict=True):
         interval = test.confidence_interval(0.95)
         mean = statistics.fmean(second.values) - statistics.fmean(first.values)
-        found.append(Difference(mean, (float(interval.low), float(interval.high)), float(test.pvalue), corrected))
-    return found
+        results.append(Difference(mean, (float(interval.low), float(interval.high)), float(test.pvalue), corrected))
+    return results
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's corrected p-values, in the order of `p`: the chance of even one false alarm among all stays below the level.
+    """Apply Holm's correction, which bounds the probability of one or more false positives.
+
+    Args:
+        p: p-values.
+
+    Returns:
+        The corrected p-values, in the order of `p`.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]

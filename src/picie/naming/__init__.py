@@ -1,1 +1,1 @@
-"""What the values of a label map mean: names, colours and other clusters from the same features."""
+"""Names for the segments of a run, other clusters without training, and advice on their number."""

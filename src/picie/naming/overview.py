@@ -1,4 +1,4 @@
-"""What the segments of a run are: their names and colours, how much of the pictures they cover, and which are alike."""
+"""Overview of the segments of a run: names, colours, shares of the pixels and similarities."""
 
 from __future__ import annotations
 
@@ -17,12 +17,22 @@ from picie.inference.segments import Segments
 from picie.runtime import checkpoint
 from picie.runtime.progress import Progress, log
 
-_IMAGES, _POINTS = 64, 2**15  # shares to a percent or so, in seconds
+# maximum sample: shares are accurate to about a percent, within seconds
+_IMAGES, _POINTS = 64, 2**15
 
 
 @dataclass(frozen=True)
 class Row:
-    """A segment as the table shows it: `share` of the pixels, and the `nearest` other with its cosine `similarity`."""
+    """A row of the table of segments.
+
+    Attributes:
+        name: name of the segment.
+        color: its colour, "#rrggbb".
+        clusters: its clusters.
+        share: its share of the pixels in [0, 1]; None if it is unknown.
+        nearest: value of the most similar other segment, or None.
+        similarity: cosine similarity to that segment, or None.
+    """
 
     name: str
     color: str
@@ -33,12 +43,23 @@ class Row:
 
 
 def segments_of(run: str | Path) -> Segments:
-    """The segments that a run predicts. Raises `InputError`."""
+    """The segments that a run predicts. Raises `InputError` if there is no such run."""
     return Segmenter.load(run, "cpu").segments
 
 
 def overview(run: str | Path, data: str | Path | None = None, device: str = "auto") -> list[Row]:
-    """The segments of a run; without shares, and with a warning, where its images are gone. Raises `InputError`."""
+    """Summarise the segments of a run.
+
+    The shares are missing, with a warning, if the training images no longer exist.
+
+    Args:
+        run: the run's folder or its checkpoint file.
+        data: folder of images to measure the shares on; None uses the training images.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+
+    Raises:
+        InputError: the run, or the folder `data`, does not exist.
+    """
     state = checkpoint.load(run)
     segmenter = Segmenter.from_state(state, device)
     segments, shares = segmenter.segments, None
@@ -46,21 +67,21 @@ def overview(run: str | Path, data: str | Path | None = None, device: str = "aut
         images = training_images(segmenter.config.data, data)
         with Progress() as bars:
             points = sample_predicted(segmenter, images, bars, _IMAGES, _POINTS).points
-        clusters = classify(points, *segmenter.classifier)[0].cpu().numpy()
-        shares = np.bincount(np.array(segments.assignment)[clusters], minlength=len(segments)) / len(clusters)
+        predicted = classify(points, *segmenter.classifier)[0].cpu().numpy()
+        shares = np.bincount(np.array(segments.assignment)[predicted], minlength=len(segments)) / len(predicted)
     except InputError as error:
         if data is not None:
             raise
-        log.warning("no shares of pixels: %s", error)
-    similar = F.normalize(
+        log.warning("the shares of the pixels are unknown: %s", error)
+    centroids = F.normalize(
         mean_centroids(checkpoint.centroids_in_use(state), segments.assignment, len(segments), "euclidean"), dim=1
     )
-    similar = (similar @ similar.T).fill_diagonal_(-torch.inf)
+    similarities = (centroids @ centroids.T).fill_diagonal_(-torch.inf)
     rows = []
     for value, name in enumerate(segments.names):
-        own = segments.clusters(value)
-        closest = int(similar[value].argmax()) if own and len(set(segments.assignment)) > 1 else None
-        alike = float(similar[value, closest]) if closest is not None else None
+        clusters = segments.clusters(value)
+        nearest = int(similarities[value].argmax()) if clusters and len(set(segments.assignment)) > 1 else None
+        similarity = float(similarities[value, nearest]) if nearest is not None else None
         share = float(shares[value]) if shares is not None else None
-        rows.append(Row(name, segments.colors[value], own, share, closest, alike))
+        rows.append(Row(name, segments.colors[value], clusters, share, nearest, similarity))
     return rows

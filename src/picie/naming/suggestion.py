@@ -1,4 +1,6 @@
-"""`picie clusters suggest-k`: how many clusters the features of a run fall into, judged without labels."""
+"""`picie clusters suggest-k`: suggest a number of clusters for the features of a run, without
+labels.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +23,20 @@ from picie.inference.segmenter import Segmenter
 from picie.runtime.progress import Progress
 from picie.runtime.rng import derived_seed
 
-_IMAGES, _POINTS = 256, 2**13  # a minute on one CPU core for K = 2..40; twice the points led to the same K on CamVid
-_RESTARTS, _STEPS, _HALVINGS = 1, 30, 4  # a start of k-means++ beside that of the tree
-_STABLE = 0.9  # of the best stability
-_LOOSE = 0.25  # silhouettes below it are read as "no substantial structure" (Kaufman and Rousseeuw 1990)
+# a minute on one CPU core for K = 2..40; twice the points led to the same K on CamVid
+_IMAGES, _POINTS = 256, 2**13
+# of k-means: one k-means++ start, besides the start from the tree
+_RESTARTS, _STEPS, _HALVINGS = 1, 30, 4
+_STABLE = 0.9  # a K is stable if it has this fraction of the best stability
+# silhouettes below this mean "no substantial structure" (Kaufman and Rousseeuw 1990)
+_LOOSE = 0.25
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What K clusters come to: see `picie.clustering.criteria`; `spread` is the standard deviation of the stability."""
+    """Quality of K clusters, see `picie.clustering.criteria`; `spread` is the standard deviation
+    of the stability.
+    """
 
     inertia: float
     silhouette: float
@@ -43,11 +50,11 @@ class Suggestion:
     """A recommended number of clusters.
 
     Attributes:
-        k: the number.
-        ks: those tried.
-        figures: of each.
-        reason: why `k`, in words.
-        limits: what that is not.
+        k: the recommended number.
+        ks: the numbers that were tried.
+        figures: quality of each.
+        reason: reason for the recommendation.
+        limits: limitations of the recommendation.
     """
 
     k: int
@@ -57,39 +64,41 @@ class Suggestion:
     limits: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         rows = [{"k": k, **asdict(figures)} for k, figures in zip(self.ks, self.figures, strict=True)]
         return {"k": self.k, "reason": self.reason, "limits": list(self.limits), "tried": rows}
 
 
 def suggest_k(
-    run: str | Path, least: int = 2, most: int = 40, data: str | Path | None = None, device: str = "auto"
+    run: str | Path, smallest: int = 2, largest: int = 40, data: str | Path | None = None, device: str = "auto"
 ) -> Suggestion:
-    """Cluster a sample of a run's features into each of `least`..`most` clusters, and recommend one number.
+    """Cluster a sample of a run's features with each K from `smallest` to `largest`, and recommend
+    one.
 
     Args:
-        run: a run's folder or checkpoint file; it is not changed.
-        least: smallest K, 2 or more.
-        most: largest K.
-        data: a folder of images; none: those that the run was trained on.
-        device: where to compute.
+        run: the run's folder or its checkpoint file; it is only read.
+        smallest: smallest K, at least 2.
+        largest: largest K.
+        data: folder of images; None uses the training images.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
 
     Raises:
-        InputError: no such run or data, or a range that cannot be tried on it.
+        InputError: the run or the data does not exist, or there are too few images for this range.
     """
-    if not 2 <= least <= most:
-        raise InputError(f"--from {least} --to {most}: give 2 or more, and the larger number last")
+    if not 2 <= smallest <= largest:
+        raise InputError(f"--from {smallest} --to {largest}: give numbers of at least 2, with the larger one as --to")
     segmenter = Segmenter.load(run, device)
     config, images = segmenter.config, training_images(segmenter.config.data, data)
     with Progress() as bars:
         sample = sample_predicted(segmenter, images, bars, _IMAGES, _POINTS)
         names, counts = np.unique(sample.images, return_counts=True)
-        if len(names) < 4 or most > np.sort(counts)[: len(names) // 2].sum():
+        if len(names) < 4 or largest > np.sort(counts)[: len(names) // 2].sum():
             raise InputError(
-                f"--to {most}: {len(names)} images are too few to try so many on half of them; give more, --data DIR"
+                f"--to {largest}: {len(names)} images are too few, because each K is tried on half of them; "
+                "use more images with --data DIR"
             )
         metric = config.cluster.kmeans_metric
-        ks = range(least, most + 1)
+        ks = range(smallest, largest + 1)
         with bars.bar("try K", len(ks)) as advance:
             figures = judge(sample.points, sample.images, ks, metric, config.seed, advance)
     return recommend(ks, figures, config.cluster.k if config.train.epochs else None)
@@ -103,8 +112,18 @@ def judge(
     seed: int,
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[Figures]:
-    """What each of `ks` clusters of `points` (n, D) come to; `images` (n,) says which image each point is from."""
-    trees: dict[int, WardTree] = {}  # of all points, -1, and of each half
+    """Measure the quality of the clusters of each K.
+
+    Args:
+        points: (n, D) features.
+        images: (n,) the image of each point.
+        ks: the numbers of clusters.
+        metric: the metric of k-means.
+        seed: random seed.
+        advance: called with 1 after each K.
+    """
+    # -1 is the tree of all points; the others are those of the halves
+    trees: dict[int, WardTree] = {}
 
     def fit(k: int, part: Tensor, number: int) -> Tensor:
         if number not in trees:
@@ -113,39 +132,44 @@ def judge(
         kmeans.start(part, kmeans.best_start(part, trees[number].starts(k)))
         return kmeans.centroids
 
-    found = []
+    results = []
     for k in ks:
         clusters, squared = assign(points, fit(k, points, -1))
         values = stability(points, images, functools.partial(fit, k), _HALVINGS, derived_seed(seed, "halves"))
-        alike = silhouette(points, clusters, k), calinski_harabasz(points, clusters, k)
-        found.append(Figures(float(squared.mean()), *alike, float(values.mean()), float(values.std())))
+        separation = silhouette(points, clusters, k), calinski_harabasz(points, clusters, k)
+        results.append(Figures(float(squared.mean()), *separation, float(values.mean()), float(values.std())))
         advance(1)
-    return found
+    return results
 
 
 def recommend(ks: Sequence[int], figures: Sequence[Figures], trained_k: int | None) -> Suggestion:
-    """Of the numbers whose clusters come back on other images, the one whose clusters stand apart most clearly.
+    """Recommend the K with the highest silhouette among those whose clusters are stable.
 
-    `trained_k`: the K that the features were trained with, None if they were not.
+    Args:
+        ks: the numbers of clusters.
+        figures: quality of each.
+        trained_k: the K that the features were trained with, or None if they were not trained.
     """
-    stable = max(f.stability for f in figures)
-    steady = [i for i, f in enumerate(figures) if f.stability >= _STABLE * stable]
-    best = max(steady, key=lambda i: figures[i].silhouette)
-    own = figures[best]
+    highest = max(f.stability for f in figures)
+    stable = [i for i, f in enumerate(figures) if f.stability >= _STABLE * highest]
+    best = max(stable, key=lambda i: figures[i].silhouette)
+    chosen = figures[best]
     reason = (
-        f"recommended: K = {ks[best]}: of the {len(steady)} numbers whose clusters come back from either half of the images "
-        f"(ARI at least {_STABLE:g} of the best, {stable:.2f}) it has the highest silhouette, {own.silhouette:.2f}"
+        f"recommended: K = {ks[best]}. It has the highest silhouette ({chosen.silhouette:.2f}) of the {len(stable)} numbers "
+        f"whose clusters are stable between halves of the images (ARI of at least {_STABLE:g} times the best, {highest:.2f})"
     )
-    ratio = ks[int(torch.tensor([f.calinski for f in figures]).nan_to_num(-1).argmax())]
-    alone = ks[max(range(len(ks)), key=lambda i: figures[i].silhouette)]
-    limits = [f"Calinski-Harabasz alone would say {ratio}, silhouette alone {alone}" if {ratio, alone} != {ks[best]} else ""]
-    if own.silhouette < _LOOSE:
-        limits.append(f"these features fall into no clear groups (silhouette below {_LOOSE:g}): take K as a matter of taste")
+    by_ratio = ks[int(torch.tensor([f.calinski for f in figures]).nan_to_num(-1).argmax())]
+    by_silhouette = ks[max(range(len(ks)), key=lambda i: figures[i].silhouette)]
+    limits = []
+    if {by_ratio, by_silhouette} != {ks[best]}:
+        limits.append(f"Calinski-Harabasz alone would suggest {by_ratio}, silhouette alone {by_silhouette}")
+    if chosen.silhouette < _LOOSE:
+        limits.append(f"the features form no clear groups (silhouette below {_LOOSE:g}), so K is a matter of preference")
     if len(ks) > 1 and best in {0, len(ks) - 1} and ks[best] > 2:
-        limits.append("it is the edge of what was tried: widen --from and --to")
-    shaped = f", which training with K = {trained_k} has shaped" if trained_k is not None else ""
+        limits.append("it is at the edge of the range: try a wider one with --from and --to")
+    shaped = f", which were trained with K = {trained_k}" if trained_k is not None else ""
     limits.append(
-        f"it counts groups of features{shaped}, not kinds of things: rare and small "
-        "things share a cluster, varied ones take several; ask for more clusters and merge them by eye if you miss something"
+        f"it counts groups of features{shaped}, not kinds of objects: rare and small objects share a cluster, varied ones "
+        "take several; if something is missing, use more clusters and merge them by hand"
     )
-    return Suggestion(ks[best], tuple(ks), tuple(figures), reason, tuple(filter(None, limits)))
+    return Suggestion(ks[best], tuple(ks), tuple(figures), reason, tuple(limits))

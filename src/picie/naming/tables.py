@@ -1,4 +1,4 @@
-"""Tables for the terminal: the segments of a run, and figures for numbers of clusters."""
+"""Tables for the terminal: the segments of a run, and the quality of numbers of clusters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from picie.naming.suggestion import Suggestion
 
 
 def show_segments(rows: Sequence[Row]) -> None:
-    """Print the segments by value: name, colour, share of pixels, clusters, and the most similar other one."""
+    """Print the segments: value, name, colour, share of the pixels, clusters and the most similar
+    other segment.
+    """
     table = Table(
         Column("value", justify="right"),
         "name",
@@ -24,26 +26,28 @@ def show_segments(rows: Sequence[Row]) -> None:
         "nearest other (similarity)",
     )
     for value, row in enumerate(rows):
-        closest = "-" if row.nearest is None else f"{rows[row.nearest].name} ({row.similarity:.2f})"
+        nearest = "-" if row.nearest is None else f"{rows[row.nearest].name} ({row.similarity:.2f})"
         share = "-" if row.share is None else f"{100 * row.share:.1f}"
         color = Text.assemble(("  ", f"on {row.color}"), f" {row.color}")
         clusters = ", ".join(map(str, row.clusters)) or "-"
-        table.add_row(str(value), Text(row.name), color, share, clusters, Text(closest))
+        table.add_row(str(value), Text(row.name), color, share, clusters, Text(nearest))
     Console().print(table)
 
 
 def show_suggestion(result: Suggestion, run: Path) -> None:
-    """Print the figures of each K, then the recommendation and what it is worth."""
+    """Print the quality of each K, then the recommendation and its limitations."""
     titles = ("K", "inertia", "silhouette", "Calinski-Harabasz", "stability (ARI)")
     table = Table(*(Column(title, justify="right") for title in titles))
     for k, figures in zip(result.ks, result.figures, strict=True):
         style = "bold" if k == result.k else None
-        stable = f"{figures.stability:.3f} ± {figures.spread:.3f}"
+        stability = f"{figures.stability:.3f} ± {figures.spread:.3f}"
         table.add_row(
-            str(k), f"{figures.inertia:.4f}", f"{figures.silhouette:.3f}", f"{figures.calinski:.0f}", stable, style=style
+            str(k), f"{figures.inertia:.4f}", f"{figures.silhouette:.3f}", f"{figures.calinski:.0f}", stability, style=style
         )
     console = Console()
     console.print(table)
     for line in (result.reason, *result.limits):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"without training again: picie name {run} --k {result.k}", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"to use it without training again: picie name {run} --k {result.k}", highlight=False, markup=False, soft_wrap=True
+    )

@@ -14,7 +14,8 @@ from picie.inference.sampling import training_images
 from picie.inference.segmenter import Segmenter
 from picie.runtime import checkpoint
 from picie.runtime.run_record import RunRecord, read_metrics
-from picie.scoring.evaluation import Evaluation, evaluate, open_labelled
+from picie.scoring.evaluation import Evaluation, ScoreOptions, evaluate, open_labelled
+from picie.scoring.results import named_assignment
 
 
 @dataclass
@@ -76,7 +77,7 @@ def open_subject(run: str | Path, data: str | Path | None, device: str, evaluati
     subject.segmenter = Segmenter.from_state(state, device)
     try:
         subject.labelled, _ = open_labelled(subject.config, data)
-        subject.evaluation = evaluation or evaluate(path, data, device=device, record=False, bootstrap=0)
+        subject.evaluation = evaluation or evaluate(path, data, bootstrap=0, options=ScoreOptions(device=device))
     except InputError as error:
         notes.append(f"No scores: {error}.")
     _share_names(subject)
@@ -104,4 +105,4 @@ def _share_names(subject: Subject) -> None:
     segmenter, result = subject.segmenter, subject.evaluation
     assert segmenter is not None
     if result is not None and segmenter.names == tuple(f"cluster {i}" for i in range(segmenter.k)):
-        segmenter.name_clusters(result.classes, result.assignment)
+        segmenter.name_clusters(result.classes, named_assignment(result))

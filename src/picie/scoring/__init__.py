@@ -1,1 +1,1 @@
-"""How well: counts, matchings, scores and their intervals, and what a score is to be read beside."""
+"""Scores: counts, matchings, confidence intervals, baselines and probes."""

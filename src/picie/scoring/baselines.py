@@ -1,9 +1,11 @@
-"""What a score must beat: a constant, and k-means on colours and on what the backbone knew, under the same protocol."""
+"""Baselines: a constant, and k-means on colours and on raw backbone features, under the same
+protocol as a run.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +26,12 @@ from picie.runtime import checkpoint
 from picie.runtime.device import Engine, pick_device
 from picie.runtime.progress import Progress, log
 from picie.runtime.rng import derived_seed
-from picie.scoring.evaluation import Evaluation, Pairs, Predict, open_labelled, score_split, scored_config
+from picie.scoring.counting import Pairs, Predict, score_split
+from picie.scoring.evaluation import DEFAULTS, Evaluation, ScoreOptions, open_labelled, scored_config
 
-_POSITION = 0.5  # weight of the standardised position beside standardised colour (METHOD 8)
-_RESTARTS = 8  # of k-means on features, as many as a run's own by default: one start alone leaves the score to chance
+_POSITION = 0.5  # weight of the standardised position relative to the standardised colour
+# of k-means on features: the default of a run; with a single start the score varies too much
+_RESTARTS = 8
 
 
 def evaluate_baselines(
@@ -35,56 +39,53 @@ def evaluate_baselines(
     data: str | Path | None = None,
     *,
     split: str | None = None,
-    dataset: str | None = None,
-    overrides: Sequence[str] = (),
-    device: str = "auto",
-    progress: bool = True,
+    options: ScoreOptions = DEFAULTS,
 ) -> dict[str, Evaluation]:
-    """Score the baselines on what a run is scored on, with its K, seed and protocol; no label is used but to score.
+    """Score the baselines on the data that a run is scored on, with its K, seed and protocol.
 
-    A baseline that cannot be had, e.g. for want of the backbone's weights, is left out with a warning.
-
-    They are made of the run's own training images, or of those in `data` where it has none (an imported run).
+    Labels are used only for scoring. A baseline that cannot be computed, e.g. because the
+    backbone's weights are missing, is skipped with a warning. The baselines are fitted to the
+    run's training images, or to those in `data` if it has none (an imported run).
 
     Args:
-        run: a run's folder.
+        run: the run's folder.
         data: as for `evaluate`.
         split: as for `evaluate`.
-        dataset: as for `evaluate`.
-        overrides: as for `evaluate`.
-        device: as for `evaluate`.
-        progress: show bars, on a terminal.
+        options: as for `evaluate`.
     """
     state = checkpoint.load(run)
-    k = len(checkpoint.classifier_in_use(state)[0])  # `picie name` may have made other clusters than those of the training
-    config = scored_config(from_dict({**state["config"], "cluster": {**state["config"]["cluster"], "k": k}}), overrides)
-    scored, split = open_labelled(config, data, split, dataset)
-    unlabelled = images_to_cluster(config, data, dataset)
-    with Progress(progress) as bars:
+    # `picie name` may have changed the number of clusters
+    k = len(checkpoint.classifier_in_use(state)[0])
+    config = scored_config(from_dict({**state["config"], "cluster": {**state["config"]["cluster"], "k": k}}), options.overrides)
+    scored, split = open_labelled(config, data, split, options.dataset)
+    unlabelled = images_to_cluster(config, data, options.dataset)
+    with Progress(options.progress) as bars:
         predictors: dict[str, tuple[Predict, int]] = {"constant prediction": (_constant, 1)}
-        with left_out("k-means on colour"):
+        with skip_on_error("k-means on colour"):
             points = sample_pixels(unlabelled, config, bars)
             predictors["k-means on colour"] = (color_kmeans(points, config, 0.0), k)
             predictors["k-means on colour and position"] = (color_kmeans(points, config, _POSITION), k)
-        with left_out("k-means on raw backbone features"):
-            predictors["k-means on raw backbone features"] = (raw_kmeans(unlabelled, config, device, bars), k)
+        with skip_on_error("k-means on raw backbone features"):
+            predictors["k-means on raw backbone features"] = (raw_kmeans(unlabelled, config, options.device, bars), k)
         pairs = Pairs(scored, config)
         return {name: score_split(f, n, pairs, split, bars) for name, (f, n) in predictors.items()}
 
 
 def images_to_cluster(config: Config, data: str | Path | None, dataset: str | None) -> Dataset:
-    """The run's own training images; of a run without any, as an imported one, those in the folder `data`."""
+    """The run's training images, or those in the folder `data` if the run has none (an imported
+    run).
+    """
     imported = config.data.root is None and takes_folder(config.data.name)
     return training_images(config.data, data if imported else None, dataset)
 
 
 @contextlib.contextmanager
-def left_out(what: str) -> Iterator[None]:
-    """Do without `what`, and say why, where the context raises `InputError`."""
+def skip_on_error(what: str) -> Iterator[None]:
+    """Log a warning and continue without `what` if the context raises `InputError`."""
     try:
         yield
     except InputError as error:
-        log.warning("left out: %s: %s", what, error)
+        log.warning("skipped: %s: %s", what, error)
 
 
 def _constant(pixels: Tensor, size: tuple[int, int]) -> np.ndarray:
@@ -92,7 +93,14 @@ def _constant(pixels: Tensor, size: tuple[int, int]) -> np.ndarray:
 
 
 def sample_pixels(dataset: Dataset, config: Config, bars: Progress) -> np.ndarray:
-    """(n, 5) `color_and_position` of an equal number of random pixels of each image. Raises `InputError` if there is none."""
+    """Sample the same number of random pixels from each image.
+
+    Returns:
+        (n, 5) float64 `color_and_position` of the pixels.
+
+    Raises:
+        InputError: no image can be read.
+    """
 
     def maps(pixels: Tensor) -> Tensor:
         values = torch.from_numpy(color_and_position(pixels.numpy()))
@@ -104,7 +112,13 @@ def sample_pixels(dataset: Dataset, config: Config, bars: Progress) -> np.ndarra
 
 
 def color_kmeans(points: np.ndarray, config: Config, position_weight: float) -> Predict:
-    """K-means on standardised CIELAB colour and weighted position, made of `points` (n, 5) as `sample_pixels` gives them."""
+    """Fit k-means to standardised CIELAB colour and weighted position.
+
+    Args:
+        points: (n, 5), as returned by `sample_pixels`.
+        config: gives K and the seed.
+        position_weight: weight of the position relative to the colour.
+    """
     weights = np.array([1, 1, 1, position_weight, position_weight])
     mean, scale = points.mean(0), weights / points.std(0).clip(1e-6)
     seed = derived_seed(config.seed, "color k-means")
@@ -113,7 +127,7 @@ def color_kmeans(points: np.ndarray, config: Config, position_weight: float) -> 
 
     def predict(pixels: Tensor, out: tuple[int, int]) -> np.ndarray:
         if out != tuple(pixels.shape[2:]):
-            raise InputError("colour baselines are scored at the size of their pixels")
+            raise InputError("colour baselines must be scored at the size of their input")
         values = torch.from_numpy((color_and_position(pixels.numpy()) - mean) * scale).float()
         return assign(values, kmeans.centroids)[0].view(len(pixels), *out).numpy()
 
@@ -121,7 +135,9 @@ def color_kmeans(points: np.ndarray, config: Config, position_weight: float) -> 
 
 
 def color_and_position(pixels: np.ndarray) -> np.ndarray:
-    """(B * H * W, 5) float64: CIELAB L, a, b, and row and column in [-1, 1], of `pixels` (B, 3, H, W) uint8 sRGB."""
+    """Convert `pixels` (B, 3, H, W) uint8 sRGB to (B * H * W, 5) float64: CIELAB L, a, b, and row
+    and column in [-1, 1].
+    """
     batch, _, height, width = pixels.shape
     rows = np.broadcast_to(np.linspace(-1, 1, height)[:, None], (batch, height, width))
     columns = np.broadcast_to(np.linspace(-1, 1, width), (batch, height, width))
@@ -130,7 +146,10 @@ def color_and_position(pixels: np.ndarray) -> np.ndarray:
 
 
 def raw_kmeans(dataset: Dataset, config: Config, device: str, bars: Progress) -> Predict:
-    """K-means on `RawFeatures` of the images of `dataset`. Raises `InputError` where the backbone's weights cannot be had."""
+    """Fit k-means to the `RawFeatures` of a dataset.
+
+    Raises `InputError` if the backbone's weights are not available.
+    """
     network = RawFeatures(config.model)
     engine = Engine(pick_device(device), config.train.precision)
     network.prepare(engine.device, engine.bf16)
@@ -142,9 +161,16 @@ def raw_kmeans(dataset: Dataset, config: Config, device: str, bars: Progress) ->
 
 
 def feature_kmeans(points: Tensor, k: int, config: Config) -> tuple[Tensor, Tensor]:
-    """Spherical k-means on unit-norm `points` (n, D), the best of 8 starts, as a `Segmenter`'s classifier of `k` clusters."""
+    """Fit spherical k-means to unit-norm `points` (n, D), the best of 8 starts.
+
+    Returns:
+        The classifier of a `Segmenter`: weight (k, D) and bias (k,).
+
+    Raises:
+        InputError: there are fewer points than clusters.
+    """
     if len(points) < k:
-        raise InputError(f"{k} clusters cannot be made of {len(points)} cells")
+        raise InputError(f"cannot make {k} clusters from {len(points)} feature cells")
     kmeans = KMeans(k, steps=100, seed=derived_seed(config.seed, "feature k-means"), restarts=_RESTARTS)
     kmeans.start(points)
     return kmeans.centroids, bias(kmeans.centroids)

@@ -1,6 +1,7 @@
-"""How far a score would move on other images: bootstrap confidence intervals over the images of a split.
+"""Bootstrap confidence intervals over the images of a split.
 
-Images, not pixels, are drawn anew: pixels of one image are not independent. What is not in it: another seed of the training.
+Images are resampled instead of pixels, because the pixels of one image are not independent. The
+intervals do not include the variation between training seeds.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ import numpy as np
 from picie.runtime.rng import derived_seed
 from picie.scoring.metrics import Ratios, group_scores, score
 
-LEVEL = 95  # percent of the resamples that lie inside
+LEVEL = 95  # percent of the resamples inside an interval
 RESAMPLES = 1000
-_CELLS = 2**23  # counts held at a time: 64 MB, whatever C, K and the number of images
+_CELLS = 2**23  # counts in memory at a time (64 MB), for any C, K and number of images
 
 
 class Interval(NamedTuple):
-    """The ends of an interval, as ratios; NaN where there is no number."""
+    """The ends of an interval as ratios; NaN if the score is undefined."""
 
     low: float
     high: float
@@ -28,13 +29,13 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Intervals:
-    """Percentile intervals of a score, of `LEVEL` percent.
+    """Percentile intervals of `LEVEL` percent.
 
     Attributes:
-        resamples: how many they are taken from.
-        accuracy: of pixel accuracy.
-        miou: of mIoU.
-        groups: of both, for each group.
+        resamples: number of bootstrap resamples.
+        accuracy: interval of the pixel accuracy.
+        miou: interval of the mIoU.
+        groups: intervals of accuracy and mIoU of each group.
     """
 
     resamples: int
@@ -51,40 +52,41 @@ def bootstrap(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Intervals:
-    """Intervals of what `picie.scoring.metrics` makes of resampled images.
+    """Compute confidence intervals of accuracy and mIoU by resampling images.
 
     Args:
-        counts: (N, C * K) sparse array, row i the confusion of image i, its rows one after the other.
+        counts: (N, C * K) sparse array; row i is the flattened confusion of image i.
         n_classes: C.
-        match: (C, K) confusion -> (K,) assignment of a resample.
-        groups: C names of groups, or none.
-        resamples: how many times N images are drawn, with replacement.
-        seed: equal seeds draw equal images.
+        match: maps the (C, K) confusion of a resample to its (K,) assignment.
+        groups: the group of each class, or empty.
+        resamples: number of resamples; each draws N images with replacement.
+        seed: random seed of the draws.
     """
-    everything, by_group = [], []
+    overall, by_group = [], []
     for confusion in resampled(counts, n_classes, resamples, seed):
         scores = score(confusion, match(confusion))
-        everything.append(Ratios(scores.accuracy, scores.miou))
+        overall.append(Ratios(scores.accuracy, scores.miou))
         by_group.append(group_scores(scores, groups))
-    accuracy, miou = _intervals(everything)
+    accuracy, miou = _intervals(overall)
     return Intervals(
-        resamples, accuracy, miou, {g: _intervals([found[g] for found in by_group]) for g in dict.fromkeys(groups)}
+        resamples, accuracy, miou, {g: _intervals([ratios[g] for ratios in by_group]) for g in dict.fromkeys(groups)}
     )
 
 
 def resampled(counts: Any, n_classes: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield the (C, K) confusion of each resample; they do not depend on how many are summed at a time."""
+    """Yield the (C, K) confusion of each resample. The chunk size does not change the result."""
     n, cells = counts.shape
     generator = np.random.default_rng(derived_seed(seed, "bootstrap"))
-    at_once = max(1, _CELLS // max(n, cells))
-    for start in range(0, resamples, at_once):
-        times = generator.multinomial(n, np.full(n, 1 / n), size=min(at_once, resamples - start))  # that each image is drawn
+    chunk = max(1, _CELLS // max(n, cells))
+    for start in range(0, resamples, chunk):
+        # how often each image is drawn
+        times = generator.multinomial(n, np.full(n, 1 / n), size=min(chunk, resamples - start))
         for total in times @ counts:
             yield total.reshape(n_classes, -1)
 
 
-def _intervals(found: Sequence[Ratios]) -> tuple[Interval, Interval]:
-    accuracy, miou = (_interval([getattr(ratios, name) for ratios in found]) for name in Ratios._fields)
+def _intervals(results: Sequence[Ratios]) -> tuple[Interval, Interval]:
+    accuracy, miou = (_interval([getattr(ratios, name) for ratios in results]) for name in Ratios._fields)
     return accuracy, miou
 
 

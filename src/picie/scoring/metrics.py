@@ -1,6 +1,7 @@
-"""From counts to scores: confusion, matching, IoU. Pure functions; counts come first and ratios last.
+"""Confusion matrices, matchings of clusters to classes, and scores. Pure functions.
 
-A confusion matrix is (C, K): rows are classes and stay so, columns are clusters. Matching moves columns to class order.
+A confusion matrix is (C, K): its rows are classes and its columns are clusters. Counts are summed
+before any ratio is computed.
 """
 
 from __future__ import annotations
@@ -16,22 +17,38 @@ from picie.data.base import UNMATCHED
 
 
 def confusion_matrix(labels: np.ndarray, clusters: np.ndarray, n_classes: int, k: int, ignore: int) -> np.ndarray:
-    """(C, K) int64 pixel counts of `labels` and `clusters`, equal shapes; pixels labelled `ignore` are left out.
+    """Count pixels by label and cluster.
+
+    Args:
+        labels: integer labels in [0, C) or `ignore`, of any shape.
+        clusters: integer clusters in [0, K), of the same shape.
+        n_classes: C.
+        k: K.
+        ignore: label of the pixels that are not counted.
+
+    Returns:
+        (C, K) int64 pixel counts.
 
     >>> confusion_matrix(np.array([0, 0, 1, 255]), np.array([2, 2, 0, 1]), 2, 3, 255).tolist()
     [[0, 0, 2], [1, 0, 0]]
     """
-    kept = labels != ignore
-    joint = labels[kept].astype(np.int64) * k + clusters[kept].astype(np.int64)
+    labelled = labels != ignore
+    joint = labels[labelled].astype(np.int64) * k + clusters[labelled].astype(np.int64)
     return np.bincount(joint, minlength=n_classes * k).reshape(n_classes, k)
 
 
 def match_one_to_one(confusion: np.ndarray, void: int | None = None) -> np.ndarray:
-    """(K,) int64: each cluster's class, or UNMATCHED; the Hungarian assignment that maximises agreeing pixels.
+    """Hungarian matching that maximises the number of agreeing pixels.
 
-    With more clusters than classes the rest stays unmatched; with fewer, some classes are never predicted. A class without
-    labelled pixels is matched to no cluster. The column `void`, if there is one, holds pixels without a prediction and is
-    never matched.
+    If there are more clusters than classes, the remaining clusters are unmatched; if there are
+    fewer, some classes are never predicted. A class without labelled pixels is not matched.
+
+    Args:
+        confusion: (C, K) pixel counts.
+        void: column of the pixels without a prediction, or None; it is never matched.
+
+    Returns:
+        (K,) int64 class of each cluster, or UNMATCHED.
 
     >>> match_one_to_one(np.array([[0, 9, 1], [5, 0, 4]])).tolist()
     [1, 0, -1]
@@ -40,7 +57,10 @@ def match_one_to_one(confusion: np.ndarray, void: int | None = None) -> np.ndarr
 
 
 def match_one_to_one_iou(confusion: np.ndarray, void: int | None = None) -> np.ndarray:
-    """As `match_one_to_one`, but the assignment that maximises the sum of the pairs' IoU: small classes count as large ones.
+    """Hungarian matching that maximises the sum of the pairs' IoU, so that small classes weigh as
+    much as large ones.
+
+    Arguments and result are those of `match_one_to_one`.
 
     >>> confusion = np.array([[10, 8], [1, 0]])
     >>> match_one_to_one(confusion).tolist(), match_one_to_one_iou(confusion).tolist()
@@ -51,7 +71,10 @@ def match_one_to_one_iou(confusion: np.ndarray, void: int | None = None) -> np.n
 
 
 def match_many_to_one(confusion: np.ndarray, void: int | None = None) -> np.ndarray:
-    """(K,) int64: the class that most of a cluster's labelled pixels have; UNMATCHED without any, and for `void`.
+    """Match each cluster to the most frequent class of its labelled pixels; a cluster without any
+    is UNMATCHED.
+
+    Arguments and result are those of `match_one_to_one`.
 
     >>> match_many_to_one(np.array([[0, 9, 5, 0], [5, 0, 4, 0]])).tolist()
     [1, 0, 0, -1]
@@ -60,7 +83,9 @@ def match_many_to_one(confusion: np.ndarray, void: int | None = None) -> np.ndar
 
 
 def match_identity(confusion: np.ndarray, void: int | None = None) -> np.ndarray:
-    """(K,) int64: the values are class indices already; those above the last class, and `void`, are UNMATCHED.
+    """Take cluster indices as class indices; those without a class are UNMATCHED.
+
+    Arguments and result are those of `match_one_to_one`.
 
     >>> match_identity(np.zeros((2, 4))).tolist()
     [0, 1, -1, -1]
@@ -78,10 +103,11 @@ MATCHINGS: dict[str, Callable[[np.ndarray, int | None], np.ndarray]] = {
 
 
 def _best_pairs(gain: np.ndarray, void: int | None, labelled: np.ndarray) -> np.ndarray:
-    """The assignment of the largest sum of `gain` (C, K) among the `labelled` (C,) classes.
+    """The assignment with the largest sum of `gain` (C, K) among the `labelled` (C,) classes.
 
-    A class without labelled pixels gains nothing from any cluster. It is left out, or a coin would decide whether it is matched
-    to an empty cluster and stays out of the mean IoU, or to a full one and counts there as 0.
+    Classes without labelled pixels are excluded: no cluster gains anything from them, so ties
+    would be broken arbitrarily. Matched to an empty cluster such a class would not count in the
+    mean IoU, matched to any other it would count as 0.
     """
     rows, columns = np.flatnonzero(labelled), np.flatnonzero(np.arange(gain.shape[1]) != void)
     classes, pairs = linear_sum_assignment(gain[np.ix_(rows, columns)], maximize=True)
@@ -95,7 +121,7 @@ def _without(assignment: np.ndarray, void: int | None) -> np.ndarray:
 
 
 class Ratios(NamedTuple):
-    """Pixel accuracy and mIoU of some classes, in [0, 1]; NaN where no pixel is theirs."""
+    """Pixel accuracy and mIoU of some classes, in [0, 1]; NaN if they have no pixels."""
 
     accuracy: float
     miou: float
@@ -103,15 +129,15 @@ class Ratios(NamedTuple):
 
 @dataclass(frozen=True)
 class Scores:
-    """What a matched confusion matrix comes to; ratios in [0, 1], NaN where a ratio has no meaning.
+    """Scores of a matched confusion matrix. Ratios are in [0, 1], and NaN if undefined.
 
     Attributes:
-        accuracy: agreeing pixels over labelled pixels.
-        miou: mean of `iou` over the classes that occur in labels or predictions.
-        iou: (C,) intersection over union.
+        accuracy: correct pixels divided by labelled pixels.
+        miou: mean of `iou` over the classes that occur in the labels or the predictions.
+        iou: (C,) intersection over union of each class.
         class_accuracy: (C,) recall of each class.
-        pixels: (C,) labelled pixels.
-        agree: (C,) those of them that are predicted as their class.
+        pixels: (C,) labelled pixels of each class.
+        agree: (C,) correct pixels of each class.
     """
 
     accuracy: float
@@ -123,13 +149,15 @@ class Scores:
 
 
 def score(confusion: np.ndarray, assignment: np.ndarray) -> Scores:
-    """Scores of a (C, K) `confusion` under `assignment` (K,); pixels of unmatched clusters count as errors.
+    """Score a (C, K) `confusion` under an `assignment` (K,). Pixels of unmatched clusters count as
+    errors.
 
     >>> round(score(np.array([[3, 1], [0, 4]]), np.array([0, 1])).miou, 3)
     0.775
     """
     n_classes = len(confusion)
-    matched = np.zeros((n_classes, n_classes + 1), dtype=np.int64)  # the last column: predicted as no class
+    # the last column holds pixels of unmatched clusters
+    matched = np.zeros((n_classes, n_classes + 1), dtype=np.int64)
     np.add.at(matched.T, np.where(assignment == UNMATCHED, n_classes, assignment), confusion.T)
     agree = np.diagonal(matched)
     pixels, predicted = matched.sum(1), matched.sum(0)[:n_classes]
@@ -146,10 +174,14 @@ def _ratios(agree: np.ndarray, pixels: np.ndarray, iou: np.ndarray) -> Ratios:
 
 
 def group_scores(scores: Scores, groups: Sequence[str]) -> dict[str, Ratios]:
-    """Accuracy over the pixels, and mean IoU over the classes, of each group; `groups` names the group of each class.
+    """Accuracy over the pixels and mean IoU over the classes of each group.
 
-    The rows of the group count with all their columns, and an IoU is that of the whole: a stuff pixel taken for a thing
-    costs both groups. So accuracy over all classes lies between those of the groups, and so does mIoU.
+    All errors count: a stuff pixel that is predicted as a thing lowers the IoU of classes in both
+    groups. Accuracy and mIoU over all classes therefore lie between those of the groups.
+
+    Args:
+        scores: scores of all classes.
+        groups: the group of each of the C classes.
 
     >>> confusion = np.array([[6, 2, 0], [0, 4, 0], [3, 0, 9]])
     >>> group_scores(score(confusion, np.arange(3)), ["thing", "thing", "stuff"])["stuff"]
@@ -160,24 +192,25 @@ def group_scores(scores: Scores, groups: Sequence[str]) -> dict[str, Ratios]:
 
 
 def published_group_scores(confusion: np.ndarray, assignment: np.ndarray, groups: Sequence[str]) -> dict[str, Ratios]:
-    """The arithmetic of PiCIE's published code for things and stuff, to compare with its figures; not what they should be.
+    """Group scores by the arithmetic of PiCIE's published code, to compare with its figures.
 
-    Rows are moved to cluster order, the row of a class to the index of its cluster, and the block [group, group] is cut out as
-    if rows were still in class order. So a block mixes classes of both groups, and errors across blocks are not counted. The
-    diagonal stays the diagonal, which is why scores over all classes come out the same.
+    The published code reorders the rows of the confusion matrix by cluster, and then selects the
+    block [group, group] as if they were still ordered by class. A block therefore mixes classes of
+    both groups, and errors between blocks are not counted. Scores over all classes are not
+    affected, because the diagonal stays the same. Prefer `group_scores` for anything else.
 
     Args:
-        confusion: (C, C).
-        assignment: (C,) a permutation: clusters and classes one to one.
-        groups: C names.
+        confusion: (C, C) pixel counts.
+        assignment: (C,) class of each cluster, a permutation.
+        groups: the group of each of the C classes.
 
     >>> published_group_scores(np.array([[0, 8], [6, 2]]), np.array([1, 0]), ["thing", "stuff"])["thing"]
     Ratios(accuracy=1.0, miou=1.0)
     """
-    moved = confusion[assignment]
-    found = {}
+    reordered = confusion[assignment]
+    ratios = {}
     for group in dict.fromkeys(groups):
         members = np.flatnonzero([name == group for name in groups])
-        block = score(moved[np.ix_(members, members)], np.arange(len(members)))
-        found[group] = Ratios(block.accuracy, block.miou)
-    return found
+        block = score(reordered[np.ix_(members, members)], np.arange(len(members)))
+        ratios[group] = Ratios(block.accuracy, block.miou)
+    return ratios

@@ -1,12 +1,12 @@
-"""What a run's features hold: probes that learn from the train split's labels, and a finer clustering.
+"""Probes of a run's frozen features: classifiers trained on labels, and a finer clustering.
 
-They say how much a better classifier, or more clusters, would make of the same frozen features. None is an unsupervised result.
+They show what a better classifier or more clusters could achieve with the same features. They are
+not unsupervised results.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +20,16 @@ from picie.errors import InputError
 from picie.inference.sampling import SampleSpec, centre_square, sample_cells
 from picie.inference.segmenter import Segmenter, enlarged_argmax
 from picie.runtime.progress import Progress, log
-from picie.scoring.baselines import feature_kmeans, images_to_cluster, left_out
-from picie.scoring.evaluation import Evaluation, Pairs, Predict, open_labelled, score_split, scored_config
+from picie.scoring.baselines import feature_kmeans, images_to_cluster, skip_on_error
+from picie.scoring.counting import Pairs, Predict, score_split
+from picie.scoring.evaluation import DEFAULTS, Evaluation, ScoreOptions, open_labelled, scored_config
 
-_TRAIN = "train"  # the split whose labels are learnt, where the one that is trained on has none
-_PENALTY, _STEPS = 1e-4, 500  # of the linear probe: weight of |W|^2 / 2 beside the mean cross-entropy; most L-BFGS steps
-_NEIGHBOURS, _TEMPERATURE, _BANK = 20, 0.07, 2**14  # of the k-NN probe; 0.07 is the usual choice of the field
-_SIMILARITIES = 2**24  # computed at a time: 64 MB
+_TRAIN = "train"  # split whose labels the probes use, if the training split has none
+# of the linear probe: weight of |W|^2 / 2 in its loss; maximum number of L-BFGS steps
+_PENALTY, _STEPS = 1e-4, 500
+# of the k-NN probe; 0.07 is the usual choice in the literature
+_NEIGHBOURS, _TEMPERATURE, _BANK = 20, 0.07, 2**14
+_SIMILARITIES = 2**24  # computed at a time (64 MB)
 
 
 def evaluate_probes(
@@ -34,45 +37,39 @@ def evaluate_probes(
     data: str | Path | None = None,
     *,
     split: str | None = None,
-    dataset: str | None = None,
-    overrides: Sequence[str] = (),
-    device: str = "auto",
-    progress: bool = True,
-    learnt: str | None = None,
+    probe_split: str | None = None,
+    options: ScoreOptions = DEFAULTS,
 ) -> dict[str, Evaluation]:
-    """Score what else can be made of a run's frozen features, on what the run is scored on.
+    """Score probes of a run's frozen features, on the data that the run is scored on.
 
-    Labels to learn from are opened here and nowhere else. A probe that cannot be had, e.g. for want of them, is left out with
-    a warning.
+    The labels of the training split are read only here. A probe that cannot be computed, e.g.
+    because there are no such labels, is skipped with a warning.
 
     Args:
-        run: a run's folder.
+        run: the run's folder.
         data: as for `evaluate`.
         split: as for `evaluate`.
-        dataset: as for `evaluate`.
-        overrides: as for `evaluate`.
-        device: as for `evaluate`.
-        progress: show bars, on a terminal.
-        learnt: the split whose labels the probes learn from; none: the run's `data.train_split`, or "train" where that has no
-            labels.
+        probe_split: split whose labels the probes are trained on; None uses the run's
+            `data.train_split`, or "train" if that has no labels.
+        options: as for `evaluate`.
     """
-    segmenter = Segmenter.load(run, device)
-    config = scored_config(segmenter.config, overrides)
-    scored, split = open_labelled(config, data, split, dataset)
+    segmenter = Segmenter.load(run, options.device)
+    config = scored_config(segmenter.config, options.overrides)
+    scored, split = open_labelled(config, data, split, options.dataset)
     load, seed, finer = centre_square(config.evaluate_size), config.seed, max(100, 4 * segmenter.k)
     rows: dict[str, tuple[Predict, int, str]] = {}
-    with Progress(progress) as bars:
-        with left_out(f"clustering again at K = {finer}"):
-            images = images_to_cluster(config, data, dataset)
+    with Progress(options.progress) as bars:
+        with skip_on_error(f"clustering again at K = {finer}"):
+            images = images_to_cluster(config, data, options.dataset)
             points = sample_cells(segmenter.features, images, SampleSpec(load, seed), bars).points
             classifier = feature_kmeans(points, finer, config)
             rows[f"clustered again at K = {finer}"] = (_with(segmenter, classifier).clusters, finer, "many-to-one")
-        with left_out("linear and k-NN probe"):
-            train, name = _labelled_train(config, data, dataset, learnt)
+        with skip_on_error("linear and k-NN probe"):
+            train, name = _labelled_train(config, data, options.dataset, probe_split)
             assert train.classes is not None
             common = len(scored) if name == split else len(_files(train) & _files(scored))
             if common:
-                log.warning("the probes learn from %d of the %d images that they are scored on", common, len(scored))
+                log.warning("the probes are trained on %d of the %d images that they are scored on", common, len(scored))
             sample = sample_cells(segmenter.features, train, SampleSpec(load, seed, labelled=True), bars)
             points, labels, n = sample.points, sample.classes, len(train.classes)
             linear = _with(segmenter, logistic_regression(points, labels, n))
@@ -83,16 +80,20 @@ def evaluate_probes(
 
 
 def _labelled_train(config: Config, data: str | Path | None, dataset: str | None, split: str | None) -> tuple[Dataset, str]:
-    """The split that probes learn from, and its name. Raises `InputError` where no split has labels."""
-    own = config.data.train_split
-    if split is None and own != _TRAIN:
-        with contextlib.suppress(InputError):  # e.g. Cityscapes' test+train_extra, which has no labels
-            return open_labelled(config, data, own, dataset)
+    """The split that the probes are trained on, and its name.
+
+    Raises `InputError` if no split has labels.
+    """
+    trained = config.data.train_split
+    if split is None and trained != _TRAIN:
+        # e.g. Cityscapes' test+train_extra, which has no labels
+        with contextlib.suppress(InputError):
+            return open_labelled(config, data, trained, dataset)
     return open_labelled(config, data, split or _TRAIN, dataset)
 
 
 def _files(dataset: Dataset) -> set[Path]:
-    """The image files of a dataset that is made of files."""
+    """The image files of a dataset; empty if it is not made of files."""
     return set(getattr(dataset, "paths", ()))
 
 
@@ -102,7 +103,10 @@ def _with(segmenter: Segmenter, classifier: tuple[Tensor, Tensor]) -> Segmenter:
 
 
 def logistic_regression(points: Tensor, labels: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
-    """Multinomial logistic regression on standardised features, by full-batch L-BFGS on the CPU, folded back to plain ones.
+    """Fit a multinomial logistic regression to standardised features by full-batch L-BFGS on the
+    CPU.
+
+    The standardisation is folded into the result.
 
     Args:
         points: (n, D) features.
@@ -110,10 +114,12 @@ def logistic_regression(points: Tensor, labels: Tensor, n_classes: int) -> tuple
         n_classes: C.
 
     Returns:
-        (C, D) weights and (C,) offsets: a `Segmenter`'s classifier, of `points` as they are.
+        (C, D) weights and (C,) offsets for features that are not standardised: the classifier of a
+        `Segmenter`.
     """
     points, labels = points.cpu(), labels.cpu()
-    mean, std = points.mean(0), points.std(0, correction=0).clamp(min=1e-4)  # below that unit-norm features hold noise
+    # below this, unit-norm features are noise
+    mean, std = points.mean(0), points.std(0, correction=0).clamp(min=1e-4)
     standardised = (points - mean) / std
     weight = torch.zeros(n_classes, points.shape[1], requires_grad=True)
     offset = torch.zeros(n_classes, requires_grad=True)
@@ -133,10 +139,20 @@ def logistic_regression(points: Tensor, labels: Tensor, n_classes: int) -> tuple
 
 
 def neighbour_probe(segmenter: Segmenter, points: Tensor, labels: Tensor, n_classes: int) -> Predict:
-    """Votes of each cell's nearest among 2^14 random ones of `points` (n, D), enlarged bilinearly as logits are, arg max."""
+    """k-NN probe: the nearest neighbours of each cell vote for its class.
+
+    The neighbours are taken from at most 2^14 random `points`. Votes are enlarged bilinearly, as
+    logits are, before the arg max.
+
+    Args:
+        segmenter: computes the features.
+        points: (n, D) labelled features.
+        labels: (n,) int64 classes.
+        n_classes: C.
+    """
     generator = torch.Generator().manual_seed(segmenter.config.seed)
-    kept = torch.randperm(len(points), generator=generator)[:_BANK].to(points.device)
-    bank, classes = points[kept], labels[kept]
+    chosen = torch.randperm(len(points), generator=generator)[:_BANK].to(points.device)
+    bank, classes = points[chosen], labels[chosen]
 
     @torch.inference_mode()
     def predict(pixels: Tensor, size: tuple[int, int]) -> np.ndarray:
@@ -148,12 +164,14 @@ def neighbour_probe(segmenter: Segmenter, points: Tensor, labels: Tensor, n_clas
 
 
 def neighbour_votes(points: Tensor, bank: Tensor, classes: Tensor, n_classes: int) -> Tensor:
-    """(n, C) shares of the classes among the 20 nearest neighbours by cosine similarity, weighted by exp(similarity / 0.07).
+    """Weighted shares of the classes among the 20 nearest neighbours by cosine similarity.
+
+    The weights are exp(similarity / 0.07).
 
     Args:
         points: (n, D), unit norm.
-        bank: (m, D), unit norm; with fewer than 20, all are neighbours.
-        classes: (m,) int64 their classes.
+        bank: (m, D), unit norm; if m is below 20, all are neighbours.
+        classes: (m,) int64 classes of the bank.
         n_classes: C.
     """
     votes = []

@@ -1,4 +1,6 @@
-"""The result of scoring label maps: counts of each image, and all that they come to, with the protocol's name on it."""
+"""The result of scoring label maps: counts of each image, the scores computed from them, and the
+protocol.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from picie.data.base import UNMATCHED, ClassMap
 from picie.scoring.intervals import LEVEL, RESAMPLES, Intervals, bootstrap
 from picie.scoring.metrics import MATCHINGS, Ratios, Scores, group_scores, published_group_scores, score
 
-_WORDS = {  # what a protocol says of each of MATCHINGS
+_MIN_NAMED_IOU = 0.05  # a cluster is not named after a class that it matches at a lower IoU
+_DESCRIPTIONS = {  # of each of MATCHINGS, for the protocol
     "one-to-one": "one-to-one Hungarian on pixels over the split",
     "one-to-one-iou": "one-to-one Hungarian on IoU over the split",
     "many-to-one": "many-to-one by majority of pixels over the split",
@@ -28,15 +31,15 @@ class Evaluation:
 
     Attributes:
         confusion: (C, K) pixel counts.
-        assignment: (K,) each cluster's class or UNMATCHED.
-        scores: what they come to.
+        assignment: (K,) int64 class of each cluster, or UNMATCHED.
+        scores: scores under this assignment.
         classes: the classes.
-        protocol: how it was counted, in words; it belongs beside every number.
-        n_images: images scored.
+        protocol: description of how the score was made; report it with every number.
+        n_images: number of scored images.
         matching: the name of the matching, a key of `picie.scoring.metrics.MATCHINGS`.
-        counts: (N, C * K) sparse: the confusion of each image, its rows one after the other.
-        void: the column of pixels without a prediction, if there is one; it is never matched.
-        intervals: of the scores, once `with_intervals` has found them.
+        counts: (N, C * K) sparse: the confusion of each image, flattened row by row.
+        void: column of the pixels without a prediction, or None; it is never matched.
+        intervals: confidence intervals of the scores, or None until `with_intervals` adds them.
     """
 
     confusion: np.ndarray
@@ -52,33 +55,41 @@ class Evaluation:
 
     @property
     def groups(self) -> dict[str, Ratios]:
-        """Scores of each group of classes, all errors counted (`metrics.group_scores`); empty for one group alone."""
-        return group_scores(self.scores, _apart(self.classes))
+        """Scores of each group of classes (`metrics.group_scores`); empty if there is only one
+        group.
+        """
+        return group_scores(self.scores, _groups(self.classes))
 
     @property
     def groups_published(self) -> dict[str, Ratios]:
-        """Scores of each group by the published code's arithmetic; empty where it has no meaning: it is made for as many
-        clusters as classes, matched one to one on pixels, and for groups that follow each other.
+        """Scores of each group by the published code's arithmetic (`metrics.published_group_scores`).
+
+        Empty where it is undefined: it needs as many clusters as classes, matched one to one on pixels,
+        and the classes of each group must be contiguous.
         """
         square = _square(self.confusion, self.void)
-        groups = _apart(self.classes)
+        groups = _groups(self.classes)
         blocks = sum(a != b for a, b in pairwise(groups)) + 1
         if self.matching != "one-to-one" or square is None or blocks != len(set(groups)):
             return {}
         assignment = MATCHINGS["one-to-one"](square, None)
         unmatched = assignment == UNMATCHED
-        assignment[unmatched] = np.setdiff1d(np.arange(len(square)), assignment)  # classes without pixels, in order
+        # classes without pixels, in order
+        assignment[unmatched] = np.setdiff1d(np.arange(len(square)), assignment)
         return published_group_scores(square, assignment, groups)
 
     @property
     def matchings(self) -> dict[str, Ratios]:
-        """Accuracy and mIoU under each matching; identity only where it is asked for, as clusters have no order."""
+        """Accuracy and mIoU under each matching.
+
+        Identity is included only if it is the matching used.
+        """
         names = [name for name in MATCHINGS if name in (self.matching, *(n for n in MATCHINGS if n != "identity"))]
-        found = {name: score(self.confusion, MATCHINGS[name](self.confusion, self.void)) for name in names}
-        return {name: Ratios(scores.accuracy, scores.miou) for name, scores in found.items()}
+        results = {name: score(self.confusion, MATCHINGS[name](self.confusion, self.void)) for name in names}
+        return {name: Ratios(scores.accuracy, scores.miou) for name, scores in results.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: scores in percent, NaN as None."""
+        """Return plain values for JSON: scores in percent, NaN as None."""
         published = self.groups_published
         return {
             "accuracy": percent(self.scores.accuracy),
@@ -110,55 +121,58 @@ class Evaluation:
 def summarise(
     counts: Any, classes: ClassMap, matching: str, scope: str, void: int | None = None, k: int | None = None
 ) -> Evaluation:
-    """Match and score.
+    """Match clusters to classes and compute the scores.
 
     Args:
-        counts: (N, C * K) sparse, as of `stack_counts`.
+        counts: (N, C * K) sparse, as returned by `stack_counts`.
         classes: the C classes.
         matching: a key of `picie.scoring.metrics.MATCHINGS`.
-        scope: the part of the protocol that says what was counted.
-        void: the column of pixels without a prediction, if there is one.
-        k: the number of clusters as the protocol names it; none: all columns but `void`.
+        scope: first part of the protocol: what was counted.
+        void: column of the pixels without a prediction, or None.
+        k: number of clusters that the protocol states; None counts all columns except `void`.
     """
     confusion = np.asarray(counts.sum(0)).reshape(len(classes), -1)
     assignment = MATCHINGS[matching](confusion, void)
     k = confusion.shape[1] - (void is not None) if k is None else k
-    among = f"{len(classes)} classes" if matching == "identity" else f"K = {k}, {len(classes)} classes"
-    protocol = f"{scope}; {among}; {_WORDS[matching]}; mIoU over classes present"
+    sizes = f"{len(classes)} classes" if matching == "identity" else f"K = {k}, {len(classes)} classes"
+    protocol = f"{scope}; {sizes}; {_DESCRIPTIONS[matching]}; mIoU over classes present"
     return Evaluation(
         confusion, assignment, score(confusion, assignment), classes, protocol, counts.shape[0], matching, counts, void
     )
 
 
 def with_intervals(result: Evaluation, resamples: int = RESAMPLES) -> Evaluation:
-    """`result` with confidence intervals from `resamples` resamples; as it is for 0 of them, or fewer than two images.
+    """Add confidence intervals from `resamples` bootstrap resamples.
 
-    The matching stays that of the whole split. Found anew in each resample, it fits the fewer different images better than it
-    should: of 15 images the 95 % interval then holds the true accuracy in 63 to 70 % of the cases, against 88 to 90 %; from 100
-    images on the two agree (benchmarks/coverage.py).
+    Returns `result` unchanged for 0 resamples or fewer than two images.
+
+    All resamples use the matching of the whole split. Matching each resample again would overfit,
+    because a resample holds fewer different images: with 15 images the 95 % interval would then
+    contain the true accuracy in 63 to 70 % of the cases, instead of 88 to 90 %. From 100 images on
+    the two agree (benchmarks/coverage.py).
     """
     if not resamples or result.n_images < 2:
         return result
     classes = result.classes
-    found = bootstrap(result.counts, len(classes), lambda _: result.assignment, _apart(classes), resamples)
-    return replace(result, intervals=found)
+    intervals = bootstrap(result.counts, len(classes), lambda _: result.assignment, _groups(classes), resamples)
+    return replace(result, intervals=intervals)
 
 
 def _square(confusion: np.ndarray, void: int | None) -> np.ndarray | None:
-    """`confusion` without the column `void`, if it is empty and there are as many clusters as classes; else None."""
+    """`confusion` without its `void` column, if that is empty and the rest is square; else None."""
     if void is not None and confusion[:, void].any():
         return None
     clusters = confusion if void is None else np.delete(confusion, void, axis=1)
     return clusters if clusters.shape[1] == len(confusion) else None
 
 
-def _apart(classes: ClassMap) -> tuple[str, ...]:
-    """The groups of the classes, where there are several."""
+def _groups(classes: ClassMap) -> tuple[str, ...]:
+    """The group of each class; empty if all classes are in one group."""
     return classes.groups if len(set(classes.groups)) > 1 else ()
 
 
 def stack_counts(images: Sequence[Any], n_classes: int, k: int) -> Any:
-    """(N, C * K) sparse int64 rows from N sparse (C, at most K) confusion matrices (`coo_array`)."""
+    """Stack N sparse confusion matrices (`coo_array`, C x at most K) into (N, C * K) sparse int64."""
     if not images:
         return csr_array((0, n_classes * k), dtype=np.int64)
     cells = np.concatenate([image.row.astype(np.int64) * k + image.col for image in images])
@@ -168,12 +182,24 @@ def stack_counts(images: Sequence[Any], n_classes: int, k: int) -> Any:
 
 
 def unmatched_clusters(result: Evaluation) -> list[int]:
-    """Clusters that no class was matched to."""
+    """Clusters that are matched to no class."""
     return [int(i) for i in np.flatnonzero(result.assignment == UNMATCHED) if i != result.void]
 
 
+def named_assignment(result: Evaluation) -> np.ndarray:
+    """The assignment (K,) that names clusters, without matches to classes of an IoU below 5 %.
+
+    A one-to-one matching pairs clusters and classes even if they hardly overlap. Such a cluster
+    would be shown under a misleading name, so it is UNMATCHED here. Scores do not use this
+    assignment.
+    """
+    # the last one is for UNMATCHED, -1
+    recognised = np.append(np.nan_to_num(result.scores.iou) >= _MIN_NAMED_IOU, False)
+    return np.where(recognised[result.assignment], result.assignment, UNMATCHED)
+
+
 def percent(ratio: float) -> float | None:
-    """`ratio` in percent, None for NaN."""
+    """Return `ratio` in percent, or None for NaN."""
     return None if np.isnan(ratio) else round(100 * float(ratio), 4)
 
 
@@ -181,12 +207,12 @@ def _plain(ratios: Ratios) -> dict[str, float | None]:
     return {name: percent(value) for name, value in ratios._asdict().items()}
 
 
-def _plain_intervals(found: Intervals) -> dict[str, Any]:
-    ends = {"accuracy": found.accuracy, "miou": found.miou}
-    groups = {name: dict(zip(ends, pair, strict=True)) for name, pair in found.groups.items()}
+def _plain_intervals(intervals: Intervals) -> dict[str, Any]:
+    ends = {"accuracy": intervals.accuracy, "miou": intervals.miou}
+    groups = {name: dict(zip(ends, pair, strict=True)) for name, pair in intervals.groups.items()}
     return {
         "level": LEVEL,
-        "resamples": found.resamples,
+        "resamples": intervals.resamples,
         **{name: [percent(end) for end in pair] for name, pair in ends.items()},
         "groups": {g: {name: [percent(end) for end in pair] for name, pair in both.items()} for g, both in groups.items()},
     }

@@ -15,7 +15,7 @@ from picie.runtime import distributed, loggers
 from picie.runtime.device import Engine, keep_freed_memory, pick_device
 from picie.runtime.progress import Progress
 from picie.runtime.rng import derived_seed
-from picie.scoring.evaluation import Pairs, check_labels
+from picie.scoring.counting import Pairs, check_labels
 from picie.training.checks import check_points, check_turns, feature_size, labelled_split, with_absolute_root
 from picie.views.two_views import TwoViews
 

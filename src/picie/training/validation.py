@@ -7,7 +7,8 @@ from picie.inference.segmenter import Segmenter
 from picie.methods.base import Method
 from picie.runtime.device import Engine
 from picie.runtime.progress import Progress
-from picie.scoring.evaluation import Evaluation, Pairs, score_split
+from picie.scoring.counting import Pairs, score_split
+from picie.scoring.results import Evaluation
 
 
 def validate(method: Method, scored: Pairs, config: Config, engine: Engine, bars: Progress) -> Evaluation:
