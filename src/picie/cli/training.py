@@ -51,7 +51,9 @@ def train(
     options = join_options({key: value for key, value in flags.items() if value is not None}, given)
     if resume is not None:
         if data is not None or preset is not None or config is not None or out is not None:
-            raise InputError("--resume DIR takes the data and settings from the run; leave out DATA, --preset, --config and --out")
+            raise InputError(
+                "--resume DIR takes the data and settings from the run; leave out DATA, --preset, --config and --out"
+            )
         from picie.training import api
 
         _print_run(api.resume(resume, options))
