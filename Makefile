@@ -1,6 +1,7 @@
 # Every target sets up .venv by itself. The stamp is newer than pyproject.toml once everything is installed.
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || echo python3)
 READY := .venv/.ready
+BENCH = .venv/bin/python -m benchmarks $(DATA) --out benchmarks/results
 
 .PHONY: setup demo test check bench docs clean
 
@@ -11,23 +12,23 @@ $(READY): pyproject.toml
 	.venv/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $(READY)
 
-demo: $(READY)   ## train, evaluate and predict on built-in scenes; ends with the path of what to open
+demo: $(READY)   ## train, evaluate and predict on built-in scenes; prints the path of the report
 	@rm -rf demo
 	.venv/bin/picie demo --out demo
 
-test: $(READY)   ## the whole suite
+test: $(READY)   ## run the whole test suite
 	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2
 
-check: $(READY)  ## style and types
+check: $(READY)  ## check style, types and import contracts
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports
 
-bench: $(READY)  ## an epoch beside the bare network and the naive recipe; DATA=folder takes your own images
+bench: $(READY)  ## compare an epoch with the bare network and the naive recipe; DATA=folder uses your own images
 	@mkdir -p benchmarks/results
-	.venv/bin/picie bench $(DATA) --backbone resnet18 --backbone tf_efficientnet_lite0 --out benchmarks/results
-	.venv/bin/picie bench $(DATA) --backbone tf_efficientnet_lite0 --freeze --out benchmarks/results
+	$(BENCH) --backbone resnet18 --backbone tf_efficientnet_lite0
+	$(BENCH) --backbone tf_efficientnet_lite0 --freeze
 
-docs: $(READY)   ## the documentation as pages: site/index.html
+docs: $(READY)   ## build the documentation: site/index.html
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet && echo site/index.html
 
 clean:
-	rm -rf .venv demo site  # not runs/: those are yours
+	rm -rf .venv demo site  # keeps runs/

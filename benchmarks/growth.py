@@ -1,4 +1,4 @@
-"""How time and memory of an epoch grow with images, size and K: a picture of what `picie bench --grow ...` found.
+"""How time and memory of an epoch grow with images, size and K: a picture of what `python -m benchmarks --grow ...` found.
 
 python benchmarks/growth.py docs/images/growth.svg benchmarks/results/*.jsonl
 """
@@ -39,7 +39,7 @@ def draw(records: Iterable[dict[str, Any]]) -> Figure:
             found[record["grow"]][name][_value(record)] = record  # of equal ones the last counts
     kinds = [kind for kind in GROWING if kind in found]
     if not kinds:
-        sys.exit("no record of `picie bench --grow ...` in these files")
+        sys.exit("no record of `python -m benchmarks --grow ...` in these files")
     figure = Figure(figsize=(3.6 * len(kinds), 5.4), layout="constrained")
     grid = figure.subplots(2, len(kinds), squeeze=False, sharex="col")
     for column, kind in enumerate(kinds):

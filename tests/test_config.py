@@ -161,8 +161,8 @@ def test_a_whole_number_is_nothing_else(key: str, value: str) -> None:
         ("cluster.temperature=1", ["unknown key 'cluster.temperature'", "did you mean 'loss.temperature'"]),
         ("sed=1", ["unknown key 'sed'", "did you mean 'seed'"]),
         ("cluster=5", ["cluster is a section", "cluster.option=value"]),
-        ("no option", ["'no option' is no option", "section.key=value"]),
-        ("=3", ["is no option"]),
+        ("no option", ["'no option' is not an option", "section.key=value"]),
+        ("=3", ["is not an option"]),
     ],
 )
 def test_an_unknown_name_gives_the_nearest(override: str, parts: list[str]) -> None:

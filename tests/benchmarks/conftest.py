@@ -10,10 +10,11 @@ import pytest
 from tests.conftest import TINY
 
 from benchmarks import bench, settings
+from benchmarks.cli import main
 from picie.config import Config
 
 OPTIONS = tuple(option for option in TINY if not option.startswith(("model.backbone", "train.epochs", "run.report")))
-"""Those of the tiny configuration that `picie bench` does not say itself."""
+"""The options of the tiny configuration that the benchmark does not set itself."""
 
 
 @pytest.fixture
@@ -38,3 +39,30 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(bench, "in_process", call)
     monkeypatch.setattr("benchmarks.naive.cores", lambda: 0)  # the DataLoader's workers, too
     return names
+
+
+@pytest.fixture
+def bench_cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """bench_cli("--freeze", ...): (exit status, stdout, stderr) of the benchmark, in this process."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        status = main([str(a) for a in arguments])
+        out, err = capfd.readouterr()
+        return status, out, err
+
+    return call
+
+
+@pytest.fixture
+def refused_bench(bench_cli: Callable[..., tuple[int, str, str]]) -> Callable[..., str]:
+    """refused_bench(...): the message of a benchmark that must end with status 2 and one line on stderr."""
+
+    def call(*arguments: object) -> str:
+        status, out, err = bench_cli(*arguments)
+        assert status == 2, f"status {status}: {err}"
+        assert (out, err.count("\n")) == ("", 1), err
+        assert err.startswith("benchmarks: error: "), err
+        return err.removeprefix("benchmarks: error: ").rstrip("\n")
+
+    return call

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from benchmarks.bench import append, bench, growth, machine_of, record
 from benchmarks.settings import STEPS
 from benchmarks.settings import setting as make
-
 from picie.config import Config
 from picie.errors import InputError, UnreadableImageError
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from benchmarks.bench_tables import show_record
 
 STAGES = {"rest": 1.0, "label/forward": 2.0, "train": 0.5, "train/forward": 3.0, "label/k-means": 1.5, "train/loss": 0.001}

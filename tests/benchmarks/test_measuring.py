@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from benchmarks.measuring import measure
-from benchmarks.replay import recorded
 
 from benchmarks import measuring
+from benchmarks.measuring import measure
+from benchmarks.replay import recorded
 from picie.config import Config
 
 Setting = Callable[..., Config]

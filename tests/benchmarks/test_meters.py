@@ -8,8 +8,8 @@ import signal
 import time
 
 import pytest
-from benchmarks.meters import in_process, stoppable
 
+from benchmarks.meters import in_process, stoppable
 from picie.config import load
 from picie.errors import InputError, Stopped, TrainingError
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmarks.naive import Naive
-from benchmarks.naive_data import Pictures, box_of, label_file
 from torch.nn import functional as F
 
 from benchmarks import naive, naive_data
+from benchmarks.naive import Naive
+from benchmarks.naive_data import Pictures, box_of, label_file
 from picie.config import Config
 
 Setting = Callable[..., Config]

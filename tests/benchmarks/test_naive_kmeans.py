@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from benchmarks.naive_kmeans import lloyd, means, nearest
 
 

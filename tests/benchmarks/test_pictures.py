@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.pictures import CLASSES, image_paths, repeat, write
 
+from benchmarks.pictures import CLASSES, image_paths, repeat, write
 from picie.data.folder import Folder
 from picie.data.scenes.dataset import Scenes
 from picie.errors import InputError

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.replay import Call, as_it_was, counts, ready, recorded, replay
 
+from benchmarks.replay import Call, as_it_was, counts, ready, recorded, replay
 from picie.config import ModelConfig
 from picie.models.extractor import Extractor
 

@@ -88,7 +88,7 @@ def test_only_unreadable_images(not_trained: Refused, tmp_path: Path) -> None:
         (["data.root=elsewhere"], ["data.root is given twice"]),
         (["views.crop=16"], ["views.crop = 16 is smaller than views.size = 32"]),
         (["views.aspect=2", "views.equivariance=rot90"], ["'rot90' exchanges rows and columns", "views.aspect=2"]),
-        (["nonsense"], ["'nonsense' is no option", "section.key=value"]),
+        (["nonsense"], ["'nonsense' is not an option", "section.key=value"]),
         (["data.train_split=trian"], ["no split 'trian'", "did you mean 'train'"]),
         (["run.device=gpu"], ["run.device: unknown device 'gpu'", "cuda"]),
         (["run.device=cuda:7"], ["run.device: 'cuda:7' is not on this machine"]),

@@ -22,7 +22,7 @@ from picie import Segmenter, registry
 from picie.cli.main import main
 from picie.config import Config, preset_names
 from picie.runtime import checkpoint
-from picie.training.trainer import Run as TrainingRun
+from picie.training.trainer import Trainer
 from picie.version import __version__
 
 Call = Callable[..., tuple[int, str, str]]
@@ -218,7 +218,7 @@ def test_a_process_ends_with_status_2_and_one_line(tmp_path: Path) -> None:
         [sys.executable, "-m", "picie", "train", "nowhere/at/all"], capture_output=True, text=True, check=False, cwd=tmp_path
     )
     assert done.returncode == 2
-    assert re.fullmatch(r"picie: error: nowhere/at/all: no such folder; [^\n]*\n", done.stderr)
+    assert re.fullmatch(r"picie: error: \S*nowhere/at/all: no such folder; [^\n]*\n", done.stderr)
     assert not list(tmp_path.iterdir())
 
 
@@ -311,7 +311,7 @@ def test_memory_that_runs_out_is_one_line_with_advice(
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nMore lines")
 
-    monkeypatch.setattr(TrainingRun, "_step", full)
+    monkeypatch.setattr(Trainer, "_step", full)
     status, stdout, stderr = cli("--quiet", "train", labelled_folder, "--out", tmp_path / "run", *TINY)
     assert (status, stdout) == (1, "")
     assert stderr.startswith(f"picie: error: {tmp_path / 'run'}: out of memory on cpu; lower run.keep_gb, train.batch_size")
@@ -353,7 +353,7 @@ def test_evaluate_takes_another_matching_size_and_part(cli: Call, refused: Refus
     assert "matched one-to-one" in stdout
     assert checkpoint.load(own_run)["matching"]["protocol"] == told["protocol"]
     assert "'train.lr' cannot be changed when scoring" in refused("evaluate", own_run, "train.lr=1")
-    assert "'nonsense' is no option" in refused("evaluate", own_run, "nonsense")
+    assert "'nonsense' is not an option" in refused("evaluate", own_run, "nonsense")
     assert "evaluate.matching is given twice" in refused(
         "evaluate", own_run, "--matching", "many-to-one", "evaluate.matching=one-to-one"
     )

@@ -1,4 +1,4 @@
-"""What `picie train` and `picie ablate` make of their arguments: section.key=value strings."""
+"""Converts the arguments of `picie train` and `picie ablate` to section.key=value strings."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from picie.errors import InputError, nearest
 
 
 def data_options(data: str | None, options: Sequence[str]) -> list[str]:
-    """What DATA means: a folder that is there, else a dataset's name. Raises `InputError` if `options` say it again."""
-    named = [] if data is None else [_data_option(data)]
-    for key in (option.partition("=")[0] for option in named):
+    """Return DATA as options: data.root for an existing folder, otherwise data.name.
+
+    Raises:
+        InputError: `options` set the same key, or there is neither such a folder nor such a dataset.
+    """
+    from_data = [] if data is None else [_data_option(data)]
+    for key in (option.partition("=")[0] for option in from_data):
         if any(option.startswith(f"{key}=") for option in options):
             raise InputError(f"{key} is given twice, by DATA {data} and as an option; give it once")
-    return named
+    return from_data
 
 
 def _data_option(data: str) -> str:
@@ -29,16 +33,16 @@ def _data_option(data: str) -> str:
 
 
 def _toml_string(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)  # TOML has JSON's strings, but for its escapes of paired surrogates
+    return json.dumps(text, ensure_ascii=False)  # a JSON string is valid TOML, except for escaped surrogate pairs
 
 
 def join_options(flags: dict[str, Any], overrides: Sequence[str]) -> list[str]:
-    """Flags and section.key=value strings as one list. Raises `InputError` if an option is given two values."""
+    """Join flags and section.key=value strings. Raises `InputError` if an option has two values."""
     joined = {key: _toml_string(value) if isinstance(value, str) else str(value) for key, value in flags.items()}
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals:
-            raise InputError(f"{text!r} is no option; write section.key=value, e.g. train.lr=1e-4")
+            raise InputError(f"{text!r} is not an option; write section.key=value, e.g. train.lr=1e-4")
         if joined.get(key, value).strip("\"'") != value.strip("\"'"):
             raise InputError(f"{key} is given twice, as {joined[key]} and as {value}; give it once")
         joined[key] = value

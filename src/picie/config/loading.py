@@ -130,7 +130,7 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
 def _parse_override(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise InputError(f"{text!r} is no option; write section.key=value, e.g. train.lr=1e-4")
+        raise InputError(f"{text!r} is not an option; write section.key=value, e.g. train.lr=1e-4")
     try:
         parsed: Any = tomllib.loads(f"value = {value}")["value"] if value.strip() else _UNSET
     except tomllib.TOMLDecodeError:

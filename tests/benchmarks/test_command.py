@@ -1,4 +1,4 @@
-"""`picie bench` from the command line, and the picture of its growth."""
+"""`python -m benchmarks`, and the plot of growth."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from benchmarks.settings import STEPS
 from tests.benchmarks.conftest import OPTIONS
+
+from benchmarks.settings import STEPS
 
 ROOT = Path(__file__).parents[2]
 Cli = Callable[..., tuple[int, str, str]]
@@ -28,9 +29,9 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_without_data_pictures_are_made_up_and_everything_is_cleared_away(
-    cli: Cli, here: list[str], places: Path, tmp_path: Path
+    bench_cli: Cli, here: list[str], places: Path, tmp_path: Path
 ) -> None:
-    status, out, err = cli("bench", *OPTIONS, *SMALL, "--freeze", "--images", 6, "--out", tmp_path)
+    status, out, err = bench_cli(*OPTIONS, *SMALL, "--freeze", "--images", 6, "--out", tmp_path)
     assert status == 0, err
     (file,) = tmp_path.glob("*.jsonl")
     (line,) = map(json.loads, file.read_text("utf-8").splitlines())
@@ -44,11 +45,11 @@ def test_without_data_pictures_are_made_up_and_everything_is_cleared_away(
 
 
 def test_each_backbone_is_a_setting_on_your_own_images(
-    cli: Cli, here: list[str], places: Path, tmp_path: Path, labelled_folder: Path
+    bench_cli: Cli, here: list[str], places: Path, tmp_path: Path, labelled_folder: Path
 ) -> None:
     out = tmp_path / "found.jsonl"
     options = ("--no-naive", "--backbone", "test_resnet", "--out", out)
-    status, shown, err = cli("bench", labelled_folder, *OPTIONS, *SMALL, *options)
+    status, shown, err = bench_cli(labelled_folder, *OPTIONS, *SMALL, *options)
     assert status == 0, err
     lines = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
     assert [line["backbone"] for line in lines] == ["test_efficientnet", "test_resnet"]
@@ -56,20 +57,20 @@ def test_each_backbone_is_a_setting_on_your_own_images(
     assert "_measure_naive" not in here
 
 
-def test_in_processes_of_its_own(cli: Cli, labelled_folder: Path) -> None:
-    status, out, err = cli("-q", "bench", labelled_folder, *OPTIONS, *SMALL, "--no-naive")
+def test_in_processes_of_its_own(bench_cli: Cli, labelled_folder: Path) -> None:
+    status, out, err = bench_cli("-q", labelled_folder, *OPTIONS, *SMALL, "--no-naive")
     assert status == 0, err
     assert "picie / floor" in out
     assert err == ""
 
 
 def test_growth_is_measured_shown_and_drawn(
-    cli: Cli, here: list[str], places: Path, tmp_path: Path, labelled_folder: Path, monkeypatch: pytest.MonkeyPatch
+    bench_cli: Cli, here: list[str], places: Path, tmp_path: Path, labelled_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(STEPS, "k", (2, 4))
     out, plot = tmp_path / "found.jsonl", tmp_path / "growth.svg"
     options = (option for option in OPTIONS if not option.startswith("cluster.k="))
-    status, shown, err = cli("bench", labelled_folder, *options, *SMALL, "--grow", "k", "--out", out)
+    status, shown, err = bench_cli(labelled_folder, *options, *SMALL, "--grow", "k", "--out", out)
     assert status == 0, err
     assert "k grow; test_efficientnet" in shown
     assert [json.loads(line)["k"] for line in out.read_text("utf-8").splitlines()] == [2, 4]
@@ -81,7 +82,7 @@ def test_growth_is_measured_shown_and_drawn(
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["--images", "5", "{data}"], "--images is how many pictures are made up without DATA"),
+        (["--images", "5", "{data}"], "--images is the number of images generated without DATA"),
         (["--grow", "sise"], "did you mean 'size'"),
         (["--out", "missing/x.jsonl"], "no such folder"),
         (["{data}", "--backbone", "resnet81"], "unknown name 'resnet81'"),
@@ -89,7 +90,7 @@ def test_growth_is_measured_shown_and_drawn(
         (["{data}", "cluster.q=4"], "unknown key 'cluster.q'"),
         (["nowhere/"], "no such folder"),
         (["{data}", "--size", "0"], "views.size"),
-        (["--out", "results/"], "no such folder; make it first, or give a file's name with an ending"),
+        (["--out", "results/"], "no such folder; make it first, or give a file name with a suffix"),
         (["--out", "/proc/x.jsonl"], "cannot be written"),
         (["{data}", "--grow", "k", "-k", "5"], "--grow k sets cluster.k itself (8, 32, 128, 512)"),
         (["{data}", "--grow", "size", "views.size=64"], "--grow size sets views.size itself"),
@@ -98,7 +99,7 @@ def test_growth_is_measured_shown_and_drawn(
     ],
 )
 def test_bad_input_is_one_line(
-    refused: Callable[..., str], here: list[str], places: Path, labelled_folder: Path, arguments: list[str], part: str
+    refused_bench: Callable[..., str], here: list[str], places: Path, labelled_folder: Path, arguments: list[str], part: str
 ) -> None:
-    assert part in refused("bench", *(a.format(data=labelled_folder) for a in arguments))
+    assert part in refused_bench(*(a.format(data=labelled_folder) for a in arguments))
     assert not list(places.iterdir())

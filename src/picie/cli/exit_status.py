@@ -1,0 +1,63 @@
+"""How a command ends: its exit status, and one line on stderr for every expected error."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from picie.errors import InputError, PicieError, Stopped
+from picie.runtime import distributed, failures
+
+# Depending on its version, Typer raises click's exceptions or its own copies of them; this is their common base.
+_UsageError: Any = typer.BadParameter.__base__
+
+
+def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> int:
+    """Run a Typer application and return its exit status.
+
+    Args:
+        app: the application.
+        name: the program's name in usage lines and in front of messages.
+        arguments: the command line without the program; None takes that of the process.
+
+    Returns:
+        0 for success; 2 if the input was at fault; 1 if the run, the disk or the network failed;
+        128 + signal if the command was interrupted.
+    """
+    try:
+        status = typer.main.get_command(app).main(
+            args=None if arguments is None else list(arguments), prog_name=name, standalone_mode=False
+        )
+        if status == 128 + signal.SIGINT:  # Typer's silent status for an interrupt outside training
+            return _end(name, "stopped", status)
+        return status if isinstance(status, int) else 0
+    except Stopped as stopped:
+        return _end(name, str(stopped), 128 + stopped.signum)
+    except InputError as error:
+        return _end(name, f"error: {error}", 2)
+    except PicieError as error:
+        return _end(name, f"error: {error}", 1)
+    except _UsageError as error:
+        command = error.ctx.command_path if error.ctx is not None else name
+        return _end(name, f"error: {error.format_message().rstrip('.')}; see {command} --help", 2)
+    except (typer.Abort, KeyboardInterrupt):
+        return _end(name, "stopped", 130)
+    except BrokenPipeError:
+        return 0
+    except OSError as error:  # with a file name: a path that the caller can change; without: a full disk and the like
+        where = "" if error.filename is None else f"{error.filename}: "
+        return _end(name, f"error: {where}{error.strerror or error}", 1 if error.filename is None else 2)
+
+
+def _end(name: str, message: str, status: int) -> int:
+    """Print the message, unless another process of the same run prints it, and return `status`."""
+    words = failures.wording(" ".join(message.split()), distributed.local_rank())
+    if words is not None:
+        sys.stderr.write(f"{name.split()[-1]}: {words}\n")
+        sys.stderr.flush()
+    failures.said()
+    return status

@@ -1,0 +1,67 @@
+"""`picie predict`, `export`, `neighbors` and `import-checkpoint`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Images, or folders searched recursively.")],
+    out: Annotated[Path, typer.Option(help="Output folder for label maps and overlays.")],
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+) -> None:
+    """Segment images: write an index PNG of the same size and an overlay for each, and one legend."""
+    from picie.inference import predict
+
+    done = predict.predict_files(run, paths, out, device)
+    typer.echo(f"{done} images -> {out}")
+
+
+def import_checkpoint(
+    file: Annotated[Path, typer.Argument(help="Checkpoint of the authors' published code; no code in it is executed.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder of the new run.")],
+    dataset: Annotated[str, typer.Option(help="Dataset to score it on; see `picie list datasets`.")] = "cocostuff27",
+) -> None:
+    """Convert a checkpoint of the published code to a run for evaluate, predict and export."""
+    from picie.inference import import_published
+
+    typer.echo(f"{import_published.import_checkpoint(file, out, dataset)}")
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    file: Annotated[Path, typer.Argument(help="File to write: .pt2 (torch.export) or .onnx.")],
+    size: Annotated[
+        Optional[tuple[int, int]], typer.Option(metavar="HEIGHT WIDTH", help="Fix the size of the input. [default: any]")
+    ] = None,
+) -> None:
+    """Export the segmentation network to one file that does not need picie."""
+    from picie.inference import export
+
+    typer.echo(f"{export.export(run, file, size)}")
+
+
+def neighbors(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    image: Annotated[Path, typer.Argument(help="Image that contains the query pixel.")],
+    x: Annotated[int, typer.Argument(help="Column of the query pixel, from 0.")],
+    y: Annotated[int, typer.Argument(help="Row of the query pixel, from 0.")],
+    folder: Annotated[Path, typer.Option("--in", metavar="DIR", help="Folder of images to search, recursively.")],
+    k: Annotated[int, typer.Option("-k", help="Number of neighbours.")] = 10,
+    per_image: Annotated[int, typer.Option(help="Maximum number of neighbours per image.")] = 1,
+    out: Annotated[Path, typer.Option(help="Picture of query and neighbours; a .json file goes next to it.")] = Path(
+        "neighbors.png"
+    ),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+) -> None:
+    """Find the pixels of a folder that are most similar to one pixel, by exact search over all feature cells."""
+    from picie.inference import neighbors as neighborhood
+
+    query = neighborhood.Query(image, x, y, folder, k, per_image)
+    for neighbor in neighborhood.neighbors(run, query, out, device):
+        typer.echo(f"{neighbor.similarity:.3f}  {neighbor.path} ({neighbor.x}, {neighbor.y})  {neighbor.name}")
+    typer.echo(f"{out}")

@@ -1,0 +1,103 @@
+"""`picie train`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from pydantic import BaseModel
+
+from picie.cli.options import data_options, join_options
+from picie.config import Config, load
+from picie.errors import InputError
+from picie.runtime import distributed
+
+
+def train(
+    data: Annotated[Optional[str], typer.Argument(help="Folder of images, or a name of `picie list datasets`.")] = None,
+    overrides: Annotated[Optional[list[str]], typer.Argument(metavar="[section.key=value]...", help="Any option.")] = None,
+    preset: Annotated[Optional[str], typer.Option(help="Named settings; see `picie list presets`.")] = None,
+    config: Annotated[Optional[Path], typer.Option(help="TOML file with settings; overrides the preset.")] = None,
+    out: Annotated[Optional[Path], typer.Option(help="The run's folder. [default: runs/DATA-METHOD-kK-sSEED]")] = None,
+    clusters: Annotated[Optional[int], typer.Option("--clusters", "-k", help="Number of clusters K.")] = None,
+    epochs: Annotated[Optional[int], typer.Option(help="Number of epochs; 0 clusters the untrained network.")] = None,
+    seed: Annotated[Optional[int], typer.Option(help="Random seed.")] = None,
+    method: Annotated[Optional[str], typer.Option(help="picie or mdc; see `picie list methods`.")] = None,
+    backbone: Annotated[Optional[str], typer.Option(help="timm model; see `picie list backbones`.")] = None,
+    size: Annotated[Optional[int], typer.Option(help="Side of a view in pixels, cut from a frame twice as large.")] = None,
+    batch_size: Annotated[Optional[int], typer.Option(help="Images per training step.")] = None,
+    resume: Annotated[Optional[Path], typer.Option(metavar="DIR", help="Resume the run in DIR where it stopped.")] = None,
+) -> None:
+    """Train on a folder of images; labels are not needed.
+
+    DATA is searched for images recursively. A folder with images/{train,val}, labels/{train,val}
+    (index PNGs) and classes.toml is also scored during training.
+    """
+    given = list(overrides or [])
+    if data is not None and "=" in data and not Path(data).exists():
+        given.insert(0, data)  # `picie train --resume DIR run.workers=4` has no DATA
+        data = None
+    flags: dict[str, Any] = {
+        "cluster.k": clusters,
+        "train.epochs": epochs,
+        "seed": seed,
+        "method": method,
+        "model.backbone": backbone,
+        "views.size": size,
+        "train.batch_size": batch_size,
+    }
+    options = join_options({key: value for key, value in flags.items() if value is not None}, given)
+    if resume is not None:
+        if data is not None or preset is not None or config is not None or out is not None:
+            raise InputError(
+                "--resume DIR takes the data and settings from the run; leave out DATA, --preset, --config and --out"
+            )
+        from picie.training import api
+
+        _print_run(api.resume(resume, options))
+        return
+    settings = load(preset, config, [*data_options(data, options), *options])
+    if settings.data.name == "folder" and settings.data.root is None:
+        raise InputError("DATA is missing; give a folder of images, e.g. picie train photos/")
+    from picie.training import api  # imports torch and timm, which takes seconds; check the options first
+
+    _print_run(api.train(settings, out or _default_out(settings)))
+
+
+def _default_out(config: Config) -> Path:
+    name = Path(config.data.root).resolve().name if config.data.root else config.data.name.split(":")[-1]
+    stem = f"{name}-{config.method.split(':')[-1]}-k{config.cluster.k}-s{config.seed}"
+    candidates = [Path("runs") / stem, *(Path("runs") / f"{stem}-{i}" for i in range(2, 1000))]
+    return next(path for path in candidates if not path.exists())
+
+
+def _print_run(run: Path) -> None:
+    if distributed.is_main():
+        typer.echo(f"{run}")
+
+
+def all_options() -> str:
+    """Return the table of all section.key options for `picie train --help`."""
+    lines = ["\b", "All options, as section.key=value (TOML values; a bare word is a string; key= restores the default):"]
+    for name, field in Config.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            lines += _option_lines(f"{name}.", section)
+        else:
+            lines += [_option_line(name, field)]
+    return "\n".join(lines)
+
+
+def _option_lines(prefix: str, section: type[BaseModel]) -> list[str]:
+    return ["", "\b"] + [_option_line(prefix + key, field) for key, field in section.model_fields.items()]
+
+
+def _option_line(key: str, field: Any) -> str:
+    default = field.default
+    shown = ",".join(spec["name"] for spec in default) if isinstance(default, tuple) else default
+    unset = " " if default is None else f" [{json.dumps(shown) if isinstance(shown, bool) else shown}]"
+    choices = getattr(field.annotation, "__args__", ())
+    words = [c for c in choices if isinstance(c, str)]
+    return f"  {key}{unset}  {field.description}" + (f" ({', '.join(words)})" if words else "")
