@@ -1,9 +1,13 @@
-"""MkDocs hook: the pages commands.md and options.md, made from the code, so that they cannot say anything else."""
+"""MkDocs hook: generates reference/commands.md and reference/options.md from the code, so that they always agree with it.
+
+It also renders CONTRIBUTING.md, which lives at the top of the repository, as development/contributing.md.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -18,14 +22,20 @@ from picie.config import Config, preset_names, preset_text
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages."""
-    files.append(File.generated(config, "commands.md", content="\n".join(_commands())))
-    files.append(File.generated(config, "options.md", content="\n".join(_options())))
+    files.append(File.generated(config, "reference/commands.md", content="\n".join(_commands())))
+    files.append(File.generated(config, "reference/options.md", content="\n".join(_options())))
+    files.append(File.generated(config, "development/contributing.md", content=_contributing()))
     return files
+
+
+def _contributing() -> str:
+    """CONTRIBUTING.md with its links, which start at the top of the repository, rewritten for docs/development."""
+    return (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text("utf-8").replace("](docs/", "](../")
 
 
 def _commands() -> Iterator[str]:
     yield "# Commands\n"
-    yield "What `--help` says of each. Options as `section.key=value`: see [options](options.md).\n"
+    yield "The output of `--help` for each command. Options as `section.key=value`: see [options](options.md).\n"
     root = typer.main.get_command(app)
     yield from _help(root, "picie", None)
 
