@@ -5,6 +5,7 @@ It also renders CONTRIBUTING.md, which lives at the top of the repository, as de
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +14,10 @@ from typing import Any
 import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
-from pydantic import BaseModel
 
 from picie import registry
 from picie.cli.main import app
-from picie.config import Config, preset_names, preset_text
+from picie.config import Config, all_sections, preset_names, preset_text
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -51,14 +51,14 @@ def _help(command: Any, path: str, parent: Any) -> Iterator[str]:
 def _options() -> Iterator[str]:
     yield "# Options, presets and transforms\n"
     yield "Every option, as `section.key=value` on the command line of `picie train` or in a TOML file (`--config`).\n"
+    sections = all_sections()
     for name, field in Config.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            yield f"\n## [{name}]\n\n{section.__doc__}\n"
-            yield "| option | default | meaning |\n|---|---|---|"
-            yield from (_row(f"{name}.{key}", option) for key, option in section.model_fields.items())
-        else:
+        if name not in sections:
             yield f"\n## {name}\n\n`{name}` (default `{json.dumps(field.default)}`): {field.description}."
+    for name, section in sections.items():
+        yield f"\n## [{name}]\n\n{inspect.cleandoc(section.__doc__ or '')}\n"
+        yield "| option | default | meaning |\n|---|---|---|"
+        yield from (_row(f"{name}.{key}", option) for key, option in section.model_fields.items())
     yield "\n## Transforms\n\n| list | name | what it does |\n|---|---|---|"
     for option, entries in (("invariance", registry.INVARIANCE), ("equivariance", registry.EQUIVARIANCE)):
         for name in entries:

@@ -64,7 +64,7 @@ def test_the_readme_is_short_and_shows_a_picture() -> None:
 
 
 def test_options_in_the_documents_exist() -> None:
-    known = {f"{s}.{key}" for s, f in config.Config.model_fields.items() for key in getattr(f.annotation, "model_fields", {})}
+    known = {f"{name}.{key}" for name, section in config.all_sections().items() for key in section.model_fields}
     sections = {name.split(".")[0] for name in known}
     for path in DOCUMENTS:
         for name in re.findall(r"\b([a-z]+\.[a-z_]+)(?==| x |`)", path.read_text("utf-8")):
@@ -134,7 +134,7 @@ def test_commands_in_the_documents_exist() -> None:
             mentioned += re.findall(r"^ {4}(?:\.venv/bin/)?(picie [a-z][a-z-]+(?: [a-z-]+)?)", text, re.MULTILINE)
         for words in map(str.split, mentioned):
             name = " ".join(words[: 3 if " ".join(words[:2]) in groups else 2])
-            assert name in known or name == "picie bench" and path.name == "reproduction.md", f"{path.name}: {name}"
+            assert name in known or (name == "picie bench" and path.name == "reproduction.md"), f"{path.name}: {name}"
 
 
 OPTION = re.compile(r"^ *picie ([a-z][a-z-]*(?: [a-z-]+)?).*$", re.MULTILINE)

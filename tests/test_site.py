@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from picie import registry
-from picie.config import Config, preset_names
+from picie.config import all_sections, preset_names
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,9 +37,9 @@ def test_the_reference_names_every_command_and_option(site: Path) -> None:
     commands, options = ((site / f"reference/{name}.html").read_text("utf-8") for name in ("commands", "options"))
     for command in ("train", "evaluate", "predict", "data download", "clusters suggest-k"):
         assert f"Usage: picie {command}" in commands, command
-    for section, field in Config.model_fields.items():
-        for key in getattr(field.annotation, "model_fields", {}):
-            assert f"<code>{section}.{key}</code>" in options
+    for name, section in all_sections().items():
+        for key in section.model_fields:
+            assert f"<code>{name}.{key}</code>" in options
     for name in (*registry.INVARIANCE, *registry.EQUIVARIANCE):
         assert f"<code>{name}</code>" in options
     for name in preset_names():
