@@ -1,31 +1,41 @@
-"""MkDocs hook: the pages commands.md and options.md, made from the code, so that they cannot say anything else."""
+"""MkDocs hook: generates reference/commands.md and reference/options.md from the code, so that they always agree with it.
+
+It also renders CONTRIBUTING.md, which lives at the top of the repository, as development/contributing.md.
+"""
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
-from pydantic import BaseModel
 
 from picie import registry
 from picie.cli.main import app
-from picie.config import Config, preset_names, preset_text
+from picie.config import Config, all_sections, preset_names, preset_text
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages."""
-    files.append(File.generated(config, "commands.md", content="\n".join(_commands())))
-    files.append(File.generated(config, "options.md", content="\n".join(_options())))
+    files.append(File.generated(config, "reference/commands.md", content="\n".join(_commands())))
+    files.append(File.generated(config, "reference/options.md", content="\n".join(_options())))
+    files.append(File.generated(config, "development/contributing.md", content=_contributing()))
     return files
+
+
+def _contributing() -> str:
+    """CONTRIBUTING.md with its links, which start at the top of the repository, rewritten for docs/development."""
+    return (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text("utf-8").replace("](docs/", "](../")
 
 
 def _commands() -> Iterator[str]:
     yield "# Commands\n"
-    yield "What `--help` says of each. Options as `section.key=value`: see [options](options.md).\n"
+    yield "The output of `--help` for each command. Options as `section.key=value`: see [options](options.md).\n"
     root = typer.main.get_command(app)
     yield from _help(root, "picie", None)
 
@@ -41,14 +51,14 @@ def _help(command: Any, path: str, parent: Any) -> Iterator[str]:
 def _options() -> Iterator[str]:
     yield "# Options, presets and transforms\n"
     yield "Every option, as `section.key=value` on the command line of `picie train` or in a TOML file (`--config`).\n"
+    sections = all_sections()
     for name, field in Config.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            yield f"\n## [{name}]\n\n{section.__doc__}\n"
-            yield "| option | default | meaning |\n|---|---|---|"
-            yield from (_row(f"{name}.{key}", option) for key, option in section.model_fields.items())
-        else:
+        if name not in sections:
             yield f"\n## {name}\n\n`{name}` (default `{json.dumps(field.default)}`): {field.description}."
+    for name, section in sections.items():
+        yield f"\n## [{name}]\n\n{inspect.cleandoc(section.__doc__ or '')}\n"
+        yield "| option | default | meaning |\n|---|---|---|"
+        yield from (_row(f"{name}.{key}", option) for key, option in section.model_fields.items())
     yield "\n## Transforms\n\n| list | name | what it does |\n|---|---|---|"
     for option, entries in (("invariance", registry.INVARIANCE), ("equivariance", registry.EQUIVARIANCE)):
         for name in entries:
