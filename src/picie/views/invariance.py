@@ -108,7 +108,9 @@ class Contrast(_Strength):
 
     def affine(self, params: Params, mean: Tensor) -> tuple[Tensor, Tensor]:
         factor = params["factor"]
-        offset = (1 - factor) * (mean @ _on(mean.device).luminance)
+        # Not a matrix-vector product: its rounding depends on the number of images in the batch (MKL).
+        grey = (mean * _on(mean.device).luminance).sum(1)
+        offset = (1 - factor) * grey
         return factor[:, None, None] * _on(mean.device).eye, offset[:, None].expand(-1, 3)
 
 
