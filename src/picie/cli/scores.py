@@ -55,11 +55,7 @@ def evaluate(
     options = evaluation.ScoreOptions(dataset, changes, device)
     result = evaluation.evaluate(run, data, name_clusters=name_clusters, bootstrap=bootstrap, options=options)
     extras = {"baselines": (baselines, evaluate_baselines), "probes": (probes, evaluate_probes)}
-    extra_scores = {
-        kind: evaluate(run, data, options=options)
-        for kind, (wanted, evaluate) in extras.items()
-        if wanted
-    }
+    extra_scores = {kind: evaluate(run, data, options=options) for kind, (wanted, evaluate) in extras.items() if wanted}
     tables.show_evaluation(result, {name: row for rows in extra_scores.values() for name, row in rows.items()})
     content = result.to_dict()
     for kind, rows in extra_scores.items():

@@ -123,7 +123,7 @@ def _list_rows(what: str) -> Iterator[tuple[str, str]]:
 
         yield f"... and {len(timm.list_models()):,} more of timm", "any that has a feature pyramid or patches"
     else:
-        entries = {"datasets": registry.DATASETS, "methods": registry.METHODS}[what]
+        entries = {"datasets": registry.DATASETS, "methods": registry.METHODS, "losses": registry.LOSSES}[what]
         for name in entries:
             yield name, _first_line(registry.find(entries, name, "list"))
 

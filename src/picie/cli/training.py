@@ -10,7 +10,7 @@ import typer
 from pydantic import BaseModel
 
 from picie.cli.options import data_options, join_options
-from picie.config import Config, load
+from picie.config import Config, all_sections, load
 from picie.errors import InputError
 from picie.runtime import distributed
 
@@ -81,12 +81,10 @@ def _print_run(run: Path) -> None:
 def all_options() -> str:
     """Return the table of all section.key options for `picie train --help`."""
     lines = ["\b", "All options, as section.key=value (TOML values; a bare word is a string; key= restores the default):"]
-    for name, field in Config.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            lines += _option_lines(f"{name}.", section)
-        else:
-            lines += [_option_line(name, field)]
+    sections = all_sections()
+    lines += [_option_line(name, field) for name, field in Config.model_fields.items() if name not in sections]
+    for name, section in sections.items():
+        lines += _option_lines(f"{name}.", section)
     return "\n".join(lines)
 
 
