@@ -1,7 +1,7 @@
 """picie: unsupervised semantic segmentation by invariance and equivariance in clustering.
 
-The public interface: `Config`, `train`, `evaluate`, `score_folders`, `Segmenter`. They are imported when first asked for,
-so that `picie --help` does not wait for torch.
+The names in `__all__` are the public interface. They are imported on first use, so that `picie --help`
+does not wait for torch.
 """
 
 from __future__ import annotations

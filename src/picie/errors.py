@@ -1,8 +1,8 @@
 """The errors that picie raises on purpose.
 
-The command line turns each into one line on stderr: `InputError` ends with exit status 2 (the input was at fault and
-nothing was done), `TrainingError` and `DownloadError` with 1 (the run or the network went wrong), `Stopped` with 128 + signal
-(someone asked it to stop).
+The command line prints each as one line on stderr. The exit status is 2 for `InputError` (the input is
+wrong and nothing was done), 1 for `TrainingError` and `DownloadError` (the run or the network failed),
+and 128 + signal for `Stopped`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 
 class PicieError(Exception):
-    """Base of every error that picie raises on purpose; its text is one line that says what, where and what to do."""
+    """Base class of the errors; the text is one line that says what is wrong, where, and what to do."""
 
 
 class InputError(PicieError):
@@ -32,7 +32,7 @@ class LostError(TrainingError):
 
 
 class DownloadError(PicieError):
-    """A file could not be fetched, is not what it should be, or cannot be unpacked; what is good on disk stays there."""
+    """A file cannot be fetched, is not the expected one, or cannot be unpacked; good files stay on disk."""
 
 
 class Stopped(PicieError):
@@ -48,7 +48,7 @@ class Stopped(PicieError):
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """The tail of an error about an unknown name: the closest valid one, or all of them.
+    """The end of an error about an unknown name: the closest valid one, or all valid ones.
 
     >>> nearest("brihgtness", ["brightness", "blur"])
     "did you mean 'brightness'? (valid: blur, brightness)"

@@ -1,8 +1,8 @@
-"""The table of contents: every dataset, backbone, transform and method by name.
+"""Every dataset, backbone, transform, loss and method by name.
 
-Names map to "module:attribute" strings, so that nothing is imported before it is used and every implementation can be found
-by searching for its name. Anything outside the package plugs in without an edit here, by writing its own
-"my_package.module:Attribute" wherever a name is expected. See docs/extending.md.
+Names map to "module:attribute" strings, so that nothing is imported before it is used and every
+implementation can be found by searching for its name. Code outside the package needs no entry here:
+"my_package.module:Attribute" is accepted wherever a name is expected. See docs/extending.md.
 """
 
 from __future__ import annotations

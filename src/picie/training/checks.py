@@ -1,4 +1,4 @@
-"""What is settled before any work: paths, splits, sizes, and whether the clusters can be made at all."""
+"""Checks before any work: paths, splits, sizes, and whether there are enough points to cluster."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from picie.views.two_views import TwoViews
 
 
 def with_absolute_root(config: Config) -> Config:
-    """The configuration that is recorded, so that a run can be scored and resumed from any folder."""
+    """`config` with an absolute `data.root`, so that a run can be scored and resumed from any folder."""
     if config.data.root is None:
         return config
     root = str(Path(config.data.root).absolute())
@@ -31,20 +31,20 @@ def with_absolute_root(config: Config) -> Config:
 
 
 def labelled_split(config: Config) -> Dataset | None:
-    """The split to score while training; None where the data has no labels, or not the split that is scored by default."""
+    """The split to score while training; None if the data has no labels, or lacks the default split."""
     try:
         dataset = open_dataset(config.data, config.evaluate.split)
     except MissingSplitError as error:
         if config.evaluate.split != EvaluateConfig.model_fields["split"].default:
             raise
-        level = logging.INFO if config.data.name == "folder" else logging.WARNING  # who names a labelled dataset wants scores
+        level = logging.INFO if config.data.name == "folder" else logging.WARNING  # a named dataset has labels
         log.log(level, "no scores while training: %s", error)
         return None
     return dataset if dataset.classes is not None else None
 
 
 def check_turns(views: TwoViews, config: Config) -> None:
-    """Raises `InputError` if a transform exchanges rows and columns of frames that are not square."""
+    """Raise `InputError` if a transform exchanges rows and columns of frames that are not square."""
     turning = next((spec for g, spec in zip(views.geometric, config.views.equivariance, strict=True) if g.needs_square), None)
     if turning is not None and config.views.aspect != 1:
         raise InputError(
@@ -83,7 +83,7 @@ def feature_size(method: Method, engine: Engine, config: Config) -> tuple[int, i
 
 
 def start_points(config: Config, images: int, cells: int) -> int:
-    """How many points k-means starts from, given so many `images` of so many feature `cells`; K must not be more."""
+    """How many points k-means starts from, for `images` images with `cells` cells each; K must not be larger."""
     options = config.cluster
     batches = split_batches(np.arange(images), options.batch_size)[: options.init_batches]
     share = points_per_batch(options.init_points, len(batches)) if batches else 0
@@ -91,19 +91,19 @@ def start_points(config: Config, images: int, cells: int) -> int:
 
 
 def check_points(config: Config, images: int, cells: tuple[int, int]) -> None:
-    """Raises `InputError` if the clusters of a head cannot be made of the points that k-means starts from."""
+    """Raise `InputError` if a head has more clusters than k-means has points to start from."""
     points = start_points(config, images, cells[0] * cells[1])
     for prefix, k in config.cluster.heads.items():
         if k > points:
             raise InputError(
-                f"cluster.{prefix}k = {k} clusters cannot be made of {points} points (those of at most "
-                f"cluster.init_batches x cluster.batch_size of {images} images, {cells[0]}x{cells[1]} each, and at most "
-                "cluster.init_points); ask for fewer clusters or give more images"
+                f"cluster.{prefix}k = {k} clusters cannot be made of {points} points (from at most "
+                f"cluster.init_batches x cluster.batch_size of {images} images, {cells[0]}x{cells[1]} cells each, and at "
+                "most cluster.init_points); ask for fewer clusters or give more images"
             )
 
 
 def check_normalisable(config: Config, method: Method, images: int) -> None:
-    """Raises `InputError` if BatchNorm would be trained on a single value a channel: one image, of one cell at the coarsest."""
+    """Raise `InputError` if BatchNorm would see a single value per channel: one image of one coarse cell."""
     sizes = [images] + [config.train.batch_size] * (config.train.epochs > 0)
     sizes += [config.cluster.batch_size] * (config.cluster.batchnorm == "train")
     if len(sizes) == 1 or config.model.freeze or min(sizes) > 1:

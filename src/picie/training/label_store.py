@@ -1,4 +1,4 @@
-"""Where pseudo-labels are kept: one file, which a stopped run goes on with."""
+"""The pseudo-labels of an epoch on disk: one file, from which a stopped run continues."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from picie.errors import InputError
 from picie.runtime import distributed
 from picie.runtime.device import to_device
 
-_NEEDED = "is needed to go on within an epoch,"
+_NEEDED = "is needed to resume within an epoch,"
 
 
 class PseudoLabelStore:
-    """The pseudo-labels of an epoch in one memory-mapped .npy file: (M, N, h, w), uint8, or uint16 where K > 256.
+    """The pseudo-labels of an epoch in a memory-mapped .npy file (M, N, h, w), uint8, or uint16 if K > 256.
 
-    M is views times heads: the first head's views, then the second's. Of several processes the main one writes, for pages of a
-    file on a network are no place to write together. The others read the file: all machines must share the folder.
+    M is views times heads: the first head's views, then the second's. With several processes only the main
+    one writes, because several writers could damage a page of a file on a network. The others read the
+    file, so all machines must share the folder.
 
     Args:
         path: the file.
         shape: (M, N, h, w).
-        k: number of clusters, the largest of any head.
-        keep: open the labels that are there, for an epoch that was begun; otherwise begin a new file.
+        k: the largest number of clusters of any head.
+        keep: open the existing labels of an epoch that was begun; otherwise create a new file.
 
     Raises:
-        InputError: `keep`, and there is no such file of this shape.
+        InputError: `keep` is set, and there is no such file of this shape.
     """
 
     def __init__(self, path: Path, shape: tuple[int, int, int, int], k: int, keep: bool = False) -> None:
@@ -48,10 +49,10 @@ class PseudoLabelStore:
             raise InputError(f"{path}: {_NEEDED} but belongs to another run; put the right one back or train anew")
 
     def write(self, row: int, indices: np.ndarray, labels: Tensor) -> None:
-        """Store `labels` (B, h, w) of the images `indices` as the row-th of the M; of several processes each brings its own."""
-        narrow = labels.to(torch.uint8 if self._dtype == np.uint8 else torch.int32)  # before they leave a GPU
-        for theirs, values in distributed.gather_object((indices, narrow.cpu().numpy().astype(self._dtype, copy=False))):
-            self._map[row, theirs] = values
+        """Store `labels` (B, h, w) of the images `indices` in row `row` of the M; each process passes its own."""
+        narrow = labels.to(torch.uint8 if self._dtype == np.uint8 else torch.int32)  # on the GPU, before the copy
+        for images, values in distributed.gather_object((indices, narrow.cpu().numpy().astype(self._dtype, copy=False))):
+            self._map[row, images] = values
             self._release()
 
     def read(self, indices: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
@@ -63,11 +64,11 @@ class PseudoLabelStore:
         return to_device(stored, device).long()
 
     def _release(self) -> None:
-        """Let go of the pages at hand, which the file's cache keeps: else memory would grow with the images."""
+        """Unmap the current pages, so that memory does not grow with the images; the file cache keeps them."""
         self._map._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
     def flush(self) -> None:
-        """Hand everything written to the operating system's care; from then on every process can read it."""
+        """Flush what was written; afterwards every process can read it."""
         if distributed.is_main():
             self._map.flush()
         distributed.barrier()

@@ -1,4 +1,4 @@
-"""The clusters that predict: whole images, clustered under the trained network."""
+"""The clusters that predict: centroids of whole images under the trained network."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from picie.runtime.profiling import stage
 from picie.runtime.rng import derived_seed
 from picie.training.feature_source import FeatureSource
 
-_IMAGES = 128  # CamVid, two networks, four choices each: 64, 96, 128 and 320 images score the same (docs/log.md)
+_IMAGES = 128  # CamVid, two networks, four choices each: 64, 96, 128 and 320 images score the same (docs/research/log.md)
 _POINTS_PER_CLUSTER = 2**6
 
 
 @torch.no_grad()
 def refit_prototypes(source: FeatureSource, n: int, advance: Callable[[int], None]) -> Tensor:
-    """(K, D) centroids of `n` whole, unaltered images under the network as it is now.
+    """(K, D) centroids of `n` whole, untransformed images under the current network.
 
-    The epoch's centroids are those of cropped and recoloured views under the network before its training pass. Here images are
-    clustered as prediction will meet them, from the best (by inertia) of the epoch's centroids and new starts: one start
-    alone leaves the score to chance (31 to 36 mIoU from one network, docs/log.md).
+    The epoch's centroids belong to cropped and recoloured views, under the network before its training
+    pass. Here images are clustered as prediction sees them. K-means starts from the best, by inertia, of
+    the epoch's centroids and several new starts. With a single start the score varies by chance: from
+    31 to 36 mIoU for one network (docs/research/log.md).
     """
     config, method = source.config, source.method
     options = config.cluster
@@ -48,10 +49,10 @@ def refit_prototypes(source: FeatureSource, n: int, advance: Callable[[int], Non
 
 
 def refit_images(config: Config, images: int, cells: int) -> int:
-    """How many of so many `images` of so many feature `cells` `refit_prototypes` is to take.
+    """How many of `images` images, with `cells` feature cells each, `refit_prototypes` should use.
 
-    128 are enough for a small dataset, of a large one a tenth, but as many as K needs; never more than give the clustering its
-    start.
+    128 images are enough for a small dataset and a tenth of the images for a large one, or as many as K
+    clusters need; never more than k-means samples its start from.
     """
     options = config.cluster
     enough = max(_IMAGES, images // 10, _POINTS_PER_CLUSTER * options.k // cells)

@@ -1,11 +1,13 @@
-"""Where pseudo-labels are made: cluster the features of each view, then label every cell (paper, section 3.1; METHOD 2).
+"""Pseudo-labels: cluster the features of each view, then label every cell (paper, section 3.1).
 
-    pass 1: z = method.maps(...), each cell at norm 1; the first batches give k-means its start, later ones move its centroids
-    pass 2: store[head and view, image] = nearest centroid of each cell; counts -> class weights, statistics
+    pass 1: z = method.view_features(...), each cell at norm 1; k-means starts from the first batches,
+            and later batches update its centroids
+    pass 2: store[head and view, image] = nearest centroid of each cell; counts -> class weights
 
-Both passes ask for the same draws as the training pass of the epoch, so a label belongs to the very crop that is trained on.
-Both go by the same batches, so that what pass 1 made can be kept for pass 2 and is, to the bit, what pass 2 would make.
-A head is a number of clusters: K and, for PiCIE+H, K2. Heads share the features and the sample that k-means starts from.
+Both passes use the same draws as the epoch's training pass, so a label belongs to the crop that is
+trained on. Both use the same batches, so that features cached by pass 1 equal, bit for bit, those that
+pass 2 would compute. A head is a number of clusters: K and, for PiCIE+H, K2. Heads share the features
+and the sample from which k-means starts.
 """
 
 from __future__ import annotations
@@ -31,14 +33,14 @@ from picie.training.label_store import PseudoLabelStore
 
 @dataclass(frozen=True)
 class Clustering:
-    """What clustering an epoch gave one head.
+    """The result of an epoch's clustering for one head.
 
     Attributes:
         centroids: (V, K, D).
-        counts: (V, K) int64 cells in each cluster.
+        counts: (V, K) int64 number of cells in each cluster.
         inertia: per view, mean squared distance of a cell to its centroid.
         imbalance: per view, K times the sum of squared shares.
-        empty: per view, clusters without a cell.
+        empty: per view, number of clusters without a cell.
     """
 
     centroids: Tensor
@@ -56,11 +58,11 @@ def generate_pseudo_labels(
     Args:
         source: images and features.
         epoch: the epoch whose draws are used.
-        store: takes the labels.
-        advance: called as (stage, images) with stage "cluster" or "label" and the number of images just done.
+        store: receives the labels.
+        advance: called with "cluster" or "label" and the number of images that were just processed.
 
     Returns:
-        What it gave each head, by the head's prefix.
+        The clustering of each head, by the head's prefix.
     """
     batches = split_batches(source.order(epoch, "cluster"), source.config.cluster.batch_size)
     with stage("cluster"):
@@ -77,7 +79,7 @@ def _label(
     heads: Sequence[Sequence[KMeans]],
     advance: Callable[[int], None],
 ) -> dict[str, Clustering]:
-    """Pass 2: the label of every cell, by the centroids found, of each head and view."""
+    """Pass 2: label every cell by the nearest centroid, for each head and view."""
     tallies = [[ClusterStats(kmeans.k) for kmeans in head] for head in heads]
     source.method.eval()
     with source.folded():
@@ -110,7 +112,7 @@ def _clustering(kmeans: Sequence[KMeans], tallies: Sequence[ClusterStats]) -> Cl
 def _cluster(
     source: FeatureSource, epoch: int, batches: Sequence[np.ndarray], advance: Callable[[int], None]
 ) -> list[list[KMeans]]:
-    """Pass 1: for each head one k-means a view, its centroids found."""
+    """Pass 1: run one k-means for each head and view."""
     config, method = source.config, source.method
     options, views = config.cluster, range(method.views)
     heads = [
