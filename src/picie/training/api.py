@@ -28,11 +28,11 @@ from picie.training.view_cache import ViewCache
 
 
 def train(config: Config, out: str | Path) -> Path:
-    """Train a new run; where torchrun started several processes, all of them call this, and train it together.
+    """Train a new run. Under torchrun every process calls this, and they train the run together.
 
     Args:
-        config: everything about it.
-        out: its folder; made, and must not hold a run already.
+        config: the run's configuration.
+        out: the run's folder; it is created, and must not hold a run already.
 
     Returns:
         The run's folder.
@@ -55,20 +55,21 @@ def _new(out: Path) -> Path:
 
 
 def check(config: Config) -> None:
-    """Raises `InputError` for all that `train` refuses before it reads the images; nothing is written."""
+    """Raise `InputError` for what `train` refuses before it reads the images; nothing is written."""
     set_up(config, Progress(False))
 
 
 def resume(out: str | Path, overrides: Sequence[str] = ()) -> Path:
-    """Go on exactly where the run in `out` stopped, with as many processes as call this.
+    """Continue the run in `out` exactly where it stopped, in any number of processes.
 
     Args:
         out: the run's folder.
-        overrides: "run.key=value" (how it is computed), "data.root=FOLDER" (the same images have moved) or "train.epochs=N"
-            (more epochs; a cosine schedule then goes on where the longer one stands); nothing else may change.
+        overrides: "run.key=value" (how it is computed), "data.root=FOLDER" (the same images elsewhere) or
+            "train.epochs=N" (more epochs; a cosine schedule then continues as that of the longer run).
+            Nothing else can be changed.
 
     Raises:
-        InputError: no run in `out`, other overrides, or data that has changed; and as for `train`.
+        InputError: no run in `out`, other overrides, or other images; and as for `train`.
     """
     with distributed.process_group():
         config, saved = _saved(Path(out), overrides)
@@ -97,7 +98,7 @@ def _saved(out: Path, overrides: Sequence[str]) -> tuple[Config, dict[str, Any] 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What a run ended with: its folder, whether any epoch was trained, its configuration and latest scores."""
+    """The end of a run: its folder, whether there was work, its configuration and the latest scores."""
 
     out: Path
     has_work: bool
@@ -182,7 +183,7 @@ def _label_store(setup: Setup, folder: RunFolder, keep: bool) -> PseudoLabelStor
 
 
 def _view_cache(setup: Setup, images: int) -> ViewCache:
-    """The cache of the views of so many images, within `run.keep_gb`; processes on one CPU share the memory."""
+    """The cache of the views of `images` images, within `run.keep_gb`, which processes on one CPU share."""
     sharing = distributed.local_world_size() if setup.engine.device.type == "cpu" else 1
     frozen = setup.config.model.freeze and setup.method.caches_levels
     return ViewCache(setup.config.run.keep_gb * 1e9 / sharing, frozen, images * setup.method.views)
@@ -217,8 +218,8 @@ def _conclude(outcome: _Outcome) -> None:
 
 
 def _report(out: Path, device: str, evaluation: Evaluation | None) -> None:
-    """Write the run's report; the run is done and saved, and whatever happens here must not make it fail."""
-    from picie.report import write_report  # it needs what evaluates and predicts, which a run without it need not wait for
+    """Write the run's report. The run is saved already, so an error here is a warning."""
+    from picie.report import write_report  # its imports take a second, which a run without a report saves
 
     try:
         log.info("report: %s", write_report(out, device=device, evaluation=evaluation))
