@@ -1,6 +1,6 @@
 """Golden numbers: what tiny runs came to, so that a change made for speed alone is seen to change nothing else.
 
-    python -m tests.test_golden        writes tests/golden/runs.json anew; say in docs/log.md why the numbers moved
+    python -m tests.test_golden        writes tests/golden/runs.json anew; say in docs/research/log.md why the numbers moved
 
 Networks of other machines and versions round differently, hence the tolerances; a wrong draw, batch, label or weight moves
 these numbers by far more.

@@ -51,7 +51,7 @@ def test_one_colour_and_one_geometric_transform() -> None:
 
 
 def test_the_results_are_those_that_the_readme_tells_of() -> None:
-    """The settings whose scores docs/reproduction.md gives, written out as they were then given to `picie train`."""
+    """The settings whose scores docs/research/reproduction.md gives, written out as they were then given to `picie train`."""
     rest = ["cluster.k=11", "train.epochs=10"]
     told = {
         "not trained": load(None, None, ["cluster.k=11", "train.epochs=0"]),

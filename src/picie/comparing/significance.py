@@ -2,7 +2,7 @@
 
 Runs with the same seed are not treated as pairs. A paired test has half the degrees of freedom
 (with three seeds |t| > 4.3 instead of 2.8), and its gain is not known in advance
-(docs/comparing.md). Welch's test is valid in both cases and does not assume equal variances.
+(docs/research/comparing.md). Welch's test is valid in both cases and does not assume equal variances.
 """
 
 from __future__ import annotations
