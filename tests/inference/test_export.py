@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from picie import Config, Segmenter
+from picie.config import load
 from picie.data.base import ClassMap
 from picie.errors import InputError
 from picie.inference.export import METADATA, _Labeller, export
 from picie.models.backbones import Backbone
+from picie.registry import BACKBONES, SHIPPED_BACKBONE
 from picie.runtime import checkpoint
 from picie.training import api
 
@@ -126,7 +129,10 @@ def test_the_command_fixes_the_size(
     cli: Callable[..., tuple[int, str, str]], run: Path, segmenter: Segmenter, tmp_path: Path
 ) -> None:
     file = tmp_path / "segmenter.pt2"
-    assert cli("export", run, file, "--size", 32, 96) == (0, f"{file}\n", "")
+    status, stdout, stderr = cli("export", run, file, "--size", 32, 96)
+    assert (status, stdout) == (0, f"{file}\n")
+    assert stderr.splitlines()[:2] == ["tracing test_efficientnet (10 to 60 s)", f"writing {file}"]
+    assert "the file computes in fp32" in stderr  # the run predicts in bf16
     assert metadata_of(file)["size"] == [32, 96]
     assert_same(file, segmenter, pictures((96, 32), (96, 32), (96, 32)))
     with pytest.raises(AssertionError, match="96"):  # torch's own
@@ -173,11 +179,65 @@ class Untraceable(Backbone):
         return [small if float(images.sum()) > 0 else -small]
 
 
-def test_a_network_that_cannot_be_traced_is_one_line(tiny: Callable[..., Config], refused: Refused, tmp_path: Path) -> None:
+def test_a_network_that_cannot_be_traced_is_one_line(
+    tiny: Callable[..., Config], cli: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
     run = api.train(tiny("train.epochs=0", f"model.backbone={__name__}:Untraceable"), tmp_path / "run")
-    message = refused("export", run, tmp_path / "file.pt2")
-    assert "Untraceable cannot be exported (" in message
-    assert message.endswith("; try --size HEIGHT WIDTH")
+    status, _, stderr = cli("export", run, tmp_path / "file.pt2")
+    assert status == 2
+    assert "picie: error: " in stderr.splitlines()[-1]
+    assert "Untraceable cannot be exported (" in stderr.splitlines()[-1]
     with pytest.raises(InputError, match=r"cannot be exported \(.*\)$"):
         export(run, tmp_path / "file.pt2", (64, 64))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+class SquareOnly(Untraceable):
+    """It takes images of one size."""
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [F.avg_pool2d(images, 4) + torch.zeros(int(images.shape[2]) // 4, int(images.shape[3]) // 4)]
+
+
+def test_a_network_of_one_size_is_exported_with_that_size(
+    tiny: Callable[..., Config], cli: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    run, file = api.train(tiny("train.epochs=0", f"model.backbone={__name__}:SquareOnly"), tmp_path / "run"), tmp_path / "x.pt2"
+    status, _, stderr = cli("export", run, file)
+    assert status == 0, stderr
+    assert "the input size is fixed: 32 x 32" in stderr
+    assert metadata_of(file)["size"] == [32, 32]
+    assert_same(file, in_fp32(run), pictures((32, 32)))
+
+
+LIMIT = 60  # seconds of CPU that an export may take
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_the_default_backbone_is_exported_within_a_minute_of_cpu(tmp_path: Path, labelled_folder: Path, suffix: str) -> None:
+    """The real backbone at the default size, with free input sizes, against what the run itself predicts."""
+    run, file = tmp_path / "run", tmp_path / f"net{suffix}"
+    api.train(load(None, None, [f"data.root={labelled_folder}", "train.epochs=0", "run.report=false", "cluster.k=3"]), run)
+    began = time.process_time()
+    export(run, file)
+    assert time.process_time() - began < LIMIT
+    segmenter = Segmenter.load(run, "cpu")  # in the precision of this machine
+    for size in ((160, 160), (224, 160)):
+        images = pictures(size)
+        labels, _ = run_file(file, images)
+        expected = segmenter.value_of_cluster[segmenter.clusters(images, (size[1], size[0]))]
+        assert (labels.numpy() == expected).mean() > 0.95
+    assert metadata_of(file)["size"] is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", [name for name in BACKBONES if name != SHIPPED_BACKBONE])
+def test_every_listed_backbone_can_be_exported(tmp_path: Path, labelled_folder: Path, backbone: str) -> None:
+    run, file = tmp_path / "run", tmp_path / "net.pt2"
+    options = ["train.epochs=0", "run.report=false", "cluster.k=3", "model.pretrained=false", "train.precision=fp32"]
+    api.train(load(None, None, [f"data.root={labelled_folder}", f"model.backbone={backbone}", *options]), run)
+    export(run, file)
+    metadata = metadata_of(file)
+    side = 10 * metadata["multiple_of"] if metadata["size"] is None else metadata["size"][0]
+    assert_same(file, in_fp32(run), pictures((side, side)))
