@@ -35,6 +35,7 @@ from picie.app.server import Limits, create
 from picie.app.studio import Studio
 from picie.data.folder import Folder
 from picie.data.images import decode_image, open_image
+from picie.data.scaling import Reading
 from picie.errors import UnreadableImageError
 from picie.inference.neighbors import Query, feature_at, neighbors
 from picie.naming import changes as naming
@@ -159,10 +160,10 @@ def test_pixels_are_counted_before_they_are_decoded(still: TestClient, monkeypat
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("it was decoded"))
     answer = still.post("/api/pictures", content=png(1001, 1000), headers=IMAGE)
     assert answer.status_code == 400
-    assert answer.json()["error"] == "the image has 1001 x 1000 pixels; the limit is 1 megapixels"
+    assert "it has 1001 x 1000 pixels; the limit is 1 megapixels" in answer.json()["error"]
     bomb = still.post("/api/pictures", content=png(60_000, 60_000), headers=IMAGE)
     assert bomb.status_code == 400
-    assert "too many pixels" in bomb.json()["error"]
+    assert "it has 60000 x 60000 pixels" in bomb.json()["error"]
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", png(40, 40), b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
@@ -177,14 +178,14 @@ def test_formats_that_run_other_programs_are_not_opened() -> None:
     file = io.BytesIO()
     Image.new("RGB", (4, 4)).save(file, "EPS")
     with pytest.raises(UnreadableImageError, match="no known image format"):
-        decode_image(file.getvalue(), 100)
+        decode_image(file.getvalue(), Reading(max_pixels=100))
 
 
 @pytest.mark.parametrize("kind", ["BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"])
 def test_the_usual_formats_are_opened(kind: str) -> None:
     file = io.BytesIO()
     Image.new("RGB", (40, 30), (200, 40, 90)).save(file, kind)
-    picture = decode_image(file.getvalue(), 1200)
+    picture = decode_image(file.getvalue(), Reading(max_pixels=1200))
     assert (picture.mode, picture.size) == ("RGB", (40, 30))
     np.testing.assert_allclose(picture.getpixel((20, 15)), (200, 40, 90), atol=3)
 

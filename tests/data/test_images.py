@@ -11,6 +11,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from picie.data.images import centre_frame, centre_label, find_images, image_size, open_image, open_label, to_rgb, whole_size
+from picie.data.scaling import Reading
 from picie.errors import InputError, UnreadableImageError
 
 
@@ -145,13 +146,13 @@ def test_an_unreadable_image_names_the_file(
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_file_and_a_bomb_are_unreadable(tmp_path: Path, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_file_and_a_bomb_are_unreadable(tmp_path: Path, pixels: np.ndarray) -> None:
     with pytest.raises(UnreadableImageError, match="No such file"):
         open_image(tmp_path / "gone.jpg")
     path = saved(tmp_path / "big.png", Image.fromarray(pixels))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
-    with pytest.raises(UnreadableImageError, match="too many pixels"):
-        open_image(path)
+    with pytest.raises(UnreadableImageError, match=r"it has 32 x 24 pixels; .*raise data\.max_pixels"):
+        open_image(path, Reading(max_pixels=767))
+    assert open_image(path, Reading(max_pixels=768)).size == (32, 24)
 
 
 def test_of_an_animation_the_first_frame_is_taken(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class Pages:
 
     def __init__(self, studio: Studio, limits: Limits) -> None:
         self.studio, self.limits = studio, limits
+        self._reading = replace(studio.segmenter.reading, max_pixels=limits.megapixels * 1_000_000)
         self._slots = asyncio.Semaphore(_MAX_CONCURRENT)
 
     def routes(self) -> list[Route | Mount]:
@@ -89,7 +90,7 @@ class Pages:
         """Segment the picture in the request's body."""
         check_type(request, "image/", "application/octet-stream")
         data = await read_body(request, self.limits.megabytes * 1_000_000, f"{self.limits.megabytes} MB")
-        return await self._work(lambda: self._open(decode_image(data, self.limits.megapixels * 1_000_000)))
+        return await self._work(lambda: self._open(decode_image(data, self._reading)))
 
     async def choose(self, request: Request) -> Response:
         """Segment a picture of the gallery."""

@@ -31,6 +31,18 @@ class DataConfig(Section):
     on_bad_image: Literal["skip", "error"] = Field(
         "skip", description="an image that cannot be read: skip it with a warning, or stop"
     )
+    scale: dict[str, tuple[float, float]] = Field(
+        {}, description="values that become black and white, by type, e.g. scale.uint16=[0, 4095]; measured if not given"
+    )
+    max_pixels: PositiveInt = Field(500_000_000, description="images with more pixels are not read")
+
+    @field_validator("scale")
+    @classmethod
+    def _increasing(cls, value: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+        for name, (low, high) in value.items():
+            if low > high:
+                raise ValueError(f"{name}: the first value must not exceed the second")
+        return value
 
 
 class ViewsConfig(Section):

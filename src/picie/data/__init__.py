@@ -9,6 +9,9 @@ from typing import Any
 from picie import registry
 from picie.config import DataConfig
 from picie.data.base import Dataset
+from picie.data.images import measure_scales
+from picie.data.layout import ImageFiles
+from picie.data.scaling import Reading
 from picie.errors import InputError
 
 
@@ -27,7 +30,20 @@ def open_dataset(config: DataConfig, split: str) -> Dataset:
         raise InputError(f"data.root: dataset {config.name!r} takes no folder; leave out data.root={config.root}")
     arguments = {"root": Path(config.root)} if config.root is not None else {}
     dataset: Dataset = dataset_class(split=split, **arguments)
+    if isinstance(dataset, ImageFiles):
+        dataset.reading = Reading(config.scale, config.max_pixels)
     return dataset
+
+
+def with_scale(config: DataConfig, dataset: Dataset) -> DataConfig:
+    """`config` with the scale of the dataset's images of more than 8 bits, if it does not state one.
+
+    `dataset` uses it from then on.
+    """
+    if config.scale or not isinstance(dataset, ImageFiles):
+        return config
+    dataset.reading = dataset.reading.with_scales(measure_scales(dataset.paths, dataset.reading))
+    return config.model_copy(update={"scale": dict(dataset.reading.scales)})
 
 
 def takes_folder(name: str) -> bool:

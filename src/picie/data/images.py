@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import io
-import math
 import os
+import stat
+from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.TiffImagePlugin import TiffImageFile
 
+from picie.data.color_profiles import to_srgb
+from picie.data.formats import DECODERS, HEIF_SUFFIXES, IMAGE_SUFFIXES
+from picie.data.pixels import Pixels, decode, read_header
+from picie.data.remarks import MORE_BANDS
+from picie.data.scaling import Reading, Scale, alpha_of, estimate_all, to_8_bits
 from picie.errors import InputError, UnreadableImageError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"})
+DEFAULT_READING = Reading()
+
 _MARKERS = ("run.json", "predictions.json")  # a folder with one of these contains picie's output, not input
-_UPLOADED = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # no format that runs another program
-_DECODER_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)  # raised by Pillow
+_DEEP_SUFFIXES = frozenset({".png", ".apng", ".tif", ".tiff", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm"})
+_MAX_HEADERS, _MAX_MEASURED = 2048, 32  # files
+_TRANSPOSES = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # by EXIF orientation
 
 
 def find_images(root: Path) -> list[Path]:
@@ -44,85 +60,153 @@ def _is_image_name(name: str) -> bool:
     return Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
 
 
-def open_image(path: Path) -> Image.Image:
-    """Read an image as 8-bit RGB: upright (EXIF), with transparency over white.
+def open_image(path: Path, reading: Reading = DEFAULT_READING) -> Image.Image:
+    """Read an image as 8-bit RGB: upright, in sRGB, with transparency over white.
 
-    Greyscale of more than 8 bits is scaled by the smallest power of two that holds its maximum, so
-    that 10- or 12-bit data stored in 16 bits is not black. Of an animation the first frame is
-    used.
+    Images of more than 8 bits are scaled by `reading.scales`, or by their own values. Of several pages
+    or frames the first is used.
+
+    Returns:
+        The image. Its `info["notes"]` is a tuple of what was not used: further pages, further
+        bands.
 
     Raises:
-        UnreadableImageError: the file cannot be opened or decoded, or exceeds Pillow's limit on
-            pixels.
+        UnreadableImageError: not a regular file, not an image, damaged, or more than
+            `reading.max_pixels`.
     """
     try:
-        with Image.open(path) as image:
-            image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
-    except _DECODER_ERRORS as error:
-        reason = "it has too many pixels" if isinstance(error, Image.DecompressionBombError) else _reason(error)
-        raise UnreadableImageError(f"{path}: cannot be read as an image ({reason}); replace or remove it") from error
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would wait for ever
+            raise _RefusedError("it is not a regular file")
+        with path.open("rb") as file:
+            return _read(file, reading)
+    except Exception as error:  # a decoder may raise anything for a damaged file
+        advice = "replace or remove it"
+        if path.suffix.lower() in HEIF_SUFFIXES and "HEIF" not in DECODERS:
+            advice = "install picie[heic], or convert it to JPEG"
+        elif isinstance(error, _RefusedError) and "limit" in str(error):
+            advice = "raise data.max_pixels, or reduce the image"
+        raise UnreadableImageError(f"{path}: cannot be read as an image ({_reason(error)}); {advice}") from error
 
 
-def decode_image(data: bytes, max_pixels: int) -> Image.Image:
+def decode_image(data: bytes, reading: Reading) -> Image.Image:
     """Decode an image from an untrusted source, as `open_image` does.
 
-    The number of pixels is read from the header, so a small file that expands to gigabytes is
-    refused before it is decoded.
-
-    Raises:
-        UnreadableImageError: not an image of a common format, damaged, or more than `max_pixels`.
+    The number of pixels is read from the header, so a small file that expands to gigabytes is refused
+    before it is decoded. Raises `UnreadableImageError`.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=_UPLOADED) as image:
-            if image.width * image.height > max_pixels:
-                raise UnreadableImageError(
-                    f"the image has {image.width} x {image.height} pixels; the limit is {max_pixels / 1e6:g} megapixels"
-                )
-            image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
-    except _DECODER_ERRORS as error:
-        reason = "it has too many pixels" if isinstance(error, Image.DecompressionBombError) else _reason(error)
-        raise UnreadableImageError(f"this cannot be read as an image ({reason}); give another") from error
+        return _read(io.BytesIO(data), reading)
+    except Exception as error:  # a decoder may raise anything for a damaged file
+        raise UnreadableImageError(f"this cannot be read as an image ({_reason(error)}); give another") from error
 
 
-def open_or_error(path: Path) -> Image.Image | UnreadableImageError:
+def open_or_error(path: Path, reading: Reading = DEFAULT_READING) -> Image.Image | UnreadableImageError:
     """As `open_image`, but returns the error, for threads that read ahead of the consumer."""
     try:
-        return open_image(path)
+        return open_image(path, reading)
     except UnreadableImageError as error:
         return error
+
+
+def measure_scales(paths: Sequence[Path], reading: Reading = DEFAULT_READING) -> dict[str, Scale]:
+    """One scale for each type of stored values of more than 8 bits, from a sample of the files.
+
+    At most 2,048 headers are read, and at most 32 images decoded, both evenly spaced.
+    """
+    candidates = [path for path in paths if path.suffix.lower() in _DEEP_SUFFIXES]
+    deep = [path for path in _spaced(candidates, _MAX_HEADERS) if _is_deep(path, reading)]
+    return estimate_all(pixels for path in _spaced(deep, _MAX_MEASURED) if (pixels := _pixels_or_none(path)) is not None)
+
+
+def _spaced(paths: Sequence[Path], n: int) -> list[Path]:
+    """At most `n` of `paths`, evenly spaced."""
+    return [paths[i * len(paths) // n] for i in range(n)] if len(paths) > n else list(paths)
+
+
+def _is_deep(path: Path, reading: Reading) -> bool:
+    try:
+        with path.open("rb") as file:
+            header = read_header(file)
+    except Exception:  # reported when the image is read
+        return False
+    return header.size[0] * header.size[1] <= reading.max_pixels and header.bits > 8
+
+
+def _pixels_or_none(path: Path) -> Pixels | None:
+    try:
+        with path.open("rb") as file:
+            return decode(file, read_header(file))
+    except Exception:  # reported when the image is read
+        return None
+
+
+class _RefusedError(Exception):
+    """The reason why a file is not decoded."""
+
+
+def _read(file: BinaryIO, reading: Reading) -> Image.Image:
+    """Raises any exception."""
+    header = read_header(file)
+    height, width = header.size
+    if height * width > reading.max_pixels:
+        raise _RefusedError(f"it has {width} x {height} pixels; the limit is {reading.max_pixels / 1e6:g} megapixels")
+    pixels = decode(file, header)
+    notes = [f"{header.pages} pages"] if header.pages > 1 else []
+    if pixels is None:
+        file.seek(0)
+        with Image.open(file, formats=DECODERS) as image:
+            image.load()
+            rgb = to_rgb(ImageOps.exif_transpose(image))
+    else:
+        rgb = _compose(pixels, reading)
+        notes += [MORE_BANDS] if pixels.more_bands else []
+    rgb.info = {"notes": tuple(notes)}
+    return rgb
+
+
+def _compose(pixels: Pixels, reading: Reading) -> Image.Image:
+    """The upright RGB image of decoded pixels."""
+    values = to_8_bits(pixels, reading.scales)
+    mode = "L" if values.ndim == 2 else "RGB" if values.shape[2] == 3 else "CMYK"
+    color = to_srgb(Image.fromarray(np.ascontiguousarray(values), mode), pixels.profile)
+    opacity = alpha_of(pixels)
+    if opacity is not None:
+        over = np.asarray(color, np.float32) * (1 if pixels.premultiplied else opacity[..., None])
+        color = Image.fromarray((over + 255 * (1 - opacity[..., None])).round().clip(0, 255).astype(np.uint8))
+    operation = _TRANSPOSES.get(pixels.orientation)
+    return color if operation is None else color.transpose(operation)
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "no known image format"
-    return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
+    if isinstance(error, MemoryError):
+        return "not enough memory"
+    text = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
+    return " ".join(text.split())[:200]
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any Pillow image to 8-bit RGB."""
-    if image.mode == "RGB":
-        return image
+    """Convert any Pillow image to 8-bit RGB in sRGB, with transparency over white."""
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
+        return Image.fromarray(to_8_bits(Pixels(_as_stored(np.asarray(image))), {})).convert("RGB")
+    profile = image.info.get("icc_profile")
     if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
         rgba = image.convert("RGBA")
+        if profile:
+            opaque = to_srgb(rgba.convert("RGB"), profile)
+            opaque.putalpha(rgba.getchannel("A"))
+            rgba = opaque
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+    if profile and image.mode in {"RGB", "L", "CMYK"}:
+        return to_srgb(image, profile)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _to_8_bits(values: np.ndarray) -> np.ndarray:
-    """(H, W) uint8 from wider integers (see `open_image`), or from floats by their range."""
-    values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
-    if low < 0 or not np.equal(values, np.floor(values)).all():
-        span = high - low
-        return ((values - low) * (255 / span if span > 0 else 0)).round().astype(np.uint8)
-    bits = max(8, math.ceil(math.log2(high + 1))) if high > 0 else 8
-    scaled: np.ndarray = (values * (255 / (2**bits - 1))).round().astype(np.uint8)
-    return scaled
+def _as_stored(values: np.ndarray) -> np.ndarray:
+    """Pillow's 32-bit integers as unsigned 16-bit ones where these hold them."""
+    return values.astype(np.uint16) if values.dtype.kind == "i" and values.min() >= 0 and values.max() < 2**16 else values
 
 
 def open_label(path: Path) -> np.ndarray:
@@ -136,7 +220,7 @@ def open_label(path: Path) -> np.ndarray:
             if image.mode not in {"L", "P", "1", "I", "I;16", "I;16B"}:
                 raise InputError(f"{path}: contains colours (mode {image.mode}), not class indices; save it as an index PNG")
             return np.asarray(image).astype(np.uint8) if image.mode == "1" else np.asarray(image)
-    except _DECODER_ERRORS as error:
+    except Exception as error:
         raise InputError(f"{path}: cannot be read as a label map ({_reason(error)})") from error
 
 
@@ -161,14 +245,12 @@ def open_label_of(image: Path, path: Path) -> np.ndarray:
 def image_size(path: Path) -> tuple[int, int]:
     """(H, W) of the upright image, read from its header. Raises `UnreadableImageError`."""
     try:
-        with Image.open(path) as image:
-            # Pillow rotates TIFFs itself, when opening or when loading, depending on its version;
-            # the tags contain the stored size
-            width, height = (image.tag_v2[256], image.tag_v2[257]) if isinstance(image, TiffImageFile) else image.size
-            rotated = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5-8 swap rows and columns
-    except _DECODER_ERRORS as error:
+        with path.open("rb") as file:
+            header = read_header(file)
+    except Exception as error:  # a decoder may raise anything for a damaged file
         raise UnreadableImageError(f"{path}: cannot be read as an image ({_reason(error)})") from error
-    return (width, height) if rotated else (height, width)
+    height, width = header.size
+    return (width, height) if header.orientation >= 5 else (height, width)
 
 
 def centre_frame(image: Image.Image, size: tuple[int, int]) -> np.ndarray:

@@ -9,7 +9,8 @@ from pathlib import Path
 from PIL import Image
 
 from picie.data.base import MissingSplitError
-from picie.data.images import open_image
+from picie.data.images import DEFAULT_READING, open_image
+from picie.data.scaling import Reading
 from picie.errors import InputError, nearest
 
 DATASET_FOLDER = "the folder that contains the dataset"
@@ -42,16 +43,18 @@ class ImageFiles:
 
     Attributes:
         paths: the image files.
+        reading: how they are read.
     """
 
     paths: list[Path]
+    reading: Reading = DEFAULT_READING
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def image(self, index: int) -> Image.Image:
         """The image, RGB. Raises `UnreadableImageError`."""
-        return open_image(self.paths[index])
+        return open_image(self.paths[index], self.reading)
 
 
 def existing_folder(root: str | Path, expected: str = "a folder of images or a name from `picie list datasets`") -> Path:

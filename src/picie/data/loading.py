@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from picie.data.base import Dataset
 from picie.data.images import centre_frame
+from picie.data.remarks import Remarks, inspect
 from picie.data.sizes import decimal
 from picie.errors import InputError, UnreadableImageError
 from picie.runtime import distributed
@@ -46,6 +47,13 @@ def default_workers() -> int:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(16, cores // distributed.local_world_size() - 1))
+
+
+class _Filled(NamedTuple):
+    """An image in the cache file: the hash of its frame, and remarks on it."""
+
+    digest: bytes
+    remarks: tuple[str, ...]
 
 
 class FrameCache:
@@ -107,13 +115,14 @@ class FrameCache:
         Raises:
             InputError: an image is unreadable and `on_bad_image` is "error", or none is readable.
         """
-        digest = hashlib.sha256()
+        digest, remarks = hashlib.sha256(), Remarks()
         results = self._fill_all(on_bad_image, advance)
         for index, result in enumerate(results if distributed.world_size() == 1 else _of_machine(list(results))):
             if isinstance(result, UnreadableImageError):
                 self.unreadable[index] = str(result)
             else:
-                digest.update(self.dataset.name(index).encode("utf-8", "surrogateescape") + result)
+                digest.update(self.dataset.name(index).encode("utf-8", "surrogateescape") + result.digest)
+                remarks.add(self.dataset.name(index), result.remarks)
         self.digest = digest.hexdigest()
         if len(set(distributed.all_gather_object(self.digest))) > 1:
             raise InputError("the machines of this run have different images; use the same images on all of them")
@@ -123,9 +132,11 @@ class FrameCache:
             raise InputError(f"none of the {len(self.dataset)} image files can be read; the first: {self.unreadable[0]}")
         for problem in self.unreadable.values():  # after the check, so that a folder of unreadable images gives one line
             log.warning("skipped: %s", problem)
+        for line in remarks.lines():
+            log.warning("%s", line)
         return good
 
-    def _fill_all(self, on_bad_image: str, advance: Callable[[int], None]) -> Iterator[bytes | UnreadableImageError]:
+    def _fill_all(self, on_bad_image: str, advance: Callable[[int], None]) -> Iterator[_Filled | UnreadableImageError]:
         """Call `_fill` for this process's share of the images, and yield the results."""
         n, ranks = len(self.dataset), distributed.local_ranks()
         share = range(distributed.local_rank() * n // len(ranks), (distributed.local_rank() + 1) * n // len(ranks))
@@ -135,15 +146,16 @@ class FrameCache:
             yield result
             advance(1)
 
-    def _fill(self, index: int) -> bytes | UnreadableImageError:
-        """Decode an image into the cache file, if any; return its pixel hash or the error."""
+    def _fill(self, index: int) -> _Filled | UnreadableImageError:
+        """Decode an image into the cache file, if there is one."""
         try:
-            frame = self._decode(index).tobytes()
+            image = self.dataset.image(index)
         except UnreadableImageError as error:
             return error
+        frame = centre_frame(image, self.size).tobytes()
         if self._file is not None and os.pwrite(self._file.fileno(), frame, index * self._bytes) < len(frame):
             raise InputError("the disk with the run's folder is full; free some space, or set run.cache_gb=0")
-        return hashlib.sha256(frame).digest()
+        return _Filled(hashlib.sha256(frame).digest(), inspect(image))
 
     def batches(self, batches: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Yield (indices, frames (B, 3, H, W) uint8) for each array of indices, read ahead."""

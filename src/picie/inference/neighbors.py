@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def neighbors(run: str | Path, query: Query, out: Path | None = None, device: st
     """
     _check(query, out)
     segmenter = Segmenter.load(run, device)
-    picture = open_image(query.image)
+    picture = open_image(query.image, segmenter.reading)
     feature = feature_at(segmenter, picture, query.x, query.y)
     paths = [path for path in find_images(query.folder) if path.resolve() != query.image.resolve()]
     with Progress() as bars, bars.bar("compare", len(paths)) as advance:
@@ -162,7 +163,8 @@ def search(segmenter: Segmenter, feature: Tensor, images: Iterable[Features], k:
 
 def _features(segmenter: Segmenter, paths: Sequence[Path], advance: Callable[[int], None]) -> Iterator[Features]:
     """Yield the features of each readable image; log a warning for the others."""
-    for path, picture in zip(paths, read_ahead(open_or_error, paths, ahead=4), strict=True):
+    read = partial(open_or_error, reading=segmenter.reading)
+    for path, picture in zip(paths, read_ahead(read, paths, ahead=4), strict=True):
         advance(1)
         if isinstance(picture, UnreadableImageError):
             log.warning("skipped: %s", picture)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from picie.data.images import find_images, open_or_error
+from picie.data.images import find_images, measure_scales, open_or_error
 from picie.data.loading import read_ahead
+from picie.data.remarks import Remarks, inspect
 from picie.display.colors import rgb_to_hex
 from picie.display.overlays import index_image, legend, overlay
 from picie.errors import InputError, UnreadableImageError
@@ -45,13 +47,17 @@ def predict_files(run: str | Path, paths: Sequence[str | Path], out: str | Path,
     sources = _plan([Path(p) for p in paths], out, earlier)
     entries = {}
     skipped: dict[str, str] = {}
+    remarks = Remarks()
     with Progress() as bars, bars.bar("predict", len(sources)) as advance:
-        readable = read_ahead(open_or_error, list(sources.values()), ahead=4)
+        files = list(sources.values())
+        reading = segmenter.reading.with_scales(measure_scales(files, segmenter.reading))
+        readable = read_ahead(partial(open_or_error, reading=reading), files, ahead=4)
         for (name, path), image in zip(sources.items(), readable, strict=True):
             advance(1)
             if isinstance(image, UnreadableImageError):
                 skipped[str(path)] = str(image)
                 continue
+            remarks.add(path.name, inspect(image))
             labels = segmenter.predict(image)
             target = out / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -66,6 +72,8 @@ def predict_files(run: str | Path, paths: Sequence[str | Path], out: str | Path,
         raise InputError(f"none of the {len(sources)} image files can be read; the first: {next(iter(skipped.values()))}")
     for problem in skipped.values():  # warn at the end, so that paths without any readable image give one line, not hundreds
         log.warning("skipped: %s", problem)
+    for line in remarks.lines():
+        log.warning("%s", line)
     legend(segmenter.names, segmenter.colors, _LEGEND_WIDTH).save(out / f"{_LEGEND}.png")
     record = {
         "picie": __version__,
@@ -74,6 +82,7 @@ def predict_files(run: str | Path, paths: Sequence[str | Path], out: str | Path,
         "colors": colors,
         "images": earlier | entries,
         "skipped": skipped,
+        "scale": reading.scales,
     }
     (out / "predictions.json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
     return len(entries)

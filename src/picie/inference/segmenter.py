@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from picie.config import Config, from_dict
 from picie.data.base import ClassMap
 from picie.data.images import open_image, to_rgb, whole_size
+from picie.data.scaling import Reading
 from picie.display.colors import hex_to_rgb
 from picie.errors import InputError
 from picie.inference.segments import Segments
@@ -73,6 +74,7 @@ class Segmenter:
         assignment: np.ndarray | None = None,
     ) -> None:
         self.method, self.config, self.engine = method, config, engine
+        self.reading = Reading(config.data.scale, config.data.max_pixels)  # as the training images were read
         self.classifier = (classifier[0].to(engine.device), classifier[1].to(engine.device))
         self.classes = classes
         self.k = len(classifier[0])
@@ -138,7 +140,8 @@ class Segmenter:
             UnreadableImageError: the file cannot be read as an image.
             InputError: an array of another kind.
         """
-        return self.values(self.predict_clusters(_as_image(image)))
+        opened = open_image(Path(image), self.reading) if isinstance(image, str | Path) else _as_image(image)
+        return self.values(self.predict_clusters(opened))
 
     def values(self, clusters: np.ndarray) -> np.ndarray:
         """The values of `clusters`, integers of any shape, in a label map: uint8, or uint16 above 256 values."""
@@ -193,9 +196,7 @@ def enlarged_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def _as_image(image: str | Path | Image.Image | np.ndarray) -> Image.Image:
-    if isinstance(image, str | Path):
-        return open_image(Path(image))
+def _as_image(image: Image.Image | np.ndarray) -> Image.Image:
     if isinstance(image, Image.Image):
         return to_rgb(ImageOps.exif_transpose(image))
     if image.dtype == np.uint8 and (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in {3, 4})) and image.size:

@@ -76,6 +76,7 @@ class RunFolder:
         check_normalisable(config, setup.method, len(indices))
         bad = {dataset.name(i): reason for i, reason in frames.unreadable.items()}
         self.record.update(images=len(indices), skipped_images=len(bad), skipped=bad, digest=frames.digest)
+        self.record.update(scale=config.data.scale)
         log.info("%d images%s", len(indices), f", {len(bad)} skipped" if bad else "")
         return indices
 

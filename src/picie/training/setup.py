@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from picie.config import Config
-from picie.data import open_dataset
+from picie.data import open_dataset, with_scale
 from picie.data.base import Dataset
 from picie.methods.base import Method, build_method
 from picie.models.synced_batchnorm import synchronise
@@ -44,7 +44,7 @@ class Setup:
 
 
 def set_up(config: Config, bars: Progress, pretrained: bool | None = None) -> Setup:
-    """Make the parts of a run; nothing is written and no training image is read.
+    """Make the parts of a run; nothing is written, and of the images only the scale is measured.
 
     Args:
         config: the run's configuration.
@@ -62,6 +62,7 @@ def set_up(config: Config, bars: Progress, pretrained: bool | None = None) -> Se
     views = TwoViews(config.views.invariance, config.views.equivariance, config.seed)
     check_turns(views, config)
     dataset = open_dataset(config.data, config.data.train_split)
+    config = config.model_copy(update={"data": with_scale(config.data, dataset)})
     labelled = labelled_split(config)
     torch.manual_seed(derived_seed(config.seed, "weights"))
     method = build_method(config, pretrained)

@@ -1,0 +1,224 @@
+"""Decode images that Pillow would read wrongly: more than 8 bits per channel, and TIFFs with unusual samples."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Literal
+
+import imagecodecs
+import numpy as np
+import tifffile
+from PIL import Image
+
+from picie.data.formats import DECODERS
+
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # damaged files are reported once, by picie
+
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
+_PNM = re.compile(rb"P([56])" + rb"(?:\s|#[^\n]*\n)+(\d+)" * 3 + rb"\s")
+_SIMPLE_TIFFS = {(0, 1), (1, 1), (2, 3), (3, 1), (5, 4), (6, 3), (8, 3)}  # photometric, samples: Pillow reads them
+_PILLOW_COMPRESSIONS = {1, 2, 3, 4, 5, 7, 8, 32771, 32773, 32946, 34925, 50000, 50001}
+_NODATA, _ORIENTATION, _PROFILE = 42113, 274, 34675  # TIFF tags
+_OVERVIEW, _MASK = 1, 4  # bits of the TIFF tag NewSubfileType
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK = 0, 1, 2, 3, 5  # photometric interpretations
+_COLORS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _CMYK: 4}  # number of colour samples
+_PREMULTIPLIED, _STRAIGHT = 1, 2  # kinds of extra samples that are alpha
+_ALPHA_SHARE = 0.9  # minimum share of opaque and fully transparent pixels in an alpha channel
+_MAX_COUNTED_PAGES = 64
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """A decoded image of any depth.
+
+    Attributes:
+        values: (H, W) grey, (H, W, 3) RGB or (H, W, 4) CMYK, integers or floats.
+        alpha: (H, W) of the same type, or None.
+        premultiplied: whether `values` are multiplied by `alpha`.
+        nodata: value of pixels without data; None: not stated.
+        white_is_zero: whether the smallest value is white.
+        orientation: EXIF orientation, 1 to 8.
+        profile: ICC profile; None: not stated.
+        more_bands: whether the file has further bands, which are not used.
+    """
+
+    values: np.ndarray
+    alpha: np.ndarray | None = None
+    premultiplied: bool = False
+    nodata: float | None = None
+    white_is_zero: bool = False
+    orientation: int = 1
+    profile: bytes | None = None
+    more_bands: bool = False
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is known of an image before it is decoded.
+
+    Attributes:
+        kind: which decoder is needed; "pillow" for images of 8 bits.
+        size: (H, W) as stored.
+        orientation: EXIF orientation, 1 to 8.
+        pages: number of pages or frames.
+        bits: bits per channel, as far as more than 8.
+    """
+
+    kind: Literal["pillow", "tiff", "png", "jpeg2000", "pnm"]
+    size: tuple[int, int]
+    orientation: int = 1
+    pages: int = 1
+    bits: int = 8
+
+
+def read_header(file: BinaryIO) -> Header:
+    """Read the header of an image. Raises any exception of the decoders."""
+    start = file.read(64)
+    file.seek(0)
+    if start.startswith(_TIFF):
+        return _tiff_header(file)
+    kind: Literal["pillow", "png", "jpeg2000", "pnm"] = "pillow"
+    match = _PNM.match(start)
+    if start.startswith(_PNG) and start[24] == 16:
+        kind = "png"
+    elif start.startswith(_JPEG2000) and _jpeg2000_depth(file) > 8:
+        kind = "jpeg2000"
+    elif match and int(match[4]) > 255:
+        kind = "pnm"
+    with Image.open(file, formats=DECODERS) as image:
+        # the further frames of an MPO are previews of the same photo, those of a PSD its layers
+        pages = 1 if image.format in {"MPO", "PSD"} else getattr(image, "n_frames", 1)
+        has_exif = image.format != "PNG" or "exif" in image.info  # else Pillow decodes the PNG to search its end
+        orientation = _valid_orientation(image.getexif().get(_ORIENTATION) if has_exif else None)
+        return Header(kind, (image.height, image.width), orientation, pages, 8 if kind == "pillow" else 16)
+
+
+def decode(file: BinaryIO, header: Header) -> Pixels | None:
+    """Decode an image; None if Pillow decodes it correctly. Raises any exception of the decoders."""
+    file.seek(0)
+    if header.kind == "tiff":
+        return _decode_tiff(file)
+    if header.kind == "pillow":
+        return None
+    data = file.read()
+    if header.kind == "pnm":
+        match = _PNM.match(data[:256])
+        assert match is not None
+        shape = (int(match[3]), int(match[2])) + ((3,) if match[1] == b"6" else ())
+        return Pixels(np.frombuffer(data, ">u2", int(np.prod(shape)), match.end()).reshape(shape).astype(np.uint16))
+    file.seek(0)
+    with Image.open(file, formats=DECODERS) as image:
+        profile = image.info.get("icc_profile")
+    values = imagecodecs.png_decode(data) if header.kind == "png" else imagecodecs.jpeg2k_decode(data)
+    color, alpha = _split_alpha(values)
+    return Pixels(color, alpha, orientation=header.orientation, profile=profile)
+
+
+def _split_alpha(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Grey or RGB, and alpha, from (H, W) or (H, W, 1 to 4)."""
+    if values.ndim == 2:
+        return values, None
+    channels = values.shape[2]
+    color = values[..., 0] if channels < 3 else values[..., :3]
+    return color, values[..., channels - 1] if channels in {2, 4} else None
+
+
+def _jpeg2000_depth(file: BinaryIO) -> int:
+    """Bits per channel, from the SIZ marker."""
+    head = file.read(1 << 20)
+    file.seek(0)
+    at = head.find(b"\xff\x4f\xff\x51")
+    return (head[at + 42] & 0x7F) + 1 if 0 <= at < len(head) - 42 else 8
+
+
+def _valid_orientation(value: object) -> int:
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _tiff_header(file: BinaryIO) -> Header:
+    with tifffile.TiffFile(file) as tiff:
+        page, pages = _main_page(tiff)
+        simple = (
+            page.bitspersample <= 8 and page.sampleformat == 1 and (page.photometric, page.samplesperpixel) in _SIMPLE_TIFFS
+        )
+        by_pillow = simple and page.compression in _PILLOW_COMPRESSIONS and page.index == 0
+        size, bits = (page.imagelength, page.imagewidth), page.bitspersample
+        return Header("pillow" if by_pillow else "tiff", size, _valid_orientation(_tag(page, _ORIENTATION)), pages, bits)
+
+
+def _main_page(tiff: tifffile.TiffFile) -> tuple[tifffile.TiffPage, int]:
+    """The first page that is neither an overview nor a mask, and the number of such pages."""
+    pages = [tiff.pages.get(i) for i in range(min(len(tiff.pages), _MAX_COUNTED_PAGES))]
+    main = [page for page in pages if not page.subfiletype & (_OVERVIEW | _MASK)] or pages[:1]
+    return main[0], len(main) + len(tiff.pages) - len(pages)
+
+
+def _tag(page: tifffile.TiffPage, code: int) -> Any:
+    tag = page.tags.get(code)
+    return None if tag is None else tag.value
+
+
+def _decode_tiff(file: BinaryIO) -> Pixels:
+    with tifffile.TiffFile(file) as tiff:
+        page, _ = _main_page(tiff)
+        values = _channels_last(page)
+    photometric, extra = page.photometric, [int(sample) for sample in page.extrasamples]
+    if photometric == _PALETTE:
+        values, extra = np.take(np.asarray(page.colormap).T >> 8, values, axis=0).astype(np.uint8), []
+    elif photometric not in _COLORS:
+        raise ValueError(f"a TIFF with photometric interpretation {photometric} and {page.bitspersample} bits is not supported")
+    channels = _COLORS.get(photometric, 3)
+    if photometric == _BLACK_IS_ZERO and values.shape[2] >= 3:  # bands of a satellite image
+        channels, extra = 3, []
+    color, alpha = values[..., :channels], None
+    if len(extra) == 1 and extra[0] in {_PREMULTIPLIED, _STRAIGHT} and _is_alpha(values[..., -1], page.is_geotiff):
+        alpha = values[..., -1]
+    return Pixels(
+        color[..., 0] if channels == 1 else color,
+        alpha,
+        premultiplied=extra == [_PREMULTIPLIED],
+        nodata=_nodata(page),
+        white_is_zero=photometric == _WHITE_IS_ZERO,
+        orientation=_valid_orientation(_tag(page, _ORIENTATION)),
+        profile=_tag(page, _PROFILE),
+        more_bands=values.shape[2] > channels and alpha is None,
+    )
+
+
+def _channels_last(page: tifffile.TiffPage) -> np.ndarray:
+    """(H, W, C) values of a page; of a volume the first plane."""
+    values: np.ndarray = page.asarray()
+    axes = page.axes
+    while "Z" in axes:
+        values, axes = values.take(0, axes.index("Z")), axes.replace("Z", "", 1)
+    if axes == "SYX":
+        values, axes = np.moveaxis(values, 0, -1), "YXS"
+    if axes not in {"YX", "YXS"}:
+        raise ValueError(f"a TIFF with the axes {axes} is not supported")
+    if values.dtype == np.bool_:
+        values = values.astype(np.uint8) * 255
+    elif values.dtype.kind not in "uif":
+        raise ValueError(f"a TIFF of {values.dtype} is not supported")
+    elif values.dtype.kind == "u" and page.bitspersample < 8:
+        values = (values * (255 // (2**page.bitspersample - 1))).astype(np.uint8)
+    return values[..., None] if values.ndim == 2 else values
+
+
+def _is_alpha(band: np.ndarray, is_geotiff: bool) -> bool:
+    """Whether a band that is tagged as alpha is alpha. GDAL tags a fourth band, e.g. near infrared, as alpha."""
+    opaque = np.iinfo(band.dtype).max if band.dtype.kind in "ui" else 1
+    if band.min() == band.max():
+        return bool(band.min() == opaque)
+    extremes = float(((band == 0) | (band == opaque)).mean())
+    return extremes == 1 if is_geotiff else extremes >= _ALPHA_SHARE
+
+
+def _nodata(page: tifffile.TiffPage) -> float | None:
+    try:
+        return float(str(_tag(page, _NODATA)).strip().rstrip("\0"))
+    except ValueError:
+        return None

@@ -1,0 +1,125 @@
+"""Scale images of more than 8 bits to 8 bits, with one scale for all images of a folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from picie.data.pixels import Pixels
+
+MAX_PIXELS = 500_000_000
+"""Default limit on the pixels of an image. Decoding takes about 4 bytes per pixel."""
+
+Scale = tuple[float, float]
+"""The values that become 0 and 255."""
+
+_MAX_SAMPLE = 50_000  # values per image
+_PERCENTILES = (0.1, 99.9)
+_MAX_MAGNITUDE = 1e15  # larger floats mark pixels without data
+_NODATA = (-9999, -99999, -32768)  # common values of pixels without data, in files that do not state theirs
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How image files become 8-bit images.
+
+    Attributes:
+        scales: the scale of each type of stored values, e.g. "uint16". Images of another type are
+            scaled by their own values.
+        max_pixels: images with more pixels are not read.
+    """
+
+    scales: Mapping[str, Scale] = field(default_factory=dict)
+    max_pixels: int = MAX_PIXELS
+
+    def with_scales(self, scales: Mapping[str, Scale]) -> Reading:
+        """The same with further scales; existing ones are not changed."""
+        return replace(self, scales={**scales, **self.scales})
+
+
+def sample(pixels: Pixels) -> np.ndarray:
+    """(n,) some values of an image, without those that mark missing data."""
+    values: np.ndarray = pixels.values[_valid(pixels)]
+    return values[:: max(1, values.size // _MAX_SAMPLE)].ravel()
+
+
+def estimate(samples: Sequence[np.ndarray]) -> Scale:
+    """The scale of images, from a `sample` of each.
+
+    Nonnegative integers are scaled by the smallest power of two that holds their 99.9th percentile,
+    so that 12-bit data in 16 bits is not black and a few extreme pixels do not darken the rest. Other
+    values are scaled from the 0.1st to the 99.9th percentile.
+
+    >>> estimate([np.arange(4000, dtype=np.uint16)])
+    (0.0, 4095.0)
+    """
+    values = np.concatenate([np.zeros(0), *samples]).astype(np.float64)
+    if not values.size:
+        return 0.0, 255.0
+    low, high = (float(value) for value in np.percentile(values, _PERCENTILES))
+    if values.min() >= 0 and np.equal(values, np.floor(values)).all():
+        return 0.0, 2.0 ** max(8, math.ceil(math.log2(high + 1))) - 1
+    return low, high
+
+
+def estimate_all(images: Iterable[Pixels]) -> dict[str, Scale]:
+    """The scale of each type of stored values in `images`."""
+    samples: dict[str, list[np.ndarray]] = {}
+    for pixels in images:
+        if pixels.values.dtype != np.uint8:
+            samples.setdefault(pixels.values.dtype.name, []).append(sample(pixels))
+    return {name: estimate(parts) for name, parts in sorted(samples.items())}
+
+
+def to_8_bits(pixels: Pixels, scales: Mapping[str, Scale]) -> np.ndarray:
+    """The values of `pixels` as uint8; pixels without data become black."""
+    values, dtype = pixels.values, pixels.values.dtype
+    if dtype == np.uint8:
+        scaled = values
+    else:
+        low, high = scales.get(dtype.name) or estimate([sample(pixels)])
+        factor = 255 / (high - low) if high > low else 0.0
+        if dtype == np.uint16:
+            scaled = _rescale(np.arange(2**16), low, factor)[values]
+        else:
+            scaled = np.stack([_rescale(row, low, factor) for row in values])  # row by row, to save memory
+    if pixels.white_is_zero:
+        scaled = 255 - scaled
+    if dtype != np.uint8 and not (valid := _valid(pixels)).all():
+        scaled = np.where(valid, scaled, np.uint8(0))
+    return scaled
+
+
+def alpha_of(pixels: Pixels) -> np.ndarray | None:
+    """(H, W) float32 opacity in [0, 1], or None. Alpha uses as many bits as its largest value needs."""
+    if pixels.alpha is None:
+        return None
+    alpha = pixels.alpha.astype(np.float32)
+    largest = float(alpha.max())
+    full = 2.0 ** max(8, math.ceil(math.log2(largest + 1))) - 1 if pixels.alpha.dtype.kind in "ui" else max(1.0, largest)
+    return np.asarray((alpha / np.float32(full)).clip(0, 1))
+
+
+def _rescale(values: np.ndarray, low: float, factor: float) -> np.ndarray:
+    """`values` as uint8."""
+    finite = np.nan_to_num(values.astype(np.float64), nan=low, posinf=low, neginf=low)
+    return ((finite - low) * factor).round().clip(0, 255).astype(np.uint8)
+
+
+def _valid(pixels: Pixels) -> np.ndarray:
+    """Which `values` are data: finite, not the file's nodata value, and none of its common substitutes."""
+    values = pixels.values
+    valid = np.ones(values.shape, np.bool_)
+    with np.errstate(all="ignore"):
+        if values.dtype.kind == "f":
+            valid &= np.abs(values) < _MAX_MAGNITUDE  # false for NaN
+        if values.dtype.kind in "if":
+            valid &= ~np.isin(values, np.array(_NODATA, np.float64))
+        if pixels.nodata is not None:
+            valid &= values != np.float64(pixels.nodata).astype(np.float32 if values.dtype.kind == "f" else np.float64)
+    if pixels.alpha is not None:
+        valid &= (pixels.alpha > 0) if values.ndim == 2 else (pixels.alpha > 0)[..., None]
+    return valid
