@@ -148,7 +148,7 @@ def _other_size(label: np.ndarray, path: Path) -> None:
 
 
 def _colors(label: np.ndarray, path: Path) -> None:
-    Image.fromarray(label).convert("RGB").save(path)
+    Image.fromarray(np.dstack([label, label, 255 - label])).save(path)
 
 
 def _missing(_: np.ndarray, path: Path) -> None:
@@ -164,7 +164,7 @@ def _garbage(_: np.ndarray, path: Path) -> None:
     [
         (_out_of_range, "label value 9 is not a class (0..2) and not ignore (255)"),
         (_other_size, "label is 60x48 but its image"),
-        (_colors, "contains colours (mode RGB)"),
+        (_colors, "is not in colors of classes.toml"),
         (_missing, "no label for image"),
         (_garbage, "cannot be read as a label map"),
     ],

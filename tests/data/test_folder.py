@@ -11,7 +11,8 @@ from PIL import Image
 from picie.config import DataConfig
 from picie.data import open_dataset
 from picie.data.base import ClassMap, Dataset
-from picie.data.folder import Folder, check_label, read_classes
+from picie.data.folder import Folder
+from picie.data.label_coding import check_label, read_coding
 from picie.display.colors import palette, rgb_to_hex
 from picie.errors import InputError, UnreadableImageError
 
@@ -97,8 +98,8 @@ def test_a_label_that_does_not_fit_is_refused(own_folder: Path) -> None:
     Image.fromarray(good[:, :60]).save(path)
     with pytest.raises(InputError, match=r"label is 60x48 but its image .*100\.jpg is 64x48"):
         data.label(0)
-    Image.new("RGB", (64, 48)).save(path)
-    with pytest.raises(InputError, match="contains colours"):
+    Image.new("RGB", (64, 48), (9, 8, 7)).save(path)
+    with pytest.raises(InputError, match=r"colour #090807 is not in colors of classes\.toml"):
         data.label(0)
     path.unlink()
     with pytest.raises(InputError, match=r"no label for image .*100\.jpg"):
@@ -154,7 +155,7 @@ def test_an_invalid_classes_file_is_explained(tmp_path: Path, content: str, mess
     path = tmp_path / "classes.toml"
     path.write_text(content, "utf-8")
     with pytest.raises(InputError) as error:
-        read_classes(path)
+        read_coding(path)
     assert str(path) in str(error.value)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
@@ -162,9 +163,9 @@ def test_an_invalid_classes_file_is_explained(tmp_path: Path, content: str, mess
 
 def test_ignore_is_255_unless_given(tmp_path: Path) -> None:
     (tmp_path / "classes.toml").write_text(TOML, "utf-8")
-    assert read_classes(tmp_path / "classes.toml") == ClassMap(("a", "b"), ("#000000", "#ffffff"), 255)
+    assert read_coding(tmp_path / "classes.toml").classes == ClassMap(("a", "b"), ("#000000", "#ffffff"), 255)
     (tmp_path / "classes.toml").write_text(TOML + "ignore = 9\n", "utf-8")
-    assert read_classes(tmp_path / "classes.toml").ignore == 9
+    assert read_coding(tmp_path / "classes.toml").classes.ignore == 9
 
 
 def test_open_dataset_opens_the_named_dataset(labelled_folder: Path) -> None:
@@ -180,4 +181,4 @@ def test_open_dataset_opens_the_named_dataset(labelled_folder: Path) -> None:
 
 def test_colours_are_chosen_where_none_are_given(tmp_path: Path) -> None:
     (tmp_path / "classes.toml").write_text('names = ["a", "b"]\n', "utf-8")
-    assert read_classes(tmp_path / "classes.toml").colors == tuple(rgb_to_hex(color) for color in palette(2))
+    assert read_coding(tmp_path / "classes.toml").classes.colors == tuple(rgb_to_hex(color) for color in palette(2))

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from picie.data.images import centre_frame, centre_label, find_images, image_size, open_image, open_label, to_rgb, whole_size
+from picie.data.images import centre_frame, centre_label, image_size, open_image, open_label, to_rgb, whole_size
 from picie.data.scaling import Reading
+from picie.data.search import find_images
 from picie.errors import InputError, UnreadableImageError
 
 
@@ -219,7 +220,8 @@ def test_labels_are_indices_not_colors(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "CMYK"])
 def test_a_colored_label_is_refused(tmp_path: Path, mode: str) -> None:
-    path = saved(tmp_path / ("l.tif" if mode == "CMYK" else "l.png"), Image.new(mode, (3, 3)))
+    color = {"RGB": (9, 8, 7), "RGBA": (9, 8, 7, 255), "LA": (9, 128), "CMYK": (9, 8, 7, 0)}[mode]
+    path = saved(tmp_path / ("l.tif" if mode == "CMYK" else "l.png"), Image.new(mode, (3, 3), color))
     with pytest.raises(InputError, match=f"mode {mode}.*index PNG"):
         open_label(path)
 

@@ -174,13 +174,13 @@ def break_folders(kind: str, folders: tuple[Path, Path, Path]) -> None:
     elif kind == "size":
         save(file, np.zeros((4, 17), np.uint8))
     elif kind == "colour":
-        save(file, np.zeros((11, 17, 3), np.uint8))
+        save(file, np.full((11, 17, 3), (9, 8, 7), np.uint8))
     elif kind == "broken":
         file.write_bytes(b"x")
     elif kind == "label value":
         save(labels / "a" / "0.v1.png", np.full((11, 17), 7, np.uint8))
     elif kind == "label colour":
-        save(labels / "a" / "0.v1.png", np.zeros((11, 17, 3), np.uint8))
+        save(labels / "a" / "0.v1.png", np.full((11, 17, 3), (9, 8, 7), np.uint8))
     elif kind == "ignored":
         for path in labels.rglob("*.png"):
             save(path, np.full(np.asarray(Image.open(path)).shape, 255, np.uint8))
@@ -197,7 +197,7 @@ def break_folders(kind: str, folders: tuple[Path, Path, Path]) -> None:
         ("colour", ["predicted/a/0.v1.png: contains colours (mode RGB), not class indices"]),
         ("broken", ["predicted/a/0.v1.png: cannot be read as a label map"]),
         ("label value", ["labels/a/0.v1.png: label value 7 is not a class (0..2)"]),
-        ("label colour", ["labels/a/0.v1.png: contains colours"]),
+        ("label colour", ["labels/a/0.v1.png: colour #090807 is not in colors"]),
         ("ignored", ["labels: every pixel is ignored (255)"]),
     ],
 )

@@ -7,17 +7,21 @@ from typing import Annotated, Optional
 
 import typer
 
+from picie.cli.options import Exclude, Include
+
 
 def predict(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Images, or folders searched recursively.")],
     out: Annotated[Path, typer.Option(help="Output folder for label maps and overlays.")],
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    include: Include = None,
+    exclude: Exclude = None,
 ) -> None:
     """Segment images: write an index PNG of the same size and an overlay for each, and one legend."""
     from picie.inference import predict
 
-    done = predict.predict_files(run, paths, out, device)
+    done = predict.predict_files(run, paths, out, device, include or (), exclude or ())
     typer.echo(f"{done} images -> {out}")
 
 

@@ -5,10 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Optional
+
+import typer
 
 from picie import registry
 from picie.errors import InputError, nearest
+
+
+Include = Annotated[
+    Optional[list[str]], typer.Option(metavar="PATTERN", help="Use only these images of a folder, e.g. '*.jpg'; repeatable.")
+]
+Exclude = Annotated[
+    Optional[list[str]], typer.Option(metavar="PATTERN", help="Leave out these images of a folder, e.g. 'masks/*'; repeatable.")
+]
 
 
 def data_options(data: str | None, options: Sequence[str]) -> list[str]:

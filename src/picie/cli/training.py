@@ -9,7 +9,7 @@ from typing import Annotated, Any, Optional
 import typer
 from pydantic import BaseModel
 
-from picie.cli.options import data_options, join_options
+from picie.cli.options import Exclude, Include, data_options, join_options
 from picie.config import Config, all_sections, load
 from picie.errors import InputError
 from picie.runtime import distributed
@@ -28,6 +28,8 @@ def train(
     backbone: Annotated[Optional[str], typer.Option(help="timm model; see `picie list backbones`.")] = None,
     size: Annotated[Optional[int], typer.Option(help="Side of a view in pixels, cut from a frame twice as large.")] = None,
     batch_size: Annotated[Optional[int], typer.Option(help="Images per training step.")] = None,
+    include: Include = None,
+    exclude: Exclude = None,
     resume: Annotated[Optional[Path], typer.Option(metavar="DIR", help="Resume the run in DIR where it stopped.")] = None,
 ) -> None:
     """Train on a folder of images; labels are not needed.
@@ -47,6 +49,8 @@ def train(
         "model.backbone": backbone,
         "views.size": size,
         "train.batch_size": batch_size,
+        "data.include": ",".join(include) if include else None,
+        "data.exclude": ",".join(exclude) if exclude else None,
     }
     options = join_options({key: value for key, value in flags.items() if value is not None}, given)
     if resume is not None:

@@ -31,10 +31,21 @@ class DataConfig(Section):
     on_bad_image: Literal["skip", "error"] = Field(
         "skip", description="an image that cannot be read: skip it with a warning, or stop"
     )
+    include: tuple[str, ...] = Field((), description="patterns of the images to use, as *.jpg or day/*; none: all photos")
+    exclude: tuple[str, ...] = Field((), description="patterns of images to leave out, as *_thumb.jpg or masks/*")
+    label_suffix: str | None = Field(
+        None, description="what names of label files have after the image's name, e.g. _mask; the usual ones if not given"
+    )
     scale: dict[str, tuple[float, float]] = Field(
         {}, description="values that become black and white, by type, e.g. scale.uint16=[0, 4095]; measured if not given"
     )
     max_pixels: PositiveInt = Field(500_000_000, description="images with more pixels are not read")
+
+    @field_validator("include", "exclude", mode="before")
+    @classmethod
+    def _accept_patterns(cls, value: Any) -> Any:
+        """Take "*.jpg,*.png" and ["*.jpg", "*.png"] alike."""
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
     @field_validator("scale")
     @classmethod

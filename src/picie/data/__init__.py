@@ -28,7 +28,13 @@ def open_dataset(config: DataConfig, split: str) -> Dataset:
         raise InputError(f"data.root: dataset {config.name!r} needs a folder; give data.root=FOLDER")
     if not takes_root and config.root is not None:
         raise InputError(f"data.root: dataset {config.name!r} takes no folder; leave out data.root={config.root}")
-    arguments = {"root": Path(config.root)} if config.root is not None else {}
+    arguments: dict[str, Any] = {"root": Path(config.root)} if config.root is not None else {}
+    parameters = inspect.signature(dataset_class).parameters
+    for option in ("include", "exclude", "label_suffix"):
+        if value := getattr(config, option):
+            if option not in parameters:
+                raise InputError(f"data.{option}: dataset {config.name!r} does not support it; leave it out")
+            arguments[option] = value
     dataset: Dataset = dataset_class(split=split, **arguments)
     if isinstance(dataset, ImageFiles):
         dataset.reading = Reading(config.scale, config.max_pixels)

@@ -10,9 +10,10 @@ import numpy as np
 
 from picie.data.base import ClassMap, MissingSplitError
 from picie.data.cityscapes_classes import LAST_ID, all_labels, train_id_labels
-from picie.data.images import find_images, open_label_of
+from picie.data.images import open_label_of
 from picie.data.labels import to_classes
 from picie.data.layout import ImageFiles, Part, count_files, existing_folder, first_folder, split_names
+from picie.data.search import find_images
 from picie.errors import InputError
 
 _IMAGE, _LABEL = "_leftImg8bit.png", "_gtFine_labelIds.png"

@@ -10,9 +10,10 @@ import numpy as np
 from picie.data.base import ClassMap, MissingSplitError
 from picie.data.cocostuff_classes import FINE, coarse_labels, fine_labels
 from picie.data.cocostuff_mapping import FILE_NAME, fine_to_coarse
-from picie.data.images import find_images, open_label_of
+from picie.data.images import open_label_of
 from picie.data.labels import to_classes
 from picie.data.layout import DATASET_FOLDER, ImageFiles, Part, count_files, existing_folder, first_folder, split_names
+from picie.data.search import find_images
 from picie.errors import InputError
 
 FOLDERS = {"train": "train2017", "val": "val2017"}

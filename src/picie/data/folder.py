@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from picie.config import read_toml
-from picie.data.base import ClassMap, MissingSplitError
-from picie.data.images import find_images, open_label_of
+from picie.data.base import MissingSplitError
+from picie.data.images import check_label_size
+from picie.data.label_coding import LabelCoding, read_coding
+from picie.data.label_lookup import LABEL_FOLDERS, LabelLookup
+from picie.data.label_statistics import LabelStatistics
 from picie.data.layout import ImageFiles, existing_folder
-from picie.display.colors import palette, rgb_to_hex
+from picie.data.search import find_images, report, search_photos
 from picie.errors import InputError, nearest
 
+log = logging.getLogger(__name__)
+
 _LABELLED_LAYOUTS = (("images", "labels"), ("images", "annotations"), ("images", "stuffthingmaps"), ("leftImg8bit", "gtFine"))
-_KEYS = ("names", "colors", "ignore", "groups")  # of classes.toml
+_warned: set[Path] = set()
 
 
 class Folder(ImageFiles):
     """Any folder of images. Labels are optional and used only for evaluation.
 
     A folder with an `images` folder and a `classes.toml` is labelled: `split` is the name of a
-    folder in `images`, and each label is the PNG with the same path in `labels`. Any other folder
-    is searched for images and has a single split.
+    folder in `images`, and each label is the file with the same path in `labels` (or `masks`,
+    `annotations`, ...; see `picie.data.label_lookup`). Any other folder is searched for images and
+    has a single split.
 
     Args:
         root: the folder.
         split: name of the split in a labelled folder.
+        include: patterns of images to use; none: all photos.
+        exclude: patterns of images to leave out.
+        label_suffix: what names of labels have after the image's name; None: the usual suffixes.
 
     Raises:
         InputError: no such folder or split, no image file in it, or an invalid classes.toml.
@@ -34,10 +44,17 @@ class Folder(ImageFiles):
 
     tree = """
     ROOT/images/{train,val}/**.jpg    or any folder of images, without evaluation
-    ROOT/labels/{train,val}/**.png    index PNGs with the same names and sizes
-    ROOT/classes.toml                 names, colors, ignore"""
+    ROOT/labels/{train,val}/**.png    label maps with the same names and sizes
+    ROOT/classes.toml                 names, colors, ignore, values"""
 
-    def __init__(self, root: str | Path, split: str = "train") -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train",
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        label_suffix: str | None = None,
+    ) -> None:
         self.root = existing_folder(root)
         labelled = (self.root / "classes.toml").is_file() and (self.root / "images").is_dir()
         for images, labels in _LABELLED_LAYOUTS:
@@ -47,15 +64,43 @@ class Folder(ImageFiles):
                     f"give {self.root / images}, or name the dataset (`picie list datasets`) with data.name=NAME"
                 )
         self._images = self.root / "images" / split if labelled else self.root
-        self._labels = self.root / "labels" / split
-        has_labels = labelled and self._labels.is_dir()
-        self.classes = read_classes(self.root / "classes.toml") if has_labels else None
         if not self._images.is_dir():
-            splits = [p.name for p in (self.root / "images").iterdir() if p.is_dir()]
-            raise MissingSplitError(f"{self.root / 'images'}: no split {split!r}; {nearest(split, splits)}")
-        self.paths = find_images(self._images)
+            raise MissingSplitError(self._no_split(split))
+        self.coding = self._read_coding(split) if labelled else None
+        self.classes = None if self.coding is None else self.coding.classes
+        self._lookup = LabelLookup(self._label_folder(split), label_suffix)
+        self.label_statistics = LabelStatistics()
+        search = search_photos(self._images, include, exclude)
+        report(search)
+        self.paths = search.images
         if not self.paths:
-            raise InputError(f"{self._images}: no image file in it or below it (.jpg, .png, .tif, ...); give another folder")
+            raise InputError(
+                f"{search.summary()}; no image file in it or below it (.jpg, .png, ...); give another folder"
+            )
+
+    def _label_folder(self, split: str) -> Path:
+        folders = [self.root / name / split for name in LABEL_FOLDERS]
+        return next((folder for folder in folders if folder.is_dir()), folders[0])
+
+    def _read_coding(self, split: str) -> LabelCoding | None:
+        """The coding of the labels; None, with a warning, if the split has no folder of labels."""
+        if self._label_folder(split).is_dir():
+            return read_coding(self.root / "classes.toml")
+        others = sorted(p.name for p in self.root.iterdir() if p.is_dir() and p.name != "images")
+        present = next((self.root / name for name in LABEL_FOLDERS if (self.root / name).is_dir()), None)
+        if self.root not in _warned and (present or others):
+            _warned.add(self.root)
+            where = f"{present} has no folder {split}/" if present else f"it has the folders {', '.join(others)}"
+            log.info("%s: split %s has no labels: %s; labels are read from labels/%s", self.root, split, where, split)
+        return None
+
+    def _no_split(self, split: str) -> str:
+        images = self.root / "images"
+        splits = [p.name for p in images.iterdir() if p.is_dir()]
+        if splits:
+            return f"{images}: no split {split!r}; {nearest(split, splits)}"
+        n = len(find_images(images))
+        return f"{images}: contains {n:,} images but no folder {split}/; move them to images/{split}/, or give {images}"
 
     def name(self, index: int) -> str:
         """Path of the image below the split's folder."""
@@ -66,48 +111,18 @@ class Folder(ImageFiles):
 
         Raises `InputError` if the label is missing, of another size or out of range.
         """
-        if self.classes is None:
+        if self.coding is None:
             raise InputError(f"{self.root}: has no labels; evaluation needs images/, labels/ and classes.toml")
-        path = self.label_path(index)
-        label = open_label_of(self.paths[index], path)
-        check_label(label, self.classes, path)
+        path = self._lookup.find(self.name(index))
+        if path is None:
+            expected = self.label_path(index)
+            raise InputError(f"{expected}: no label for image {self.paths[index]}; {self._lookup.hint(self.name(index))}")
+        label = self.coding.read(path, self.label_statistics)
+        check_label_size(label, path, self.paths[index])
         return label
 
     def label_path(self, index: int) -> Path:
-        """Expected path of the label of an image."""
-        return (self._labels / self.name(index)).with_suffix(".png")
-
-
-def check_label(label: np.ndarray, classes: ClassMap, where: str | Path) -> None:
-    """Raise `InputError` if `label` (H, W) contains a value that is neither a class nor ignore."""
-    wrong = label[((label < 0) | (label >= len(classes))) & (label != classes.ignore)]
-    if wrong.size:
-        raise InputError(
-            f"{where}: label value {int(wrong[0])} is not a class (0..{len(classes) - 1}) and not ignore ({classes.ignore}); "
-            "correct the label or classes.toml"
-        )
-
-
-def read_classes(path: Path) -> ClassMap:
-    """Read a classes.toml with names and, optionally, colors, ignore and groups.
-
-    Raises `InputError`.
-    """
-    values = read_toml(path)
-    unknown = set(values) - set(_KEYS)
-    if unknown:
-        key = sorted(unknown)[0]
-        raise InputError(f"{path}: unknown key {key!r}; {nearest(key, _KEYS)}")
-    names = values.get("names")
-    automatic = [rgb_to_hex(color) for color in palette(len(names))] if isinstance(names, list) else []
-    lists = {"names": names, "colors": values.get("colors", automatic), "groups": values.get("groups", [])}
-    for key, value in lists.items():
-        if not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
-            raise InputError(f"{path}: {key} must be a list of strings")
-    ignore = values.get("ignore", 255)
-    if not isinstance(ignore, int) or isinstance(ignore, bool):
-        raise InputError(f"{path}: ignore must be an integer, not {ignore!r}")
-    try:
-        return ClassMap(tuple(names or ()), tuple(lists["colors"]), ignore, tuple(lists["groups"]))
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        """Path of the label of an image, or its expected path."""
+        suffix = self._lookup.suffix or ""
+        expected = self._lookup.folder / f"{Path(self.name(index)).with_suffix('').as_posix()}{suffix}.png"
+        return self._lookup.find(self.name(index)) or expected

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from picie.data.color_profiles import to_srgb
-from picie.data.formats import DECODERS, HEIF_SUFFIXES, IMAGE_SUFFIXES
+from picie.data.formats import DECODERS, HEIF_SUFFIXES
+from picie.data.label_coding import read_stored
 from picie.data.pixels import Pixels, decode, read_header
 from picie.data.remarks import MORE_BANDS
 from picie.data.scaling import Reading, Scale, alpha_of, estimate_all, to_8_bits
@@ -21,7 +21,6 @@ from picie.errors import InputError, UnreadableImageError
 
 DEFAULT_READING = Reading()
 
-_MARKERS = ("run.json", "predictions.json")  # a folder with one of these contains picie's output, not input
 _DEEP_SUFFIXES = frozenset({".png", ".apng", ".tif", ".tiff", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm"})
 _MAX_HEADERS, _MAX_MEASURED = 2048, 32  # files
 _TRANSPOSES = {
@@ -33,31 +32,6 @@ _TRANSPOSES = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # by EXIF orientation
-
-
-def find_images(root: Path) -> list[Path]:
-    """All image files below `root`, sorted by path, except hidden ones and picie's own output.
-
-    Links to folders are followed; each folder is searched once.
-    """
-    images = []
-    visited = set()
-    for name, folders, files in os.walk(root, followlinks=True):
-        folder, real = Path(name), os.path.realpath(name)
-        if real in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        if folder != root and any(marker in files for marker in _MARKERS):
-            folders.clear()
-            continue
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        images += [folder / file for file in files if _is_image_name(file)]
-    return sorted(images)
-
-
-def _is_image_name(name: str) -> bool:
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
 
 
 def open_image(path: Path, reading: Reading = DEFAULT_READING) -> Image.Image:
@@ -210,18 +184,12 @@ def _as_stored(values: np.ndarray) -> np.ndarray:
 
 
 def open_label(path: Path) -> np.ndarray:
-    """Read a label map, (H, W) integers: the stored values of a grey or palette PNG.
+    """Read a label map, (H, W) integers: the stored values of a grey or palette image or .npy file.
 
     Raises:
         InputError: the file cannot be read, or contains colours instead of indices.
     """
-    try:
-        with Image.open(path) as image:
-            if image.mode not in {"L", "P", "1", "I", "I;16", "I;16B"}:
-                raise InputError(f"{path}: contains colours (mode {image.mode}), not class indices; save it as an index PNG")
-            return np.asarray(image).astype(np.uint8) if image.mode == "1" else np.asarray(image)
-    except Exception as error:
-        raise InputError(f"{path}: cannot be read as a label map ({_reason(error)})") from error
+    return read_stored(path)[0]
 
 
 def open_label_of(image: Path, path: Path) -> np.ndarray:
@@ -233,13 +201,19 @@ def open_label_of(image: Path, path: Path) -> np.ndarray:
     """
     if not path.is_file():
         raise InputError(f"{path}: no label for image {image}; add it or remove the image")
-    label, size = open_label(path), image_size(image)
+    label = open_label(path)
+    check_label_size(label, path, image)
+    return label
+
+
+def check_label_size(label: np.ndarray, path: Path, image: Path) -> None:
+    """Raise `InputError` unless the `label` read from `path` has the size of the image."""
+    size = image_size(image)
     if label.shape != size:
         raise InputError(
             f"{path}: label is {label.shape[1]}x{label.shape[0]} but its image {image} is {size[1]}x{size[0]}; "
             "make them the same size"
         )
-    return label
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -12,8 +12,9 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from picie.data.images import find_images, open_image, open_or_error
+from picie.data.images import open_image, open_or_error
 from picie.data.loading import read_ahead
+from picie.data.search import search_photos
 from picie.errors import InputError, UnreadableImageError
 from picie.inference.segmenter import Segmenter
 from picie.runtime.output_paths import check_file
@@ -86,7 +87,7 @@ def neighbors(run: str | Path, query: Query, out: Path | None = None, device: st
     segmenter = Segmenter.load(run, device)
     picture = open_image(query.image, segmenter.reading)
     feature = feature_at(segmenter, picture, query.x, query.y)
-    paths = [path for path in find_images(query.folder) if path.resolve() != query.image.resolve()]
+    paths = [path for path in search_photos(query.folder).images if path.resolve() != query.image.resolve()]
     with Progress() as bars, bars.bar("compare", len(paths)) as advance:
         results = search(segmenter, feature, _features(segmenter, paths, advance), query.k, query.per_image)
     if not results:

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from picie.data.images import find_images, measure_scales, open_or_error
+from picie.data.images import measure_scales, open_or_error
 from picie.data.loading import read_ahead
 from picie.data.remarks import Remarks, inspect
+from picie.data.search import report, search_photos
 from picie.display.colors import rgb_to_hex
 from picie.display.overlays import index_image, legend, overlay
 from picie.errors import InputError, UnreadableImageError
@@ -26,12 +27,20 @@ _LABELS = ("classes.toml", "annotations", "stuffthingmaps")  # if one is beside 
 _LEGEND_WIDTH = 640
 
 
-def predict_files(run: str | Path, paths: Sequence[str | Path], out: str | Path, device: str = "auto") -> int:
+def predict_files(
+    run: str | Path,
+    paths: Sequence[str | Path],
+    out: str | Path,
+    device: str = "auto",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> int:
     """Segment `paths`, files or folders, and write the results to `out`.
 
     photo.jpg becomes photo.png, an indexed PNG of the photo's own upright size, and
     photo_overlay.jpg. The structure of folders is kept. legend.png shows the colours;
-    predictions.json lists the files, names and shares of pixels.
+    predictions.json lists the files, names and shares of pixels. Label maps beside photos are left
+    out; `include` and `exclude` are patterns of images in folders.
 
     Returns:
         The number of images segmented.
@@ -44,7 +53,7 @@ def predict_files(run: str | Path, paths: Sequence[str | Path], out: str | Path,
     segmenter = Segmenter.load(run, device)
     colors = [rgb_to_hex(color) for color in segmenter.colors]
     earlier = _earlier(out, {"run": str(Path(run).absolute()), "names": list(segmenter.names), "colors": colors})
-    sources = _plan([Path(p) for p in paths], out, earlier)
+    sources = _plan([Path(p) for p in paths], out, earlier, include, exclude)
     entries = {}
     skipped: dict[str, str] = {}
     remarks = Remarks()
@@ -107,7 +116,9 @@ def _earlier(out: Path, made_by: dict[str, Any]) -> dict[str, Any]:
     return images
 
 
-def _plan(paths: Sequence[Path], out: Path, earlier: Mapping[str, Any]) -> dict[str, Path]:
+def _plan(
+    paths: Sequence[Path], out: Path, earlier: Mapping[str, Any], include: Sequence[str], exclude: Sequence[str]
+) -> dict[str, Path]:
     """Map the output name (relative to `out`, without suffix) to each image.
 
     Raises `InputError` before anything is written.
@@ -119,7 +130,9 @@ def _plan(paths: Sequence[Path], out: Path, earlier: Mapping[str, Any]) -> dict[
         if path.is_dir():
             labelled = (path / "images").is_dir() and any((path / name).exists() for name in _LABELS)
             folder = path / "images" if labelled else path  # do not segment label maps
-            files = find_images(folder)
+            search = search_photos(folder, include, exclude)
+            report(search)
+            files = search.images
             if not files:
                 raise InputError(f"{folder}: has no image file, also not in its subfolders; give another folder")
             found += [(file.relative_to(folder), file) for file in files]

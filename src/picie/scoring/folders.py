@@ -5,7 +5,7 @@ run.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ import numpy as np
 from scipy.sparse import coo_array
 
 from picie.data.base import ClassMap
-from picie.data.folder import check_label, read_classes
-from picie.data.images import find_images, open_label
+from picie.data.images import open_label
+from picie.data.label_coding import LabelCoding, check_label, read_coding
+from picie.data.label_statistics import LabelStatistics
 from picie.data.labels import named_labels
 from picie.data.loading import read_ahead
+from picie.data.search import find_images
 from picie.errors import InputError, nearest
 from picie.runtime.progress import Progress, log
 from picie.scoring.intervals import RESAMPLES
@@ -38,6 +40,8 @@ class LabelValues:
 
     classes: ClassMap
     lookup: np.ndarray | None = None
+    coding: LabelCoding | None = None
+    seen: LabelStatistics = field(default_factory=LabelStatistics)
 
     def read(self, path: Path) -> np.ndarray:
         """Read a label map as (H, W) classes or the ignore value.
@@ -45,7 +49,10 @@ class LabelValues:
         Raises:
             InputError: the file is not a label map, or holds values without a meaning.
         """
+        if self.coding is not None:
+            return self.coding.read(path, self.seen)
         label = open_label(path)
+        self.seen.add(label, path)
         if self.lookup is None:
             check_label(label, self.classes, path)
             return label
@@ -65,7 +72,8 @@ def label_values(classes: str | Path) -> LabelValues:
     """
     path = Path(classes)
     if path.suffix == ".toml" or path.is_file():
-        return LabelValues(read_classes(path))
+        coding = read_coding(path)
+        return LabelValues(coding.classes, coding=coding)
     return LabelValues(*named_labels(str(classes)))
 
 

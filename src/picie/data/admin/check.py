@@ -13,7 +13,7 @@ from picie import registry
 from picie.config import DataConfig
 from picie.data import open_dataset, takes_folder
 from picie.data.base import Dataset
-from picie.data.folder import check_label
+from picie.data.label_coding import check_label
 from picie.data.layout import DATASET_FOLDER, Part, existing_folder
 from picie.errors import InputError, UnreadableImageError
 

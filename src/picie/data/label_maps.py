@@ -1,0 +1,79 @@
+"""Recognise label maps that lie beside photos, by their names and their content."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from picie.data.formats import DECODERS
+
+_LOSSLESS = {".png", ".tif", ".tiff", ".bmp", ".gif"}
+_WORDS = ("mask", "label", "annot", "segment", "groundtruth", "semantic", "stuffthing", "trimap", "matte")
+_SHORT_WORDS = {"ann", "anns", "gt", "gts", "seg", "segs", "semseg", "truth", "palette", "color"}
+_TOKEN = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+_MAX_CHECKED = 8  # files of each group
+_MAX_VALUES = 64  # distinct values of a label map
+_MAX_FLAT_VALUES, _FLAT = 1024, 0.9  # more are allowed if most neighbouring pixels are equal
+_MAX_PIXELS = 100_000_000
+_SHARE = 0.75  # of the checked files of a group
+
+
+def find_label_maps(images: Sequence[Path], root: Path) -> list[Path]:
+    """Those of `images` that are label maps of the others.
+
+    A group of files is a candidate if its folder or file names say so, as masks/, ann_dir/ or
+    p0_mask.png, or if its files have the names of other images. Its content decides: label maps have
+    few distinct values. If no photo would remain, the result is empty.
+    """
+    groups: defaultdict[tuple[Path, bool], list[Path]] = defaultdict(list)
+    stems: defaultdict[str, int] = defaultdict(int)
+    for path in images:
+        stems[path.stem.lower()] += 1
+    for path in images:
+        if path.suffix.lower() in _LOSSLESS:
+            named = _is_named(path.relative_to(root)) or _base(path.stem) in stems
+            if named or stems[path.stem.lower()] > 1:
+                groups[path.parent, named].append(path)
+    label_maps = [path for group in groups.values() if _are_label_maps(group) for path in group]
+    return sorted(label_maps) if len(label_maps) < len(images) else []
+
+
+def _is_named(relative: Path) -> bool:
+    """Whether a path names label maps: one of its folders, or the file."""
+    return any(_is_label_word(token) for part in (*relative.parent.parts, relative.stem) for token in _TOKEN.findall(part))
+
+
+def _is_label_word(token: str) -> bool:
+    word = token.lower()
+    return word in _SHORT_WORDS or word.startswith(_WORDS) or word.endswith("annot")
+
+
+def _base(stem: str) -> str:
+    """The stem without CamVid's mark of label maps, _L."""
+    return stem[:-2].lower() if stem.endswith(("_L", "_P")) else ""
+
+
+def _are_label_maps(group: Sequence[Path]) -> bool:
+    n = min(_MAX_CHECKED, len(group))
+    checked = [group[i * len(group) // n] for i in range(n)]
+    return sum(map(_looks_like_label_map, checked)) >= _SHARE * n
+
+
+def _looks_like_label_map(path: Path) -> bool:
+    try:
+        with Image.open(path, formats=DECODERS) as image:
+            if image.width * image.height > _MAX_PIXELS:
+                return False
+            stored = np.asarray(image.convert("RGB") if image.mode in {"RGBA", "CMYK"} else image)
+    except Exception:  # a decoder may raise anything for a damaged file, which is reported when it is read
+        return False
+    values = stored if stored.ndim == 2 else stored.astype(np.int64) @ (256 ** np.arange(stored.shape[2]))
+    distinct = len(np.unique(values))
+    if distinct <= _MAX_VALUES:
+        return True
+    return distinct <= _MAX_FLAT_VALUES and float((values[:, 1:] == values[:, :-1]).mean()) >= _FLAT

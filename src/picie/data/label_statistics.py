@@ -1,0 +1,107 @@
+"""Count the stored values of label maps, and notice values that probably mean something else."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from picie.data.formats import DECODERS
+
+_MAX_LISTED = 12
+_BINARY = 2  # values of a binary mask
+_FREQUENT = 0.05  # minimum share of ignored pixels that is reported if a class does not occur
+
+
+@dataclass
+class LabelStatistics:
+    """Counts the stored values of label files; may be used by several threads.
+
+    Attributes:
+        counts: number of pixels of each stored value.
+        n_files: number of files.
+    """
+
+    counts: Counter[int] = field(default_factory=Counter)
+    n_files: int = 0
+    _palettes: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    _conflict: str = ""
+    _lock: Any = field(default_factory=threading.Lock)
+
+    def add(self, stored: np.ndarray, path: Path) -> None:
+        """Count the values of the file at `path`."""
+        values, counts = np.unique(stored, return_counts=True)
+        colors = _palette_of(path, values)
+        with self._lock:
+            self.n_files += 1
+            self.counts.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+            for value, color in colors.items():
+                if self._palettes.setdefault(value, color) != color and not self._conflict:
+                    self._conflict = f"{path}: value {value} has another colour than in other files"
+
+    def summary(self, ignore: int) -> str:
+        """E.g. "ignored pixels 3.2 %; values 0..5, 255"."""
+        return f"ignored pixels {100 * self.share(ignore):.1f} %; values {listing(self.counts)}"
+
+    def share(self, value: int) -> float:
+        """Share of the pixels with a stored value, in [0, 1]."""
+        return self.counts[value] / max(1, self.counts.total())
+
+    def warnings(self, names: Sequence[str], values: Sequence[int] | None, ignore: int) -> list[str]:
+        """Hints that the values mean something else than stated; each is one line.
+
+        Args:
+            names: the classes.
+            values: the stored value of each class; None: not stated, the class index.
+            ignore: the stored value of pixels without a class.
+        """
+        lines = []
+        stored = values or range(len(names))
+        missing = [name for name, value in zip(names, stored, strict=True) if not self.counts[value]]
+        ignored = self.share(ignore)
+        if missing and ignored >= _FREQUENT:
+            binary = len(self.counts) <= _BINARY == len(names)
+            advice = f" if {ignore} means {missing[0]!r}, set values = [0, {ignore}] in classes.toml" if binary else ""
+            lines.append(
+                f"class {missing[0]!r} does not occur, and {100 * ignored:.1f} % of the pixels are ignored "
+                f"(value {ignore});{advice or ' check ignore and the values of the labels'}"
+            )
+        elif values is None and not self.counts[0] and self.counts and len(names) > 1:
+            lines.append(
+                f"value 0 ({names[0]!r}) does not occur, the labels have {listing(self.counts)}; "
+                "if they count from 1, state their values in classes.toml: values = [...]"
+            )
+        if self._conflict:
+            lines.append(f"{self._conflict}; the stored values are used, not the colours: do they mean the same in all files?")
+        return lines
+
+
+def listing(values: Iterable[int]) -> str:
+    """E.g. "0..3, 7, 255"."""
+    ranges: list[list[int]] = []
+    for value in sorted(int(v) for v in values):
+        if ranges and value == ranges[-1][1] + 1:
+            ranges[-1][1] = value
+        else:
+            ranges.append([value, value])
+    parts = [f"{a}" if a == b else f"{a}, {b}" if b == a + 1 else f"{a}..{b}" for a, b in ranges]
+    return ", ".join(parts[:_MAX_LISTED]) + (", ..." if len(parts) > _MAX_LISTED else "")
+
+
+def _palette_of(path: Path, values: np.ndarray) -> dict[int, tuple[int, int, int]]:
+    """The palette colours of those `values` in a palette file; empty for other files."""
+    try:
+        with Image.open(path, formats=DECODERS) as image:
+            colors = image.getpalette() if image.mode == "P" else None
+    except Exception:  # e.g. a .npy file
+        return {}
+    if not colors:
+        return {}
+    used = [value for value in values.tolist() if 3 * value + 2 < len(colors)]
+    return {value: (colors[3 * value], colors[3 * value + 1], colors[3 * value + 2]) for value in used}
