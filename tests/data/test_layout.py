@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,19 @@ def test_invalid_roots_are_refused(tmp_path: Path) -> None:
     for name, message in (("file", "is a file"), ("nowhere", "no such folder")):
         with pytest.raises(InputError, match=message):
             existing_folder(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("path", "advice"),
+    [
+        ("C:\\Users\\me\\photos", "under WSL this is /mnt/c/Users/me/photos"),
+        ("D:/photos", "under WSL this is /mnt/d/photos"),
+        ("s3://bucket/photos", "addresses are not supported: download the images to a folder, or mount it"),
+        ("https://a.b/photos", "addresses are not supported"),
+        ("/home/me:photos", "no such folder; give a folder of images"),
+        ("C:photos", "no such folder"),
+    ],
+)
+def test_paths_of_other_systems_are_explained(refused: Callable[..., str], path: str, advice: str) -> None:
+    message = refused("train", path, "-k", "3")
+    assert message.startswith(f"{path}: no such folder") and advice in message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -19,6 +20,7 @@ Include = Annotated[
 Exclude = Annotated[
     Optional[list[str]], typer.Option(metavar="PATTERN", help="Leave out these images of a folder, e.g. 'masks/*'; repeatable.")
 ]
+_OBJECT = re.compile(r"[A-Za-z_][\w]+(\.\w+)*:[A-Za-z_]\w*")  # my_module:MyDataset, but not C:photos
 
 
 def data_options(data: str | None, options: Sequence[str]) -> list[str]:
@@ -35,8 +37,12 @@ def data_options(data: str | None, options: Sequence[str]) -> list[str]:
 
 
 def _data_option(data: str) -> str:
-    if not Path(data).exists() and (data in registry.DATASETS or ":" in data):
+    if not Path(data).exists() and (data in registry.DATASETS or _OBJECT.fullmatch(data)):
         return f"data.name={_toml_string(data)}"
+    if not Path(data).exists() and ("\\" in data or ":" in data):
+        from picie.data.layout import existing_folder
+
+        existing_folder(data)  # explains paths of Windows and addresses
     if not Path(data).exists() and Path(data).name == data:
         raise InputError(f"{data}: no such folder, and no dataset of that name; {nearest(data, registry.DATASETS)}")
     return f"data.root={_toml_string(data)}"

@@ -74,9 +74,7 @@ class Folder(ImageFiles):
         report(search)
         self.paths = search.images
         if not self.paths:
-            raise InputError(
-                f"{search.summary()}; no image file in it or below it (.jpg, .png, ...); give another folder"
-            )
+            raise InputError(f"{search.summary()}; no image file in it or below it (.jpg, .png, ...); give another folder")
 
     def _label_folder(self, split: str) -> Path:
         folders = [self.root / name / split for name in LABEL_FOLDERS]

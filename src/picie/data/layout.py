@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,10 +65,20 @@ def existing_folder(root: str | Path, expected: str = "a folder of images or a n
     """
     path = Path(root)
     if not path.exists():
-        raise InputError(f"{root}: no such folder; give {expected}")
+        raise InputError(f"{root}: no such folder; {_path_hint(str(root)) or f'give {expected}'}")
     if not path.is_dir():
         raise InputError(f"{root}: is a file; give the folder that contains the images")
     return path
+
+
+def _path_hint(root: str) -> str:
+    """What to do about an address of another system; "" for an ordinary path."""
+    if match := re.match(r"([A-Za-z]):[\\/](.*)", root):
+        rest = match[2].replace("\\", "/")
+        return f"under WSL this is /mnt/{match[1].lower()}/{rest}"
+    if re.match(r"[A-Za-z][\w+.-]*://", root):
+        return "addresses are not supported: download the images to a folder, or mount it"
+    return ""
 
 
 def first_folder(root: Path, places: Sequence[str]) -> Path:
