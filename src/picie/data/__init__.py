@@ -52,6 +52,15 @@ def with_scale(config: DataConfig, dataset: Dataset) -> DataConfig:
     return config.model_copy(update={"scale": dict(dataset.reading.scales)})
 
 
+def label_summary(dataset: Dataset) -> tuple[dict[str, Any] | None, list[str]]:
+    """What was seen in the labels that `dataset` has read, and warnings about their values.
+
+    Custom datasets that do not count their values have neither.
+    """
+    summarise = getattr(dataset, "label_summary", None)
+    return (None, []) if summarise is None else summarise()
+
+
 def takes_folder(name: str) -> bool:
     """Whether the dataset `name` has a folder (`root`).
 

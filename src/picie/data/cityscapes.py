@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from picie.data.base import ClassMap, MissingSplitError
 from picie.data.cityscapes_classes import LAST_ID, all_labels, train_id_labels
 from picie.data.images import open_label_of
-from picie.data.labels import to_classes
+from picie.data.label_statistics import LabelStatistics
+from picie.data.labels import summarise_labels, to_classes
 from picie.data.layout import ImageFiles, Part, count_files, existing_folder, first_folder, split_names
 from picie.data.search import find_images
 from picie.errors import InputError
@@ -48,6 +49,7 @@ class Cityscapes(ImageFiles):
         names = split_names(split, [path.name for path in self._images.iterdir() if path.is_dir()], self._images)
         self.paths = sorted({path for name in names for path in self._split_images(name)})
         self.classes: ClassMap | None = None
+        self.label_statistics = LabelStatistics()
         if all(first_folder(self.root, _label_places(name)).is_dir() for name in names):
             self.classes, self._lookup = type(self)._labels()
 
@@ -69,7 +71,13 @@ class Cityscapes(ImageFiles):
         path = self.label_path(index)
         if self.classes is None:
             raise InputError(f"{path}: no such file, and the split has no labels; evaluation needs gtFine there")
-        return to_classes(open_label_of(self.paths[index], path), self._lookup, LAST_ID, path)
+        stored = open_label_of(self.paths[index], path)
+        self.label_statistics.add(stored, path)
+        return to_classes(stored, self._lookup, LAST_ID, path)
+
+    def label_summary(self) -> tuple[dict[str, Any], list[str]]:
+        """What was seen in the labels so far, and warnings; see `summarise_labels`."""
+        return summarise_labels("cityscapes", self._lookup, self.label_statistics)
 
     def label_path(self, index: int) -> Path:
         """Expected path of the label of an image."""

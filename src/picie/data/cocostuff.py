@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -11,7 +11,8 @@ from picie.data.base import ClassMap, MissingSplitError
 from picie.data.cocostuff_classes import FINE, coarse_labels, fine_labels
 from picie.data.cocostuff_mapping import FILE_NAME, fine_to_coarse
 from picie.data.images import open_label_of
-from picie.data.labels import to_classes
+from picie.data.label_statistics import LabelStatistics
+from picie.data.labels import summarise_labels, to_classes
 from picie.data.layout import DATASET_FOLDER, ImageFiles, Part, count_files, existing_folder, first_folder, split_names
 from picie.data.search import find_images
 from picie.errors import InputError
@@ -52,6 +53,7 @@ class CocoStuff(ImageFiles):
         self.paths = sorted({path for name in names for path in _split_images(self.root, name)}, key=_name)
         labelled = all(label_folder(self.root, path).is_dir() for path in {path.parent.name for path in self.paths})
         self.classes: ClassMap | None = None
+        self.label_statistics = LabelStatistics()
         if labelled:
             self.classes, self._lookup = self._labels()
 
@@ -71,7 +73,13 @@ class CocoStuff(ImageFiles):
         path = self.label_path(index)
         if self.classes is None:
             raise InputError(f"{path.parent}: no such folder; evaluation needs the label maps there")
-        return to_classes(open_label_of(self.paths[index], path), self._lookup, len(FINE) - 1, path)
+        stored = open_label_of(self.paths[index], path)
+        self.label_statistics.add(stored, path)
+        return to_classes(stored, self._lookup, len(FINE) - 1, path)
+
+    def label_summary(self) -> tuple[dict[str, Any], list[str]]:
+        """What was seen in the labels so far, and warnings; see `summarise_labels`."""
+        return summarise_labels("cocostuff", self._lookup, self.label_statistics)
 
     def label_path(self, index: int) -> Path:
         """Expected path of the label of an image."""

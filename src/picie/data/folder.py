@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -118,6 +119,13 @@ class Folder(ImageFiles):
         label = self.coding.read(path, self.label_statistics)
         check_label_size(label, path, self.paths[index])
         return label
+
+    def label_summary(self) -> tuple[dict[str, Any], list[str]]:
+        """What was seen in the labels so far, and warnings; see `LabelStatistics`."""
+        assert self.coding is not None
+        coding, statistics = self.coding, self.label_statistics
+        warnings = statistics.warnings(coding.classes.names, coding.values, coding.ignore)
+        return statistics.summary([coding.ignore]), warnings
 
     def label_path(self, index: int) -> Path:
         """Path of the label of an image, or its expected path."""

@@ -45,9 +45,10 @@ class LabelStatistics:
                 if self._palettes.setdefault(value, color) != color and not self._conflict:
                     self._conflict = f"{path}: value {value} has another colour than in other files"
 
-    def summary(self, ignore: int) -> str:
-        """E.g. "ignored pixels 3.2 %; values 0..5, 255"."""
-        return f"ignored pixels {100 * self.share(ignore):.1f} %; values {listing(self.counts)}"
+    def summary(self, ignored: Iterable[int]) -> dict[str, Any]:
+        """For JSON: the percentage of pixels with one of the `ignored` values, and all values that occur."""
+        share = sum(self.counts[value] for value in ignored) / max(1, self.counts.total())
+        return {"ignored": round(100 * share, 2), "values": sorted(self.counts), "files": self.n_files}
 
     def share(self, value: int) -> float:
         """Share of the pixels with a stored value, in [0, 1]."""

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from picie.data.base import ClassMap
 from picie.data.cityscapes_classes import all_labels, train_id_labels
-from picie.data.cocostuff_classes import coarse_labels, fine_labels
+from picie.data.cocostuff_classes import FINE, UNUSED, coarse_labels, fine_labels
+from picie.data.label_statistics import LabelStatistics
 from picie.errors import InputError, nearest
+
+_LAST_TRAIN_ID = 18  # of Cityscapes
 
 LABELS: dict[str, Callable[[], tuple[ClassMap, np.ndarray]]] = {
     "cocostuff27": coarse_labels,
@@ -43,6 +47,29 @@ def named_labels(name: str) -> tuple[ClassMap, np.ndarray]:
     if name not in LABELS:
         raise InputError(f"unknown label set {name!r}; {nearest(name, LABELS)}")
     return LABELS[name]()
+
+
+def summarise_labels(name: str, lookup: np.ndarray, seen: LabelStatistics) -> tuple[dict[str, Any], list[str]]:
+    """What was `seen` in the labels of a label set, and warnings where the ids fit another numbering.
+
+    Args:
+        name: a key of `LABELS`.
+        lookup: (256,) table as in `named_labels`.
+        seen: counts of the stored values.
+    """
+    values, warnings = set(seen.counts) - {255}, []
+    if name.startswith("cityscapes") and values and max(values) <= _LAST_TRAIN_ID:
+        warnings.append(
+            f"all values are in 0..{_LAST_TRAIN_ID}: these look like trainIds (*_labelTrainIds.png), but {name} expects label "
+            "ids (*_labelIds.png)"
+        )
+    never = sorted(values & UNUSED)
+    if name.startswith("cocostuff") and never:
+        warnings.append(
+            f"value {never[0]} ({FINE[never[0]]}) occurs, which COCO-Stuff never annotated: are the ids numbered "
+            "contiguously? They must be COCO's ids minus one"
+        )
+    return seen.summary(np.flatnonzero(lookup == 255).tolist()), warnings
 
 
 def to_classes(raw: np.ndarray, lookup: np.ndarray, last: int, where: str | Path) -> np.ndarray:
