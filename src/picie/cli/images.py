@@ -12,13 +12,30 @@ def predict(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Images, or folders searched recursively.")],
     out: Annotated[Path, typer.Option(help="Output folder for label maps and overlays.")],
+    size: Annotated[
+        Optional[int], typer.Option(min=1, help="Short side in pixels to compute at. [default: the run's evaluate.size]")
+    ] = None,
+    overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Write overlays.")] = True,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete the earlier predictions in --out and predict everything again.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings only, without log lines and progress.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
-    """Segment images: write an index PNG of the same size and an overlay for each, and one legend."""
-    from picie.inference import predict
+    """Segment images: write an index PNG of the same size and an overlay for each, and one legend.
 
-    done = predict.predict_files(run, paths, out, device)
-    typer.echo(f"{done} images -> {out}")
+    Images that the run has already predicted into --out are skipped, so an interrupted command can be repeated.
+    """
+    from picie.inference import predict
+    from picie.runtime.progress import set_up_logging
+
+    if quiet:
+        set_up_logging(quiet=True)
+    options = predict.PredictOptions(size, overlay, overwrite, progress=not quiet)
+    summary = predict.predict_files(run, paths, out, device, options)
+    present = f" ({summary.present} more were there already)" if summary.present else ""
+    skipped = f", {len(summary.skipped)} skipped" if summary.skipped else ""
+    typer.echo(f"{summary.predicted} images -> {out}{present}{skipped}")
 
 
 def import_checkpoint(
