@@ -70,9 +70,9 @@ def neighbors(
     folder: Annotated[Path, typer.Option("--in", metavar="DIR", help="Folder of images to search, recursively.")],
     k: Annotated[int, typer.Option("-k", help="Number of neighbours.")] = 10,
     per_image: Annotated[int, typer.Option(help="Maximum number of neighbours per image.")] = 1,
-    out: Annotated[Path, typer.Option(help="Picture of query and neighbours; a .json file goes next to it.")] = Path(
-        "neighbors.png"
-    ),
+    out: Annotated[
+        Optional[Path], typer.Option(help="Write a picture of query and neighbours, a .png, and a .json file next to it.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
     """Find the pixels of a folder that are most similar to one pixel, by exact search over all feature cells."""
@@ -81,4 +81,5 @@ def neighbors(
     query = neighborhood.Query(image, x, y, folder, k, per_image)
     for neighbor in neighborhood.neighbors(run, query, out, device):
         typer.echo(f"{neighbor.similarity:.3f}  {neighbor.path} ({neighbor.x}, {neighbor.y})  {neighbor.name}")
-    typer.echo(f"{out}")
+    if out is not None:
+        typer.echo(f"{out}")

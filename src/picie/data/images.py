@@ -172,7 +172,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def pixel_bytes(path: Path) -> int:
-    """The memory in bytes that the decoded image takes in Pillow, from its header; 0 if it cannot be read."""
+    """The memory that the decoded image takes, in bytes, by its header; 0 if it is unreadable."""
     try:
         height, width = image_size(path)
     except UnreadableImageError:

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from picie.data.images import find_images, open_image, open_or_error
+from picie.data.images import find_images, open_image, open_or_error, pixel_bytes
 from picie.data.loading import read_ahead
 from picie.errors import InputError, UnreadableImageError
 from picie.inference.segmenter import Segmenter
@@ -162,12 +162,13 @@ def search(segmenter: Segmenter, feature: Tensor, images: Iterable[Features], k:
 
 def _features(segmenter: Segmenter, paths: Sequence[Path], advance: Callable[[int], None]) -> Iterator[Features]:
     """Yield the features of each readable image; log a warning for the others."""
-    for path, picture in zip(paths, read_ahead(open_or_error, paths, ahead=4), strict=True):
+    for path, picture in read_ahead(lambda path: (path, open_or_error(path)), paths, ahead=4, cost=pixel_bytes):
         advance(1)
         if isinstance(picture, UnreadableImageError):
             log.warning("skipped: %s", picture)
         else:
             yield str(path), (picture.height, picture.width), segmenter.features(segmenter.to_pixels(picture))[0]
+        del picture  # before the next one is read
 
 
 def _write(out: Path, query: Neighbor, results: Sequence[Neighbor]) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import io
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +14,12 @@ import numpy as np
 from PIL import Image
 
 from picie.config import with_overrides
-from picie.data.images import find_images, open_or_error, pixel_bytes
+from picie.data.images import open_or_error, pixel_bytes
 from picie.data.loading import read_ahead
 from picie.display.colors import rgb_to_hex
 from picie.display.overlays import draw_overlay, index_image, legend
 from picie.errors import InputError, PicieError, UnreadableImageError
+from picie.inference.input_files import find_inputs, output_names
 from picie.inference.prediction_record import FILE_NAME, MadeBy, Prediction, Record, fingerprint, signature
 from picie.inference.segmenter import Segmenter
 from picie.runtime import checkpoint
@@ -27,11 +27,10 @@ from picie.runtime.interrupts import graceful_stop
 from picie.runtime.progress import Progress, log
 
 _LEGEND = "legend"
-_LABELS = ("classes.toml", "annotations", "stuffthingmaps")  # if one is beside images/, only images/ holds photos
 _LEGEND_WIDTH = 640
 _MAX_JPEG = 65_500  # pixels a side; a longer overlay is a PNG
 _PARTIAL = ".picie.partial"  # a file that is being written
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # no other file can be written, either
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # they affect all files
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,8 @@ class PredictOptions:
     """Options of `predict_files`.
 
     Attributes:
-        size: the short side in pixels that images are computed at; None uses `evaluate.size` of the run.
+        size: the short side in pixels that images are computed at; None uses the run's
+            `evaluate.size`.
         overlay: whether to write overlays.
         overwrite: delete the earlier predictions in the folder, and predict everything again.
         progress: whether to show a progress bar.
@@ -80,12 +80,12 @@ def predict_files(
     predictions.json lists the files, names and shares of pixels.
 
     Images that the same run has predicted into `out` earlier are skipped, so that an interrupted
-    call can be repeated. If the run's segments have changed since, all predictions in `out` are made
-    again. An image that cannot be read or written is skipped, with a warning.
+    call can be repeated. If the run's segments have changed since, all predictions in `out` are
+    made again. An image that cannot be read or written is skipped, with a warning.
 
     Raises:
-        InputError: a path does not exist or has no image, `out` holds other files or predictions of
-            another run, or no image can be predicted.
+        InputError: a path does not exist or has no image, `out` holds other files or predictions
+            of another run, or no image can be predicted.
         Stopped: SIGINT or SIGTERM arrived.
         PicieError: the disk is full or fails.
     """
@@ -101,12 +101,15 @@ def predict_files(
         colors=[rgb_to_hex(color) for color in segmenter.colors],
         assignment=list(segments.assignment),
     )
-    files = _find([Path(path) for path in paths], out)
+    files = find_inputs([Path(path) for path in paths], out)
+    _check_folder(out)
     record = Record(out, str(Path(run).absolute()), made_by)
     if options.overwrite:
         record.clear()
     _check_earlier(record)
-    return _Prediction(segmenter, record, options).run(_name({**record.outdated(), **files}, record.images))
+    earlier = {path: prediction.labels.removesuffix(".png") for path, prediction in record.images.items()}
+    names = output_names({**record.outdated(), **files}, earlier, reserved=[_LEGEND])
+    return _Prediction(segmenter, record, options).run(names)
 
 
 class _Prediction:
@@ -142,7 +145,7 @@ class _Prediction:
         return summary
 
     def _remaining(self, sources: Mapping[str, Path]) -> dict[str, Path]:
-        """The images that have no prediction yet, or one that differs from what this call would make."""
+        """The images without a prediction, or with one that this call would change."""
         images, overlay = self.record.images, self.options.overlay
         return {
             name: source
@@ -244,29 +247,12 @@ def _open(source: Path) -> tuple[Path, list[int], Image.Image | UnreadableImageE
     return source, read, open_or_error(source)
 
 
-def _find(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """The path of each image relative to `out`, by its absolute path. Raises `InputError`."""
-    found: dict[Path, Path] = {}
-    for path in paths:
-        if not path.exists():
-            raise InputError(f"{path}: no such file or folder; give images or folders of images")
-        if path.is_dir():
-            labelled = (path / "images").is_dir() and any((path / name).exists() for name in _LABELS)
-            folder = path / "images" if labelled else path  # do not segment label maps
-            files = find_images(folder)
-            if not files:
-                raise InputError(f"{folder}: has no image file, also not in its subfolders; give another folder")
-            found |= {file.absolute(): file.relative_to(folder) for file in files}
-        else:
-            found[path.absolute()] = Path(path.name)
-    inside = next((file for file in found if out.resolve() in file.resolve().parents), None)
-    if inside is not None:
-        raise InputError(f"--out {out}: holds the image {inside}, which might be overwritten; give another folder")
+def _check_folder(out: Path) -> None:
+    """Raise `InputError` if `out` is a file or holds other files than predictions."""
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; give a folder")
     if out.is_dir() and any(out.iterdir()) and not (out / FILE_NAME).is_file():
         raise InputError(f"--out {out}: holds other files; give a new folder, so that nothing is overwritten")
-    return found
 
 
 def _check_earlier(record: Record) -> None:
@@ -286,24 +272,6 @@ def _check_earlier(record: Record) -> None:
     if any(getattr(earlier, key) != value for key, value in made_by.model_dump().items()):
         record.mark_outdated()
         log.info("the run's segments have changed: %d earlier predictions are made again", len(record.images))
-
-
-def _name(files: Mapping[Path, Path], earlier: Mapping[str, Prediction]) -> dict[str, Path]:
-    """Map the output name, relative to the folder and without suffix, to each image."""
-    stems = Counter(name.with_suffix("").as_posix() for name in files.values())
-    taken = {prediction.labels.removesuffix(".png"): source for source, prediction in earlier.items()}
-    sources: dict[str, Path] = {}
-    for file, name in files.items():
-        stem = name.with_suffix("").as_posix()
-        if (known := earlier.get(str(file))) is not None:
-            stem = known.labels.removesuffix(".png")
-        elif stems[stem] > 1:  # photo.jpg beside photo.png: add the suffix to the name
-            stem = f"{stem}_{name.suffix[1:].lower()}"
-        unique, number = stem, 2
-        while unique in sources or unique == _LEGEND or taken.get(unique, str(file)) != str(file):
-            unique, number = f"{stem}_{number}", number + 1
-        sources[unique] = file
-    return sources
 
 
 def _encoded(image: Image.Image, kind: str) -> bytes:

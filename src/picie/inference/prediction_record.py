@@ -39,8 +39,8 @@ class Prediction(BaseModel):
     Attributes:
         labels: the label map's file, relative to the folder.
         overlay: the overlay's file, or None if none was written.
-        size: the short side in pixels that the image was computed at, or 0 if the run's segments have
-            changed since and the prediction must be made again.
+        size: the short side in pixels that the image was computed at, or 0 if the run's segments
+            have changed since and the prediction must be made again.
         source: the image file's size in bytes and its modification time in ns.
         share: the share of pixels of each segment that occurs, by name, largest first.
     """
@@ -190,7 +190,7 @@ def signature(source: Path) -> list[int]:
 
 
 def fingerprint(state: Mapping[str, Any]) -> str:
-    """A fingerprint of the network and the clusters of a checkpoint's `state`; names do not change it."""
+    """A fingerprint of the network and clusters of a checkpoint's `state`, independent of names."""
     digest = hashlib.sha256()
     weight, offset = classifier_in_use(state)
     for name, tensor in sorted({**state["method"], "classifier weight": weight, "classifier offset": offset}.items()):
