@@ -331,7 +331,7 @@ def test_a_damaged_run_is_one_line_and_the_page_goes_on(client: TestClient, stud
 
 def test_a_gallery_picture_that_is_damaged_later_is_one_line(own_run: Path, images: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(images, tmp_path / "pictures"))
-    with TestClient(create(Studio(own_run, folder, "cpu"), Limits(), HOST), base_url=f"http://{HOST}:7860") as client:
+    with TestClient(create(Studio(own_run, folder, "cpu"), Limits(), "127.0.0.1"), base_url="http://127.0.0.1") as client:
         (folder / "000.jpg").write_bytes(b"damaged")
         (folder / "001.jpg").unlink()
         for index in (0, 1):
