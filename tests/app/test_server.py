@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -289,7 +290,59 @@ def test_a_fault_of_picie_shows_no_trace(studio: Studio, monkeypatch: Any) -> No
         create(studio, Limits(), "127.0.0.1"), base_url="http://127.0.0.1", raise_server_exceptions=False
     ) as client:
         answer = client.get("/api/state")
-    assert (answer.status_code, answer.json()) == (500, {"error": "picie failed; see its terminal for the reason"})
+    error = "picie failed (ZeroDivisionError); see its terminal for the reason"
+    assert (answer.status_code, answer.json()) == (500, {"error": error})
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "message"),
+    [
+        (OSError(28, "No space left on device", "run/checkpoint.pt"), 500, "run/checkpoint.pt: cannot be read or written (No "),
+        (OSError(5, "Input/output error"), 500, "a file of picie: cannot be read or written (Input/output error)"),
+        (MemoryError(), 503, "there is not enough memory for this picture; give a smaller one"),
+    ],
+)
+def test_faults_of_disk_and_memory_are_one_line(
+    studio: Studio, monkeypatch: Any, fault: Exception, status: int, message: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(Studio, "segments", fail)
+    with TestClient(create(studio, Limits(), "127.0.0.1"), base_url="http://127.0.0.1") as client:
+        answer = client.get("/api/state")
+    assert answer.status_code == status
+    assert answer.json()["error"].startswith(message)
+
+
+@pytest.mark.parametrize("damage", [b"", b"damaged", None])
+def test_a_damaged_run_is_one_line_and_the_page_goes_on(client: TestClient, studio: Studio, damage: bytes | None) -> None:
+    checkpoint_file = studio.run / "checkpoint.pt"
+    if damage is None:
+        checkpoint_file.unlink()
+    else:
+        checkpoint_file.write_bytes(damage)
+    change = {"was": studio.segmenter.names[0], "name": "sky", "color": "#0000ff"}
+    answer = client.put("/api/segments/0", json=change)
+    assert answer.status_code == 400
+    assert "checkpoint.pt" in answer.json()["error"]
+    assert "\n" not in answer.json()["error"]
+    assert client.get("/api/state").status_code == 200
+
+
+def test_a_gallery_picture_that_is_damaged_later_is_one_line(own_run: Path, images: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(images, tmp_path / "pictures"))
+    with TestClient(create(Studio(own_run, folder, "cpu"), Limits(), "127.0.0.1"), base_url="http://127.0.0.1") as client:
+        (folder / "000.jpg").write_bytes(b"damaged")
+        (folder / "001.jpg").unlink()
+        for index in (0, 1):
+            for answer in (
+                client.get(f"/api/gallery/{index}/thumbnail.jpg"),
+                client.get(f"/api/gallery/{index}/spot.jpg?x=1&y=1"),
+                client.post(f"/api/gallery/{index}"),
+            ):
+                assert answer.status_code == 400
+                assert f"00{index}.jpg: cannot be read as an image" in answer.json()["error"]
 
 
 # ---- neighbours

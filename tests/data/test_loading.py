@@ -174,6 +174,25 @@ def test_read_ahead_keeps_order_and_bound() -> None:
     assert sorted(started) == list(range(40))
 
 
+def test_read_ahead_is_bounded_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("picie.data.loading._AHEAD_BYTES", 10)
+    started: list[int] = []
+
+    def start(item: int) -> int:
+        started.append(item)
+        return item
+
+    sizes = [4, 4, 4, 30, 1, 1]
+    results = read_ahead(start, range(6), workers=2, ahead=4, cost=lambda item: sizes[item])
+    expected = [[0, 1], [0, 1, 2], [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5]]
+    for item in range(6):
+        assert next(results) == item
+        time.sleep(0.02)
+        assert sorted(started) == expected[item]
+    with pytest.raises(StopIteration):
+        next(results)
+
+
 def test_read_ahead_hands_on_an_error_in_its_place() -> None:
     def fail_at_three(item: int) -> int:
         if item == 3:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from picie.display import overlays
 from picie.display.overlays import colorize, index_image, legend, overlay, sheet
 
 COLORS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
@@ -70,3 +72,14 @@ def test_a_sheet_places_pictures_in_rows_with_titles_and_legend() -> None:
         assert (pixels == color).all(2).sum() == 2 * 30 * 20
     assert np.array_equal(np.asarray(page)[-key.height :, : key.width], np.asarray(key))
     assert (pixels[:20] < 128).any()  # the titles
+
+
+def test_an_overlay_drawn_in_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (50, 30, 3), dtype=np.uint8))
+    labels = rng.integers(0, 3, (50, 30)).repeat(2, 0)[:50].astype(np.uint8)
+    colors = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    whole = np.asarray(overlay(image, labels, colors))
+    for pixels in (1, 30, 70, 200):
+        monkeypatch.setattr(overlays, "_PIXELS_AT_ONCE", pixels)
+        assert np.array_equal(np.asarray(overlay(image, labels, colors)), whole)

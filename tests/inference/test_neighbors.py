@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,6 +71,14 @@ def test_a_pixel_finds_itself_and_its_segment(trained: Path, images: Path) -> No
     assert found.similarity == pytest.approx(1, abs=1e-5)
     cell = segmenter.values((segmenter.classifier[0] @ z[:, 3, 2] + segmenter.classifier[1]).argmax(0).numpy()[None])[0]
     assert found.name == segmenter.names[cell]
+
+
+def test_nothing_is_written_unasked(trained: Path, images: Path, cli: Cli, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, stdout, _ = cli("neighbors", trained, images / "000.jpg", 5, 7, "--in", images, "-k", 2)
+    assert status == 0
+    assert len(stdout.splitlines()) == 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_picture_and_json_are_written(trained: Path, images: Path, cli: Cli, tmp_path: Path) -> None:

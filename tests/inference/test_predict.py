@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from tests.conftest import COLORS, NAMES
 
 from picie import Segmenter
-from picie.errors import InputError
-from picie.inference.predict import predict_files
+from picie.config import with_overrides
+from picie.data.images import open_image
+from picie.display.colors import rgb_to_hex
+from picie.display.overlays import overlay
+from picie.errors import InputError, PicieError, Stopped
+from picie.inference import predict as predict_module
+from picie.inference.predict import PredictOptions, Summary, predict_files
+from picie.naming import changes as naming
+from picie.naming.changes import Changes
+from picie.runtime import checkpoint
 from picie.version import __version__
+
+Cli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -36,7 +53,7 @@ def record(out: Path) -> dict[str, object]:
 
 def test_folders_are_kept_and_equal_stems_told_apart(trained: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert predict_files(trained, [photos], out) == 7
+    assert predict_files(trained, [photos], out).predicted == 7
     stems = ["a_jpg", "a_png", "A b/é 1", "deep/er/x", "legend_2", "v1.2", "strip"]
     expected = {f"{stem}{end}" for stem in stems for end in (".png", "_overlay.jpg")} | {"legend.png", "predictions.json"}
     assert {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()} == expected
@@ -48,7 +65,7 @@ def test_same_names_from_two_folders_do_not_collide(trained: Path, tmp_path: Pat
         Image.new("RGB", size, (200, 30, 30)).save(tmp_path / folder / "x.png")
     out = tmp_path / "out"
     paths = [tmp_path / "one", tmp_path / "two" / "x.png", tmp_path / "three"]
-    assert predict_files(trained, paths, out) == 3
+    assert predict_files(trained, paths, out).predicted == 3
     images = record(out)["images"]
     assert len(images) == 3
     for path, entry in images.items():
@@ -57,7 +74,7 @@ def test_same_names_from_two_folders_do_not_collide(trained: Path, tmp_path: Pat
 
 
 def test_a_file_that_is_given_twice_is_one(trained: Path, photos: Path, tmp_path: Path) -> None:
-    assert predict_files(trained, [photos / "a.jpg", photos / "a.jpg"], tmp_path / "out") == 1
+    assert predict_files(trained, [photos / "a.jpg", photos / "a.jpg"], tmp_path / "out").predicted == 1
     assert (tmp_path / "out" / "a.png").is_file()
 
 
@@ -69,23 +86,26 @@ def test_the_index_map_is_what_predict_gives(trained: Path, photos: Path, tmp_pa
         assert image.mode == "P"
         assert np.array_equal(np.asarray(image), segmenter.predict(photos / source))
         palette = image.getpalette()
-        assert [tuple(palette[3 * i : 3 * i + 3]) for i in range(3)] == list(segmenter.colors)
+        values = range(len(segmenter.colors))
+        assert [tuple(palette[3 * i : 3 * i + 3]) for i in values] == list(segmenter.colors)
 
 
 def test_the_record_says_what_was_done(trained: Path, photos: Path, tmp_path: Path) -> None:
     (photos / "broken.jpg").write_bytes(b"x")
     out = tmp_path / "out"
-    assert predict_files(trained, [photos], out) == 7
+    assert predict_files(trained, [photos], out).predicted == 7
     content = record(out)
     assert content["picie"] == __version__
     assert content["run"] == str(trained)
-    assert content["names"] == list(NAMES)
-    assert content["colors"] == list(COLORS)
+    segmenter = Segmenter.load(trained)
+    names = list(segmenter.names)
+    assert content["names"] == names
+    assert content["colors"] == [rgb_to_hex(color) for color in segmenter.colors]
     assert list(content["skipped"]) == [str(photos / "broken.jpg")]
     entry = content["images"][str(photos / "a.png")]
     assert entry["labels"] == "a_png.png"
-    counts = np.bincount(np.asarray(Image.open(out / "a_png.png")).ravel(), minlength=3) / (64 * 48)
-    assert entry["share"] == {NAMES[i]: pytest.approx(counts[i], abs=1e-4) for i in range(3) if counts[i]}
+    counts = np.bincount(np.asarray(Image.open(out / "a_png.png")).ravel(), minlength=len(names)) / (64 * 48)
+    assert entry["share"] == {name: pytest.approx(share, abs=1e-4) for name, share in zip(names, counts, strict=True) if share}
     assert list(entry["share"].values()) == sorted(entry["share"].values(), reverse=True)
 
 
@@ -126,9 +146,9 @@ def test_an_earlier_output_is_not_overwritten_as_an_input(trained: Path, photos:
 
 
 def test_predictions_below_the_photos_are_not_taken_for_photos(trained: Path, photos: Path) -> None:
-    assert predict_files(trained, [photos], photos / "predicted") == 7
+    assert predict_files(trained, [photos], photos / "predicted").predicted == 7
     shutil.rmtree(photos / "A b")
-    assert predict_files(trained, [photos], photos / "predicted") == 6
+    assert predict_files(trained, [photos], photos / "predicted").present == 6
 
 
 def test_predictions_of_one_run_add_up_and_those_of_another_are_not_mixed_in(
@@ -136,12 +156,15 @@ def test_predictions_of_one_run_add_up_and_those_of_another_are_not_mixed_in(
 ) -> None:
     first, second = sorted((labelled_folder / "images" / "val").iterdir())[:2]
     out = tmp_path / "out"
-    assert predict_files(trained, [first], out) == 1
+    assert predict_files(trained, [first], out).predicted == 1
     before = (out / "predictions.json").read_bytes()
+    state = checkpoint.load(own_run)
+    state["classifier"]["bias"] += 1
+    checkpoint.save(own_run / "checkpoint.pt", state)
     with pytest.raises(InputError, match="holds predictions of another run"):
         predict_files(own_run, [second], out)
     assert (out / "predictions.json").read_bytes() == before
-    assert predict_files(trained, [second], out) == 1
+    assert predict_files(trained, [second], out).predicted == 1
     assert set(json.loads((out / "predictions.json").read_text())["images"]) == {str(first), str(second)}
     twin = tmp_path / "elsewhere" / first.name
     twin.parent.mkdir()
@@ -152,10 +175,288 @@ def test_predictions_of_one_run_add_up_and_those_of_another_are_not_mixed_in(
 
 
 def test_of_a_labelled_folder_the_images_alone_are_predicted(trained: Path, labelled_folder: Path, tmp_path: Path) -> None:
-    assert predict_files(trained, [labelled_folder], tmp_path / "out") == len(list((labelled_folder / "images").rglob("*.jpg")))
+    assert predict_files(trained, [labelled_folder], tmp_path / "out").predicted == len(
+        list((labelled_folder / "images").rglob("*.jpg"))
+    )
 
 
 def test_label_maps_beside_images_are_no_photos(trained: Path, labelled_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(labelled_folder / "images" / "val", tmp_path / "coco" / "images" / "val2017")
     shutil.copytree(labelled_folder / "labels" / "val", tmp_path / "coco" / "annotations" / "val2017")
-    assert predict_files(trained, [tmp_path / "coco"], tmp_path / "out", "cpu") == 2
+    assert predict_files(trained, [tmp_path / "coco"], tmp_path / "out", "cpu").predicted == 2
+
+
+# ---- going on, and predicting again
+
+
+def times(out: Path) -> dict[str, int]:
+    """The modification time of each file but the record and the legend."""
+    files = [path for path in out.rglob("*") if path.is_file() and path.name not in ("predictions.json", "legend.png")]
+    return {path.relative_to(out).as_posix(): path.stat().st_mtime_ns for path in files}
+
+
+def test_an_interrupted_command_continues(trained: Path, labelled_folder: Path, tmp_path: Path) -> None:
+    source, many, out = labelled_folder / "images" / "val" / "100.jpg", tmp_path / "many", tmp_path / "out"
+    many.mkdir()
+    for i in range(300):
+        shutil.copy(source, many / f"{i}.jpg")
+    command = [sys.executable, "-m", "picie", "predict", trained, many, "--out", out, "--device", "cpu"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        end = time.monotonic() + 120
+        while not out.is_dir() or len(list(out.iterdir())) < 20:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    done = len(record(out)["images"])
+    assert 9 <= done < 300
+    assert f"picie: stopped; {done} of 300 images are done. Repeat the command to continue\n" in errors
+    before = times(out)
+    assert len(before) == 2 * done
+    assert predict_files(trained, [many], out, "cpu") == Summary(300 - done, done, {})
+    after = times(out)
+    assert len(after) == 600
+    assert {name: after[name] for name in before} == before
+
+
+def test_what_a_killed_process_left_is_made_again(trained: Path, photos: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    out = tmp_path / "out"
+    writes = 0
+
+    def killed(self: Any, name: str, data: bytes) -> None:
+        nonlocal writes
+        writes += 1
+        if writes == 6:  # within the third image
+            (out / ".picie.partial").write_bytes(b"half")
+            raise SystemExit
+        original(self, name, data)
+
+    original = predict_module._Prediction._write
+    monkeypatch.setattr(predict_module._Prediction, "_write", killed)
+    monkeypatch.setattr(predict_module._Prediction, "_end", lambda _: None)
+    with pytest.raises(SystemExit):
+        predict_files(trained, [photos], out)
+    assert record(out)["images"] == {}  # it was saved less than five seconds ago
+    monkeypatch.undo()
+    assert predict_files(trained, [photos], out) == Summary(7, 0, {})
+    assert not (out / ".picie.partial").exists()
+    assert len(times(out)) == 14
+
+
+def test_a_second_call_predicts_what_is_new_or_changed(trained: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict_files(trained, [photos], out)
+    before = times(out)
+    assert predict_files(trained, [photos], out) == Summary(0, 7, {})
+    Image.new("RGB", (20, 30)).save(photos / "new.png")
+    Image.new("L", (5, 9), 7).save(photos / "strip.png")
+    (out / "v1.2_overlay.jpg").unlink()
+    assert predict_files(trained, [photos], out) == Summary(3, 5, {})
+    after = times(out)
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert changed == {f"{stem}{end}" for stem in ("new", "strip", "v1.2") for end in (".png", "_overlay.jpg")}
+
+
+def test_a_picture_keeps_its_output_name(trained: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict_files(trained, [photos / "a.jpg"], out)
+    assert predict_files(trained, [photos], out) == Summary(6, 1, {})
+    images = record(out)["images"]
+    assert images[str(photos / "a.jpg")]["labels"] == "a.png"
+    assert images[str(photos / "a.png")]["labels"] == "a_png.png"
+
+
+def test_other_names_make_all_predictions_again(own_run: Path, photos: Path, tmp_path: Path, told: list[str]) -> None:
+    out = tmp_path / "out"
+    predict_files(own_run, [photos], out)
+    before = len(record(out)["names"])
+    (photos / "v1.2.bmp").unlink()
+    naming.change(own_run, Changes(merges=((("0", "1"), "land", "#00ff00"),)), device="cpu")
+    assert predict_files(own_run, [photos / "strip.png"], out) == Summary(6, 0, {})
+    assert "the run's segments have changed: 6 earlier predictions are made again" in told
+    assert any("v1.2.bmp: no longer there; its prediction" in line for line in told)
+    segmenter, content = Segmenter.load(own_run), record(out)
+    assert content["names"] == list(segmenter.names)
+    assert len(content["names"]) == before - 1
+    for path, entry in content["images"].items():
+        assert np.array_equal(np.asarray(Image.open(out / entry["labels"])), segmenter.predict(path))
+    assert predict_files(own_run, [photos], out) == Summary(0, 6, {})
+
+
+def test_an_interruption_after_other_names_leaves_nothing_outdated_behind(
+    own_run: Path, photos: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    out = tmp_path / "out"
+    predict_files(own_run, [photos], out)
+    naming.change(own_run, Changes(names={"0": ("sky", "#0000ff")}), device="cpu")
+    original = Segmenter.predict
+
+    def interrupted(self: Segmenter, image: Any) -> np.ndarray:
+        os.kill(os.getpid(), signal.SIGINT)
+        return original(self, image)
+
+    monkeypatch.setattr(Segmenter, "predict", interrupted)
+    with pytest.raises(Stopped, match="stopped; 1 of 7 images are done"):
+        predict_files(own_run, [photos], out)
+    monkeypatch.undo()
+    assert sum(entry["size"] == 0 for entry in record(out)["images"].values()) == 6
+    assert predict_files(own_run, [photos / "strip.png"], out).predicted == 6
+    assert all(entry["size"] == 32 for entry in record(out)["images"].values())
+
+
+def test_overwrite_deletes_the_earlier_predictions_alone(trained: Path, own_run: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    state = checkpoint.load(own_run)
+    state["classifier"]["bias"] += 1
+    checkpoint.save(own_run / "checkpoint.pt", state)
+    predict_files(trained, [photos], out)
+    (out / "deep" / "er" / "notes.txt").write_text("mine")
+    assert predict_files(own_run, [photos / "strip.png"], out, options=PredictOptions(overwrite=True)) == Summary(1, 0, {})
+    expected = {"deep/er/notes.txt", "strip.png", "strip_overlay.jpg", "legend.png", "predictions.json"}
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()} == expected
+    assert not (out / "A b").exists()
+
+
+# ---- options
+
+
+def test_without_overlays_only_label_maps_are_written(trained: Path, photos: Path, tmp_path: Path) -> None:
+    out, without = tmp_path / "out", PredictOptions(overlay=False)
+    assert predict_files(trained, [photos], out, options=without).predicted == 7
+    assert all(name.endswith(".png") and "overlay" not in name for name in times(out))
+    assert predict_files(trained, [photos], out).predicted == 7  # now with overlays
+    assert predict_files(trained, [photos], out, options=without).present == 7
+
+
+def test_the_size_can_be_changed(trained: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict_files(trained, [photos / "a.png"], out)
+    assert predict_files(trained, [photos / "a.png"], out, options=PredictOptions(size=48)).predicted == 1
+    segmenter = Segmenter.load(trained)
+    segmenter.config = with_overrides(segmenter.config, ["evaluate.size=48"])
+    labels = np.asarray(Image.open(out / "a.png"))
+    assert np.array_equal(labels, segmenter.predict(photos / "a.png"))
+    assert not np.array_equal(labels, Segmenter.load(trained).predict(photos / "a.png"))
+
+
+def test_the_command_line(trained: Path, photos: Path, cli: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (photos / "broken.jpg").write_bytes(b"x")
+    command = ("predict", trained, photos, "--out", out, "--device", "cpu", "--no-overlay", "--size", 40)
+    status, stdout, stderr = cli(*command)
+    assert (status, stdout) == (0, f"7 images -> {out}, 1 skipped\n")
+    assert stderr.count("picie: warning: skipped: ") == 1
+    status, stdout, stderr = cli(*command)
+    assert (status, stdout) == (0, f"0 images -> {out} (7 more were there already), 1 skipped\n")
+    assert "7 of 8 images are there already; --overwrite predicts them again" in stderr
+    (photos / "broken.jpg").unlink()
+    assert cli(*command, "-q", "--overwrite") == (0, f"7 images -> {out}\n", "")
+
+
+# ---- files that make trouble
+
+
+def test_a_bad_file_does_not_stop_the_others(trained: Path, photos: Path, tmp_path: Path) -> None:
+    shutil.copy(photos / "a.png", photos / f"{'x' * 245}.png")  # "_overlay.jpg" makes it longer than 255
+    (photos / "conflict").mkdir()
+    shutil.copy(photos / "a.png", photos / "conflict" / "y.png")
+    out = tmp_path / "out"
+    predict_files(trained, [photos / "strip.png"], out)
+    (out / "conflict").write_text("a file where a folder must be")
+    summary = predict_files(trained, [photos], out)
+    assert (summary.predicted, summary.present) == (6, 1)
+    assert len(summary.skipped) == 2
+    for reason in summary.skipped.values():
+        assert f"its predictions cannot be written to {out} (" in reason
+    assert not any(path.name.startswith("xxx") or path.name.endswith(".partial") for path in out.rglob("*"))
+    assert record(out)["skipped"] == summary.skipped
+
+
+def test_nothing_that_can_be_predicted_is_an_error_and_leaves_nothing(trained: Path, photos: Path, tmp_path: Path) -> None:
+    (photos / "broken.jpg").write_bytes(b"x")
+    with pytest.raises(
+        InputError, match=r"none of the 1 image files can be predicted; the first: .*broken.jpg: cannot be read"
+    ):
+        predict_files(trained, [photos / "broken.jpg"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_stops_and_the_command_continues(trained: Path, photos: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    out, synced = tmp_path / "out", 0
+
+    def full(_: int) -> None:
+        nonlocal synced
+        synced += 1
+        if synced > 7:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(predict_module.os, "fsync", full)
+    with pytest.raises(PicieError, match=r"No space left on device; 2 of 7 images are done. Free some space") as error:
+        predict_files(trained, [photos], out)
+    assert not isinstance(error.value, InputError)  # exit status 1
+    monkeypatch.undo()
+    assert all(path.stat().st_size for path in out.rglob("*.*"))
+    assert predict_files(trained, [photos], out).predicted >= 5
+
+
+def test_an_overlay_that_is_too_long_for_a_jpeg_is_a_png(trained: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (65_501, 2), (200, 40, 40)).save(tmp_path / "long.png")
+    Image.new("RGB", (2, 65_500), (200, 40, 40)).save(tmp_path / "high.png")
+    out = tmp_path / "out"
+    assert predict_files(trained, [tmp_path / "long.png", tmp_path / "high.png"], out).predicted == 2
+    expected = overlay(
+        open_image(tmp_path / "long.png"), np.asarray(Image.open(out / "long.png")), Segmenter.load(trained).colors
+    )
+    assert np.array_equal(np.asarray(Image.open(out / "long_overlay.png")), np.asarray(expected))
+    assert Image.open(out / "high_overlay.jpg").size == (2, 65_500)
+
+
+def _set(*keys: str, value: object) -> Callable[[dict[str, Any]], object]:
+    def change(content: dict[str, Any]) -> object:
+        place = content
+        for key in keys[:-1]:
+            place = next(iter(place.values())) if key == "*" else place[key]
+        place[keys[-1]] = value
+        return content
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda _: [],
+        lambda _: None,
+        lambda content: {},
+        lambda content: {key: value for key, value in content.items() if key != "images"},
+        _set("images", value=[]),
+        _set("names", value="sky"),
+        _set("model", value=7),
+        _set("images", "*", value={}),
+        _set("images", "*", "labels", value="/etc/passwd"),
+        _set("images", "*", "labels", value="../x.png"),
+        _set("images", "*", "overlay", value=""),
+        _set("images", "*", "source", value=[1]),
+        _set("images", "*", "share", value={"a": "b"}),
+        _set("images", "*", "size", value="large"),
+    ],
+)
+def test_a_damaged_record_is_one_line(
+    trained: Path, photos: Path, refused: Callable[..., str], tmp_path: Path, damage: Callable[[Any], object]
+) -> None:
+    out = tmp_path / "out"
+    predict_files(trained, [photos / "strip.png"], out)
+    (out / "predictions.json").write_text(json.dumps(damage(record(out))), "utf-8")
+    before = times(out)
+    assert "predictions.json: is damaged" in refused("predict", trained, photos, "--out", out, "--overwrite")
+    assert times(out) == before
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"images": NaN'])
+def test_a_record_that_is_no_json_is_one_line(
+    trained: Path, photos: Path, refused: Callable[..., str], tmp_path: Path, text: bytes
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "predictions.json").write_bytes(text)
+    assert "predictions.json: is damaged" in refused("predict", trained, photos, "--out", tmp_path / "out")

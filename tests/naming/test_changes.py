@@ -228,7 +228,7 @@ def test_without_the_images_names_can_be_given_and_the_rest_says_what_it_needs(
     assert "blood" in out
     assert "the shares of the pixels are unknown" in err
     for changes in (Changes(k=4), Changes(splits={0: 2})):
-        with pytest.raises(InputError, match="are not there any more; give a folder of images, --data DIR"):
+        with pytest.raises(InputError, match="are no longer there; give a folder of images by --data DIR"):
             change(run, changes)
     change(run, Changes(k=4), data=labelled_folder / "images")
     assert Segmenter.load(run).k == 4

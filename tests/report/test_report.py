@@ -176,7 +176,7 @@ def test_images_that_cannot_be_read_are_passed_over(own_run: Path, own_folder: P
     assert sections(page) == SECTIONS - {"clusters", "views"}
 
 
-@pytest.mark.parametrize("damage", ["gone", "cut", "unknown epoch", "more images"])
+@pytest.mark.parametrize("damage", ["gone", "cut", "unknown epoch", "values", "floats", "no cells", "more images"])
 def test_pseudo_labels_that_belong_to_nothing_are_not_shown(
     own_run: Path, own_folder: Path, page: Page, page_of: PageOf, damage: str
 ) -> None:
@@ -187,6 +187,9 @@ def test_pseudo_labels_that_belong_to_nothing_are_not_shown(
         file.write_bytes(file.read_bytes()[:-5])
     elif damage == "unknown epoch":
         RunRecord(own_run).update(labelled_epoch=None)
+    elif damage in {"values", "floats", "no cells"}:
+        labels = np.load(file)
+        np.save(file, {"values": labels + 3, "floats": labels / 2, "no cells": labels[:, :, :0]}[damage])
     else:
         Image.fromarray(picture(7)[0]).save(own_folder / "images/train/more.jpg")
     without = page_of(own_run, own_folder)

@@ -191,8 +191,19 @@ def create(studio: Studio, limits: Limits, host: str) -> Starlette:
         return JSONResponse({"error": str(error)}, status)
 
     async def http_error(_: Request, error: Exception) -> Response:
-        status, detail = (error.status_code, error.detail) if isinstance(error, HTTPException) else (500, "")
-        return JSONResponse({"error": detail or "picie failed; see its terminal for the reason"}, status)
+        assert isinstance(error, HTTPException)
+        return JSONResponse({"error": error.detail}, error.status_code)
+
+    async def file_error(_: Request, error: Exception) -> Response:
+        assert isinstance(error, OSError)
+        where = "a file of picie" if error.filename is None else error.filename
+        return JSONResponse({"error": f"{where}: cannot be read or written ({error.strerror or error})"}, 500)
+
+    async def memory_error(_: Request, __: Exception) -> Response:
+        return JSONResponse({"error": "there is not enough memory for this picture; give a smaller one"}, 503)
+
+    async def unexpected(_: Request, error: Exception) -> Response:
+        return JSONResponse({"error": f"picie failed ({type(error).__name__}); see its terminal for the reason"}, 500)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -203,6 +214,12 @@ def create(studio: Studio, limits: Limits, host: str) -> Starlette:
     return Starlette(
         routes=Pages(studio, limits).routes(),
         middleware=[Middleware(Guard, host=host)],
-        exception_handlers={InputError: refused, HTTPException: http_error, Exception: http_error},
+        exception_handlers={
+            InputError: refused,
+            HTTPException: http_error,
+            OSError: file_error,
+            MemoryError: memory_error,
+            Exception: unexpected,
+        },
         lifespan=lifespan,
     )

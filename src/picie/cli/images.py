@@ -14,15 +14,32 @@ def predict(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Images, or folders searched recursively.")],
     out: Annotated[Path, typer.Option(help="Output folder for label maps and overlays.")],
+    size: Annotated[
+        Optional[int], typer.Option(min=1, help="Short side in pixels to compute at. [default: the run's evaluate.size]")
+    ] = None,
+    overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Write overlays.")] = True,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete the earlier predictions in --out and predict everything again.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings only, without log lines and progress.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     include: Include = None,
     exclude: Exclude = None,
 ) -> None:
-    """Segment images: write an index PNG of the same size and an overlay for each, and one legend."""
-    from picie.inference import predict
+    """Segment images: write an index PNG of the same size and an overlay for each, and one legend.
 
-    done = predict.predict_files(run, paths, out, device, include or (), exclude or ())
-    typer.echo(f"{done} images -> {out}")
+    Images that the run has already predicted into --out are skipped, so an interrupted command can be repeated.
+    """
+    from picie.inference import predict
+    from picie.runtime.progress import set_up_logging
+
+    if quiet:
+        set_up_logging(quiet=True)
+    options = predict.PredictOptions(size, overlay, overwrite, not quiet, tuple(include or ()), tuple(exclude or ()))
+    summary = predict.predict_files(run, paths, out, device, options)
+    present = f" ({summary.present} more were there already)" if summary.present else ""
+    skipped = f", {len(summary.skipped)} skipped" if summary.skipped else ""
+    typer.echo(f"{summary.predicted} images -> {out}{present}{skipped}")
 
 
 def import_checkpoint(
@@ -57,9 +74,9 @@ def neighbors(
     folder: Annotated[Path, typer.Option("--in", metavar="DIR", help="Folder of images to search, recursively.")],
     k: Annotated[int, typer.Option("-k", help="Number of neighbours.")] = 10,
     per_image: Annotated[int, typer.Option(help="Maximum number of neighbours per image.")] = 1,
-    out: Annotated[Path, typer.Option(help="Picture of query and neighbours; a .json file goes next to it.")] = Path(
-        "neighbors.png"
-    ),
+    out: Annotated[
+        Optional[Path], typer.Option(help="Write a picture of query and neighbours, a .png, and a .json file next to it.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
     """Find the pixels of a folder that are most similar to one pixel, by exact search over all feature cells."""
@@ -68,4 +85,5 @@ def neighbors(
     query = neighborhood.Query(image, x, y, folder, k, per_image)
     for neighbor in neighborhood.neighbors(run, query, out, device):
         typer.echo(f"{neighbor.similarity:.3f}  {neighbor.path} ({neighbor.x}, {neighbor.y})  {neighbor.name}")
-    typer.echo(f"{out}")
+    if out is not None:
+        typer.echo(f"{out}")

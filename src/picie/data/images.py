@@ -227,6 +227,15 @@ def image_size(path: Path) -> tuple[int, int]:
     return (width, height) if header.orientation >= 5 else (height, width)
 
 
+def pixel_bytes(path: Path) -> int:
+    """The memory that the decoded image takes, in bytes, by its header; 0 if it is unreadable."""
+    try:
+        height, width = image_size(path)
+    except UnreadableImageError:
+        return 0
+    return 4 * height * width
+
+
 def centre_frame(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
     """Crop the largest centre part with the aspect ratio of `size` (H, W), and resize it.
 

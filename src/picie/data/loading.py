@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 S = TypeVar("S")
 T = TypeVar("T")
 _AHEAD = 3  # batches in flight, including the current one
+_AHEAD_BYTES = 2**29  # memory of the results of `read_ahead`
 _READ_CHUNK = 16  # frames per read job, so that all threads share a GPU's batch of 256
 
 
@@ -239,20 +240,49 @@ def readable(dataset: Dataset, order: Sequence[int] | np.ndarray, ahead: int = 4
             yield index, image
 
 
-def read_ahead(function: Callable[[S], T], items: Sequence[S], workers: int | None = None, ahead: int = 32) -> Iterator[T]:
-    """Yield `function(item)` for each item, in order, computed in threads in advance."""
+def read_ahead(
+    function: Callable[[S], T],
+    items: Sequence[S],
+    workers: int | None = None,
+    ahead: int = 32,
+    cost: Callable[[S], int] | None = None,
+) -> Iterator[T]:
+    """Yield `function(item)` for each item, in order, computed in threads in advance.
+
+    Args:
+        function: computes a result.
+        items: the arguments.
+        workers: number of threads; None chooses by the cores.
+        ahead: maximum number of results in advance.
+        cost: the memory in bytes that the result of an item takes. All results in memory, with
+            the one that the caller is using, take at most 512 MB, unless a single one takes more.
+    """
     with ThreadPoolExecutor(default_workers() if workers is None else max(1, workers), "picie-read") as pool:
-        yield from _ahead(pool, function, items, ahead)
+        yield from _ahead(pool, function, items, ahead, cost)
 
 
-def _ahead(pool: ThreadPoolExecutor, function: Callable[[S], T], items: Sequence[S], ahead: int = 32) -> Iterator[T]:
-    """As `read_ahead`, in the threads of `pool`, with at most `ahead` results in advance."""
-    waiting = deque(pool.submit(function, item) for item in items[:ahead])
+def _ahead(
+    pool: ThreadPoolExecutor,
+    function: Callable[[S], T],
+    items: Sequence[S],
+    ahead: int = 32,
+    cost: Callable[[S], int] | None = None,
+) -> Iterator[T]:
+    """As `read_ahead`, in the threads of `pool`."""
+    waiting: deque[Future[T]] = deque()
+    costs: deque[int] = deque()  # of the result that the caller is using, and of those that wait
+    position = 0
     try:
-        for position in range(len(items)):
-            if position + ahead < len(items):
-                waiting.append(pool.submit(function, items[position + ahead]))
+        for taken in range(len(items)):
+            while position < len(items) and position <= taken + ahead:
+                needed = cost(items[position]) if cost is not None else 0
+                if costs and sum(costs) + needed > _AHEAD_BYTES:
+                    break
+                waiting.append(pool.submit(function, items[position]))
+                costs.append(needed)
+                position += 1
             yield waiting.popleft().result()
+            costs.popleft()
     finally:
         for future in waiting:
             future.cancel()

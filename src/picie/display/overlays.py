@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from picie.display.colors import Color
 
 _OPACITY = 0.55
+_PIXELS_AT_ONCE = 2**22  # of an overlay: about 100 MB
 _FONT_SIZE = 14
 _GAP = 6
 
@@ -25,12 +26,25 @@ def colorize(labels: np.ndarray, colors: Sequence[Color], unlabelled: Color = (0
 
 def overlay(image: Image.Image, labels: np.ndarray, colors: Sequence[Color]) -> Image.Image:
     """Blend the colours of `labels` (H, W) over an RGB `image` of that size, with borders."""
-    blended = np.asarray(Image.blend(image, colorize(labels, colors), _OPACITY)).copy()
-    border = np.zeros(labels.shape, dtype=bool)
-    border[1:] |= labels[1:] != labels[:-1]
-    border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
-    blended[border] = blended[border] // 3
-    return Image.fromarray(blended)
+    blended = image.copy()
+    draw_overlay(blended, labels, colors)
+    return blended
+
+
+def draw_overlay(image: Image.Image, labels: np.ndarray, colors: Sequence[Color]) -> None:
+    """Draw an `overlay` into `image` itself, some rows at a time, to save memory."""
+    height, width = labels.shape
+    rows = max(1, _PIXELS_AT_ONCE // width)
+    for top in range(0, height, rows):
+        part = labels[top : top + rows]
+        box = (0, top, width, top + len(part))
+        blended = np.asarray(Image.blend(image.crop(box), colorize(part, colors), _OPACITY)).copy()
+        border = np.zeros(part.shape, dtype=bool)
+        first = top == 0
+        border[first:] = labels[top + first : top + len(part)] != labels[top + first - 1 : top + len(part) - 1]
+        border[:, 1:] |= part[:, 1:] != part[:, :-1]
+        blended[border] = blended[border] // 3
+        image.paste(Image.fromarray(blended), box)
 
 
 def index_image(labels: np.ndarray, colors: Sequence[Color]) -> Image.Image:

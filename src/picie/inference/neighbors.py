@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from picie.data.images import open_image, open_or_error
+from picie.data.images import open_image, open_or_error, pixel_bytes
 from picie.data.loading import read_ahead
 from picie.data.search import search_photos
 from picie.errors import InputError, UnreadableImageError
@@ -164,13 +163,15 @@ def search(segmenter: Segmenter, feature: Tensor, images: Iterable[Features], k:
 
 def _features(segmenter: Segmenter, paths: Sequence[Path], advance: Callable[[int], None]) -> Iterator[Features]:
     """Yield the features of each readable image; log a warning for the others."""
-    read = partial(open_or_error, reading=segmenter.reading)
-    for path, picture in zip(paths, read_ahead(read, paths, ahead=4), strict=True):
+    reading = segmenter.reading
+    read = read_ahead(lambda path: (path, open_or_error(path, reading)), paths, ahead=4, cost=pixel_bytes)
+    for path, picture in read:
         advance(1)
         if isinstance(picture, UnreadableImageError):
             log.warning("skipped: %s", picture)
         else:
             yield str(path), (picture.height, picture.width), segmenter.features(segmenter.to_pixels(picture))[0]
+        del picture  # before the next one is read
 
 
 def _write(out: Path, query: Neighbor, results: Sequence[Neighbor]) -> None:

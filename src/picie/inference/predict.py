@@ -2,29 +2,75 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
+import contextlib
+import errno
+import io
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from picie.data.images import measure_scales, open_or_error
+from picie.config import with_overrides
+from picie.data.images import measure_scales, open_or_error, pixel_bytes
 from picie.data.loading import read_ahead
 from picie.data.remarks import Remarks, inspect
-from picie.data.search import report, search_photos
+from picie.data.scaling import Reading
 from picie.display.colors import rgb_to_hex
-from picie.display.overlays import index_image, legend, overlay
-from picie.errors import InputError, UnreadableImageError
+from picie.display.overlays import draw_overlay, index_image, legend
+from picie.errors import InputError, PicieError, UnreadableImageError
+from picie.inference.input_files import find_inputs, output_names
+from picie.inference.prediction_record import FILE_NAME, MadeBy, Prediction, Record, fingerprint, signature
 from picie.inference.segmenter import Segmenter
+from picie.runtime import checkpoint
+from picie.runtime.interrupts import graceful_stop
 from picie.runtime.progress import Progress, log
-from picie.version import __version__
 
 _LEGEND = "legend"
-_LABELS = ("classes.toml", "annotations", "stuffthingmaps")  # if one is beside images/, only images/ holds photos
 _LEGEND_WIDTH = 640
+_MAX_JPEG = 65_500  # pixels a side; a longer overlay is a PNG
+_PARTIAL = ".picie.partial"  # a file that is being written
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # they affect all files
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """Options of `predict_files`.
+
+    Attributes:
+        size: the short side in pixels that images are computed at; None uses the run's
+            `evaluate.size`.
+        overlay: whether to write overlays.
+        overwrite: delete the earlier predictions in the folder, and predict everything again.
+        progress: whether to show a progress bar.
+        include: patterns of the images in folders to use; empty uses all.
+        exclude: patterns of the images in folders to leave out.
+    """
+
+    size: int | None = None
+    overlay: bool = True
+    overwrite: bool = False
+    progress: bool = True
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+
+
+@dataclass
+class Summary:
+    """What `predict_files` did.
+
+    Attributes:
+        predicted: the number of images predicted.
+        present: the number of images that had been predicted earlier.
+        skipped: the reason for each image that could not be predicted, by its absolute path.
+    """
+
+    predicted: int = 0
+    present: int = 0
+    skipped: dict[str, str] = field(default_factory=dict)
 
 
 def predict_files(
@@ -32,9 +78,8 @@ def predict_files(
     paths: Sequence[str | Path],
     out: str | Path,
     device: str = "auto",
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-) -> int:
+    options: PredictOptions | None = None,
+) -> Summary:
     """Segment `paths`, files or folders, and write the results to `out`.
 
     photo.jpg becomes photo.png, an indexed PNG of the photo's own upright size, and
@@ -42,126 +87,218 @@ def predict_files(
     predictions.json lists the files, names and shares of pixels. Label maps beside photos are left
     out; `include` and `exclude` are patterns of images in folders.
 
-    Returns:
-        The number of images segmented.
+    Images that the same run has predicted into `out` earlier are skipped, so that an interrupted
+    call can be repeated. If the run's segments have changed since, all predictions in `out` are
+    made again. An image that cannot be read or written is skipped, with a warning.
 
     Raises:
-        InputError: a path does not exist or has no image, `out` holds other files, or no image can
-            be read.
+        InputError: a path does not exist or has no image, `out` holds other files or predictions
+            of another run, or no image can be predicted.
+        Stopped: SIGINT or SIGTERM arrived.
+        PicieError: the disk is full or fails.
     """
-    out = Path(out)
-    segmenter = Segmenter.load(run, device)
-    colors = [rgb_to_hex(color) for color in segmenter.colors]
-    earlier = _earlier(out, {"run": str(Path(run).absolute()), "names": list(segmenter.names), "colors": colors})
-    sources = _plan([Path(p) for p in paths], out, earlier, include, exclude)
-    entries = {}
-    skipped: dict[str, str] = {}
-    remarks = Remarks()
-    with Progress() as bars, bars.bar("predict", len(sources)) as advance:
-        files = list(sources.values())
-        reading = segmenter.reading.with_scales(measure_scales(files, segmenter.reading))
-        readable = read_ahead(partial(open_or_error, reading=reading), files, ahead=4)
-        for (name, path), image in zip(sources.items(), readable, strict=True):
-            advance(1)
-            if isinstance(image, UnreadableImageError):
-                skipped[str(path)] = str(image)
-                continue
-            remarks.add(path.name, inspect(image))
-            labels = segmenter.predict(image)
-            target = out / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            index_image(labels, segmenter.colors).save(target.with_name(target.name + ".png"))
-            overlay(image, labels, segmenter.colors).save(target.with_name(target.name + "_overlay.jpg"), quality=92)
-            entries[str(path)] = {
-                "labels": f"{name}.png",
-                "overlay": f"{name}_overlay.jpg",
-                "share": _shares(labels, segmenter),
-            }
-    if not entries:
-        raise InputError(f"none of the {len(sources)} image files can be read; the first: {next(iter(skipped.values()))}")
-    for problem in skipped.values():  # warn at the end, so that paths without any readable image give one line, not hundreds
-        log.warning("skipped: %s", problem)
-    for line in remarks.lines():
-        log.warning("%s", line)
-    legend(segmenter.names, segmenter.colors, _LEGEND_WIDTH).save(out / f"{_LEGEND}.png")
-    record = {
-        "picie": __version__,
-        "run": str(Path(run).absolute()),
-        "names": list(segmenter.names),
-        "colors": colors,
-        "images": earlier | entries,
-        "skipped": skipped,
-        "scale": reading.scales,
-    }
-    (out / "predictions.json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
-    return len(entries)
+    out, options = Path(out), options or PredictOptions()
+    state = checkpoint.load(run)
+    segmenter = Segmenter.from_state(state, device)
+    if options.size is not None:
+        segmenter.config = with_overrides(segmenter.config, [f"evaluate.size={options.size}"])
+    segments = segmenter.segments
+    made_by = MadeBy(
+        model=fingerprint(state),
+        names=list(segments.names),
+        colors=[rgb_to_hex(color) for color in segmenter.colors],
+        assignment=list(segments.assignment),
+    )
+    files = find_inputs([Path(path) for path in paths], out, options.include, options.exclude)
+    _check_folder(out)
+    record = Record(out, str(Path(run).absolute()), made_by)
+    if options.overwrite:
+        record.clear()
+    _check_earlier(record)
+    earlier = {path: prediction.labels.removesuffix(".png") for path, prediction in record.images.items()}
+    names = output_names({**record.outdated(), **files}, earlier, reserved=[_LEGEND])
+    return _Prediction(segmenter, record, options).run(names)
 
 
-def _earlier(out: Path, made_by: dict[str, Any]) -> dict[str, Any]:
-    """The images that `out` already has predictions of.
+class _Prediction:
+    """One call of `predict_files`."""
 
-    Raises `InputError` if they have other names or colours.
-    """
-    file = out / "predictions.json"
-    if not file.is_file():
-        return {}
+    def __init__(self, segmenter: Segmenter, record: Record, options: PredictOptions) -> None:
+        self.segmenter, self.record, self.options = segmenter, record, options
+        self.out, self.size = record.folder, segmenter.config.evaluate_size
+        self.summary = Summary()
+        self.begun = False
+
+    def run(self, sources: Mapping[str, Path]) -> Summary:
+        """Predict `sources`, image files by output name."""
+        summary, remaining = self.summary, self._remaining(sources)
+        summary.present = len(sources) - len(remaining)
+        if summary.present:
+            log.info("%d of %d images are there already; --overwrite predicts them again", summary.present, len(sources))
+        try:
+            self._predict_all(remaining, len(sources))
+        except OSError as error:
+            if error.errno not in _DISK_ERRORS:
+                raise
+            raise PicieError(
+                f"{self.out}: {error.strerror}; {self._done(len(sources))}. Free some space and repeat the command to continue"
+            ) from error
+        finally:
+            self._end()
+        if sources and not (summary.predicted or summary.present):
+            reason = next(iter(summary.skipped.values()))
+            raise InputError(f"none of the {len(sources)} image files can be predicted; the first: {reason}")
+        for reason in summary.skipped.values():  # at the end, so that paths without any good image give one line
+            log.warning("skipped: %s", reason)
+        return summary
+
+    def _remaining(self, sources: Mapping[str, Path]) -> dict[str, Path]:
+        """The images without a prediction, or with one that this call would change."""
+        images, overlay = self.record.images, self.options.overlay
+        return {
+            name: source
+            for name, source in sources.items()
+            if (earlier := images.get(str(source))) is None or not self.record.is_current(source, earlier, self.size, overlay)
+        }
+
+    def _predict_all(self, remaining: Mapping[str, Path], total: int) -> None:
+        names, remarks = {source: name for name, source in remaining.items()}, Remarks()
+        with graceful_stop() as stop, Progress(self.options.progress) as bars, bars.bar("predict", len(names)) as advance:
+            reading = self.segmenter.reading.with_scales(self.record.scale)
+            self.record.scale = {**measure_scales(list(names), reading), **self.record.scale}
+            reading = reading.with_scales(self.record.scale)
+            images = read_ahead(partial(_open, reading=reading), list(names), ahead=4, cost=pixel_bytes)
+            for source, read, image in images:
+                if isinstance(image, UnreadableImageError):
+                    reason: str | None = str(image)
+                else:
+                    remarks.add(source.name, inspect(image))
+                    reason = self._predict(source, names[source], image, read)
+                if reason is None:
+                    self.summary.predicted += 1
+                else:
+                    self.summary.skipped[str(source)] = reason
+                del image  # before the next one is read
+                if self.begun:
+                    self.record.save_if_due()
+                advance(1)
+                stop.check(f"stopped; {self._done(total)}. Repeat the command to continue")
+        for line in remarks.lines():
+            log.warning("%s", line)
+
+    def _done(self, total: int) -> str:
+        return f"{self.summary.present + self.summary.predicted} of {total} images are done"
+
+    def _predict(self, source: Path, name: str, image: Image.Image, read: list[int]) -> str | None:
+        """Write the files of one image, or return the reason why that is not possible.
+
+        `read` is the signature of the file that the image was read from.
+        """
+        try:
+            labels = self.segmenter.predict(image)
+        except MemoryError:
+            return f"{source}: {image.width} x {image.height} pixels do not fit into memory"
+        self._begin()
+        prediction = Prediction(
+            labels=f"{name}.png",
+            overlay=self._overlay_name(name, image) if self.options.overlay else None,
+            size=self.size,
+            source=read,
+            share=_shares(labels, self.segmenter),
+        )
+        try:
+            self._write(prediction.labels, _encoded(index_image(labels, self.segmenter.colors), "PNG"))
+            if prediction.overlay is not None:
+                draw_overlay(image, labels, self.segmenter.colors)
+                kind = "PNG" if prediction.overlay.endswith(".png") else "JPEG"
+                self._write(prediction.overlay, _encoded(image, kind))
+        except OSError as error:
+            for file in prediction.files():
+                with contextlib.suppress(OSError):
+                    (self.out / file).unlink(missing_ok=True)
+            if error.errno in _DISK_ERRORS:
+                raise
+            return f"{source}: its predictions cannot be written to {self.out} ({error.strerror})"
+        self.record.images[str(source)] = prediction
+        return None
+
+    def _overlay_name(self, name: str, image: Image.Image) -> str:
+        return f"{name}_overlay.{'jpg' if max(image.size) <= _MAX_JPEG else 'png'}"
+
+    def _begin(self) -> None:
+        """Write the record and the legend, once there is something to write. Raises `OSError`."""
+        if not self.begun:
+            self.out.mkdir(parents=True, exist_ok=True)
+            self.record.save()
+            self._write(f"{_LEGEND}.png", _encoded(legend(self.segmenter.names, self.segmenter.colors, _LEGEND_WIDTH), "PNG"))
+            self.begun = True
+
+    def _write(self, name: str, data: bytes) -> None:
+        """Write a file in one step. Raises `OSError`."""
+        target, partial = self.out / name, self.out / _PARTIAL  # of a short name, which fits where the target's does not
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+
+    def _end(self) -> None:
+        """Save the record of what is done."""
+        if self.begun:
+            self.record.skipped = self.summary.skipped
+            (self.out / _PARTIAL).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # on a full disk the last record stays
+                self.record.save()
+
+
+def _open(source: Path, reading: Reading) -> tuple[Path, list[int], Image.Image | UnreadableImageError]:
+    """An image file, its signature, and the image or the error."""
     try:
-        record = json.loads(file.read_text("utf-8"))
-        images: dict[str, Any] = record["images"]
-        same = all(record[key] == value for key, value in made_by.items())
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file}: was not written by picie; give another --out") from error
-    if not same:
-        raise InputError(f"--out {out}: holds predictions of another run, or with other names; give another folder")
-    return images
+        read = signature(source)
+    except OSError as error:
+        return source, [0, 0], UnreadableImageError(f"{source}: cannot be read ({error.strerror})")
+    return source, read, open_or_error(source, reading)
 
 
-def _plan(
-    paths: Sequence[Path], out: Path, earlier: Mapping[str, Any], include: Sequence[str], exclude: Sequence[str]
-) -> dict[str, Path]:
-    """Map the output name (relative to `out`, without suffix) to each image.
-
-    Raises `InputError` before anything is written.
-    """
-    found: list[tuple[Path, Path]] = []  # (path relative to out, file)
-    for path in paths:
-        if not path.exists():
-            raise InputError(f"{path}: no such file or folder; give images or folders of images")
-        if path.is_dir():
-            labelled = (path / "images").is_dir() and any((path / name).exists() for name in _LABELS)
-            folder = path / "images" if labelled else path  # do not segment label maps
-            search = search_photos(folder, include, exclude)
-            report(search)
-            files = search.images
-            if not files:
-                raise InputError(f"{folder}: has no image file, also not in its subfolders; give another folder")
-            found += [(file.relative_to(folder), file) for file in files]
-        else:
-            found.append((Path(path.name), path))
-    inside = next((file for _, file in found if out.resolve() in file.resolve().parents), None)
-    if inside is not None:
-        raise InputError(f"--out {out}: holds the image {inside}, which might be overwritten; give another folder")
+def _check_folder(out: Path) -> None:
+    """Raise `InputError` if `out` is a file or holds other files than predictions."""
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; give a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / "predictions.json").is_file():
+    if out.is_dir() and any(out.iterdir()) and not (out / FILE_NAME).is_file():
         raise InputError(f"--out {out}: holds other files; give a new folder, so that nothing is overwritten")
-    names = {file: name for name, file in found}  # a file that is given twice is predicted once
-    stems = Counter(name.with_suffix("").as_posix() for name in names.values())
-    taken = {entry["labels"].removesuffix(".png"): source for source, entry in earlier.items()}
-    planned: dict[str, Path] = {}
-    for file, name in names.items():
-        stem = name.with_suffix("").as_posix()
-        if stems[stem] > 1:  # photo.jpg beside photo.png: add the suffix to the name
-            stem = f"{stem}_{name.suffix[1:].lower()}"
-        unique, number = stem, 2
-        while unique in planned or unique == _LEGEND or taken.get(unique, str(file)) != str(file):
-            unique, number = f"{stem}_{number}", number + 1
-        planned[unique] = file
-    return planned
+
+
+def _check_earlier(record: Record) -> None:
+    """Mark the earlier predictions as outdated if the run's segments have changed.
+
+    Raises:
+        InputError: they were made by another run.
+    """
+    earlier, made_by = record.earlier, record.made_by
+    if earlier is None:
+        return
+    if earlier.model != made_by.model:
+        raise InputError(
+            f"--out {record.folder}: holds predictions of another run, or from before further training; give another folder, "
+            "or --overwrite to replace them"
+        )
+    if any(getattr(earlier, key) != value for key, value in made_by.model_dump().items()):
+        record.mark_outdated()
+        log.info("the run's segments have changed: %d earlier predictions are made again", len(record.images))
+
+
+def _encoded(image: Image.Image, kind: str) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **({"quality": 92} if kind == "JPEG" else {}))
+    return file.getvalue()
 
 
 def _shares(labels: np.ndarray, segmenter: Segmenter) -> dict[str, float]:
     """The share of pixels of each value that occurs, largest first."""
-    counts = np.bincount(labels.ravel(), minlength=len(segmenter.names)) / labels.size
-    order = np.argsort(-counts, kind="stable")
-    return {segmenter.names[i]: round(float(counts[i]), 4) for i in order if counts[i] > 0}
+    counts = np.zeros(len(segmenter.names), dtype=np.int64)
+    for row in labels:  # by rows, because bincount copies its input as int64
+        counts += np.bincount(row, minlength=len(counts))
+    shares = counts / labels.size
+    order = np.argsort(-shares, kind="stable")
+    return {segmenter.names[i]: round(float(shares[i]), 4) for i in order if counts[i] > 0}

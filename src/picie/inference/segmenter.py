@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +26,7 @@ from picie.runtime.device import Engine, pick_device
 from picie.views.resampling import resampling_matrix
 
 _CHUNK = 2**24  # logits enlarged at a time (64 MB), for pictures of any size
+_TILE = 2**15  # rows of a resampling matrix: with 1024 cells it takes 128 MB
 
 
 class Features(Protocol):
@@ -140,13 +142,19 @@ class Segmenter:
             UnreadableImageError: the file cannot be read as an image.
             InputError: an array of another kind.
         """
-        opened = open_image(Path(image), self.reading) if isinstance(image, str | Path) else _as_image(image)
-        return self.values(self.predict_clusters(opened))
+        picture = open_image(Path(image), self.reading) if isinstance(image, str | Path) else _as_image(image)
+        features = self.features(self.to_pixels(picture))
+        small = len(self.names) <= 256
+        values = torch.from_numpy(self.value_of_cluster).to(features.device, torch.uint8 if small else torch.int32)
+        with torch.inference_mode():
+            logits = prototype_logits(features, *self.classifier)
+            labels: np.ndarray = enlarged_argmax(logits, (picture.height, picture.width), values)[0].cpu().numpy()
+        return labels if small else labels.astype(np.uint16)
 
     def values(self, clusters: np.ndarray) -> np.ndarray:
         """The values of `clusters`, integers of any shape, in a label map: uint8, or uint16 above 256 values."""
-        values: np.ndarray = self.value_of_cluster[clusters]
-        return values.astype(np.uint8 if len(self.names) <= 256 else np.uint16)
+        values: np.ndarray = self.value_of_cluster.astype(np.uint8 if len(self.names) <= 256 else np.uint16)[clusters]
+        return values
 
     def predict_clusters(self, image: Image.Image) -> np.ndarray:
         """(H, W) int64 clusters of an RGB picture, computed with its short side at `evaluate.size`."""
@@ -183,17 +191,35 @@ class Segmenter:
         return torch.from_numpy(np.asarray(resized).transpose(2, 0, 1)[None].copy())
 
 
-def enlarged_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, *size) arg max over K of `logits` (B, K, h, w) enlarged to `size`, in chunks of rows to bound memory."""
+def enlarged_argmax(logits: Tensor, size: tuple[int, int], values: Tensor | None = None) -> Tensor:
+    """Enlarge logits to `size` and take the arg max, in parts, to bound the memory.
+
+    Args:
+        logits: (B, K, h, w).
+        size: (H, W).
+        values: (K,) integers to return for the classes; None returns their indices.
+
+    Returns:
+        (B, H, W) of the dtype of `values`, or int64.
+    """
     (batch, k, h, w), (height, width) = logits.shape, size
-    zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
-    rows = resampling_matrix(zero, one, h, height)[0].to(logits)
-    columns = resampling_matrix(zero, one, w, width)[0].to(logits)
-    at_once = max(1, _CHUNK // (batch * k * width))
-    parts = [
-        (chunk @ logits @ columns.T).max(1).indices for chunk in rows.split(at_once)
-    ]  # `argmax` takes six times as long as `max`
-    return torch.cat(parts, dim=1)
+    values = torch.arange(k, device=logits.device) if values is None else values
+    result = torch.empty((batch, height, width), dtype=values.dtype, device=logits.device)
+    for left, columns in _resampling_tiles(w, width, logits):
+        at_once = max(1, _CHUNK // (batch * k * len(columns)))
+        for top, rows in _resampling_tiles(h, height, logits):
+            for first, part in zip(range(top, top + len(rows), at_once), rows.split(at_once), strict=True):
+                best = (part @ logits @ columns.T).max(1).indices  # `argmax` takes six times as long
+                result[:, first : first + len(part), left : left + len(columns)] = values[best]
+    return result
+
+
+def _resampling_tiles(n_in: int, n_out: int, like: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Yield parts of the (n_out, n_in) resampling matrix, each with the index of its first row."""
+    for first in range(0, n_out, _TILE):
+        last = min(first + _TILE, n_out)
+        start, stop = (torch.tensor([edge / n_out], dtype=torch.float64) for edge in (first, last))
+        yield first, resampling_matrix(start, stop, n_in, last - first)[0].to(like)
 
 
 def _as_image(image: Image.Image | np.ndarray) -> Image.Image:

@@ -60,16 +60,16 @@ def gather_views(subject: Subject) -> ViewPairs | None:
     except InputError as error:  # a user's own method or transform that cannot be imported here
         subject.notes.append(f"No views: {error}.")
         return None
-    labels = _labels(subject, subject.images, views)
+    order = permutation(len(subject.images), subject.config.seed, "report views")
+    labels = _labels(subject, subject.images, views, order[:_COMPARED])
     epoch = subject.record["labelled_epoch"] if labels is not None else max(1, subject.state["epoch"])
     colors = [
         palette(2 * subject.config.cluster.k)[subject.config.cluster.k :]
     ] * views  # colours that no cluster has elsewhere on the page
-    order = permutation(len(subject.images), subject.config.seed, "report views")
     agreement = None
     if labels is not None and views == 2 and subject.config.cluster.k <= _MAX_MATCHED:
         skipped = subject.record.get("skipped", {})  # unreadable images have zeros for labels
-        compared = np.sort([i for i in order[:_COMPARED] if subject.images.name(int(i)) not in skipped])
+        compared = sorted(int(i) for i in order[:_COMPARED] if subject.images.name(int(i)) not in skipped)
         matched, agreement = match_views(labels[:2, compared], subject.config.cluster.k)
         colors[1] = tuple(colors[0][i] for i in matched)
     rows = []
@@ -84,15 +84,16 @@ def gather_views(subject: Subject) -> ViewPairs | None:
     return ViewPairs(epoch, views, rows, agreement) if rows else None
 
 
-def _labels(subject: Subject, images: Dataset, views: int) -> np.ndarray | None:
+def _labels(subject: Subject, images: Dataset, views: int, sample: np.ndarray) -> np.ndarray | None:
     """(V, N, h, w) pseudo-labels, memory-mapped from the run's file.
 
-    None, and a note, if they cannot be used.
+    Returns None, and adds a note, if they cannot be used. Their values are checked for the images
+    `sample` only, because the file may be large.
     """
     path = subject.folder / "pseudo_labels.npy"
     try:
         labels: np.ndarray = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
+    except Exception:  # a damaged file may raise anything
         subject.notes.append("Views without pseudo-labels: the run has no readable pseudo_labels.npy.")
         return None
     if subject.record.get("labelled_epoch") is None:
@@ -102,6 +103,10 @@ def _labels(subject: Subject, images: Dataset, views: int) -> np.ndarray | None:
         subject.notes.append(
             "Views without pseudo-labels: they were made from a different number of images than there are now."
         )
+        return None
+    values = labels[:views, np.sort(sample)]
+    if labels.dtype.kind not in "iu" or not values.size or not 0 <= values.min() <= values.max() < subject.config.cluster.k:
+        subject.notes.append("Views without pseudo-labels: pseudo_labels.npy is damaged: it holds other values than clusters.")
         return None
     return labels
 

@@ -1,0 +1,70 @@
+"""The images that `picie predict` segments, and the names of their outputs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from picie.data.search import report, search_photos
+from picie.errors import InputError
+
+# If one of these is beside images/, the folder is a dataset, and only images/ holds photos.
+_DATASET_MARKERS = ("classes.toml", "annotations", "stuffthingmaps")
+
+
+def find_inputs(paths: Sequence[Path], out: Path, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> dict[Path, Path]:
+    """Find the images in `paths`, files or folders; `include` and `exclude` are patterns of images in folders.
+
+    Returns:
+        For each image, by its absolute path, its path relative to the given folder.
+
+    Raises:
+        InputError: a path does not exist or has no image, or an image lies in the folder `out`.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder; give images or folders of images")
+        if path.is_dir():
+            dataset = (path / "images").is_dir() and any((path / name).exists() for name in _DATASET_MARKERS)
+            folder = path / "images" if dataset else path  # do not segment label maps
+            search = search_photos(folder, include, exclude)
+            report(search)
+            files = search.images
+            if not files:
+                raise InputError(f"{folder}: has no image file, also not in its subfolders; give another folder")
+            found |= {file.absolute(): file.relative_to(folder) for file in files}
+        else:
+            found[path.absolute()] = Path(path.name)
+    inside = next((file for file in found if out.resolve() in file.resolve().parents), None)
+    if inside is not None:
+        raise InputError(f"--out {out}: holds the image {inside}, which might be overwritten; give another folder")
+    return found
+
+
+def output_names(files: Mapping[Path, Path], earlier: Mapping[str, str], reserved: Collection[str] = ()) -> dict[str, Path]:
+    """Choose an output name for each image.
+
+    Args:
+        files: as `find_inputs` returns them.
+        earlier: the names of images that have been predicted, by absolute path. They keep them.
+        reserved: names that no image may get.
+
+    Returns:
+        For each name, relative to the output folder and without suffix, the image.
+    """
+    stems = Counter(name.with_suffix("").as_posix() for name in files.values())
+    taken = {name: source for source, name in earlier.items()}
+    sources: dict[str, Path] = {}
+    for file, name in files.items():
+        stem = name.with_suffix("").as_posix()
+        if str(file) in earlier:
+            stem = earlier[str(file)]
+        elif stems[stem] > 1:  # photo.jpg beside photo.png: add the suffix to the name
+            stem = f"{stem}_{name.suffix[1:].lower()}"
+        unique, number = stem, 2
+        while unique in sources or unique in reserved or taken.get(unique, str(file)) != str(file):
+            unique, number = f"{stem}_{number}", number + 1
+        sources[unique] = file
+    return sources

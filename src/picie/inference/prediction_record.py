@@ -1,0 +1,204 @@
+"""predictions.json: the images that a folder holds predictions of, and how they were made."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from picie.errors import InputError
+from picie.runtime.checkpoint import classifier_in_use, write_atomically
+from picie.runtime.progress import log
+from picie.version import __version__
+
+FILE_NAME = "predictions.json"
+_SAVE_EVERY = 5.0  # seconds; more if the file is so large that writing it takes a twentieth of that
+
+
+def _inside(name: str) -> str:
+    """Check that a file name lies below the record's folder, so that deleting it is safe."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
+        raise ValueError(f"{name!r} does not lie in the folder")
+    return name
+
+
+_FileName = Annotated[str, AfterValidator(_inside)]
+
+
+class Prediction(BaseModel):
+    """One predicted image.
+
+    Attributes:
+        labels: the label map's file, relative to the folder.
+        overlay: the overlay's file, or None if none was written.
+        size: the short side in pixels that the image was computed at, or 0 if the run's segments
+            have changed since and the prediction must be made again.
+        source: the image file's size in bytes and its modification time in ns.
+        share: the share of pixels of each segment that occurs, by name, largest first.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    labels: _FileName
+    overlay: _FileName | None
+    size: int
+    source: Annotated[list[int], Field(min_length=2, max_length=2)]
+    share: dict[str, float]
+
+    def files(self) -> list[str]:
+        """The files of the prediction, relative to the folder."""
+        return [self.labels] if self.overlay is None else [self.labels, self.overlay]
+
+
+class MadeBy(BaseModel):
+    """What predicts: two equal ones give equal label maps with equal colours.
+
+    Attributes:
+        model: a fingerprint of the network and its clusters.
+        names: the name of each value.
+        colors: the "#rrggbb" of each value.
+        assignment: the value of each cluster.
+    """
+
+    model_config = ConfigDict(strict=True)
+
+    model: str
+    names: list[str]
+    colors: list[str]
+    assignment: list[int]
+
+
+class _Content(MadeBy):
+    """The content of the file."""
+
+    picie: str
+    run: str
+    images: dict[str, Prediction]
+    skipped: dict[str, str]
+    scale: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]]
+
+
+class Record:
+    """The record of a folder. It is written when it is begun, every few seconds, and by `save`.
+
+    Args:
+        folder: the folder of the predictions; it may not exist yet.
+        run: the run's folder, for information.
+        made_by: what predicts.
+
+    Attributes:
+        images: the predictions in the folder, by the absolute path of the image.
+        skipped: the reason for each image without a prediction, by its absolute path.
+        earlier: what made the predictions that were in the folder already, or None.
+        scale: the range of stored values that becomes 0 to 255, for each type of more than 8 bits.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+
+    def __init__(self, folder: Path, run: str, made_by: MadeBy) -> None:
+        self.folder, self.run, self.made_by = folder, run, made_by
+        self.images: dict[str, Prediction] = {}
+        self.skipped: dict[str, str] = {}
+        self.earlier: MadeBy | None = None
+        self.scale: dict[str, tuple[float, float]] = {}
+        self._due = 0.0
+        if self.file.is_file():
+            content = _read(self.file)
+            self.images, self.earlier = content.images, content
+            self.scale = {kind: (low, high) for kind, (low, high) in content.scale.items()}
+
+    @property
+    def file(self) -> Path:
+        """The file."""
+        return self.folder / FILE_NAME
+
+    def is_current(self, source: Path, prediction: Prediction, size: int, overlay: bool) -> bool:
+        """Whether a prediction of the file `source` need not be made again."""
+        try:
+            unchanged = prediction.source == signature(source)
+        except OSError:
+            unchanged = False
+        return (
+            unchanged
+            and prediction.size == size
+            and (prediction.overlay is not None or not overlay)
+            and all((self.folder / name).is_file() for name in prediction.files())
+        )
+
+    def outdated(self) -> dict[Path, Path]:
+        """The images whose predictions must be made again, as absolute path -> label map."""
+        return {Path(path): Path(p.labels) for path, p in self.images.items() if p.size == 0}
+
+    def mark_outdated(self) -> None:
+        """Mark all predictions as `outdated`, and drop those whose images no longer exist."""
+        existing = {path: p for path, p in self.images.items() if Path(path).is_file()}
+        for path in sorted(set(self.images) - set(existing)):
+            log.warning("%s: no longer there; its prediction in %s keeps the old segments", path, self.folder)
+        self.images = {path: p.model_copy(update={"size": 0}) for path, p in existing.items()}
+
+    def clear(self) -> None:
+        """Delete all predictions of the folder, and nothing else."""
+        for prediction in self.images.values():
+            for name in prediction.files():
+                (self.folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it holds something else
+                (self.folder / prediction.labels).parent.rmdir()
+        self.images, self.earlier = {}, None
+
+    def save(self) -> None:
+        """Write the file. Raises `OSError`."""
+        start = time.monotonic()
+        content = {"picie": __version__, "run": self.run, **self.made_by.model_dump()}
+        content["images"] = {path: prediction.model_dump() for path, prediction in self.images.items()}
+        content["skipped"] = self.skipped
+        content["scale"] = {kind: list(bounds) for kind, bounds in self.scale.items()}
+        text = json.dumps(content, indent=2) + "\n"
+        write_atomically(self.file, lambda file: file.write(text.encode()))
+        now = time.monotonic()
+        self._due = now + max(_SAVE_EVERY, 20 * (now - start))
+
+    def save_if_due(self) -> None:
+        """Write the file if it was last written more than a few seconds ago. Raises `OSError`."""
+        if time.monotonic() >= self._due:
+            self.save()
+
+
+def _read(file: Path) -> _Content:
+    try:
+        return _Content.model_validate(json.loads(file.read_bytes()))
+    except (ValueError, RecursionError) as error:  # ValidationError is a ValueError
+        reason = _first_problem(error) if isinstance(error, ValidationError) else "not valid JSON"
+        raise InputError(
+            f"{file}: is damaged, or was not written by this version of picie ({reason}); give another --out, or remove it "
+            "and the predictions beside it"
+        ) from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    return f"{'.'.join(map(str, problem['loc'])) or 'content'}: {problem['msg']}"
+
+
+def signature(source: Path) -> list[int]:
+    """The size of a file in bytes and its modification time in ns. Raises `OSError`."""
+    status = source.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def fingerprint(state: Mapping[str, Any]) -> str:
+    """A fingerprint of the network and clusters of a checkpoint's `state`, independent of names."""
+    digest = hashlib.sha256()
+    weight, offset = classifier_in_use(state)
+    for name, tensor in sorted({**state["method"], "classifier weight": weight, "classifier offset": offset}.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
