@@ -198,7 +198,7 @@ class RunConfig(Section):
     """What must not change results."""
 
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
-    workers: Annotated[int, Field(ge=0, le=256, strict=True)] | None = Field(
+    workers: Annotated[int, Field(ge=0, le=1024, strict=True)] | None = Field(
         None, description="decoding threads; by the cores if not given"
     )
     cache_gb: Annotated[float, Field(ge=0, le=1e6)] = Field(
