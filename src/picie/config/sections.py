@@ -101,6 +101,7 @@ class ModelConfig(Section):
     pretrained: bool = Field(True, description="start from ImageNet weights")
     backbone_options: dict[str, Any] = Field({}, description="arguments of the backbone's constructor, {name = value}")
     weights: str | None = Field(None, description="local backbone weights, .pth or .safetensors; none: the model's own")
+    weights_key: str | None = Field(None, description="where the weights are in that file, if several sets fit, e.g. teacher")
     dim: Annotated[int, Field(ge=1, le=4096, strict=True)] = Field(128, description="feature dimension D")
     laterals: Literal["pca", "random"] = Field(
         "pca", description="start of the FPN's laterals: a label-free PCA of the backbone's levels, or random"
@@ -243,6 +244,8 @@ class Config(Section):
             )
         if self.model.weights is not None and not self.model.pretrained:
             raise ValueError("model.weights is given but model.pretrained = false; leave one of them out")
+        if self.model.weights_key is not None and self.model.weights is None:
+            raise ValueError("model.weights_key is given without model.weights")
         return self
 
     def options_of(self, method_class: Any) -> Any:
