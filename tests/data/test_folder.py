@@ -11,7 +11,7 @@ from PIL import Image
 from picie.config import DataConfig
 from picie.data import open_dataset
 from picie.data.base import ClassMap, Dataset
-from picie.data.folder import Folder, check_label, read_classes
+from picie.data.folder import Folder, check_label, read_classes, unused_labels
 from picie.display.colors import palette, rgb_to_hex
 from picie.errors import InputError, UnreadableImageError
 
@@ -181,3 +181,19 @@ def test_open_dataset_opens_the_named_dataset(labelled_folder: Path) -> None:
 def test_colours_are_chosen_where_none_are_given(tmp_path: Path) -> None:
     (tmp_path / "classes.toml").write_text('names = ["a", "b"]\n', "utf-8")
     assert read_classes(tmp_path / "classes.toml").colors == tuple(rgb_to_hex(color) for color in palette(2))
+
+
+@pytest.mark.parametrize(
+    ("move", "part"),
+    [
+        (("labels", "annotation"), "has no folder labels/: it has annotation/; rename the right one"),
+        (("labels/val", "labels/validation"), "has no folder val/: it has train/, validation/; rename the right one"),
+        (("images", "imgs"), "has no folder images/: it has imgs/, labels/; rename the right one"),
+    ],
+)
+def test_why_labels_are_not_used(own_folder: Path, move: tuple[str, str], part: str) -> None:
+    assert unused_labels(own_folder, "val") is None
+    (own_folder / move[0]).rename(own_folder / move[1])
+    assert part in str(unused_labels(own_folder, "val"))
+    (own_folder / "classes.toml").unlink()
+    assert unused_labels(own_folder, "val") is None

@@ -282,3 +282,20 @@ def test_a_command_of_names_and_merges_can_be_repeated(run: Path) -> None:
     once = Segmenter.load(run, "cpu").segments
     change(run, Changes(names={0: ("sky", "")}, merges=[((1, 2), "building", "#102030"), ((3, 5), "sea", "")]))
     assert Segmenter.load(run, "cpu").segments == once
+
+
+def test_an_interrupted_change_leaves_the_run_as_it_was(
+    cli: Call, run: Path, labelled_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    content = (run / "checkpoint.pt").read_bytes()
+    for place in ("picie.naming.changes.sample_predicted", "picie.runtime.checkpoint.torch.save"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, interrupted)
+            assert cli("name", run, "--k", 4) == (130, "", "picie: stopped\n")
+        assert (run / "checkpoint.pt").read_bytes() == content
+        assert not list(run.glob(".*"))
+    assert cli("name", run, "--k", 4)[0] == 0
+    assert Segmenter.load(run).k == 4

@@ -373,3 +373,13 @@ def test_a_strip_and_a_dot_train_beside_pictures(own_folder: Path, tiny: Make, t
     shutil.copy(root / "100.jpg", root / "._100.jpg")
     run = api.train(tiny(f"data.root={root}", "train.epochs=1"), tmp_path / "run")
     assert json.loads((run / "run.json").read_text("utf-8"))["images"] == 4
+
+
+def test_labels_that_are_not_used_are_reported_before_training(
+    own_folder: Path, tiny: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (own_folder / "labels").rename(own_folder / "label")
+    api.train(tiny(f"data.root={json.dumps(str(own_folder))}", "train.epochs=0"), tmp_path / "run")
+    (warning,) = [text for text in caplog.messages if "labels are not used" in text]
+    assert "no scores while training" in warning
+    assert "has no folder labels/: it has label/; rename the right one" in warning

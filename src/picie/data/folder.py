@@ -78,6 +78,19 @@ class Folder(ImageFiles):
         return (self._labels / self.name(index)).with_suffix(".png")
 
 
+def unused_labels(root: Path, split: str) -> str | None:
+    """The reason why a folder with a classes.toml has no labels for a split; None for any other folder."""
+    used = (root / "images").is_dir() and (root / "labels" / split).is_dir()
+    if used or not (root / "classes.toml").is_file():
+        return None
+    folder, wanted = root, "images" if not (root / "images").is_dir() else "labels"
+    if wanted == "labels" and (root / "labels").is_dir():
+        folder, wanted = root / "labels", split
+    others = sorted(f"{p.name}/" for p in folder.iterdir() if p.is_dir() and p.name != "images")[:8]
+    found = f"it has {', '.join(others)}; rename the right one" if others else "add it to be scored"
+    return f"{root}: has classes.toml, but {folder} has no folder {wanted}/: {found}"
+
+
 def check_label(label: np.ndarray, classes: ClassMap, where: str | Path) -> None:
     """Raise `InputError` if `label` (H, W) contains a value that is neither a class nor ignore."""
     wrong = label[((label < 0) | (label >= len(classes))) & (label != classes.ignore)]

@@ -150,16 +150,13 @@ def _misfit(states: Mapping[str, StateDict], matches: list[_Match], own: StateDi
     if key is not None and any(not match.missing for match in matches):
         labels = ", ".join(sorted(match.label or "the file itself" for match in matches if not match.missing)[:8])
         return f"no weights that fit under model.weights_key = {key!r}; they are under: {labels}"
+    problem = "its names are not those of the backbone"
     if matches:
         best = min(matches, key=lambda match: len(match.missing))
-        first, n = best.missing[0], len(best.missing)
-    else:
-        first, n = next(iter(own)), sum(not name.endswith("num_batches_tracked") for name in own)
+        where = f" under {best.label!r}" if best.label else ""
+        problem = f"{len(best.missing)} of {len(own)} names of the backbone are missing{where}, e.g. {best.missing[0]}"
     largest = max(states.values(), key=len)
-    return (
-        f"has no {first!r} ({n} of {len(own)} names of the backbone are missing); the backbone's names are {_first(own)}, "
-        f"the file's {_first(largest)}"
-    )
+    return f"{problem}; the backbone's names are {_first(own)}, the file's {_first(largest)}"
 
 
 def _first(names: StateDict) -> str:

@@ -14,6 +14,7 @@ from picie.clustering.point_sample import points_per_batch
 from picie.config import Config, EvaluateConfig
 from picie.data import open_dataset
 from picie.data.base import Dataset, MissingSplitError
+from picie.data.folder import unused_labels
 from picie.data.loading import split_batches
 from picie.errors import InputError
 from picie.methods.base import Method
@@ -40,7 +41,13 @@ def labelled_split(config: Config) -> Dataset | None:
         level = logging.INFO if config.data.name == "folder" else logging.WARNING  # a named dataset has labels
         log.log(level, "no scores while training: %s", error)
         return None
-    return dataset if dataset.classes is not None else None
+    if dataset.classes is not None:
+        return dataset
+    if config.data.name == "folder" and config.data.root is not None:
+        reason = unused_labels(Path(config.data.root), config.evaluate.split)
+        if reason is not None:
+            log.warning("the labels are not used, so there are no scores while training: %s", reason)
+    return None
 
 
 def check_turns(views: TwoViews, config: Config) -> None:
