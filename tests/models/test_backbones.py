@@ -321,7 +321,7 @@ def test_local_weights_of_other_families_are_loaded(tmp_path: Path, name: str) -
 @pytest.mark.parametrize("other", ["test_resnet", "test_vit", "test_efficientnet_gn"])
 def test_weights_of_another_model_are_refused(tmp_path: Path, other: str) -> None:
     torch.save(timm.create_model(other).state_dict(), tmp_path / "w.pth")
-    with pytest.raises(InputError, match=r"(names of the backbone are missing|are not those of the backbone|in the backbone it is)"):
+    with pytest.raises(InputError, match=r"of the backbone|in the backbone it is"):
         TimmBackbone(TINY, weights=str(tmp_path / "w.pth"))
 
 

@@ -22,7 +22,7 @@ def show_segments(rows: Sequence[Row]) -> None:
         "name",
         "colour",
         Column("pixels %", justify="right"),
-        Column("value in label maps", justify="right"),
+        Column("label value", justify="right"),
         "nearest other (similarity)",
     )
     for value, row in enumerate(rows):
