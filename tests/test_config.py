@@ -265,3 +265,25 @@ def test_a_configuration_cannot_be_changed_and_every_option_is_described() -> No
             assert not missing
         else:
             assert field.description, name
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "model.dim=100000",
+        "views.size=100000",
+        "views.crop=100000",
+        "evaluate.size=100000",
+        "cluster.refit=1000000",
+        "cluster.batch_size=100000000",
+        "cluster.init_points=10000000000",
+        "train.batch_size=100000000",
+        "train.epochs=1e300",
+        "run.workers=100000",
+        "run.keep_gb=1e300",
+    ],
+)
+def test_values_that_would_exhaust_memory_or_time_are_refused(option: str) -> None:
+    key = option.partition("=")[0]
+    with pytest.raises(InputError, match=rf"{key} = "):
+        load(None, None, [option])

@@ -182,3 +182,23 @@ def test_open_dataset_opens_the_named_dataset(labelled_folder: Path) -> None:
 def test_colours_are_chosen_where_none_are_given(tmp_path: Path) -> None:
     (tmp_path / "classes.toml").write_text('names = ["a", "b"]\n', "utf-8")
     assert read_coding(tmp_path / "classes.toml").classes.colors == tuple(rgb_to_hex(color) for color in palette(2))
+
+
+@pytest.mark.parametrize(
+    ("move", "part"),
+    [
+        (("labels", "classes"), "has no folder labels/: it has classes/; rename the right one"),
+        (("labels/val", "labels/validation"), "has no folder val/: it has train/, validation/; rename the right one"),
+    ],
+)
+def test_why_labels_are_not_used(own_folder: Path, move: tuple[str, str], part: str) -> None:
+    assert Folder(own_folder, "val").why_unlabelled is None
+    (own_folder / move[0]).rename(own_folder / move[1])
+    assert part in str(Folder(own_folder, "val").why_unlabelled)
+
+
+def test_a_folder_with_classes_but_without_images_says_so(own_folder: Path) -> None:
+    (own_folder / "images").rename(own_folder / "imgs")
+    assert "has no folder images/: it has imgs/, labels/; rename the right one" in str(Folder(own_folder).why_unlabelled)
+    (own_folder / "classes.toml").unlink()
+    assert Folder(own_folder).why_unlabelled is None

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.conftest import COLORS
 
 from picie.data.folder import Folder
 from picie.data.label_coding import read_coding
 from picie.data.label_statistics import LabelStatistics
 from picie.errors import InputError
-from tests.conftest import COLORS
 
 Cli = Callable[..., tuple[int, str, str]]
 LABEL = np.array([[0, 1, 2, 1], [2, 2, 0, 255]], np.uint8)

@@ -32,7 +32,7 @@ def test_a_checkpoint_keeps_all_of_it() -> None:
 
 
 def test_names_and_colours_are_changed_each_by_itself() -> None:
-    got = PLAIN.renamed({"0": ("sky", ""), "cluster 3": (" my road ", "#0000FF"), 4: ("", "#00ff00")})
+    got = PLAIN.renamed({0: ("sky", ""), 3: (" my road ", "#0000FF"), 4: ("", "#00ff00")})
     assert got.names == ("sky", "cluster 1", "cluster 2", "my road", "cluster 4")
     assert got.colors == (*PLAIN.colors[:3], "#0000ff", "#00ff00")
     assert (got.assignment, got.user_defined) == (PLAIN.assignment, True)
@@ -40,7 +40,7 @@ def test_names_and_colours_are_changed_each_by_itself() -> None:
 
 def test_names_can_be_exchanged() -> None:
     one = PLAIN.renamed({0: ("a", ""), 1: ("b", "")})
-    assert one.renamed({"a": ("b", ""), "b": ("a", "")}).checked().names[:2] == ("b", "a")
+    assert one.renamed({0: ("b", ""), 1: ("a", "")}).checked().names[:2] == ("b", "a")
 
 
 def test_merged_segments_take_the_lowest_place_and_others_move_up() -> None:
@@ -48,6 +48,17 @@ def test_merged_segments_take_the_lowest_place_and_others_move_up() -> None:
     assert got.names == ("cluster 0", "plant", "cluster 2")
     assert got.assignment == (0, 1, 2, 1, 0)
     assert got.colors == ("#123456", PLAIN.colors[3], PLAIN.colors[2])  # that of the first listed, if none is given
+
+
+def test_a_cluster_number_finds_its_segment_after_others_are_merged() -> None:
+    merged = PLAIN.merged([((0, 2), "plant", "")])
+    assert [merged.find(cluster) for cluster in range(5)] == [0, 1, 0, 2, 3]
+    assert [merged.find(text) for text in ("plant", " 4 ", "cluster 4")] == [0, 3, 3]
+    matched = Segments.matched(CLASSES, np.array([1, -1, 0]))
+    assert [matched.find(cluster) for cluster in range(3)] == [1, 2, 0]
+    assert [matched.find(name) for name in matched.names] == [0, 1, 2]
+    numbered = Segments(("3", "b"), ("#000000", "#ffffff"), (1, 1, 1, 0))  # a class may be called "3"
+    assert numbered.find("3") == 0
 
 
 def test_a_split_segment_keeps_its_place_and_adds_the_other_parts_last() -> None:
@@ -62,18 +73,17 @@ def test_a_split_segment_keeps_its_place_and_adds_the_other_parts_last() -> None
 @pytest.mark.parametrize(
     ("change", "part"),
     [
-        (lambda s: s.find(5), "5: no such segment; they are 0..4"),
+        (lambda s: s.find(5), "5: no such cluster; they are 0..4"),
         (lambda s: s.find("cluster 9"), "'cluster 9': no segment of that name; did you mean 'cluster"),
         (lambda s: s.renamed({0: ("12", "")}), "'12': is not a valid name"),
         (lambda s: s.renamed({0: ("  ", "")}), "'': is not a valid name"),
         (lambda s: s.renamed({0: ("a\nb", "")}), "is not a valid name"),
         (lambda s: s.renamed({0: ("a", "#12345")}), "'#12345': is not a colour"),
-        (lambda s: s.renamed({0: ("a", ""), "cluster 0": ("b", "")}), "is listed twice"),
+        (lambda s: s.find("9" * 5000), "no such cluster; they are 0..4"),
         (
             lambda s: s.renamed({0: ("a", ""), 2: ("a", "")}).checked(),
             "'a': is the name of 2 segments; merge them by --merge 0,2='a'",
         ),
-        (lambda s: s.merged([((1, "cluster 1"), "x", "")]), "give at least two segments"),
         (lambda s: s.merged([((1, 2), "x", ""), ((2, 3), "y", "")]), "'cluster 2': is merged twice"),
     ],
 )
@@ -87,6 +97,13 @@ def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
     given = PLAIN.merged([((3, 1), 'plant "x" é', "")]).renamed({0: ("sky", "#010203")})
     write_file(tmp_path / "n.toml", given, "abc")
     assert read_file(tmp_path / "n.toml", 5, "abc") == given
+
+
+def test_a_file_of_too_many_segments_is_refused_at_once(tmp_path: Path) -> None:
+    rows = "".join(f'[[segments]]\nname = "s{i}"\nclusters = []\n' for i in range(4097))
+    (tmp_path / "n.toml").write_text(rows)
+    with pytest.raises(InputError, match="lists 4097 segments; list at most 4096"):
+        read_file(tmp_path / "n.toml", 5, "abc")
 
 
 def test_a_file_by_hand_may_list_some(tmp_path: Path) -> None:

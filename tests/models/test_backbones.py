@@ -18,9 +18,10 @@ from torch.nn import functional as F
 
 from picie.config import Config, ModelConfig
 from picie.errors import InputError
-from picie.models.backbones import TimmBackbone, build_backbone, read_weights, shipped_weights
+from picie.models.backbones import TimmBackbone, build_backbone, shipped_weights
 from picie.models.extractor import Extractor
 from picie.models.fpn import FPN
+from picie.models.weight_files import read_state_dicts
 from picie.runtime.device import Engine
 from picie.training.checks import feature_size
 
@@ -259,6 +260,19 @@ def donor() -> torch.nn.Module:
     return timm.create_model(TINY).eval()
 
 
+def prefixed(state: dict, prefix: str) -> dict:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+PREFIXES = (
+    "_orig_mod.",
+    "module._orig_mod.",
+    "backbone.",
+    "encoder.",
+    "model.backbone.",
+    "module.base_encoder.",
+    "timm_model.",
+)
 WRAPPINGS: dict[str, Callable[[dict], dict]] = {
     "plain": lambda state: state,
     "module.": lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
@@ -266,10 +280,14 @@ WRAPPINGS: dict[str, Callable[[dict], dict]] = {
     "model": lambda state: {"model": {f"module.{name}": tensor for name, tensor in state.items()}},
     "model_state": lambda state: {"model_state": state},
     "no head": lambda state: {name: tensor for name, tensor in state.items() if not name.startswith("classifier")},
+    **{prefix: lambda state, prefix=prefix: prefixed(state, prefix) for prefix in PREFIXES},
+    "net": lambda state: {"net": state, "optimizer": {"state": {0: {"step": torch.zeros(1)}}}},
+    "model_ema": lambda state: {"epoch": 3, "model_ema": {"module": prefixed(state, "backbone.")}},
+    "both kinds": lambda state: {"state_dict": state, "state_dict_ema": {n: t + 1 for n, t in state.items()}},
 }
 
 
-FLAT = ["plain", "module.", "no head"]  # a .safetensors file holds names and tensors, nothing nested
+FLAT = ["plain", "module.", "no head", *PREFIXES]  # a .safetensors file holds names and tensors, nothing nested
 
 
 @pytest.mark.parametrize(
@@ -303,7 +321,64 @@ def test_local_weights_of_other_families_are_loaded(tmp_path: Path, name: str) -
 @pytest.mark.parametrize("other", ["test_resnet", "test_vit", "test_efficientnet_gn"])
 def test_weights_of_another_model_are_refused(tmp_path: Path, other: str) -> None:
     torch.save(timm.create_model(other).state_dict(), tmp_path / "w.pth")
-    with pytest.raises(InputError, match="it belongs to another backbone"):
+    with pytest.raises(InputError, match=r"of the backbone|in the backbone it is"):
+        TimmBackbone(TINY, weights=str(tmp_path / "w.pth"))
+
+
+def test_of_several_weights_that_fit_one_must_be_chosen(donor: torch.nn.Module, tmp_path: Path) -> None:
+    state = donor.state_dict()
+    teacher = {name: tensor + 1 for name, tensor in state.items()}
+    moco = prefixed(state, "module.encoder_q.") | prefixed(teacher, "module.encoder_k.")
+    dino = {"student": prefixed(state, "module.backbone."), "teacher": prefixed(teacher, "backbone.")}
+    for content, label, student, chosen in (
+        ({"state_dict": moco}, "state_dict.module.encoder_q", "encoder_q", "module.encoder_k"),
+        (dino, "student.module.backbone", "student", "teacher"),
+    ):
+        file = tmp_path / "w.pth"
+        torch.save(content, file)
+        with pytest.raises(InputError, match=rf"2 sets of weights fit: .*{label}.*; choose one, e.g. model.weights_key="):
+            TimmBackbone(TINY, weights=str(file))
+        with pytest.raises(InputError, match=r"no weights that fit under model.weights_key = 'nothing'; they are under: "):
+            TimmBackbone(TINY, weights=str(file), weights_key="nothing")
+        for key, difference in ((student, 0), (chosen, 1)):
+            config = ModelConfig(backbone=TINY, weights=str(file), weights_key=key)
+            loaded = build_backbone(config, pretrained=True).state_dict()
+            name = next(n for n in loaded if n.endswith("conv_stem.weight"))
+            assert torch.equal(loaded[name], state["conv_stem.weight"] + difference)
+
+
+def test_where_unusual_weights_were_found_is_logged(
+    donor: torch.nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save({"teacher": prefixed(donor.state_dict(), "backbone.")}, tmp_path / "w.pth")
+    with caplog.at_level("INFO", "picie"):
+        TimmBackbone(TINY, weights=str(tmp_path / "w.pth"))
+    assert "using the weights under 'teacher.backbone'" in caplog.text
+
+
+def test_weights_that_do_not_fit_are_told_by_the_names_of_both_sides(tmp_path: Path) -> None:
+    torch.save({f"layer{i}.weight": torch.zeros(2) for i in range(5)} | {7: torch.zeros(1)}, tmp_path / "w.pth")
+    with pytest.raises(InputError) as error:
+        TimmBackbone(TINY, weights=str(tmp_path / "w.pth"))
+    assert "the file's layer0.weight, layer1.weight, layer2.weight, ..." in str(error.value)
+    assert "the backbone's names are conv_stem.weight, " in str(error.value)
+    assert "belongs" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensor: tensor.fill_(float("nan")), "holds values that are not finite"),
+        (lambda tensor: tensor.fill_(float("inf")), "holds values that are not finite"),
+        (lambda tensor: tensor.to("meta"), "has no values"),
+        (lambda tensor: tensor[:1], "in the backbone it is"),
+    ],
+)
+def test_weights_without_good_values_are_refused(tmp_path: Path, change: Callable, message: str) -> None:
+    state = timm.create_model(TINY).state_dict()
+    state["conv_stem.weight"] = change(state["conv_stem.weight"])
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=f"conv_stem.weight .*{message}"):
         TimmBackbone(TINY, weights=str(tmp_path / "w.pth"))
 
 
@@ -329,7 +404,7 @@ def test_a_malicious_file_is_refused_and_not_run(tmp_path: Path, kind: str) -> N
         InputError,
         match=r"w\.pth: is not a file of torch, .* \(nothing was run\); compare its size .* or fetch it again$",
     ):
-        read_weights(file)
+        read_state_dicts(file)
     assert not target.exists()
     if kind == "pickle":
         pickle.loads(file.read_bytes())  # the file is what it claims to be
@@ -352,17 +427,17 @@ def test_files_of_other_formats_are_refused_by_name(tmp_path: Path, name: str, c
         "w.safetensors": r"model\.weights: .*/w\.safetensors: is not a",
     }
     with pytest.raises(InputError, match=said[name]):
-        read_weights(tmp_path / name)
+        read_state_dicts(tmp_path / name)
 
 
 @pytest.mark.parametrize("content", [{}, {"epoch": 3}, [1, 2], torch.zeros(3)])
 def test_files_without_a_state_dict_are_refused(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(InputError, match="holds no state_dict"):
-        read_weights(tmp_path / "w.pth")
+        read_state_dicts(tmp_path / "w.pth")
 
 
 def test_a_picture_is_no_file_of_weights(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "w.pth", "PNG")
     with pytest.raises(InputError, match=r"w\.pth: is not a file of torch"):
-        read_weights(tmp_path / "w.pth")
+        read_state_dicts(tmp_path / "w.pth")

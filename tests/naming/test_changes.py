@@ -237,12 +237,16 @@ def test_without_the_images_names_can_be_given_and_the_rest_says_what_it_needs(
 def test_what_cannot_be_done_changes_nothing(run: Path) -> None:
     before = (run / "checkpoint.pt").read_bytes()
     for changes, part in (
-        (Changes(names={0: ("a", "")}, splits={9: 2}), "9: no such segment"),
-        (Changes(k=100000), "--k 100000: the images give only"),
-        (Changes(k=1), "--k 1: give two clusters"),
+        (Changes(names={0: ("a", "")}, splits={9: 2}), "9: no such cluster"),
+        (Changes(k=4000), "--k 4000: the images give only"),
+        (Changes(k=1), "--k 1: give a number from 2 to 4096"),
         (Changes(k=4, names={0: ("a", "")}), "--k makes new clusters; look at them first"),
-        (Changes(splits={0: 1}), "--split cluster 0:1: give at least two parts"),
-        (Changes(splits={0: 99999}), "sampled points belong to it; use fewer parts"),
+        (Changes(splits={0: 1}), "--split cluster 0:1: give a number of parts from 2 to 4096"),
+        (Changes(k=10**9), "--k 1000000000: give a number from 2 to 4096"),
+        (Changes(splits={0: 99999}), "give a number of parts from 2 to 4096"),
+        (Changes(names={0: ("a", ""), "cluster 0": ("b", "")}), "0, cluster 0: name each segment once"),
+        (Changes(merges=[((1, "cluster 1"), "x", "")]), "--merge 1,cluster 1: give at least two segments"),
+        (Changes(splits={0: 4000}), "sampled points belong to it; use fewer parts"),
         (Changes(splits={0: 2}, merges=[((0, 1), "x", "")]), "cluster 0: cannot be split twice, or split and merged"),
         (Changes(splits={0: 2, "cluster 0": 3}), "a segment: cannot be split twice"),
         (Changes(merge_to=6), "--merge-to 6: the run has 6 segments; give a number from 2 to 5"),
@@ -261,3 +265,37 @@ def test_what_cannot_be_done_changes_nothing(run: Path) -> None:
 def test_a_checkpoint_with_names_holds_plain_values_alone(run: Path) -> None:
     change(run, Changes(k=4, merge_to=3))
     assert Segments.of(checkpoint_of(run)["naming"]["segments"]).user_defined  # loaded with weights_only
+
+
+def test_a_cluster_keeps_its_number_when_others_are_merged(run: Path) -> None:
+    change(run, Changes(merges=[((1, 2), "building", "")]))
+    change(run, Changes(names={"4": ("sea", "")}))
+    change(run, Changes(names={2: ("house", "")}))  # the segment of which cluster 2 is a part
+    segments = Segmenter.load(run, "cpu").segments
+    assert segments.names == ("cluster 0", "house", "cluster 3", "sea", "cluster 5")
+    assert segments.clusters(segments.find("sea")) == [4]
+
+
+def test_a_command_of_names_and_merges_can_be_repeated(run: Path) -> None:
+    changes = Changes(names={0: ("sky", "")}, merges=[((1, 2), "building", "#102030"), ((3, "cluster 5"), "sea", "")])
+    change(run, changes)
+    once = Segmenter.load(run, "cpu").segments
+    change(run, Changes(names={0: ("sky", "")}, merges=[((1, 2), "building", "#102030"), ((3, 5), "sea", "")]))
+    assert Segmenter.load(run, "cpu").segments == once
+
+
+def test_an_interrupted_change_leaves_the_run_as_it_was(
+    cli: Call, run: Path, labelled_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    content = (run / "checkpoint.pt").read_bytes()
+    for place in ("picie.naming.changes.sample_predicted", "picie.runtime.checkpoint.torch.save"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, interrupted)
+            assert cli("name", run, "--k", 4) == (130, "", "picie: stopped\n")
+        assert (run / "checkpoint.pt").read_bytes() == content
+        assert not list(run.glob(".*"))
+    assert cli("name", run, "--k", 4)[0] == 0
+    assert Segmenter.load(run).k == 4

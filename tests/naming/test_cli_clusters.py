@@ -20,7 +20,7 @@ Refused = Callable[..., str]
 def own_run(own_run: Path) -> Path:
     """A run whose three clusters are named after the three classes."""
     state = checkpoint_of(own_run)
-    state["matching"]["assignment"] = [1, 0, 2]
+    state["matching"]["assignment"] = [0, 1, 2]
     torch.save(state, own_run / "checkpoint.pt")
     return own_run
 
@@ -51,12 +51,15 @@ def test_name_shows_changes_and_writes(cli: Call, own_run: Path, tmp_path: Path)
     [
         (["sky"], "'sky': is not a name; write SEGMENT=NAME"),
         (["0="], "'0=': is not a name"),
-        (["9=sky"], "9: no such segment; they are 0..2"),
+        (["9=sky"], "9: no such cluster; they are 0..2"),
         (["rde=sky"], "did you mean 'red'"),
         (["0=sky", "0=road"], "0: is named twice"),
         (["0=sky", "1=sky"], "merge them by --merge 0,1='sky'"),
         (["0=green"], "'green': is the name of 2 segments"),
         (["0=sky:#00f"], "'#00f': is not a colour; write #rrggbb"),
+        (["0=sea:blue"], "sea:blue: 'blue' is not a colour; write #rrggbb after the colon, e.g. sea:#3060c0"),
+        (["--merge", "0,1=sea:blue"], "'blue' is not a colour"),
+        (["--k", "1000000000"], "--k 1000000000: give a number from 2 to 4096"),
         (["--merge", "0,1"], "--merge 0,1: write SEGMENT,SEGMENT,...=NAME"),
         (["--merge", "0=sky"], "give at least two segments"),
         (["--split", "0"], "--split 0: write SEGMENT:N"),
@@ -74,6 +77,19 @@ def test_bad_input_is_one_line_and_changes_nothing(refused: Refused, own_run: Pa
     before = (own_run / "checkpoint.pt").read_bytes()
     assert part in refused("name", own_run, *arguments)
     assert (own_run / "checkpoint.pt").read_bytes() == before
+
+
+def test_showing_a_run_writes_nothing(cli: Call, own_run: Path, tmp_path: Path) -> None:
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in own_run.iterdir()}
+    for path in (*before, own_run):
+        path.chmod(path.stat().st_mode & ~0o222)
+    try:
+        status, _, err = cli("name", own_run, "--write", tmp_path / "n.toml")
+    finally:
+        own_run.chmod(0o755)
+    assert status == 0, err
+    assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in own_run.iterdir()}
+    assert (tmp_path / "n.toml").is_file()
 
 
 def test_runs_that_are_not_there(refused: Refused, tmp_path: Path) -> None:
@@ -98,5 +114,6 @@ def test_suggest_k_prints_figures_and_one_recommendation(cli: Call, trained: Pat
 def test_suggest_k_refuses_what_cannot_be_tried(refused: Refused, trained: Path, tmp_path: Path) -> None:
     assert "--from 5 --to 3" in refused("clusters", "suggest-k", trained, "--from", 5, "--to", 3)
     assert "--from 1" in refused("clusters", "suggest-k", trained, "--from", 1)
+    assert "numbers from 2 to 500" in refused("clusters", "suggest-k", trained, "--to", 10**9)
     assert "6 images are too few" in refused("clusters", "suggest-k", trained, "--to", 500)
     assert "--json" in refused("clusters", "suggest-k", trained, "--json", tmp_path)

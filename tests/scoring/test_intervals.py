@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
+from picie.errors import InputError
 from picie.scoring import intervals
-from picie.scoring.intervals import bootstrap, resampled
+from picie.scoring.intervals import bootstrap, check_resamples, resampled
 from picie.scoring.metrics import group_scores, match_identity, match_one_to_one, score
 
 
@@ -90,3 +91,11 @@ def test_every_resample_is_matched_as_it_is_asked_for() -> None:
 def test_no_labelled_pixel_gives_no_interval() -> None:
     found = bootstrap(csr_array((3, 4), dtype=np.int64), 2, match_identity, resamples=5)
     assert np.isnan([*found.accuracy, *found.miou]).all()
+
+
+@pytest.mark.parametrize("resamples", [-1, 100_001, 10**9])
+def test_numbers_of_resamples_that_take_hours_are_refused(resamples: int) -> None:
+    with pytest.raises(InputError, match=f"--bootstrap {resamples}: give a number from 0 to 100000"):
+        check_resamples(resamples)
+    check_resamples(0)
+    check_resamples(100_000)

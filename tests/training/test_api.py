@@ -18,7 +18,7 @@ from tests.conftest import checkpoint_of
 from tests.equal_runs import assert_equal_runs
 
 from picie import Config
-from picie.data import images as images_module
+from picie.data import label_coding
 from picie.data.loading import FrameCache
 from picie.errors import InputError, TrainingError
 from picie.methods.picie import PiCIE
@@ -209,10 +209,10 @@ def test_labels_of_the_train_split_are_never_opened(own_folder: Path, tiny: Make
 def test_no_label_is_opened_without_an_evaluation(
     own_folder: Path, tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(path: Path) -> np.ndarray:
+    def refuse(path: Path, *_: object) -> np.ndarray:
         raise AssertionError(f"{path} was opened")
 
-    monkeypatch.setattr(images_module, "open_label", refuse)
+    monkeypatch.setattr(label_coding, "read_stored", refuse)
     root = own_folder / "images"  # nested, and without classes.toml
     run = api.train(tiny(f"data.root={root}"), tmp_path / "run")
     assert "miou" not in read_metrics(run)[-1]
@@ -373,3 +373,13 @@ def test_a_strip_and_a_dot_train_beside_pictures(own_folder: Path, tiny: Make, t
     shutil.copy(root / "100.jpg", root / "._100.jpg")
     run = api.train(tiny(f"data.root={root}", "train.epochs=1"), tmp_path / "run")
     assert json.loads((run / "run.json").read_text("utf-8"))["images"] == 4
+
+
+def test_labels_that_are_not_used_are_reported_before_training(
+    own_folder: Path, tiny: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (own_folder / "labels").rename(own_folder / "labelled")
+    api.train(tiny(f"data.root={json.dumps(str(own_folder))}", "train.epochs=0"), tmp_path / "run")
+    (warning,) = [text for text in caplog.messages if "labels are not used" in text]
+    assert "no scores while training" in warning
+    assert "has no folder labels/: it has labelled/; rename the right one" in warning

@@ -197,7 +197,7 @@ class Studio:
             if name in now.names and now.names.index(name) != value:
                 raise InputError(f"{name!r}: another segment has this name; give a different one")
             changed = now.segments.renamed({value: (name, color)})
-            naming.change(self.run, naming.Changes(names={value: (name, color)}), device="cpu")
+            naming.change(self.run, naming.Changes(names={was: (name, color)}), device="cpu")
             self.segmenter.take_segments(changed)
 
     def _features(self, picture: Image.Image) -> Tensor:

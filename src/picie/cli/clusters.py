@@ -51,10 +51,11 @@ def name(
     """Name, colour, merge or split the segments of a run, or make new clusters; then show the
     segments.
 
-    SEGMENT is a value or a name in the table that `picie name RUN` shows. All of them refer to the
-    table before the command. Changes are applied in this order: --reset, --k, --file, names,
-    --split, --merge, --merge-to. Names are stored in the run and take precedence over class names.
-    Use picie predict or picie report to see the segments.
+    SEGMENT is a name, or the number of a cluster, in the table that `picie name RUN` shows. A
+    cluster keeps its number when others are merged. All segments refer to the table before the
+    command. Changes are applied in this order: --reset, --k, --file, names, --split, --merge,
+    --merge-to. Names are stored in the run and take precedence over class names. Without changes
+    the run is only read. Use picie predict or picie report to see the segments.
     """
     from picie.naming import changes as naming
     from picie.naming import overview, tables
@@ -84,8 +85,13 @@ def _names(texts: Sequence[str]) -> dict[int | str, tuple[str, str]]:
 
 
 def _name_and_color(text: str) -> tuple[str, str]:
-    name, colon, color = text.partition(":#")
-    return name, f"#{color}" if colon else ""
+    """Split NAME:#rrggbb. Raises `InputError` for another colour."""
+    name, colon, color = text.rpartition(":")
+    if not colon:
+        return text, ""
+    if not color.startswith("#"):
+        raise InputError(f"{text}: {color!r} is not a colour; write #rrggbb after the colon, e.g. {name or 'sea'}:#3060c0")
+    return name, color
 
 
 def _splits(texts: Sequence[str]) -> dict[int | str, int]:

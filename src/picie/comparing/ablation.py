@@ -74,6 +74,7 @@ def _is_finished(job: Job) -> bool:
     Raises `InputError` if its folder holds a run with another configuration.
     """
     if not job.begun:
+        _remove_partial_files(job.folder)
         return False
     existing = Run.read(job.folder)
     planned, found = (options_of(config) for config in (with_absolute_root(job.config), existing.config))
@@ -81,6 +82,14 @@ def _is_finished(job: Job) -> bool:
     if key is not None:
         raise InputError(f"{job.folder}: holds a run with {key} = {found[key]}, not {planned[key]}; give another --out")
     return existing.finished
+
+
+def _remove_partial_files(folder: Path) -> None:
+    """Remove what is left of a run that was killed while it wrote its first file."""
+    entries = list(folder.iterdir()) if folder.is_dir() else []
+    if all(entry.name.startswith(".") and entry.name.endswith(".partial") for entry in entries):
+        for entry in entries:
+            entry.unlink()
 
 
 def _check(job: Job) -> None:

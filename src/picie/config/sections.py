@@ -11,8 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-PositiveInt = Annotated[int, Field(ge=1, strict=True)]
-NaturalInt = Annotated[int, Field(ge=0, strict=True)]
+# Upper limits refuse values that would only exhaust the memory or never finish.
+PositiveInt = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
+NaturalInt = Annotated[int, Field(ge=0, le=1_000_000, strict=True)]
+BatchSize = Annotated[int, Field(ge=1, le=4096, strict=True)]
 TransformSpec = dict[str, Any]  # {"name": "blur", "p": 0.5, ...}
 
 
@@ -59,8 +61,8 @@ class DataConfig(Section):
 class ViewsConfig(Section):
     """The two views: their size and their transforms."""
 
-    size: PositiveInt = Field(160, description="short side of a view in pixels")
-    crop: PositiveInt | None = Field(
+    size: Annotated[int, Field(ge=1, le=2048, strict=True)] = Field(160, description="short side of a view in pixels")
+    crop: Annotated[int, Field(ge=1, le=4096, strict=True)] | None = Field(
         None, description="short side of the frame that the views are taken from; twice `size` if not given"
     )
     aspect: Annotated[float, Field(ge=0.125, le=8)] = Field(
@@ -122,7 +124,8 @@ class ModelConfig(Section):
     pretrained: bool = Field(True, description="start from ImageNet weights")
     backbone_options: dict[str, Any] = Field({}, description="arguments of the backbone's constructor, {name = value}")
     weights: str | None = Field(None, description="local backbone weights, .pth or .safetensors; none: the model's own")
-    dim: PositiveInt = Field(128, description="feature dimension D")
+    weights_key: str | None = Field(None, description="where the weights are in that file, if several sets fit, e.g. teacher")
+    dim: Annotated[int, Field(ge=1, le=4096, strict=True)] = Field(128, description="feature dimension D")
     laterals: Literal["pca", "random"] = Field(
         "pca", description="start of the FPN's laterals: a label-free PCA of the backbone's levels, or random"
     )
@@ -140,17 +143,19 @@ class ClusterConfig(Section):
         "spherical",
         description="unit-norm centroids; plain centroids; or plain centroids for labels, bare dot products for logits",
     )
-    batch_size: PositiveInt = Field(16, description="images per k-means update")
+    batch_size: BatchSize = Field(16, description="images per k-means update")
     init_batches: PositiveInt = Field(20, description="batches that the start is sampled from")
-    init_points: PositiveInt = Field(2**17, description="most feature vectors held for the start")
-    lloyd_steps: PositiveInt = Field(
+    init_points: Annotated[int, Field(ge=1, le=2**24, strict=True)] = Field(
+        2**17, description="most feature vectors held for the start"
+    )
+    lloyd_steps: Annotated[int, Field(ge=1, le=10_000, strict=True)] = Field(
         20, description="most Lloyd iterations of the start; of a large sample, on a part of it, and a tenth as many on all"
     )
     batchnorm: Literal["eval", "train"] = Field(
         "eval", description="BatchNorm while clustering; labels are always made in eval mode"
     )
     warm_start: bool = Field(False, description="start from the last epoch's centroids instead of k-means++")
-    refit: NaturalInt = Field(
+    refit: Annotated[int, Field(ge=0, le=1000, strict=True)] = Field(
         8, description="for prediction, cluster whole unaltered images, best of so many starts; 0: view 1's centroids"
     )
     reseed: bool = Field(True, description="move empty clusters to the worst represented points")
@@ -191,7 +196,7 @@ class TrainConfig(Section):
     """Optimisation."""
 
     epochs: NaturalInt = Field(10, description="epochs; 0 clusters the network as it starts")
-    batch_size: PositiveInt = Field(16, description="images per step")
+    batch_size: BatchSize = Field(16, description="images per step")
     lr: Annotated[float, Field(gt=0)] = Field(2e-4, description="Adam's learning rate, at the start")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="the learning rate over the run's epochs")
     precision: Literal["auto", "fp32", "bf16"] = Field(
@@ -204,7 +209,9 @@ class EvaluateConfig(Section):
 
     split: str = Field("val", description="split that is scored while training, if it has labels")
     every: NaturalInt = Field(1, description="score every so many epochs; 0 only at the end")
-    size: PositiveInt | None = Field(None, description="short side for scoring and prediction; `views.size` if not given")
+    size: Annotated[int, Field(ge=1, le=4096, strict=True)] | None = Field(
+        None, description="short side for scoring and prediction; `views.size` if not given"
+    )
     crop: bool = Field(True, description="score the centre square; otherwise the whole image")
     matching: Literal["one-to-one", "one-to-one-iou", "many-to-one"] = Field(
         "one-to-one", description="how clusters get classes: Hungarian on pixels or on IoU, or by majority"
@@ -215,9 +222,13 @@ class RunConfig(Section):
     """What must not change results."""
 
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
-    workers: NaturalInt | None = Field(None, description="decoding threads; by the cores if not given")
-    cache_gb: Annotated[float, Field(ge=0)] = Field(8.0, description="most disk for decoded frames, in the run's folder")
-    keep_gb: Annotated[float, Field(ge=0)] = Field(
+    workers: Annotated[int, Field(ge=0, le=1024, strict=True)] | None = Field(
+        None, description="decoding threads; by the cores if not given"
+    )
+    cache_gb: Annotated[float, Field(ge=0, le=1e6)] = Field(
+        8.0, description="most disk for decoded frames, in the run's folder"
+    )
+    keep_gb: Annotated[float, Field(ge=0, le=1e6)] = Field(
         1.0,
         description="most memory, on the device, for what clustering makes of the views and the epoch's later passes need, too",
     )
@@ -256,6 +267,8 @@ class Config(Section):
             )
         if self.model.weights is not None and not self.model.pretrained:
             raise ValueError("model.weights is given but model.pretrained = false; leave one of them out")
+        if self.model.weights_key is not None and self.model.weights is None:
+            raise ValueError("model.weights_key is given without model.weights")
         return self
 
     def options_of(self, method_class: Any) -> Any:

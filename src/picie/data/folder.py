@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,7 @@ from picie.data.layout import ImageFiles, existing_folder
 from picie.data.search import find_images, report, search_photos
 from picie.errors import InputError, nearest
 
-log = logging.getLogger(__name__)
-
 _LABELLED_LAYOUTS = (("images", "labels"), ("images", "annotations"), ("images", "stuffthingmaps"), ("leftImg8bit", "gtFine"))
-_warned: set[Path] = set()
 
 
 class Folder(ImageFiles):
@@ -38,6 +34,9 @@ class Folder(ImageFiles):
         include: patterns of images to use; none: all photos.
         exclude: patterns of images to leave out.
         label_suffix: what names of labels have after the image's name; None: the usual suffixes.
+
+    Attributes:
+        why_unlabelled: the reason why a folder with a classes.toml has no labels; None for other folders.
 
     Raises:
         InputError: no such folder or split, no image file in it, or an invalid classes.toml.
@@ -67,7 +66,10 @@ class Folder(ImageFiles):
         self._images = self.root / "images" / split if labelled else self.root
         if not self._images.is_dir():
             raise MissingSplitError(self._no_split(split))
-        self.coding = self._read_coding(split) if labelled else None
+        has_labels = labelled and self._label_folder(split).is_dir()
+        self.coding: LabelCoding | None = read_coding(self.root / "classes.toml") if has_labels else None
+        has_classes = (self.root / "classes.toml").is_file()
+        self.why_unlabelled = self._reason(split) if has_classes and not has_labels else None
         self.classes = None if self.coding is None else self.coding.classes
         self._lookup = LabelLookup(self._label_folder(split), label_suffix)
         self.label_statistics = LabelStatistics()
@@ -81,17 +83,16 @@ class Folder(ImageFiles):
         folders = [self.root / name / split for name in LABEL_FOLDERS]
         return next((folder for folder in folders if folder.is_dir()), folders[0])
 
-    def _read_coding(self, split: str) -> LabelCoding | None:
-        """The coding of the labels; None, with a warning, if the split has no folder of labels."""
-        if self._label_folder(split).is_dir():
-            return read_coding(self.root / "classes.toml")
-        others = sorted(p.name for p in self.root.iterdir() if p.is_dir() and p.name != "images")
+    def _reason(self, split: str) -> str:
+        """Why a folder with a classes.toml has no labels for a split."""
         present = next((self.root / name for name in LABEL_FOLDERS if (self.root / name).is_dir()), None)
-        if self.root not in _warned and (present or others):
-            _warned.add(self.root)
-            where = f"{present} has no folder {split}/" if present else f"it has the folders {', '.join(others)}"
-            log.info("%s: split %s has no labels: %s; labels are read from labels/%s", self.root, split, where, split)
-        return None
+        if not (self.root / "images").is_dir():
+            folder, missing = self.root, "images"
+        else:
+            folder, missing = (self.root, "labels") if present is None else (present, split)
+        others = sorted(f"{p.name}/" for p in folder.iterdir() if p.is_dir() and p.name != "images")[:8]
+        advice = f"it has {', '.join(others)}; rename the right one" if others else "add it to be scored"
+        return f"{self.root}: has classes.toml, but {folder} has no folder {missing}/: {advice}"
 
     def _no_split(self, split: str) -> str:
         images = self.root / "images"

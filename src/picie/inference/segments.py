@@ -7,7 +7,8 @@ ones or raises an error.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,12 @@ from picie.errors import InputError, nearest
 
 _AUTOMATIC = re.compile(r"cluster \d+(\.\d+)*")
 _MAX_NAME = 200  # characters
+_MAX_SEGMENTS = 4096  # of a file, if the run has fewer clusters
 Reference = int | str
-"""A segment, given by its value or its name."""
+"""A segment, given by its name or by the number of one of its clusters.
+
+Unlike values, cluster numbers do not change when other segments are merged.
+"""
 
 
 @dataclass(frozen=True)
@@ -76,61 +81,61 @@ class Segments:
         """The clusters of a segment, in ascending order."""
         return [cluster for cluster, assigned in enumerate(self.assignment) if assigned == value]
 
-    def find(self, reference: Reference) -> int:
-        """The value of a segment. Raises `InputError` if there is no such number or name."""
-        text = str(reference).strip()
-        if re.fullmatch(r"[0-9]+", text):
-            if int(text) >= len(self):
-                raise InputError(f"{text}: no such segment; they are 0..{len(self) - 1}")
-            return int(text)
-        if text not in self.names:
-            raise InputError(f"{text!r}: no segment of that name; {nearest(text, self.names)}")
-        return self.names.index(text)
+    def members(self) -> list[list[int]]:
+        """The clusters of every segment, by value, in ascending order."""
+        members: list[list[int]] = [[] for _ in self.names]
+        for cluster, value in enumerate(self.assignment):
+            members[value].append(cluster)
+        return members
 
-    def renamed(self, changes: Mapping[Reference, tuple[str, str]]) -> Segments:
+    def find(self, reference: Reference) -> int:
+        """The value of a segment.
+
+        Raises `InputError` if there is no such name or cluster.
+        """
+        text, k = str(reference).strip(), len(self.assignment)
+        if text in self.names:
+            return self.names.index(text)
+        if not re.fullmatch(r"[0-9]+", text):
+            raise InputError(f"{text!r}: no segment of that name; {nearest(text, self.names)}")
+        if len(text) > len(str(k)) or int(text) >= k:
+            raise InputError(f"{text:.20}: no such cluster; they are 0..{k - 1}")
+        return self.assignment[int(text)]
+
+    def renamed(self, changes: Mapping[int, tuple[str, str]]) -> Segments:
         """Change names and colours.
 
         Args:
-            changes: segment -> (name, "#rrggbb"), where "" leaves the name or colour unchanged.
+            changes: value -> (name, "#rrggbb"), where "" leaves the name or colour unchanged.
 
         Raises:
-            InputError: a segment does not exist or is listed twice, or a name or colour is not
-                valid.
+            InputError: a name or colour is not valid.
         """
         names, colors = list(self.names), list(self.colors)
-        seen: set[int] = set()
-        for reference, (name, color) in changes.items():
-            value = self.find(reference)
-            if value in seen:
-                raise InputError(f"{reference}: is listed twice; name each segment once")
-            seen.add(value)
+        for value, (name, color) in changes.items():
             names[value], colors[value] = check_name(name) if name else names[value], check_color(color or colors[value])
         return replace(self, names=tuple(names), colors=tuple(colors), user_defined=True)
 
-    def merged(self, groups: Sequence[tuple[Iterable[Reference], str, str]]) -> Segments:
+    def merged(self, groups: Sequence[tuple[Sequence[int], str, str]]) -> Segments:
         """Merge groups of segments.
 
         A merged segment takes the lowest value of its group; later values move up.
 
         Args:
-            groups: (segments, name, "#rrggbb") for each group. "" takes the name or colour of the
+            groups: (values, name, "#rrggbb") for each group. "" takes the name or colour of the
                 first segment listed.
 
         Raises:
-            InputError: a segment does not exist or is in two groups, or a name or colour is not
-                valid.
+            InputError: a segment is in two groups, or a name or colour is not valid.
         """
         names, colors, target = list(self.names), list(self.colors), np.arange(len(self))
         merged: set[int] = set()
-        for references, name, color in groups:
-            values = list(dict.fromkeys(self.find(reference) for reference in references))
-            if len(values) < 2:
-                raise InputError(f"--merge {','.join(map(str, references))}: give at least two segments")
+        for values, name, color in groups:
             if merged & set(values):
                 raise InputError(f"{self.names[min(merged & set(values))]!r}: is merged twice; list it once")
             merged |= set(values)
             lowest = min(values)
-            target[values] = lowest
+            target[list(values)] = lowest
             names[lowest] = check_name(name) if name else self.names[values[0]]
             colors[lowest] = check_color(color or self.colors[values[0]])
         remaining = np.flatnonzero(target == np.arange(len(self)))
@@ -166,11 +171,11 @@ class Segments:
 
     def checked(self) -> Segments:
         """Return the segments unchanged. Raises `InputError` if two of them have the same name."""
-        for name in self.names:
-            same = [value for value, other in enumerate(self.names) if other == name]
-            if len(same) > 1:
-                listed = ",".join(map(str, same))
-                raise InputError(f"{name!r}: is the name of {len(same)} segments; merge them by --merge {listed}='{name}'")
+        (name, count), *_ = Counter(self.names).most_common(1)
+        if count > 1:
+            same = [self.clusters(value) for value, other in enumerate(self.names) if other == name]
+            listed = ",".join(str(clusters[0]) if clusters else name for clusters in same)
+            raise InputError(f"{name!r}: is the name of {count} segments; merge them by --merge {listed}='{name}'")
         return self
 
 
@@ -212,8 +217,8 @@ def write_file(path: Path, segments: Segments, clusters: str) -> None:
     `clusters` is a fingerprint of the run's clusters.
     """
     rows = [
-        {"name": name, "color": color, "clusters": segments.clusters(value)}
-        for value, (name, color) in enumerate(zip(segments.names, segments.colors, strict=True))
+        {"name": name, "color": color, "clusters": clusters}
+        for name, color, clusters in zip(segments.names, segments.colors, segments.members(), strict=True)
     ]
     path.write_text(tomli_w.dumps({"k": len(segments.assignment), "of": clusters, "segments": rows}), "utf-8")
 
@@ -234,6 +239,8 @@ def read_file(path: Path, k: int, clusters: str) -> Segments:
     rows = content.get("segments")
     if set(content) - {"k", "of", "segments"} or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{path}: is not a file of names; such a file has k, and [[segments]] with name, color and clusters")
+    if len(rows) > max(_MAX_SEGMENTS, k):
+        raise InputError(f"{path}: lists {len(rows)} segments; list at most {max(_MAX_SEGMENTS, k)}")
     if content.get("k", k) != k:
         raise InputError(
             f"{path}: was made for {content['k']} clusters, and the run has {k}; names are valid only for their own clusters"

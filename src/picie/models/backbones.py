@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from picie import registry
 from picie.config import ModelConfig
 from picie.errors import InputError, nearest
-from picie.runtime import checkpoint
+from picie.models.weight_files import load_weights, read_state_dicts
 
 log = logging.getLogger(__name__)
 
@@ -55,13 +53,21 @@ class TimmBackbone(Backbone):
         name: a timm model name.
         pretrained: load weights: those of `weights`, else the installed ones, else those of timm's hub.
         weights: a local file, .pth or .safetensors, with the model's state_dict.
+        weights_key: where the weights are in that file, if several sets in it fit.
         options: further arguments of `timm.create_model`.
 
     Raises:
         InputError: an unknown model, one without feature maps, or weights that are missing or do not fit.
     """
 
-    def __init__(self, name: str, pretrained: bool = True, weights: str | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        pretrained: bool = True,
+        weights: str | None = None,
+        weights_key: str | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__()
         bare = name.split(".")[0]
         if not timm.is_model(bare):
@@ -81,7 +87,7 @@ class TimmBackbone(Backbone):
             if hasattr(module, "drop_prob"):
                 setattr(module, "drop_prob", 0.0)  # noqa: B010 - timm's DropPath has no type
         if weights is not None:
-            _load_by_name(self.net, read_weights(Path(weights)), weights)
+            load_weights(self.net, Path(weights), weights_key)
         elif pretrained and bare == registry.SHIPPED_BACKBONE:
             _load_in_order(self.net, shipped_weights())
 
@@ -170,57 +176,7 @@ def shipped_weights() -> dict[str, Tensor]:
         )
     if not hashlib.sha256(files[0].read_bytes()).hexdigest().startswith(_SHIPPED_SHA256):
         raise InputError(f"{files[0]}: is not the expected file (its sha256 differs); install the package again")
-    return read_weights(files[0])
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The state_dict in a .pth or .safetensors file; no code in it is executed.
-
-    Raises:
-        InputError: no such file, another format, or a pickle that holds more than weights.
-    """
-    if not path.is_file():
-        raise InputError(f"model.weights: {path}: no such file")
-    if path.suffix == ".safetensors":
-        try:
-            state: Any = load_file(path)
-        except (OSError, ValueError, SafetensorError) as error:
-            raise InputError(f"model.weights: {path}: is not a .safetensors file, or is damaged") from error
-    else:
-        state = checkpoint.read_tensors(path)
-    for key in ("state_dict", "model", "model_state"):  # keys under which training programs store a state_dict
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not (isinstance(state, Mapping) and state and all(isinstance(v, Tensor) for v in state.values())):
-        raise InputError(f"model.weights: {path}: holds no state_dict (names and tensors)")
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
-
-
-def _load_by_name(net: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Load the tensors of the feature extractor by name; others, such as the classifier's, are ignored."""
-    own = net.state_dict()
-    # features_only renames a model's children with '_' for '.' in some architectures, e.g. "blocks.0" -> "blocks_0".
-    flat = {name.replace(".", "_"): tensor for name, tensor in state.items()}
-    prefixed = {name.removeprefix("model_"): name for name in flat}
-    fitting, missing = {}, []
-    for name, tensor in own.items():
-        key = name.replace(".", "_").removeprefix("model_")
-        found = flat.get(prefixed.get(key, key))
-        if found is None and not name.endswith("num_batches_tracked"):
-            missing.append(name)
-        elif found is not None and found.shape != tensor.shape:
-            raise InputError(
-                f"model.weights: {where}: {name} is {tuple(found.shape)}, the backbone's {tuple(tensor.shape)}; "
-                "it belongs to another backbone"
-            )
-        elif found is not None:
-            fitting[name] = found
-    if missing:
-        raise InputError(
-            f"model.weights: {where}: has no {missing[0]!r} ({len(missing)} of {len(own)} missing); "
-            "it belongs to another backbone"
-        )
-    net.load_state_dict(fitting, strict=False)
+    return dict(read_state_dicts(files[0])[""])
 
 
 def _load_in_order(net: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -237,7 +193,8 @@ def build_backbone(config: ModelConfig, pretrained: bool) -> Backbone:
     known = config.backbone in registry.BACKBONES or ":" in config.backbone
     make = registry.find(registry.BACKBONES, config.backbone, "model.backbone") if known else TimmBackbone
     weights = config.weights if pretrained else None
-    backbone: Backbone = registry.call(
-        make, "model.backbone_options", config.backbone_options, config.backbone, pretrained, weights
-    )
+    options = config.backbone_options
+    if pretrained and config.weights_key is not None:
+        options = {**options, "weights_key": config.weights_key}
+    backbone: Backbone = registry.call(make, "model.backbone_options", options, config.backbone, pretrained, weights)
     return backbone

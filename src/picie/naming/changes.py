@@ -31,13 +31,15 @@ from picie.runtime.progress import Progress, log
 from picie.runtime.rng import derived_seed
 
 _RESTARTS, _STEPS = 8, 100  # of k-means
+MAX_CLUSTERS = 4096  # made at a time: about the most that k-means finishes in minutes
 
 
 @dataclass(frozen=True)
 class Changes:
     """Changes to the segments of a run, in the order in which they are applied.
 
-    All values and names of segments refer to the table before any change.
+    Segments are given by name or by the number of one of their clusters; both refer to the table
+    before any change. A merge that was made before is not an error, so a command can be repeated.
 
     Attributes:
         reset: remove all names and clusters of earlier changes.
@@ -68,7 +70,7 @@ class Changes:
             raise InputError(f"{what}; look at them first (picie name RUN), then name, merge or split them in another command")
 
     def __bool__(self) -> bool:
-        return self != Changes()
+        return any(value not in (None, False) and value not in ({}, [], ()) for value in vars(self).values())
 
 
 def change(run: str | Path, changes: Changes, data: str | Path | None = None, device: str = "auto") -> None:
@@ -110,6 +112,15 @@ def fingerprint(weight: Tensor) -> str:
     return hashlib.sha256(weight.detach().float().contiguous().numpy().tobytes()).hexdigest()[:16]
 
 
+def _segments_to_merge(segments: Segments, references: Iterable[Reference]) -> list[int]:
+    """The values of segments to merge; a single one if they are merged already. Raises `InputError`."""
+    listed = list(dict.fromkeys(str(reference).strip() for reference in references))
+    values = list(dict.fromkeys(map(segments.find, listed)))
+    if len(values) == 1 and (len(listed) < 2 or len(segments.clusters(values[0])) < 2):
+        raise InputError(f"--merge {','.join(listed)}: give at least two segments")
+    return values
+
+
 class _Edit:
     """The clusters and segments of a run while they are changed."""
 
@@ -130,10 +141,19 @@ class _Edit:
         if changes.file is not None:
             self.segments = read_file(changes.file, len(self.weight), fingerprint(self.weight))
         before = self.segments
-        if changes.names:
-            self.segments = before.renamed(changes.names)
+        names = {before.find(reference): change for reference, change in changes.names.items()}
+        if len(names) < len(changes.names):
+            raise InputError(f"{', '.join(map(str, changes.names))}: name each segment once")
         splits = {before.find(reference): parts for reference, parts in changes.splits.items()}
-        merges = [([before.find(r) for r in references], name, color) for references, name, color in changes.merges]
+        merges = []
+        for references, name, color in changes.merges:
+            values = _segments_to_merge(before, references)
+            if len(values) > 1:
+                merges.append((values, name, color))
+            else:  # merged already, by the same command
+                names.setdefault(values[0], (name, color))
+        if names:
+            self.segments = before.renamed(names)
         conflicts = set(splits) & {value for values, _, _ in merges for value in values}
         if conflicts or len(splits) < len(changes.splits):
             name = before.names[min(conflicts)] if conflicts else "a segment"
@@ -164,8 +184,8 @@ class _Edit:
 
     def recluster(self, k: int) -> None:
         """Cluster the features of whole images into `k` new clusters without names."""
-        if k < 2:
-            raise InputError(f"--k {k}: give two clusters or more")
+        if not 2 <= k <= MAX_CLUSTERS:
+            raise InputError(f"--k {k}: give a number from 2 to {MAX_CLUSTERS}")
         points = self.sample()
         if k > len(points):
             raise InputError(f"--k {k}: the images give only {len(points)} points; use a smaller K or more images")
@@ -183,8 +203,8 @@ class _Edit:
         Other segments keep their pixels.
         """
         name, clusters = self.segments.names[value], self.segments.clusters(value)
-        if parts < 2:
-            raise InputError(f"--split {name}:{parts}: give at least two parts")
+        if not 2 <= parts <= MAX_CLUSTERS:
+            raise InputError(f"--split {name}:{parts}: give a number of parts from 2 to {MAX_CLUSTERS}")
         points = self.sample()
         assigned, _ = classify(points, self.weight, self.bias)
         members = points[torch.isin(assigned, torch.tensor(clusters, device=assigned.device))]

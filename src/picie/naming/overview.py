@@ -76,12 +76,13 @@ def overview(run: str | Path, data: str | Path | None = None, device: str = "aut
     centroids = F.normalize(
         mean_centroids(checkpoint.centroids_in_use(state), segments.assignment, len(segments), "euclidean"), dim=1
     )
-    similarities = (centroids @ centroids.T).fill_diagonal_(-torch.inf)
+    several = len(set(segments.assignment)) > 1
     rows = []
-    for value, name in enumerate(segments.names):
-        clusters = segments.clusters(value)
-        nearest = int(similarities[value].argmax()) if clusters and len(set(segments.assignment)) > 1 else None
-        similarity = float(similarities[value, nearest]) if nearest is not None else None
+    for value, (name, clusters) in enumerate(zip(segments.names, segments.members(), strict=True)):
+        similarities = centroids @ centroids[value]
+        similarities[value] = -torch.inf
+        nearest = int(similarities.argmax()) if clusters and several else None
+        similarity = float(similarities[nearest]) if nearest is not None else None
         share = float(shares[value]) if shares is not None else None
         rows.append(Row(name, segments.colors[value], clusters, share, nearest, similarity))
     return rows

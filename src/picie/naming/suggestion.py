@@ -27,6 +27,7 @@ from picie.runtime.rng import derived_seed
 _IMAGES, _POINTS = 256, 2**13
 # of k-means: one k-means++ start, besides the start from the tree
 _RESTARTS, _STEPS, _HALVINGS = 1, 30, 4
+_MAX_K = 500  # trying all numbers up to it takes hours
 _STABLE = 0.9  # a K is stable if it has this fraction of the best stability
 # silhouettes below this mean "no substantial structure" (Kaufman and Rousseeuw 1990)
 _LOOSE = 0.25
@@ -85,8 +86,8 @@ def suggest_k(
     Raises:
         InputError: the run or the data does not exist, or there are too few images for this range.
     """
-    if not 2 <= smallest <= largest:
-        raise InputError(f"--from {smallest} --to {largest}: give numbers of at least 2, with the larger one as --to")
+    if not 2 <= smallest <= largest <= _MAX_K:
+        raise InputError(f"--from {smallest} --to {largest}: give numbers from 2 to {_MAX_K}, with the larger one as --to")
     segmenter = Segmenter.load(run, device)
     config, images = segmenter.config, training_images(segmenter.config.data, data)
     with Progress() as bars:

@@ -18,11 +18,11 @@ def show_segments(rows: Sequence[Row]) -> None:
     other segment.
     """
     table = Table(
-        Column("value", justify="right"),
+        "clusters",
         "name",
         "colour",
         Column("pixels %", justify="right"),
-        "clusters",
+        Column("label value", justify="right"),
         "nearest other (similarity)",
     )
     for value, row in enumerate(rows):
@@ -30,7 +30,7 @@ def show_segments(rows: Sequence[Row]) -> None:
         share = "-" if row.share is None else f"{100 * row.share:.1f}"
         color = Text.assemble(("  ", f"on {row.color}"), f" {row.color}")
         clusters = ", ".join(map(str, row.clusters)) or "-"
-        table.add_row(str(value), Text(row.name), color, share, clusters, Text(nearest))
+        table.add_row(clusters, Text(row.name), color, share, str(value), Text(nearest))
     Console().print(table)
 
 

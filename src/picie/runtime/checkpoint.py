@@ -53,7 +53,20 @@ def load(run: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: is a checkpoint of something else; give a folder that `picie train` made")
     if state.get("version", 0) > _VERSION:
         raise InputError(f"{path}: was written by a newer picie ({state.get('picie')}); upgrade picie to read it")
+    _check_finite(path, state)
     return state
+
+
+def _check_finite(path: Path, state: dict[str, Any]) -> None:
+    """Raise `InputError` if the network or the clusters hold NaN or infinity."""
+    clusters = (state.get("naming") or {}).get("clusters") or {}
+    for part in (state.get("method"), state.get("classifier"), clusters):
+        for name, tensor in part.items() if isinstance(part, dict) else ():
+            if isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.isfinite().all():
+                raise InputError(
+                    f"{path}: the run's weights are not finite ({name} holds NaN or infinity), so it cannot segment images; "
+                    "train it again, with a lower train.lr"
+                )
 
 
 def read_tensors(path: Path, also: Sequence[type] = ()) -> Any:

@@ -20,7 +20,7 @@ from picie.inference.segmenter import Segmenter
 from picie.runtime import checkpoint
 from picie.runtime.progress import Progress, log
 from picie.scoring.counting import Pairs, score_split
-from picie.scoring.intervals import RESAMPLES
+from picie.scoring.intervals import RESAMPLES, check_resamples
 
 # re-exported: the result type of this module
 from picie.scoring.results import Evaluation as Evaluation
@@ -75,6 +75,7 @@ def evaluate(
         InputError: the run, data or split does not exist, the split has no labels, the labels
             cannot be used, or an override is not an `evaluate` option.
     """
+    check_resamples(bootstrap)
     path = checkpoint.find_checkpoint(run)
     state = checkpoint.load(path)
     segmenter = Segmenter.from_state(state, options.device)

@@ -21,7 +21,7 @@ from picie.data.loading import read_ahead
 from picie.data.search import find_images
 from picie.errors import InputError, nearest
 from picie.runtime.progress import Progress, log
-from picie.scoring.intervals import RESAMPLES
+from picie.scoring.intervals import RESAMPLES, check_resamples
 from picie.scoring.metrics import MATCHINGS, confusion_matrix
 from picie.scoring.results import Evaluation, stack_counts, summarise, with_intervals
 
@@ -125,6 +125,7 @@ def score_folders(
         InputError: the matching is unknown, a folder does not exist, a label has no prediction,
             sizes differ, a file is not an index map, or no pixel is labelled.
     """
+    check_resamples(bootstrap)
     if matching not in MATCHINGS:
         raise InputError(f"unknown matching {matching!r}; {nearest(matching, MATCHINGS)}")
     values = classes if isinstance(classes, LabelValues) else label_values(classes)

@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from picie.errors import InputError
 from picie.runtime.rng import derived_seed
 from picie.scoring.metrics import Ratios, group_scores, score
 
 LEVEL = 95  # percent of the resamples inside an interval
 RESAMPLES = 1000
+MAX_RESAMPLES = 100_000  # minutes for a large split; the ends of the intervals no longer move
 _CELLS = 2**23  # counts in memory at a time (64 MB), for any C, K and number of images
 
 
@@ -42,6 +44,12 @@ class Intervals:
     accuracy: Interval
     miou: Interval
     groups: dict[str, tuple[Interval, Interval]]
+
+
+def check_resamples(resamples: int) -> None:
+    """Raise `InputError` for a number of resamples that is negative or would take hours."""
+    if not 0 <= resamples <= MAX_RESAMPLES:
+        raise InputError(f"--bootstrap {resamples}: give a number from 0 to {MAX_RESAMPLES}; {RESAMPLES} is enough")
 
 
 def bootstrap(

@@ -40,7 +40,11 @@ def labelled_split(config: Config) -> Dataset | None:
         level = logging.INFO if config.data.name == "folder" else logging.WARNING  # a named dataset has labels
         log.log(level, "no scores while training: %s", error)
         return None
-    return dataset if dataset.classes is not None else None
+    if dataset.classes is not None:
+        return dataset
+    if (reason := getattr(dataset, "why_unlabelled", None)) is not None:
+        log.warning("the labels are not used, so there are no scores while training: %s", reason)
+    return None
 
 
 def check_turns(views: TwoViews, config: Config) -> None:
@@ -58,21 +62,27 @@ def feature_size(method: Method, engine: Engine, config: Config) -> tuple[int, i
     """(h, w) of a view's features, found by computing the features of black images.
 
     Raises:
-        InputError: the network fails on images of the views' size or on wider ones, or the features
-            have another number of channels than the method says.
+        InputError: the network fails on images of the views' size or on wider ones, its features
+            are not finite, or they have another number of channels than the method says.
     """
     height, width = config.views.view_size
     method.eval()
     shapes = []
     for tried in (width, width + width // 2):
         try:
-            shapes.append(method.predict_features(torch.zeros(1, 3, height, tried, device=engine.device)).shape[1:])
+            features = method.predict_features(torch.zeros(1, 3, height, tried, device=engine.device))
+            shapes.append(features.shape[1:])
         except (RuntimeError, AssertionError, ValueError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(
                 f"model.backbone: {config.model.backbone!r} cannot take images of {height}x{tried} pixels ({reason}); "
                 "choose another backbone, or a views.size that it takes"
             ) from error
+    if not features.isfinite().all():
+        raise InputError(
+            f"model.backbone: the features of {config.model.backbone!r} are not finite (NaN or infinity), already for a "
+            "black image; use other weights"
+        )
     dim, *cells = shapes[0]
     if dim != method.dim:
         raise InputError(

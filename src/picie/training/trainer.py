@@ -31,6 +31,7 @@ from picie.runtime import checkpoint, distributed
 from picie.runtime.device import AsyncCopy, peak_memory_mb
 from picie.runtime.profiling import stage
 from picie.scoring.evaluation import Evaluation, matching_state
+from picie.training.collapse import collapse_signs
 from picie.training.feature_source import FeatureSource
 from picie.training.label_store import PseudoLabelStore
 from picie.training.optimization import Optimizer
@@ -135,6 +136,8 @@ class Trainer:
             state.clusterings = generate_pseudo_labels(
                 self.source, state.epoch, self.store, lambda stage, images: advance[stage](images)
             )
+        if not all(math.isfinite(value) for c in state.clusterings.values() for value in c.inertia):
+            raise TrainingError(f"{self.folder.out}: the features are not finite in epoch {state.epoch + 1}; lower train.lr")
         self.source.cache.finish_labels()
         self.folder.record.update(labelled_epoch=state.epoch + 1)  # the epoch whose draws the labels belong to
         state.matching = None  # the clusters are new
@@ -212,6 +215,9 @@ class Trainer:
         state.end_epoch(finished=last)
         self.save()
         log.info(_epoch_text(line, config.train.epochs))
+        if last and (signs := list(collapse_signs(line, config))):
+            advice = "lower train.lr, and check the images" if state.epoch else "check the images and the weights"
+            log.warning("the features have collapsed (%s), so the segments are meaningless; %s", "; ".join(signs), advice)
         resume = self.folder.how_to_resume
         done = "after the last epoch; nothing is left to do" if last else f"after epoch {state.epoch}; {resume}"
         self.folder.stop.check(f"stopped {done}")
