@@ -102,7 +102,7 @@ def test_only_unreadable_images(not_trained: Refused, tmp_path: Path) -> None:
         (["method=mdc", "loss.within=0.5"], ["loss.within", "method=mdc has one"]),
         (["method=mdc", "loss.cross=0"], ["loss.cross", "method=mdc has one"]),
         (["method=mdc", "cluster.over_k=9"], ["cluster.over_k = 9: method=mdc has no over-clustering head", "method=picie"]),
-        (["cluster.over_k=1"], ["cluster.over_k = 1: one cluster tells nothing apart"]),
+        (["cluster.over_k=1"], ["cluster.over_k = 1: a head needs at least 2 clusters"]),
         (["cluster.over_k=385"], ["cluster.over_k = 385", "384 points", "fewer clusters or give more images"]),
         (["evaluate.split=vall"], ["no split 'vall'", "did you mean 'val'"]),
     ],
