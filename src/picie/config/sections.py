@@ -121,7 +121,9 @@ class ModelConfig(Section):
     backbone: str = Field("tf_efficientnet_lite0", description="timm model or my_module:MyBackbone")
     pretrained: bool = Field(True, description="start from ImageNet weights")
     backbone_options: dict[str, Any] = Field({}, description="extra arguments of the backbone's constructor, {name = value}")
-    weights: str | None = Field(None, description="file with backbone weights, .pth or .safetensors; default: the model's ImageNet weights")
+    weights: str | None = Field(
+        None, description="file with backbone weights, .pth or .safetensors; default: the model's ImageNet weights"
+    )
     dim: PositiveInt = Field(128, description="feature dimension D")
     laterals: Literal["pca", "random"] = Field(
         "pca", description="initial weights of the FPN's laterals: a PCA of the backbone's levels (label-free), or random"
@@ -144,14 +146,14 @@ class ClusterConfig(Section):
     init_batches: PositiveInt = Field(20, description="number of batches from which the initial points are sampled")
     init_points: PositiveInt = Field(2**17, description="maximum number of points for the initial clustering")
     lloyd_steps: PositiveInt = Field(
-        20, description="maximum Lloyd iterations of the initial clustering; with many points, on a subset, then a tenth as many on all"
+        20, description="maximum Lloyd iterations of the initial clustering; with many points, a subset goes first"
     )
     batchnorm: Literal["eval", "train"] = Field(
         "eval", description="mode of BatchNorm while clustering; labels are always assigned in eval mode"
     )
     warm_start: bool = Field(False, description="start from the centroids of the previous epoch instead of k-means++")
     refit: NaturalInt = Field(
-        8, description="centroids for prediction: k-means++ starts of a clustering of whole unaltered images; 0: use view 1's centroids"
+        8, description="for prediction, cluster whole unaltered images, the best of this many starts; 0: use view 1's centroids"
     )
     reseed: bool = Field(True, description="move empty clusters to the points farthest from their centroids")
 
@@ -184,7 +186,9 @@ class LossConfig(Section):
     )
     within: Annotated[float, Field(ge=0)] = Field(1.0, description="weight of the within-view loss")
     cross: Annotated[float, Field(ge=0)] = Field(1.0, description="weight of the cross-view loss")
-    mse: bool = Field(False, description="average the loss with the mean squared distance between the features of the two views")
+    mse: bool = Field(
+        False, description="average the loss with the mean squared distance between the features of the two views"
+    )
 
 
 class TrainConfig(Section):
@@ -193,7 +197,9 @@ class TrainConfig(Section):
     epochs: NaturalInt = Field(10, description="number of epochs; 0 clusters the untrained network")
     batch_size: PositiveInt = Field(16, description="images per training step")
     lr: Annotated[float, Field(gt=0)] = Field(2e-4, description="initial learning rate of Adam")
-    schedule: Literal["cosine", "constant"] = Field("cosine", description="learning rate schedule: falling to 0 over the run, or constant")
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="learning rate schedule: falling to 0 over the run, or constant"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto uses bf16 autocast where the hardware is faster with it"
     )
@@ -216,7 +222,9 @@ class RunConfig(Section):
 
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
     workers: NaturalInt | None = Field(None, description="decoding threads; default: depends on the number of cores")
-    cache_gb: Annotated[float, Field(ge=0)] = Field(8.0, description="disk budget for decoded frames, in the run's folder, in GB")
+    cache_gb: Annotated[float, Field(ge=0)] = Field(
+        8.0, description="disk budget for decoded frames, in the run's folder, in GB"
+    )
     keep_gb: Annotated[float, Field(ge=0)] = Field(
         1.0,
         description="memory budget for cached features and views, on the device, in GB",
