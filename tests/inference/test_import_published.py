@@ -298,7 +298,7 @@ DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no lateral": (_without("state_dict", LATERAL), "lacks 'decoder.layer2.bias'"),
     "no block": (_without("state_dict", "module.backbone.layer3.1.conv1.weight"), r"lacks 'backbone\.layer3\.1\.conv1"),
     "other shape": (_with("state_dict", CONV, torch.zeros(3, 3)), r"conv1.weight. has shape \(3, 3\); .* \(64, 3, 7, 7\)"),
-    "other D": (_with("state_dict", LATERAL, torch.zeros(9)), r"'decoder.layer2.bias' has shape \(9,\); .* D = 8 .* \(8,\)"),
+    "other D": (_with("state_dict", LATERAL, torch.zeros(9)), r"'decoder.layer2.bias' has shape \(9,\); .* D = 8, .* \(8,\)"),
     "not finite": (_with("state_dict", LATERAL, torch.full((8,), torch.nan)), "'module.decoder.layer2.bias' has values that"),
     "no tensor": (_with("state_dict", LATERAL, 1.0), "'module.decoder.layer2.bias' is not a named tensor"),
     "no name": (_with("state_dict", 3, torch.zeros(1)), "3 is not a named tensor"),  # type: ignore[arg-type]

@@ -227,9 +227,7 @@ def _network_state(published: _Published, settings: Config) -> dict[str, Tensor]
         elif name.endswith("num_batches_tracked"):  # missing from old versions of torch, and not used
             tensor = expected
         else:
-            raise InputError(
-                f"{file}: state_dict has no {theirs!r}, which {settings.model.backbone} needs; the file is damaged"
-            )
+            raise InputError(f"{file}: state_dict lacks {theirs!r}, which {settings.model.backbone} needs; the file is damaged")
         if tensor.shape != expected.shape:
             shapes = f"{tuple(tensor.shape)}; with {settings.model.backbone} and D = {settings.model.dim}, expected"
             raise InputError(f"{file}: state_dict: {theirs!r} has shape {shapes} {tuple(expected.shape)}")
