@@ -181,7 +181,7 @@ def test_args_that_differ_from_the_tensors_are_said(cli: Call, tmp_path: Path) -
     status, out, err = cli("import-checkpoint", file, "--out", tmp_path / "run")
     assert (status, out) == (0, f"{tmp_path / 'run'}\n")
     assert "args say arch = 'resnet50', tensors resnet18; the tensors are used" in err
-    assert "args say K_train = 27, its tensors 3" in err
+    assert "args say K_train = 27, tensors 3" in err
     assert "in_dim" not in err
 
 
