@@ -76,11 +76,7 @@ def test_picie_with_an_over_clustering_head(cli: Call, labelled_folder: Path, tm
 
 
 def test_flags_are_options(cli: Call, labelled_folder: Path, tmp_path: Path) -> None:
-    rest = [
-        o
-        for o in TINY
-        if not o.startswith(("cluster.k=", "train.epochs=", "views.size=", "train.batch_size=", "model.backbone="))
-    ]
+    rest = [o for o in TINY if not o.startswith(("cluster.k=", "train.", "views.size=", "model.backbone=", "run.device="))]
     flags = (
         "-k",
         4,
@@ -96,12 +92,29 @@ def test_flags_are_options(cli: Call, labelled_folder: Path, tmp_path: Path) -> 
         "test_resnet",
         "--method",
         "mdc",
+        "--lr",
+        0.003,
+        "--device",
+        "cpu",
+        "--workers",
+        2,
     )
     assert cli("train", labelled_folder, "--out", tmp_path / "run", *flags, *rest)[0] == 0
     config = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["config"]
     assert (config["cluster"]["k"], config["train"]["epochs"], config["seed"]) == (4, 0, 7)
     assert (config["views"]["size"], config["views"]["crop"], config["train"]["batch_size"]) == (40, None, 3)
     assert (config["model"]["backbone"], config["method"]) == ("test_resnet", "mdc")
+    assert (config["train"]["lr"], config["run"]["device"], config["run"]["workers"]) == (0.003, "cpu", 2)
+
+
+def test_the_default_number_of_clusters_is_said(cli: Call, labelled_folder: Path, tmp_path: Path) -> None:
+    rest = [option for option in UNTRAINED if not option.startswith("cluster.k=")]
+    line = "K = 27 clusters, the default; to choose K, use -k or picie clusters suggest-k"
+    _, _, err = cli("train", labelled_folder, *rest, "--out", tmp_path / "default")
+    assert err.splitlines().count(line) == 1
+    for number, options in enumerate((["-k", "3"], ["cluster.k=27"], ["--preset", "demo"])):
+        _, _, err = cli("train", labelled_folder, *rest, *options, "--out", tmp_path / f"{number}")
+        assert "the default" not in err
 
 
 def test_the_default_folder_is_a_new_one(
@@ -350,7 +363,7 @@ def test_evaluate_takes_another_matching_size_and_part(cli: Call, refused: Refus
     assert (told["matching"], told["intervals"]["resamples"]) == ("many-to-one", 30)
     assert list(told["matchings"]) == ["one-to-one", "one-to-one-iou", "many-to-one"]
     assert told["baselines"]["constant prediction"]["accuracy"] > 10
-    assert "in brackets: 95 % intervals" in stdout
+    assert "in brackets: 95 % confidence intervals" in stdout
     assert "matched one-to-one" in stdout
     assert checkpoint.load(own_run)["matching"]["protocol"] == told["protocol"]
     assert "'train.lr' cannot be changed when scoring" in refused("evaluate", own_run, "train.lr=1")
