@@ -57,7 +57,7 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
 def _usage_message(error: Any) -> str:
     """The message of a usage error; names the section.key=value option that an unknown flag stands for."""
     message: str = error.format_message().rstrip(".")
-    flag = getattr(error, "option_name", None)
+    flag: str = getattr(error, "option_name", "")
     overrides = [p for p in error.ctx.command.params if p.name == "overrides"] if flag and error.ctx is not None else []
     if not overrides:
         return message
