@@ -1,7 +1,8 @@
-"""The benchmark: each setting's contestants measured, each in a process of its own, and a record of it.
+"""Measure the contestants of each setting, each in its own process, and build a record of the
+result.
 
-The naive recipe's epochs are taken before and after those of picie and the floor, which alternate, so that a machine that
-becomes slower or faster does so for all three.
+Epochs of the naive recipe run before and after those of picie and the floor, which alternate, so
+that a machine that becomes slower or faster affects all three.
 """
 
 from __future__ import annotations
@@ -27,38 +28,38 @@ Record = dict[str, Any]
 
 
 def bench(settings: Sequence[Config], folder: Path, rounds: int, naive: bool) -> Iterator[Record]:
-    """Yield a record of each setting: picie, the floor and, if asked for, the naive recipe.
+    """Yield a record for each setting: picie, the floor and, if `naive`, the naive recipe.
 
     Args:
-        settings: what `settings.setting` gives.
-        folder: for everything that is written; emptied by the caller.
-        rounds: epochs counted of each contestant.
-        naive: whether to run the naive recipe, the slowest by far.
+        settings: from `settings.setting`.
+        folder: for all files that are written; the caller removes it.
+        rounds: timed epochs of each contestant.
+        naive: whether to run the naive recipe, by far the slowest.
 
     Raises:
-        InputError: settings or data that cannot be used; nothing has been measured yet.
+        InputError: invalid settings or data; raised before anything is measured.
     """
     for config in settings if naive else ():
         _check_naive(config)
-    in_process(_refuse, settings)
+    in_process(_check_all, settings)
     for number, config in enumerate(settings):
         log.info("%s%s", config.model.backbone, ", frozen" if config.model.freeze else "")
         place = folder / f"setting-{number}"
         slow = [_naive(config, place, epoch) for epoch in range((rounds + 1) // 2 if naive else 0)]
-        log.info("picie and the floor, %d epochs each after two of picie to warm up", rounds)
+        log.info("picie and the floor, %d epochs each, after two warm-up epochs of picie", rounds)
         ours = in_process(_measure, config, place / "run", rounds)
         slow += [_naive(config, place, epoch) for epoch in range(len(slow), rounds if naive else 0)]
         yield record(config, ours, slow)
 
 
 def growth(config: Config, grow: Grow, folder: Path, rounds: int) -> Iterator[Record]:
-    """Yield a record of picie alone for each of `STEPS[grow]`: how time and memory grow with one quantity.
+    """Yield a record of picie alone for each value in `STEPS[grow]`.
 
     Args:
-        config: what `settings.setting` gives.
-        grow: the quantity; "images" takes those of the data several times over, and scores none.
-        folder: for everything that is written; emptied by the caller.
-        rounds: epochs counted.
+        config: from `settings.setting`.
+        grow: the quantity that increases; "images" repeats the images of the data and scores none.
+        folder: for all files that are written; the caller removes it.
+        rounds: timed epochs.
 
     Raises:
         InputError: as for `bench`.
@@ -73,7 +74,7 @@ def growth(config: Config, grow: Grow, folder: Path, rounds: int) -> Iterator[Re
     else:
         settings = [grown(config, grow, value) for value in STEPS[grow]]
     try:
-        in_process(_refuse, settings)
+        in_process(_check_all, settings)
     except InputError as error:
         raise InputError(f"--grow {grow} ({', '.join(map(str, STEPS[grow]))}): {error}") from error
     for step, tried in zip(STEPS[grow], settings, strict=True):
@@ -82,35 +83,37 @@ def growth(config: Config, grow: Grow, folder: Path, rounds: int) -> Iterator[Re
         yield {"grow": grow, **record(tried, ours, [])}
 
 
-def _refuse(settings: Sequence[Config]) -> None:
-    """Raise `InputError` for settings of which one is refused, or an image of them, before the first takes its minutes."""
+def _check_all(settings: Sequence[Config]) -> None:
+    """Raise `InputError` for an invalid setting or an unreadable image before anything is
+    measured.
+    """
     from picie.data.loading import read_ahead
     from picie.training.api import check
     from picie.training.checks import labelled_split
 
     for config in settings:
         check(config)
-    config = settings[0]  # the others' images are the same
+    config = settings[0]  # all settings have the same images
     for split in (open_dataset(config.data, config.data.train_split), labelled_split(config)):
         for _ in read_ahead(split.image, range(len(split))) if split is not None else ():
             pass
 
 
 def _check_naive(config: Config) -> None:
-    """Raise `InputError` for what the naive recipe, which is PiCIE on image files, cannot be compared with."""
+    """Raise `InputError` unless the setting is PiCIE on image files, as the naive recipe is."""
     try:
         image_paths(open_dataset(config.data, config.data.train_split))
     except InputError as error:
-        raise InputError(f"{error}, or --no-naive") from error
+        raise InputError(f"{error}, or use --no-naive") from error
     plain = config.method == "picie" and not config.cluster.over_k and not config.loss.mse
     if not plain:
         raise InputError(
-            "bench: the naive recipe is PiCIE as published; with another method, cluster.over_k or loss.mse say --no-naive"
+            "bench: the naive recipe is PiCIE as published; with another method, cluster.over_k or loss.mse, use --no-naive"
         )
 
 
 def _measure(*arguments: Any, **options: Any) -> Record:
-    from benchmarks.measuring import measure  # torch, which the process that starts the others does without
+    from benchmarks.measuring import measure  # imports torch; the parent process stays small without it
 
     return measure(*arguments, **options)
 
@@ -129,17 +132,17 @@ def _measure_naive(*arguments: Any) -> Record:
 
 
 def record(config: Config, ours: Mapping[str, Any], naive: Sequence[Mapping[str, Any]]) -> Record:
-    """What a benchmark of `config` found, as plain values: sizes, machine, all seconds, each contestant's least, their ratios.
+    """The result of one setting as plain values: sizes, machine, all times, minima, ratios.
 
     Args:
-        config: what was measured.
-        ours: what `measure` gave.
-        naive: what `measure_naive` gave, an item an epoch; may be empty.
+        config: the setting that was measured.
+        ours: from `measure`.
+        naive: from `measure_naive`, one item per epoch; may be empty.
     """
     seconds = {**ours["seconds"], **({"naive": [epoch["seconds"] for epoch in naive]} if naive else {})}
-    least = {name: min(values) for name, values in seconds.items()}  # whatever else the machine did can only have added
+    least = {name: min(values) for name, values in seconds.items()}  # other load on the machine can only add time
     total = sum(ours["stages"].values())
-    found: Record = {
+    result: Record = {
         "taken": time.strftime("%Y-%m-%d"),
         "versions": versions(),
         "git": git_state(),
@@ -163,15 +166,18 @@ def record(config: Config, ours: Mapping[str, Any], naive: Sequence[Mapping[str,
     }
     if naive:
         last = naive[-1]
-        found["calls"]["naive"] = {key: last[key] for key in ("forwards", "backwards")}
-        found["memory"]["naive"] = {key: last[key] for key in ("peak_memory_mb", "peak_vram_mb")}
-        found["naive"] = {key: last[key] for key in ("passes", "threads", "workers")}
-    return found
+        result["calls"]["naive"] = {key: last[key] for key in ("forwards", "backwards")}
+        result["memory"]["naive"] = {key: last[key] for key in ("peak_memory_mb", "peak_vram_mb")}
+        result["naive"] = {key: last[key] for key in ("passes", "threads", "workers")}
+    return result
 
 
 def _ratios(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """How contestants compare: an epoch of picie and a floor that were taken in turn, the median of their quotients, so that a
-    machine that slows down counts for neither; with the naive recipe, minutes away, the quotient of the least.
+    """Ratios of the contestants' times.
+
+    Epochs of picie and the floor alternate, so their ratio is the median of the ratios of
+    neighbouring epochs; this cancels drift of the machine. The naive recipe runs minutes apart, so
+    its ratio is that of the minima.
     """
     ratios = {}
     if "floor" in seconds:
@@ -182,30 +188,31 @@ def _ratios(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 def side_by_side(seconds: Mapping[str, Sequence[float]]) -> list[float]:
-    """Each round's epoch of picie over the floor right beside it."""
+    """Time of picie over the time of the neighbouring floor, for each round."""
     return [a / b for a, b in zip(seconds["picie"], seconds["floor"], strict=True)]
 
 
 def _images(stage: str, ours: Mapping[str, Any]) -> int:
-    """How many images a stage has to do with: those that are scored, of the refit, or trained on."""
+    """Number of images that a stage processes: validation, refit or training images."""
     kinds = {"evaluate": "val_images", "refit": "refit_images"}
     images: int = ours[kinds.get(stage.split("/")[0], "images")]
     return images
 
 
-def machine_of(found: Mapping[str, Any]) -> str:
-    """Device and cores of a record, as they stand in a file's name; no machine is named by it."""
-    device = "".join(c if c.isalnum() else "-" for c in str(found["engine"]["device"]).lower())
-    return f"{device}-{found['cores']}cores"
+def machine_of(result: Mapping[str, Any]) -> str:
+    """Device and number of cores of a record, for a file name; contains no host name."""
+    device = "".join(c if c.isalnum() else "-" for c in str(result["engine"]["device"]).lower())
+    return f"{device}-{result['cores']}cores"
 
 
-def append(out: Path, found: Record) -> Path:
-    """Append `found` as a line to the file `out`, or, where that is a folder, to one in it named by date and machine.
+def append(out: Path, result: Record) -> Path:
+    """Append a record as a line to the file `out`, or in a folder, to a file named by date and
+    machine.
 
     Returns:
-        The file.
+        The file that was written.
     """
-    path = out / f"{found['taken']}-{machine_of(found)}.jsonl" if out.is_dir() else out
+    path = out / f"{result['taken']}-{machine_of(result)}.jsonl" if out.is_dir() else out
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(found) + "\n")
+        file.write(json.dumps(result) + "\n")
     return path

@@ -1,4 +1,4 @@
-"""A benchmark's records for people."""
+"""Print benchmark records as tables."""
 
 from __future__ import annotations
 
@@ -12,94 +12,96 @@ from rich.table import Column, Table
 from benchmarks.bench import side_by_side
 
 _CONTESTANTS = {"picie": "picie", "floor": "the floor", "naive": "the naive recipe"}
-_SHOWN = 5e-4  # share of the epoch that a stage must have for a row
-_WIDTH = 120  # of a file or a pipe
+_SHOWN = 5e-4  # minimum share of the epoch for a stage to be shown
+_WIDTH = 120  # columns, when stdout is not a terminal
 
 
-def show_record(found: Mapping[str, Any]) -> None:
-    """Print one setting's record: what was measured, the contestants, their ratios, and picie's stages."""
+def show_record(record: Mapping[str, Any]) -> None:
+    """Print the record of one setting: sizes, contestants, ratios, and the stages of picie."""
     console = _console()
-    console.print(f"\n{title(found)}", markup=False, highlight=False, soft_wrap=True)
-    console.print(_contestants(found))
-    for ratio, value in found["ratios"].items():
-        rounds = side_by_side(found["seconds"]) if ratio == "picie/floor" else []
+    console.print(f"\n{title(record)}", markup=False, highlight=False, soft_wrap=True)
+    console.print(_contestants(record))
+    for ratio, value in record["ratios"].items():
+        rounds = side_by_side(record["seconds"]) if ratio == "picie/floor" else []
         spread = f" ({min(rounds):.2f} to {max(rounds):.2f})" if len(rounds) > 1 else ""
         console.print(f"{ratio.replace('/', ' / ')}  {value:.2f}{spread}", highlight=False)
-    if "picie/floor" in found["ratios"]:
+    if "picie/floor" in record["ratios"]:
         console.print(
-            "picie / floor is of epochs side by side, the median (the least to the greatest); all else of the quickest.",
+            "picie / floor: median over neighbouring epochs (minimum to maximum); other figures: the fastest epoch.",
             highlight=False,
         )
-    console.print("picie's stages, of an epoch not counted:", highlight=False)
-    console.print(_stages(found))
-    rates = {"decode": f" ({found['images'] / found['once'].get('decode', 1):.0f} images/s)"}
-    once = ", ".join(f"{name} {seconds:.1f}{rates.get(name, '')}" for name, seconds in found["once"].items())
-    console.print(f"once, before the first epoch, in seconds: {once}", markup=False, highlight=False, soft_wrap=True)
+    console.print("stages of picie, from an epoch that is not timed above:", highlight=False)
+    console.print(_stages(record))
+    rates = {"decode": f" ({record['images'] / record['once'].get('decode', 1):.0f} images/s)"}
+    once = ", ".join(f"{name} {seconds:.1f}{rates.get(name, '')}" for name, seconds in record["once"].items())
+    console.print(f"once before the first epoch, in seconds: {once}", markup=False, highlight=False, soft_wrap=True)
 
 
-def title(found: Mapping[str, Any]) -> str:
-    """A record's setting and machine in a line."""
-    engine, (height, width), frame = found["engine"], found["view"], found["frame"]
+def title(record: Mapping[str, Any]) -> str:
+    """Setting and machine of a record in one line."""
+    engine, (height, width), frame = record["engine"], record["view"], record["frame"]
     return (
-        f"{found['backbone']}{', frozen' if found['freeze'] else ''}: {found['images']} images, views {height}x{width} "
-        f"of {frame[0]}x{frame[1]}, batch {found['batch_size']}, K = {found['k']}; {engine['device']}, {engine['precision']}, "
-        f"{engine['threads']} of {found['cores']} cores"
+        f"{record['backbone']}{', frozen' if record['freeze'] else ''}: {record['images']} images, views {height}x{width} "
+        f"of {frame[0]}x{frame[1]}, batch {record['batch_size']}, K = {record['k']}; {engine['device']}, "
+        f"{engine['precision']}, {engine['threads']} of {record['cores']} cores"
     )
 
 
-def _contestants(found: Mapping[str, Any]) -> Table:
-    names = ("s an epoch", "up to", "images/s", "forwards", "backwards", "peak MB", "GPU MB")
+def _contestants(record: Mapping[str, Any]) -> Table:
+    names = ("s/epoch", "max", "images/s", "forwards", "backwards", "peak MB", "GPU MB")
     table = _table("", *map(_right, names))
-    for name, seconds in found["seconds"].items():
-        calls = found["calls"]["picie" if name == "floor" else name]
-        memory = found["memory"].get(name, {})
+    for name, seconds in record["seconds"].items():
+        calls = record["calls"]["picie" if name == "floor" else name]
+        memory = record["memory"].get(name, {})
         table.add_row(
             _CONTESTANTS[name],
-            f"{found['least'][name]:.2f}",
+            f"{record['least'][name]:.2f}",
             f"{max(seconds):.2f}",
-            f"{found['images'] / found['least'][name]:.1f}",
+            f"{record['images'] / record['least'][name]:.1f}",
             *(f"{calls[key]:,}" for key in ("forwards", "backwards")),
             *(_number(memory.get(key)) for key in ("peak_memory_mb", "peak_vram_mb")),
         )
     return table
 
 
-def _stages(found: Mapping[str, Any]) -> Table:
-    """A row a stage, those of a pass together."""
+def _stages(record: Mapping[str, Any]) -> Table:
+    """One row per stage, grouped by pass."""
     table = _table("", *map(_right, ("s", "% of the epoch", "images/s")))
-    stages = {name: stage for name, stage in found["stages"].items() if stage["share"] >= _SHOWN}
+    stages = {name: stage for name, stage in record["stages"].items() if stage["share"] >= _SHOWN}
     for name, stage in sorted(stages.items(), key=lambda item: _order(item[0], list(stages))):
         outer, _, inner = name.rpartition("/")
-        shown = f"{outer.replace('/', ', ')}: {inner}" if outer else f"{inner}: else" if _is_pass(inner, found) else inner
+        shown = f"{outer.replace('/', ', ')}: {inner}" if outer else f"{inner}: other" if _is_pass(inner, record) else inner
         table.add_row(shown, f"{stage['seconds']:.2f}", f"{100 * stage['share']:.1f}", f"{stage['images_per_second']:.0f}")
     return table
 
 
 def _order(name: str, names: Sequence[str]) -> tuple[int, int, int]:
-    """Stages of a pass together, passes and their stages as they first come, what is left of a pass last."""
+    """Sort key: passes in order of appearance, and within a pass its stages, then its remaining
+    time.
+    """
     outer = name.split("/")[0]
     first = next(i for i, other in enumerate(names) if other.split("/")[0] == outer)
     return first, "/" not in name, names.index(name)
 
 
-def _is_pass(name: str, found: Mapping[str, Any]) -> bool:
-    return any(other.startswith(f"{name}/") for other in found["stages"])
+def _is_pass(name: str, record: Mapping[str, Any]) -> bool:
+    return any(other.startswith(f"{name}/") for other in record["stages"])
 
 
 def show_growth(records: Sequence[Mapping[str, Any]]) -> None:
-    """Print how time and memory grew: a row a record of `growth`."""
+    """Print time and memory of `growth`, one row per record."""
     console = _console()
-    console.print(f"\n{records[0]['grow']} grow; {title(records[0])}", markup=False, highlight=False, soft_wrap=True)
-    names = ("images", "views", "K", "s an epoch", "ms an image", "peak MB", "GPU MB")
+    console.print(f"\nincreasing {records[0]['grow']}; {title(records[0])}", markup=False, highlight=False, soft_wrap=True)
+    names = ("images", "views", "K", "s/epoch", "ms/image", "peak MB", "GPU MB")
     table = _table(*map(_right, names))
-    for found in records:
-        memory, least = found["memory"]["picie"], found["least"]["picie"]
+    for record in records:
+        memory, least = record["memory"]["picie"], record["least"]["picie"]
         table.add_row(
-            f"{found['images']:,}",
-            "x".join(map(str, found["view"])),
-            str(found["k"]),
+            f"{record['images']:,}",
+            "x".join(map(str, record["view"])),
+            str(record["k"]),
             f"{least:.2f}",
-            f"{1000 * least / found['images']:.1f}",
+            f"{1000 * least / record['images']:.1f}",
             *(_number(memory[key]) for key in ("peak_memory_mb", "peak_vram_mb")),
         )
     console.print(table)

@@ -1,9 +1,11 @@
-"""How often a 95 % interval of a score holds the true one, with the matching kept or found anew in each resample.
+"""Measure the coverage of 95 % confidence intervals, with the matching fixed or recomputed per
+resample.
 
-    python benchmarks/coverage.py
+    python -m benchmarks.coverage
 
-A world of 4000 made-up images of 12 classes, whose clusters follow classes loosely and from image to image differently; the
-true score is the one on all of them. Samples of some images are scored, each with its intervals of both kinds.
+A population of 4000 simulated images of 12 classes, whose clusters follow the classes loosely and
+differently from image to image. The true score is the one on the whole population. Samples of it
+are scored, each with both kinds of intervals.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ CLASSES, WORLD, PIXELS, SAMPLES, RESAMPLES = 12, 4000, 5000, 100, 100
 
 
 def main() -> None:
-    """Simulate and print."""
-    print("| clusters | images | matching kept: accuracy, mIoU | found anew |\n|---|---|---|---|")
+    """Simulate and print a Markdown table."""
+    print("| clusters | images | matching fixed: accuracy, mIoU | recomputed |\n|---|---|---|---|")
     for k in (12, 40):
         world = _world(k, np.random.default_rng(5))
         truth = _scores(world)[1]
@@ -39,7 +41,7 @@ def main() -> None:
 
 def _world(k: int, rng: np.random.Generator) -> np.ndarray:
     """(WORLD, CLASSES, k) confusion matrices."""
-    usual = 0.6 * rng.dirichlet(np.full(k, 0.15), CLASSES)  # where a class's pixels go
+    usual = 0.6 * rng.dirichlet(np.full(k, 0.15), CLASSES)  # distribution of a class over the clusters
     usual[np.arange(CLASSES), np.arange(CLASSES) % k] += 0.4
     images = np.zeros((WORLD, CLASSES, k), dtype=np.int64)
     for image in images:

@@ -1,6 +1,6 @@
-"""How time and memory of an epoch grow with images, size and K: a picture of what `python -m benchmarks --grow ...` found.
+"""Plot time and memory of an epoch against images, size and K, from records of `--grow`.
 
-python benchmarks/growth.py docs/images/growth.svg benchmarks/results/*.jsonl
+python -m benchmarks.growth docs/images/growth.svg benchmarks/results/*.jsonl
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 from benchmarks.bench import machine_of
 
 GROWING = {"images": "images", "size": "views' short side in pixels", "k": "K"}
-TIME, MEMORY = "seconds an epoch", "peak memory in MB"
+TIME, MEMORY = "seconds per epoch", "peak memory in MB"
 ROWS = {TIME: lambda r: r["least"]["picie"], MEMORY: lambda r: r["memory"]["picie"]["peak_memory_mb"]}
 
 
 def main() -> None:
-    """Read the records and draw."""
+    """Read the records and save the plot."""
     out, *files = map(Path, sys.argv[1:])
     records = [json.loads(line) for file in files for line in file.read_text("utf-8").splitlines()]
     draw(records).savefig(out)
@@ -31,15 +31,15 @@ def main() -> None:
 
 
 def draw(records: Iterable[dict[str, Any]]) -> Figure:
-    """A column of two plots for each quantity that grows, a line for each backbone and machine."""
+    """One column of two plots per quantity, one line per backbone and machine."""
     found: defaultdict[str, defaultdict[str, dict[float, dict[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
     for record in records:
         if "grow" in record:
             name = f"{record['backbone']}{', frozen' * record['freeze']}; {machine_of(record)}"
-            found[record["grow"]][name][_value(record)] = record  # of equal ones the last counts
+            found[record["grow"]][name][_value(record)] = record  # the last of several equal settings is used
     kinds = [kind for kind in GROWING if kind in found]
     if not kinds:
-        sys.exit("no record of `python -m benchmarks --grow ...` in these files")
+        sys.exit("these files hold no record of `python -m benchmarks --grow ...`")
     figure = Figure(figsize=(3.6 * len(kinds), 5.4), layout="constrained")
     grid = figure.subplots(2, len(kinds), squeeze=False, sharex="col")
     for column, kind in enumerate(kinds):
@@ -48,11 +48,11 @@ def draw(records: Iterable[dict[str, Any]]) -> Figure:
                 values = sorted(steps)
                 axes.plot(values, [height(steps[value]) for value in values], marker="o", label=name)
             axes.set(xscale="log", ylabel=label if column == 0 else None)
-            if label == TIME:  # a straight line of slope 1 where it grows in proportion
+            if label == TIME:  # log-log: slope 1 means proportional growth
                 axes.set_yscale("log")
                 axes.yaxis.set_major_formatter(ScalarFormatter())
                 axes.yaxis.set_minor_formatter(ScalarFormatter())
-                axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))  # all nine would overlap
+                axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))  # more labels would overlap
             else:
                 axes.set_ylim(0, 1.1 * max(height(record) for steps in found[kind].values() for record in steps.values()))
             axes.set_xticks(sorted({value for steps in found[kind].values() for value in steps}))

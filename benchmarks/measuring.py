@@ -1,4 +1,6 @@
-"""picie and the floor, in turn: a run's epochs, and what they asked of the network replayed on ready tensors."""
+"""Time picie and the floor alternately: epochs of a run, and its network calls replayed on ready
+tensors.
+"""
 
 from __future__ import annotations
 
@@ -19,24 +21,26 @@ from picie.training.api import open_trainer
 from picie.training.run_folder import RunFolder
 from picie.training.setup import set_up
 
-_UNMARKED = "rest"  # what lies in no stage
+_UNMARKED = "rest"  # time outside all stages
 
 
 def measure(config: Config, folder: Path, rounds: int, floor: bool = True) -> dict[str, Any]:
-    """Time `rounds` epochs of a run, and as many replays of what such an epoch asks of the network.
+    """Time `rounds` epochs of a run, and as many replays of the network calls of such an epoch.
 
-    Before them come a warm-up epoch and one in which stages are timed and calls noted, so that neither disturbs what is
-    compared; peak memory is that until then, of picie alone.
+    A warm-up epoch comes first, then one in which stages are timed and network calls are recorded,
+    so that neither disturbs the timed epochs. Peak memory is taken at that point, so it is that of
+    picie alone.
 
     Args:
-        config: the run's; `train.epochs` is at least `rounds` + `settings.EXTRA_EPOCHS`.
-        folder: the run's; made, and must not be there.
-        rounds: epochs that are timed.
-        floor: False leaves out the replays.
+        config: of the run; `train.epochs` is at least `rounds` + `settings.EXTRA_EPOCHS`.
+        folder: of the run; created, and must not exist.
+        rounds: number of timed epochs.
+        floor: whether to time the replays too.
 
     Returns:
-        "seconds" of picie's and the floor's rounds, "calls" of an epoch, "stages" of one and of what comes "once" before the
-        first, each with seconds by stage, numbers of images, the engine's description, and peak memory.
+        "seconds" per round of picie and the floor, "calls" of an epoch, seconds by stage of an
+        epoch ("stages") and of the set-up before the first ("once"), numbers of images, the
+        engine's description and peak memory.
 
     Raises:
         InputError: as for `picie.training.api.train`.
@@ -55,9 +59,9 @@ def measure(config: Config, folder: Path, rounds: int, floor: bool = True) -> di
         memory = peaks(device)
         given = ready(calls if floor else (), device)
         with as_it_was(network):
-            replay(network, list(given.inputs), given)  # each kind once, so that the floor is warm, too
+            replay(network, list(given.inputs), given)  # each kind of call once, as warm-up of the floor
         for number in range(rounds):
-            for name in sorted(seconds, reverse=number % 2 == 0):  # picie first, then last: a drift of the machine cancels
+            for name in sorted(seconds, reverse=number % 2 == 0):  # alternate the order, so that drift of the machine cancels
                 if name == "picie":
                     seconds[name].append(timed(run.epoch, device))
                 else:
@@ -77,7 +81,9 @@ def measure(config: Config, folder: Path, rounds: int, floor: bool = True) -> di
 
 
 def _joined(seconds: Mapping[tuple[str, ...], float]) -> dict[str, float]:
-    """{"train/forward": 2.5, ...} of a stopwatch's seconds, the unmarked ones as "rest"; what took no time is left out."""
+    """{"train/forward": 2.5, ...} from a stopwatch's seconds; unmarked time is "rest", empty
+    stages are left out.
+    """
     joined: defaultdict[str, float] = defaultdict(float)
     for path, value in seconds.items():
         joined["/".join(path) or _UNMARKED] += value

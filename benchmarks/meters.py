@@ -1,4 +1,4 @@
-"""What a benchmark measures with: processes of their own, a clock that waits for the device, peaks of memory."""
+"""Measuring tools: separate processes, a clock that waits for the device, peak memory."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ T = TypeVar("T")
 
 
 def in_process(function: Callable[..., T], *arguments: Any, **options: Any) -> T:
-    """What `function` returns, or raises, in a new process: with memory, threads and settings of its own.
+    """Call `function` in a new process, with its own memory, threads and settings; returns or
+    raises what it does.
 
-    A process begins with the peak memory of the one that starts it, so that should be a small one (without torch). It is ended
-    if this one is interrupted.
+    A process starts with the peak memory of its parent, so the parent should be small (without
+    torch). The process is terminated if the parent is interrupted.
 
     Raises:
-        TrainingError: memory ran out, or the process was killed.
+        TrainingError: out of memory, or the process was killed.
     """
     spawning = get_context("spawn")
     ours, theirs = spawning.Pipe(duplex=False)
@@ -38,39 +39,42 @@ def in_process(function: Callable[..., T], *arguments: Any, **options: Any) -> T
     process.start()
     theirs.close()
     try:
-        found, error = ours.recv()
-    except EOFError as nothing:
-        raise TrainingError("a process of the benchmark was killed; is there memory enough? Try fewer images") from nothing
+        result, error = ours.recv()
+    except EOFError as closed:
+        raise TrainingError(
+            "a process of the benchmark was killed, probably because memory ran out; try fewer images"
+        ) from closed
     finally:
         process.terminate()
         process.join()
     if error is not None:
         raise error
-    answer: T = found
+    answer: T = result
     return answer
 
 
 def _answer(to: Connection, function: Callable[..., object], arguments: Any, options: Any) -> None:
-    """What the new process does: send (what `function` returns, None) or (None, what it raises)."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the process that began it says what ends
-    set_start_method(None, force=True)  # else its own workers, a DataLoader's, would all import torch anew, as it had to
-    set_up_logging(quiet=True)  # what is measured is told by the process that began it
+    """Run in the new process: send (result, None) or (None, error)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent reports it
+    set_start_method(None, force=True)  # otherwise DataLoader workers would also be spawned and import torch again
+    set_up_logging(quiet=True)  # the parent logs progress
     try:
         to.send((function(*arguments, **options), None))
     except Exception as error:
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # Python's, torch's
             error = TrainingError("the benchmark is out of memory; lower --batch-size or --size")
         elif not isinstance(error, PicieError):
-            traceback.print_exc()  # which does not travel
+            traceback.print_exc()  # tracebacks are not pickled
         to.send((None, error))
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Let SIGTERM end what runs inside as an interrupt does, clearing up, where signals can be caught: in the main thread.
+    """Turn SIGTERM into an exception inside the block, so that it cleans up; does nothing outside
+    the main thread.
 
     Raises:
-        Stopped: it came.
+        Stopped: SIGTERM was received.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -87,12 +91,12 @@ def stoppable() -> Iterator[None]:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds that `work` takes, what it leaves to a GPU included."""
+    """Seconds that `work` takes, including queued work on a GPU."""
     began = _now(device)
     work()
     return _now(device) - began
@@ -107,7 +111,7 @@ def _now(device: torch.device) -> float:
 
 
 def peaks(device: torch.device) -> dict[str, int | None]:
-    """Peak memory so far, in MB: of this process, and of its tensors on a GPU or None."""
+    """Peak memory so far in MB: of this process, and of its tensors on a GPU (None without one)."""
     import torch
 
     from picie.runtime.device import peak_memory_mb

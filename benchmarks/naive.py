@@ -1,9 +1,10 @@
-"""The naive recipe: an epoch of the published method as it is usually written, without a thought of speed.
+"""The naive recipe: a straightforward implementation of an epoch of the published method.
 
-Five passes over the images, and each opens, resizes and recolours every one of them anew, in worker processes: cluster view 1,
-cluster view 2, label view 1, label view 2 (a file for each image and view), train. Six forwards and two backwards an image, in
-fp32 and the default memory layout. It is written from METHOD's description with PyTorch's and torchvision's own parts, its
-maths on whole batches; the transforms are the published ones, whatever `views.invariance` and `views.equivariance` say.
+Five passes over the images: cluster view 1, cluster view 2, label view 1, label view 2 (writes one
+file per image and view), train. Each pass opens, resizes and recolours every image again, in
+worker processes. That is six forward and two backward passes per image, in fp32 and the default
+memory layout. It uses only PyTorch and torchvision, with vectorised arithmetic. The transforms are
+the published ones, whatever `views.invariance` and `views.equivariance` are.
 """
 
 from __future__ import annotations
@@ -36,13 +37,14 @@ def measure_naive(config: Config, folder: Path, epoch: int = 0) -> dict[str, Any
     """Time one epoch of the naive recipe, after a warm-up step on random images.
 
     Args:
-        config: sizes, batches, K and the network are taken from it.
-        folder: where its label files go.
-        epoch: whose draws.
+        config: gives sizes, batches, K and the network.
+        folder: for the label files.
+        epoch: number of the epoch, which seeds its random draws.
 
     Returns:
-        "seconds" of the epoch, those of its "passes", images that went "forwards" and "backwards" through the network,
-        "threads", "workers", and peak memory of this process (its workers' not included).
+        "seconds" of the epoch, seconds of its "passes", numbers of images passed "forwards" and
+        "backwards" through the network, "threads", "workers", and peak memory of this process
+        without its workers.
     """
     recipe = Naive(config, folder)
     recipe.warm_up()
@@ -53,15 +55,15 @@ def measure_naive(config: Config, folder: Path, epoch: int = 0) -> dict[str, Any
 
 
 class Naive:
-    """The recipe's parts.
+    """The passes of the naive recipe.
 
     Args:
         config: as for `measure_naive`.
-        folder: where its label files go.
-        workers: processes that load images; None: one a core.
+        folder: for the label files.
+        workers: processes that load images; None: one per core.
 
     Attributes:
-        calls: images that went "forwards" and "backwards" through the network so far.
+        calls: images passed "forwards" and "backwards" through the network so far.
 
     Raises:
         InputError: the data are not image files.
@@ -79,14 +81,14 @@ class Naive:
         self.calls = {"forwards": 0, "backwards": 0}
 
     def warm_up(self) -> None:
-        """A forward and a backward that nothing comes of."""
+        """Run one forward and backward pass on random images."""
         images = torch.rand(self.config.train.batch_size, 3, *self.config.views.view_size, device=self.device)
         self.network.train()
         self._features(images).square().mean().backward()
         self.calls = {"forwards": 0, "backwards": 0}
 
     def epoch(self, number: int) -> dict[str, float]:
-        """Carry out an epoch; seconds of its passes."""
+        """Run an epoch; returns seconds by pass."""
         seconds, centroids = {}, []
         for view in (0, 1):
             began = time.perf_counter()
@@ -106,7 +108,9 @@ class Naive:
         return seconds
 
     def _features(self, images: Tensor) -> Tensor:
-        """(B, D, h, w) of `images` (B, 3, H, W): the extractor's parts, without its choice of precision and layout."""
+        """(B, D, h, w) features of `images` (B, 3, H, W), without the extractor's choice of
+        precision and layout.
+        """
         self.calls["forwards"] += len(images)
         self.calls["backwards"] += len(images) * torch.is_grad_enabled()
         normalised = (images - self.network.input_mean) / self.network.input_std
@@ -114,7 +118,7 @@ class Naive:
         return features
 
     def _view(self, images: Tensor, boxes: Tensor, view: int) -> Tensor:
-        """Unit-norm features of one view in the transformed frame."""
+        """Unit-norm features of one view, in the frame after the geometric transform."""
         z = self._features(images.to(self.device))
         return F.normalize(_crop(z, boxes.to(self.device)) if view == 1 else z, dim=1)
 
@@ -127,7 +131,7 @@ class Naive:
 
     @torch.no_grad()
     def _cluster(self, epoch: int, view: int) -> Tensor:
-        """(K, D) centroids of one view: Lloyd on the first batches, then running means."""
+        """(K, D) centroids of one view: Lloyd iterations on the first batches, then running means."""
         options = self.config.cluster
         self.network.eval()
         gathered: list[Tensor] = []
@@ -147,7 +151,7 @@ class Naive:
 
     @torch.no_grad()
     def _label(self, epoch: int, view: int, centroids: Tensor) -> None:
-        """A file of pseudo-labels for each image."""
+        """Write a file of pseudo-labels for each image."""
         self.network.eval()
         for indices, boxes, (images,), _ in self._batches(epoch, (view,), self.config.cluster.batch_size):
             z = self._view(images, boxes, view)
@@ -156,7 +160,7 @@ class Naive:
                 np.save(label_file(self.folder, view, index), label)
 
     def _train(self, epoch: int, centroids: Sequence[Tensor]) -> None:
-        """The gradient steps."""
+        """Run the gradient steps."""
         self.network.train()
         batches = self._batches(epoch, (0, 1), self.config.train.batch_size, self.folder)
         for _, boxes, images, labels in batches:
@@ -171,7 +175,7 @@ class Naive:
 
     @torch.no_grad()
     def _evaluate(self, centroids: Tensor) -> float:
-        """Pixel accuracy on the labelled split, after the Hungarian matching."""
+        """Pixel accuracy on the labelled split after Hungarian matching."""
         assert self.scored is not None
         assert self.scored.classes is not None
         self.network.eval()
@@ -183,15 +187,17 @@ class Naive:
         ):
             z = F.normalize(self._features(images.to(self.device)), dim=1)
             logits = torch.einsum("bdhw,kd->bkhw", z, centroids)
-            found = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False).argmax(1).cpu()
+            predicted = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False).argmax(1).cpu()
             known = labels != self.scored.classes.ignore
-            confusion += torch.bincount(labels[known] * k + found[known], minlength=classes * k).view(classes, k)
+            confusion += torch.bincount(labels[known] * k + predicted[known], minlength=classes * k).view(classes, k)
         rows, columns = linear_sum_assignment(confusion.numpy(), maximize=True)
         return float(confusion[rows, columns].sum() / confusion.sum().clamp(min=1))
 
 
 def _crop(z: Tensor, boxes: Tensor) -> Tensor:
-    """G of feature maps `z` (B, D, h, w): `boxes` (B, 4) of `box_of` cut out, enlarged to (h, w), and flipped."""
+    """Apply the geometric transform to features `z` (B, D, h, w): crop to `boxes` (B, 4), enlarge
+    to (h, w), flip.
+    """
     top, left, side, flip = boxes.unbind(1)
     theta = boxes.new_zeros(len(z), 2, 3)
     theta[:, 0, 0], theta[:, 0, 2] = side * (1 - 2 * flip), 2 * left + side - 1

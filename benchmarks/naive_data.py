@@ -1,4 +1,4 @@
-"""The naive recipe's images: each opened and transformed by itself, with Pillow, in every pass."""
+"""Images of the naive recipe: each is opened and transformed with Pillow in every pass."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from torchvision.transforms import functional as TF
 from picie.data.base import Dataset as Labelled
 from picie.data.images import centre_label
 
-_GEOMETRY = 2  # the stream of draws after those of the two views
+_GEOMETRY = 2  # random stream after those of the two views
 
 
 def recolour(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """P: the published colour transforms of a picture."""
+    """Apply the published photometric transforms."""
     for adjust in (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation):
         if rng.random() < 0.8:
             image = adjust(image, rng.uniform(0.7, 1.3))
@@ -34,7 +34,7 @@ def recolour(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def centre(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The centre `size` (H, W) of a picture that is resized to just cover it."""
+    """Resize a picture to just cover `size` (H, W), then crop its centre."""
     scale = max(size[0] / image.height, size[1] / image.width)
     covering = [max(size[0], round(image.height * scale)), max(size[1], round(image.width * scale))]
     middle: Image.Image = TF.center_crop(TF.resize(image, covering), list(size))
@@ -42,27 +42,30 @@ def centre(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def box_of(epoch: int, index: int) -> np.ndarray:
-    """G of an image: (4,) float32 top, left and side of its crop in frame fractions, and 1 if it is flipped."""
+    """Geometric transform of an image: (4,) float32 top, left and side of the crop as fractions,
+    and 1 if flipped.
+    """
     rng = np.random.default_rng((epoch, index, _GEOMETRY))
     side = rng.uniform(0.5, 1.0)
     return np.array([*rng.uniform(0, 1 - side, 2), side, rng.random() < 0.5], dtype=np.float32)
 
 
 def label_file(folder: Path, view: int, index: int) -> Path:
-    """Where the pseudo-labels of one view of an image are written."""
+    """File for the pseudo-labels of one view of an image."""
     return folder / f"view{view}-{index:06d}.npy"
 
 
 class Pictures(Dataset[Any]):
-    """Some views of the images, as the network is given them.
+    """Views of the images, as input of the network.
 
     Args:
-        paths: the image files.
-        frame: (H, W) of the frame that views are taken from, in pixels.
-        size: (H, W) of a view.
-        epoch: whose draws; those of an image are the same in all passes of an epoch.
-        views: (0,), (1,) or both. View 0 is G(P1 x), view 1 is P2 x, whose features are cropped later.
-        labels: where pseudo-labels of these views lie, to be read, too.
+        paths: image files.
+        frame: (H, W) in pixels of the frame that views are cut from.
+        size: (H, W) of a view in pixels.
+        epoch: seeds the random draws, which are the same in all passes of an epoch.
+        views: (0,), (1,) or both. View 0 is G(P1 x); view 1 is P2 x, whose features are cropped
+            later.
+        labels: folder with pseudo-labels of these views, which are then returned too.
     """
 
     def __init__(
@@ -80,7 +83,9 @@ class Pictures(Dataset[Any]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[int, np.ndarray, list[Tensor], list[np.ndarray]]:
-        """(index, G, an image (3, H, W) of each view, pseudo-labels (h, w) of each view or none)."""
+        """(index, geometric transform, image (3, H, W) per view, pseudo-labels (h, w) per view or
+        none).
+        """
         frame = centre(Image.open(self.paths[index]).convert("RGB"), self.frame)
         box = box_of(self.epoch, index)
         images = [TF.to_tensor(self._view(frame, box, index, view)) for view in self.views]
@@ -99,12 +104,12 @@ class Pictures(Dataset[Any]):
 
 
 class LabelledPictures(Dataset[Any]):
-    """The centre squares of labelled images, `size` pixels a side, and their labels.
+    """Centre squares of labelled images and their labels.
 
     Args:
-        split: the labelled images.
-        paths: their files.
-        size: side of the square.
+        split: labelled images.
+        paths: files of the images.
+        size: side of the square in pixels.
     """
 
     def __init__(self, split: Labelled, paths: Sequence[Path], size: int) -> None:

@@ -1,6 +1,6 @@
-"""The naive recipe's k-means: plain Lloyd, and the parts of a running mean, as a few matrix products.
+"""K-means of the naive recipe: Lloyd's algorithm and running means, as matrix products.
 
-Shapes: n points, D feature dimension, K clusters.
+Shapes: n points, feature dimension D, K clusters.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ def points(z: Tensor) -> Tensor:
 
 
 def nearest(points: Tensor, centroids: Tensor) -> Tensor:
-    """(n,) the nearest centroid of each of `points` (n, D)."""
+    """(n,) index of the nearest centroid of each of `points` (n, D)."""
     offset = centroids.square().sum(1) / 2
     return torch.cat([(chunk @ centroids.T - offset).argmax(1) for chunk in points.split(_CHUNK)])
 
 
 def means(points: Tensor, clusters: Tensor, otherwise: Tensor) -> tuple[Tensor, Tensor]:
-    """(K, D) means and (K,) sizes of the clusters of `points` (n, D); an empty one's mean is as in `otherwise`."""
+    """(K, D) means and (K,) sizes of the clusters of `points` (n, D); empty clusters take their
+    row of `otherwise`.
+    """
     k = len(otherwise)
     sums = torch.zeros_like(otherwise)
     for chunk, members in zip(points.split(_CHUNK), clusters.split(_CHUNK), strict=True):
@@ -34,7 +36,9 @@ def means(points: Tensor, clusters: Tensor, otherwise: Tensor) -> tuple[Tensor, 
 
 
 def lloyd(points: Tensor, k: int, steps: int) -> tuple[Tensor, Tensor]:
-    """(K, D) centroids and (K,) sizes after `steps` of Lloyd's iterations from K of `points` (n, D)."""
+    """(K, D) centroids and (K,) sizes after `steps` Lloyd iterations, starting from K random
+    `points` (n, D).
+    """
     centroids = points[torch.randperm(len(points), generator=torch.Generator().manual_seed(0))[:k].to(points.device)]
     counts = points.new_zeros(k)
     for _ in range(steps):

@@ -1,4 +1,4 @@
-"""Pictures for a benchmark where there are none, and many from few."""
+"""Generate pictures for a benchmark without data, and repeat existing ones."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from picie.display.colors import palette
 from picie.errors import InputError
 
 SIZE = (360, 480)
-"""(H, W) of a made-up picture: that of CamVid."""
+"""(H, W) of a generated picture, as in CamVid."""
 
 CLASSES = 11
-_COARSE = 12  # nodes of the fields along a side: regions of about 40 pixels
-_NOISE = 11.0  # with it, a file has about the 40 kB that a photo of this size has
+_COARSE = 12  # grid points of a random field per side; gives regions of about 40 pixels
+_NOISE = 11.0  # makes a file about 40 kB, like a photo of this size
 
 
 def write(root: Path, images: int, size: tuple[int, int] = SIZE) -> None:
-    """Write a labelled folder of made-up JPEGs: `images` to train on, a quarter of that, at least one, to score.
+    """Write a labelled folder of generated JPEGs: `images` to train on and a quarter as many (at
+    least one) to score.
 
     Args:
-        root: the folder; must not be there.
+        root: folder to create.
         images: number of training images.
         size: (H, W) of each in pixels.
     """
@@ -41,7 +42,9 @@ def write(root: Path, images: int, size: tuple[int, int] = SIZE) -> None:
 
 
 def _picture(number: int, size: tuple[int, int]) -> tuple[Image.Image, Image.Image]:
-    """Regions of one colour each, where one of as many smooth fields is the highest, under grain; and their labels."""
+    """A picture of noisy single-colour regions, one per smooth random field where it is the
+    maximum, and its labels.
+    """
     rng = np.random.default_rng(number)
     label = np.stack([_smooth(rng, size, _COARSE) for _ in range(CLASSES)]).argmax(0).astype(np.uint8)
     grain = _NOISE * np.stack([_smooth(rng, size, max(size) // 2) for _ in range(3)], axis=-1)
@@ -50,13 +53,13 @@ def _picture(number: int, size: tuple[int, int]) -> tuple[Image.Image, Image.Ima
 
 
 def _smooth(rng: np.random.Generator, size: tuple[int, int], nodes: int) -> np.ndarray:
-    """`size` float32: normal noise of `nodes` x `nodes`, enlarged."""
+    """Normal noise on a `nodes` x `nodes` grid, enlarged to `size`; float32."""
     field = Image.fromarray(rng.standard_normal((nodes, nodes), dtype=np.float32))
     return np.asarray(field.resize(size[::-1], Image.Resampling.BILINEAR))
 
 
 def repeat(paths: Sequence[Path], times: int, root: Path) -> None:
-    """Fill the folder `root` with `times` links to each of the image files `paths`, as if they were so many images."""
+    """Fill the folder `root` with `times` symbolic links to each of the image files `paths`."""
     for copy in range(times):
         folder = root / f"{copy:03d}"
         folder.mkdir(parents=True)
@@ -65,7 +68,7 @@ def repeat(paths: Sequence[Path], times: int, root: Path) -> None:
 
 
 def image_paths(dataset: object) -> Sequence[Path]:
-    """The files of a dataset's images. Raises `InputError` for a dataset without any."""
+    """Image files of a dataset. Raises `InputError` if the dataset is not made of files."""
     if not isinstance(dataset, ImageFiles):
         raise InputError("bench: DATA must be a dataset of image files; give a folder")
     return dataset.paths

@@ -1,7 +1,7 @@
-"""The floor: what picie's epoch asked of the network, asked again on ready tensors, and nothing else.
+"""The floor: repeat the network calls of an epoch of picie on ready tensors, and nothing else.
 
-Which calls those are is not assumed but noted down, by hooks, while an epoch runs: so the floor follows picie when it learns to
-do with fewer of them. The network is called as it is, also where picie folds BatchNorm into convolutions.
+Hooks record the calls while an epoch runs, so the floor changes when picie makes fewer of them. The
+network is called unfolded, even where picie folds BatchNorm into convolutions.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from picie.models.extractor import Extractor
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the network or of a part of it.
+    """One call of the network or a part of it.
 
     Attributes:
-        part: "network" is the backbone and the FPN on what it gave; either alone is a call of its own.
-        shapes: (B, C, H, W) of the input: of the images, or of each level where it is the FPN's alone.
-        dtypes: of the same.
-        training: whether in training mode.
-        grad: whether gradients were taken, and so a backward followed.
+        part: "network" is the backbone followed by the FPN; "backbone" and "fpn" are calls of one
+            part.
+        shapes: (B, C, H, W) of the images, or of each level for a call of the FPN alone.
+        dtypes: of the same tensors.
+        training: whether the network was in training mode.
+        grad: whether gradients were enabled, so that a backward pass followed.
     """
 
     part: Literal["network", "backbone", "fpn"]
@@ -44,11 +45,11 @@ class Call:
 
 @dataclass(frozen=True)
 class Ready:
-    """What calls are made with, on the device and laid out as the network wants it.
+    """Inputs for the calls, on the device and in the network's memory layout.
 
     Attributes:
         inputs: random tensors for each kind of call.
-        gradients: of the outputs of those that have a backward; made when they are first replayed.
+        gradients: of the outputs of calls with a backward pass; created at their first replay.
     """
 
     inputs: dict[Call, list[Tensor]]
@@ -57,9 +58,9 @@ class Ready:
 
 @contextlib.contextmanager
 def recorded(network: Extractor) -> Iterator[list[Call]]:
-    """Note every call of `network` or its parts that is made inside, in the list that is yielded."""
+    """Record every call of `network` or its parts inside the block in the yielded list."""
     calls: list[Call] = []
-    latest: list[weakref.ref[Tensor]] = []  # the finest level that the backbone gave last; not kept alive for this
+    latest: list[weakref.ref[Tensor]] = []  # finest level of the last backbone call; a weak reference
 
     def on_backbone(module: nn.Module, inputs: tuple[Tensor], levels: Sequence[Tensor]) -> None:
         calls.append(_call("backbone", inputs, module.training))
@@ -87,7 +88,9 @@ def _call(part: Literal["backbone", "fpn"], inputs: Sequence[Tensor], training: 
 
 
 def counts(calls: Sequence[Call]) -> dict[str, int]:
-    """How many images `calls` took through the network forwards and backwards, and through the FPN alone."""
+    """Number of images passed forwards and backwards through the network, and through the FPN
+    alone.
+    """
     through = [call for call in calls if call.part != "fpn"]
     return {
         "forwards": sum(call.images for call in through),
@@ -97,7 +100,7 @@ def counts(calls: Sequence[Call]) -> dict[str, int]:
 
 
 def ready(calls: Sequence[Call], device: torch.device) -> Ready:
-    """Random inputs for each kind of call, on `device`."""
+    """Random inputs for each distinct call, on `device`."""
     kinds = dict.fromkeys(calls)
     return Ready({call: [_random(s, d, device) for s, d in zip(call.shapes, call.dtypes, strict=True)] for call in kinds})
 
@@ -107,7 +110,9 @@ def _random(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) ->
 
 
 def replay(network: Extractor, calls: Sequence[Call], given: Ready) -> None:
-    """Make the `calls` of `network` with what `ready` gave, each with a backward, and nothing of a loss, where one was made."""
+    """Repeat the `calls` of `network` on the inputs of `ready`, with a backward pass where there
+    was one; no loss.
+    """
     for call in calls:
         if network.training != call.training:
             network.train(call.training)
@@ -127,7 +132,7 @@ def _make(network: Extractor, call: Call, inputs: list[Tensor]) -> Tensor:
 
 @contextlib.contextmanager
 def as_it_was(network: Extractor) -> Iterator[None]:
-    """Give `network` back its mode, weights and running statistics afterwards."""
+    """Restore the mode, weights and running statistics of `network` after the block."""
     training = network.training
     state: dict[str, Any] = {name: value.clone() for name, value in network.state_dict().items()}
     try:

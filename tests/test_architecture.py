@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -14,6 +15,7 @@ PACKAGE = ROOT / "src" / "picie"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MAX_LINES = 350
 MAX_PARAMETERS = 6
+MAX_LAYERS = 12
 
 
 def test_at_most_six_modules_are_loose_at_the_top() -> None:
@@ -48,10 +50,32 @@ def test_no_module_has_a_name_that_says_nothing() -> None:
     assert not names & {"utils", "util", "helpers", "helper", "common", "misc"}
 
 
-def test_the_import_contracts_cover_every_part_of_the_package() -> None:
+def _layers() -> list[set[str]]:
+    """The parts of each layer of the import contract, highest first."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]
-    (layers,) = (contract for contract in settings["contracts"] if contract["type"] == "layers")
-    assert layers["exhaustive"]
-    covered = {name.strip() for layer in layers["layers"] for name in layer.split("|")}
+    (contract,) = (contract for contract in settings["contracts"] if contract["type"] == "layers")
+    assert contract["exhaustive"]
+    return [{part.strip() for part in layer.split("|")} for layer in contract["layers"]]
+
+
+def test_every_part_of_the_package_is_in_one_of_few_layers() -> None:
+    layers = _layers()
     parts = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
-    assert covered == parts - {"__init__"}
+    assert set().union(*layers) == parts - {"__init__"}
+    assert len(layers) <= MAX_LAYERS
+
+
+def test_imports_go_down_the_layers() -> None:
+    graph = grimp.build_graph("picie", exclude_type_checking_imports=True, cache_dir=None)
+    rank = {part: number for number, layer in enumerate(_layers()) for part in layer}
+    upwards = {
+        (importer, imported)
+        for importer in graph.modules - {"picie"}
+        for imported in graph.find_modules_directly_imported_by(importer) - {"picie"}
+        if _part(imported) != _part(importer) and rank[_part(imported)] <= rank[_part(importer)]
+    }
+    assert upwards == set()
+
+
+def _part(module: str) -> str:
+    return module.split(".")[1]

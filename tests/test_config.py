@@ -182,7 +182,7 @@ def test_an_unknown_preset_gives_the_nearest() -> None:
         ("cluster.k=70000", "less than or equal to 65535"),
         ("cluster.k=3.5", "integer"),
         ("cluster.k=many", "integer"),
-        ("cluster.over_k=1", "one cluster tells nothing apart; 0 for no such head, or 2 and more"),
+        ("cluster.over_k=1", "a head needs at least 2 clusters; give 0 for no such head"),
         ("cluster.over_k=-2", "greater than or equal to 0"),
         ("cluster.over_k=65536", "less than or equal to 65535"),
         ("cluster.over_k=2.5", "integer"),
@@ -204,8 +204,8 @@ def test_an_unknown_preset_gives_the_nearest() -> None:
         ("cluster.warm_start=perhaps", "boolean"),
         ("data.root=[1]", "string"),
         ("views.invariance=3", "tuple"),
-        ("views.invariance=[3]", "3 is no transform"),
-        ("views.invariance=[{p=1.0}]", "is no transform; write a name"),
+        ("views.invariance=[3]", "3 is not a transform"),
+        ("views.invariance=[{p=1.0}]", "is not a transform; write a name"),
     ],
 )
 def test_a_value_that_does_not_fit_is_named_with_its_option(override: str, reason: str) -> None:

@@ -72,7 +72,7 @@ def test_lines_are_appended_to_a_file_or_to_one_in_a_folder(found: dict[str, Any
 
 def test_the_naive_epochs_are_taken_around_the_others(setting: Setting, tmp_path: Path, here: list[str]) -> None:
     (found,) = bench([setting()], tmp_path, 2, naive=True)
-    assert here == ["_refuse", "_measure_naive", "_measure", "_measure_naive"]
+    assert here == ["_check_all", "_measure_naive", "_measure", "_measure_naive"]
     assert [len(found["seconds"][name]) for name in ("picie", "floor", "naive")] == [2, 2, 2]
     assert found["calls"]["naive"] == {"forwards": 38, "backwards": 12}
     assert sum(stage["share"] for stage in found["stages"].values()) == pytest.approx(1)
@@ -83,7 +83,7 @@ def test_the_naive_epochs_are_taken_around_the_others(setting: Setting, tmp_path
 def test_nothing_is_measured_if_one_of_the_settings_is_refused(setting: Setting, tmp_path: Path, here: list[str]) -> None:
     with pytest.raises(InputError, match=r"cluster\.k"):
         list(bench([setting(), setting("cluster.k=5000")], tmp_path, 1, naive=False))
-    assert here == ["_refuse"]
+    assert here == ["_check_all"]
 
 
 def test_nothing_is_measured_if_an_image_cannot_be_read(
@@ -93,7 +93,7 @@ def test_nothing_is_measured_if_an_image_cannot_be_read(
     spoilt.write_bytes(b"no image")
     with pytest.raises(UnreadableImageError, match=spoilt.name):
         list(bench([setting(root=own_folder)], tmp_path / "out", 1, naive=True))
-    assert here == ["_refuse"]
+    assert here == ["_check_all"]
 
 
 @pytest.mark.parametrize("option", ["method=mdc", "cluster.over_k=4", "loss.mse=true"])

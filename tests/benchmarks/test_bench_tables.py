@@ -42,12 +42,12 @@ def test_each_contestant_has_its_seconds_calls_and_memory(lines: list[str]) -> N
     assert "picie 8.00 9.00 1.2 42 20 1,234 -" in lines
     assert "the floor 4.00 5.00 2.5 42 20 - -" in lines
     assert "picie / floor 2.00 (1.60 to 2.12)" in lines
-    assert "once, before the first epoch, in seconds: decode 2.0 (5 images/s), rest 0.5" in lines
+    assert "once before the first epoch, in seconds: decode 2.0 (5 images/s), rest 0.5" in lines
 
 
 def test_stages_of_a_pass_stand_together_and_what_takes_next_to_nothing_is_left_out(lines: list[str]) -> None:
     first = next(i for i, line in enumerate(lines) if line.startswith("rest "))
     rows = [line.rsplit(" ", 3) for line in lines[first : first + 5]]
-    assert [row[0] for row in rows] == ["rest", "label: forward", "label: k-means", "train: forward", "train: else"]
+    assert [row[0] for row in rows] == ["rest", "label: forward", "label: k-means", "train: forward", "train: other"]
     assert rows[3][1:] == ["3.00", "37.5", "3"]
     assert not any("loss" in line for line in lines)

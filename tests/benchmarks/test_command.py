@@ -72,10 +72,10 @@ def test_growth_is_measured_shown_and_drawn(
     options = (option for option in OPTIONS if not option.startswith("cluster.k="))
     status, shown, err = bench_cli(labelled_folder, *options, *SMALL, "--grow", "k", "--out", out)
     assert status == 0, err
-    assert "k grow; test_efficientnet" in shown
+    assert "increasing k; test_efficientnet" in shown
     assert [json.loads(line)["k"] for line in out.read_text("utf-8").splitlines()] == [2, 4]
     monkeypatch.setattr(sys, "argv", ["growth.py", str(plot), str(out)])
-    runpy.run_path(str(ROOT / "benchmarks" / "growth.py"), run_name="__main__")
+    runpy.run_module("benchmarks.growth", run_name="__main__")
     assert plot.read_text("utf-8").count("test_efficientnet; cpu") == 1
 
 
@@ -94,7 +94,7 @@ def test_growth_is_measured_shown_and_drawn(
         (["--out", "/proc/x.jsonl"], "cannot be written"),
         (["{data}", "--grow", "k", "-k", "5"], "--grow k sets cluster.k itself (8, 32, 128, 512)"),
         (["{data}", "--grow", "size", "views.size=64"], "--grow size sets views.size itself"),
-        (["{data}", "model.backbone=resnet18"], "say --backbone"),
+        (["{data}", "model.backbone=resnet18"], "use --backbone"),
         (["{data}", "method=mdc"], "--no-naive"),
     ],
 )

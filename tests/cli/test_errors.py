@@ -102,7 +102,7 @@ def test_only_unreadable_images(not_trained: Refused, tmp_path: Path) -> None:
         (["method=mdc", "loss.within=0.5"], ["loss.within", "method=mdc has one"]),
         (["method=mdc", "loss.cross=0"], ["loss.cross", "method=mdc has one"]),
         (["method=mdc", "cluster.over_k=9"], ["cluster.over_k = 9: method=mdc has no over-clustering head", "method=picie"]),
-        (["cluster.over_k=1"], ["cluster.over_k = 1: one cluster tells nothing apart"]),
+        (["cluster.over_k=1"], ["cluster.over_k = 1: a head needs at least 2 clusters"]),
         (["cluster.over_k=385"], ["cluster.over_k = 385", "384 points", "fewer clusters or give more images"]),
         (["evaluate.split=vall"], ["no split 'vall'", "did you mean 'val'"]),
     ],
@@ -122,6 +122,12 @@ def test_options_that_cannot_be(not_trained: Refused, labelled_folder: Path, arg
         (["train"], ["DATA is missing"]),
         (["train", "--epoch", "3"], ["No such option: --epoch", "--epochs"]),
         (["train", "x", "--epochs"], ["--epochs", "argument"]),
+        (["train", "x", "--temperature", "0.1"], ["No such option: --temperature", "write loss.temperature=VALUE"]),
+        (["train", "x", "--class-weights=none"], ["No such option: --class-weights", "write loss.class_weights=VALUE"]),
+        (["train", "x", "--split", "val"], ["write evaluate.split=VALUE"]),
+        (["evaluate", "x", "--size", "32"], ["No such option: --size; write evaluate.size=VALUE; see picie evaluate"]),
+        (["predict", "x", "y", "--every", "3"], ["No such option: --every"]),
+        (["train", "x", "--lr", "fast"], ["--lr", "valid number"]),
         (["predict", "run", "photo.jpg"], ["Missing option '--out'"]),
         (["predict", "run"], ["Missing argument 'PATH"]),
         (["evaluate"], ["Missing argument 'RUN'"]),
@@ -234,7 +240,7 @@ def test_predict_refuses_before_writing(refused: Refused, trained: Path, tmp_pat
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     assert "no such file or folder" in refused("predict", trained, labelled_folder, tmp_path / "gone.jpg", "--out", out)
-    assert "no image file in it" in refused("predict", trained, tmp_path / "empty", "--out", out)
+    assert "has no image file" in refused("predict", trained, tmp_path / "empty", "--out", out)
     assert "none of the 1 image files can be read" in refused("predict", trained, tmp_path / "bad.jpg", "--out", out)
     assert "is not on this machine" in refused("predict", trained, labelled_folder, "--out", out, "--device", "cuda:9")
     assert not out.exists()

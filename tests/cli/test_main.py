@@ -15,12 +15,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pydantic import BaseModel
 from tests.conftest import NAMES, TINY, UNTRAINED
 
 from picie import Segmenter, registry
 from picie.cli.main import main
-from picie.config import Config, preset_names
+from picie.config import Config, all_sections, preset_names
 from picie.runtime import checkpoint
 from picie.training.trainer import Trainer
 from picie.version import __version__
@@ -77,11 +76,7 @@ def test_picie_with_an_over_clustering_head(cli: Call, labelled_folder: Path, tm
 
 
 def test_flags_are_options(cli: Call, labelled_folder: Path, tmp_path: Path) -> None:
-    rest = [
-        o
-        for o in TINY
-        if not o.startswith(("cluster.k=", "train.epochs=", "views.size=", "train.batch_size=", "model.backbone="))
-    ]
+    rest = [o for o in TINY if not o.startswith(("cluster.k=", "train.", "views.size=", "model.backbone=", "run.device="))]
     flags = (
         "-k",
         4,
@@ -97,12 +92,29 @@ def test_flags_are_options(cli: Call, labelled_folder: Path, tmp_path: Path) -> 
         "test_resnet",
         "--method",
         "mdc",
+        "--lr",
+        0.003,
+        "--device",
+        "cpu",
+        "--workers",
+        2,
     )
     assert cli("train", labelled_folder, "--out", tmp_path / "run", *flags, *rest)[0] == 0
     config = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["config"]
     assert (config["cluster"]["k"], config["train"]["epochs"], config["seed"]) == (4, 0, 7)
     assert (config["views"]["size"], config["views"]["crop"], config["train"]["batch_size"]) == (40, None, 3)
     assert (config["model"]["backbone"], config["method"]) == ("test_resnet", "mdc")
+    assert (config["train"]["lr"], config["run"]["device"], config["run"]["workers"]) == (0.003, "cpu", 2)
+
+
+def test_the_default_number_of_clusters_is_said(cli: Call, labelled_folder: Path, tmp_path: Path) -> None:
+    rest = [option for option in UNTRAINED if not option.startswith("cluster.k=")]
+    line = "K = 27 clusters, the default; to choose K, use -k or picie clusters suggest-k"
+    _, _, err = cli("train", labelled_folder, *rest, "--out", tmp_path / "default")
+    assert err.splitlines().count(line) == 1
+    for number, options in enumerate((["-k", "3"], ["cluster.k=27"], ["--preset", "demo"])):
+        _, _, err = cli("train", labelled_folder, *rest, *options, "--out", tmp_path / f"{number}")
+        assert "the default" not in err
 
 
 def test_the_default_folder_is_a_new_one(
@@ -142,13 +154,14 @@ def test_quiet_says_nothing_but_the_result(cli: Call, labelled_folder: Path, tmp
 def test_help_explains_every_option(cli: Call) -> None:
     status, stdout, _ = cli("train", "--help")
     assert status == 0
-    for name, field in Config.model_fields.items():
-        section = field.annotation
-        options = section.model_fields if isinstance(section, type) and issubclass(section, BaseModel) else {}
-        for key, option in {f"{name}.{key}": option for key, option in options.items()}.items() or [(name, field)]:
-            line = next((line for line in stdout.splitlines() if re.match(rf"\s+{re.escape(key)}\s", line)), None)
-            assert line is not None, key
-            assert str(option.description) in line
+    sections = all_sections()
+    options = {key: field for key, field in Config.model_fields.items() if key not in sections}
+    options |= {f"{name}.{key}": field for name, section in sections.items() for key, field in section.model_fields.items()}
+    assert "mdc.lr" in options
+    for key, option in options.items():
+        line = next((line for line in stdout.splitlines() if re.match(rf"\s+{re.escape(key)}\s", line)), None)
+        assert line is not None, key
+        assert str(option.description) in line
     for flag in ("--preset", "--config", "--out", "--clusters", "-k", "--epochs", "--seed", "--method", "--backbone", "--size"):
         assert flag in stdout
     for flag in ("--batch-size", "--resume"):
@@ -195,6 +208,7 @@ def test_version_and_no_command(cli: Call) -> None:
         ("methods", list(registry.METHODS)),
         ("backbones", list(registry.BACKBONES)),
         ("transforms", [*registry.INVARIANCE, *registry.EQUIVARIANCE]),
+        ("losses", list(registry.LOSSES)),
         ("presets", preset_names()),
     ],
 )
@@ -349,7 +363,7 @@ def test_evaluate_takes_another_matching_size_and_part(cli: Call, refused: Refus
     assert (told["matching"], told["intervals"]["resamples"]) == ("many-to-one", 30)
     assert list(told["matchings"]) == ["one-to-one", "one-to-one-iou", "many-to-one"]
     assert told["baselines"]["constant prediction"]["accuracy"] > 10
-    assert "in brackets: 95 % intervals" in stdout
+    assert "in brackets: 95 % confidence intervals" in stdout
     assert "matched one-to-one" in stdout
     assert checkpoint.load(own_run)["matching"]["protocol"] == told["protocol"]
     assert "'train.lr' cannot be changed when scoring" in refused("evaluate", own_run, "train.lr=1")

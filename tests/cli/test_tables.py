@@ -53,7 +53,7 @@ def test_every_number_is_in_the_table_with_its_name(capsys: pytest.CaptureFixtur
     for name in ("one-to-one-iou", "many-to-one"):
         assert f"matched {name} {cells(told['matchings'][name], None)}" in lines
     assert f"k-means on colour, one-to-one {cells(told, None)}" in lines
-    assert "in brackets: 95 % intervals, images resampled 20 times" in lines
+    assert "in brackets: 95 % confidence intervals from 20 resamples of the images" in lines
     assert f"pixel accuracy {told['accuracy']:.1f} mIoU {told['miou']:.1f} (4 images, mIoU of 4 classes)" in lines
     row = told["per_class"][2]
     assert f"{row['name']} {row['iou']:.1f} {row['accuracy']:.1f} {row['pixels']:,} {row['cluster']}" in lines
@@ -80,6 +80,6 @@ def test_pixels_without_a_prediction_are_told(capsys: pytest.CaptureFixture[str]
     result = result_of(3, 5, void=4)
     share = 100 * result.confusion[:, 4].sum() / result.confusion.sum()
     out = shown(result, capsys)
-    assert f"labelled pixels without a prediction, which count as errors: {share:.1f} %" in out
+    assert f"labelled pixels without a prediction (they count as errors): {share:.1f} %" in out
     (left,) = [line for line in out.splitlines() if line.startswith("clusters without a class")]
     assert left.endswith(": " + ", ".join(str(i) for i in range(4) if result.assignment[i] == -1))

@@ -83,7 +83,7 @@ def test_clusters_are_the_largest_dot_products_with_the_first_classifier(run: Pa
     assert torch.equal(torch.from_numpy(segmenter.clusters(pixels, (80, 80)))[settled], expected.argmax(1)[settled])
 
 
-def test_the_offsets_of_the_classifier_count(tmp_path: Path) -> None:
+def test_the_biases_of_the_classifier_are_used(tmp_path: Path) -> None:
     content = hollow_content()
     content["classifier1_state_dict"]["module.bias"] = torch.tensor([0.0, 0.0, 1.0])
     run = import_checkpoint(write(tmp_path / "file", content), tmp_path / "run")
@@ -180,8 +180,8 @@ def test_args_that_differ_from_the_tensors_are_said(cli: Call, tmp_path: Path) -
     file = write(tmp_path / "file", hollow_content(arch="resnet50", K_train=27, in_dim=8))
     status, out, err = cli("import-checkpoint", file, "--out", tmp_path / "run")
     assert (status, out) == (0, f"{tmp_path / 'run'}\n")
-    assert "args say arch = 'resnet50', its tensors resnet18; the tensors count" in err
-    assert "args say K_train = 27, its tensors 3" in err
+    assert "args say arch = 'resnet50', tensors resnet18; the tensors are used" in err
+    assert "args say K_train = 27, tensors 3" in err
     assert "in_dim" not in err
 
 
@@ -269,10 +269,10 @@ def test_args_must_be_plain(value: Any, refused: Refused, tmp_path: Path) -> Non
         assert import_checkpoint(file, tmp_path / "run")
         return
     message = refused("import-checkpoint", file, "--out", tmp_path / "run")
-    assert "args: 'odd' is no number, string or list of these" in message
+    assert "args: 'odd' is not a number, a string or a list of these" in message
 
 
-# What is no such file, or not a whole one.
+# Files that are not published checkpoints, or are damaged.
 
 CONV, LATERAL = "module.backbone.conv1.weight", "module.decoder.layer2.bias"
 
@@ -294,33 +294,33 @@ DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no classifier": (_without("classifier1_state_dict"), "has no 'classifier1_state_dict'"),
     "no weight": (_without("classifier2_state_dict", "module.weight"), "classifier2_state_dict has no 'weight'"),
     "no bias": (_without("classifier1_state_dict", "module.bias"), "classifier1_state_dict has no 'bias'"),
-    "no convolution": (_without("state_dict", CONV), "has no 'backbone.conv1.weight', which resnet18 needs"),
-    "no lateral": (_without("state_dict", LATERAL), "has no 'decoder.layer2.bias'"),
-    "no block": (_without("state_dict", "module.backbone.layer3.1.conv1.weight"), r"has no 'backbone\.layer3\.1\.conv1"),
-    "other shape": (_with("state_dict", CONV, torch.zeros(3, 3)), r"'backbone.conv1.weight' is \(3, 3\); .* \(64, 3, 7, 7\)"),
-    "other D": (_with("state_dict", LATERAL, torch.zeros(9)), r"'decoder.layer2.bias' is \(9,\); .* D = 8 .* \(8,\)"),
-    "not finite": (_with("state_dict", LATERAL, torch.full((8,), torch.nan)), "'module.decoder.layer2.bias' holds values that"),
-    "no tensor": (_with("state_dict", LATERAL, 1.0), "'module.decoder.layer2.bias' is no tensor"),
-    "no name": (_with("state_dict", 3, torch.zeros(1)), "3 is no tensor with a name"),  # type: ignore[arg-type]
-    "sparse": (_with("state_dict", LATERAL, torch.zeros(8).to_sparse()), "is no dense tensor"),
-    "meta": (_with("state_dict", LATERAL, torch.zeros(8, device="meta")), "is no dense tensor"),
-    "repeated": (_with("state_dict", LATERAL, torch.zeros(1).expand(10**13)), "'module.decoder.layer2.bias' is no dense"),
+    "no convolution": (_without("state_dict", CONV), "lacks 'backbone.conv1.weight', which resnet18 needs"),
+    "no lateral": (_without("state_dict", LATERAL), "lacks 'decoder.layer2.bias'"),
+    "no block": (_without("state_dict", "module.backbone.layer3.1.conv1.weight"), r"lacks 'backbone\.layer3\.1\.conv1"),
+    "other shape": (_with("state_dict", CONV, torch.zeros(3, 3)), r"conv1.weight. has shape \(3, 3\); .* \(64, 3, 7, 7\)"),
+    "other D": (_with("state_dict", LATERAL, torch.zeros(9)), r"'decoder.layer2.bias' has shape \(9,\); .* D = 8, .* \(8,\)"),
+    "not finite": (_with("state_dict", LATERAL, torch.full((8,), torch.nan)), "'module.decoder.layer2.bias' has values that"),
+    "no tensor": (_with("state_dict", LATERAL, 1.0), "'module.decoder.layer2.bias' is not a named tensor"),
+    "no name": (_with("state_dict", 3, torch.zeros(1)), "3 is not a named tensor"),  # type: ignore[arg-type]
+    "sparse": (_with("state_dict", LATERAL, torch.zeros(8).to_sparse()), "is not a dense tensor"),
+    "meta": (_with("state_dict", LATERAL, torch.zeros(8, device="meta")), "is not a dense tensor"),
+    "repeated": (_with("state_dict", LATERAL, torch.zeros(1).expand(10**13)), "'module.decoder.layer2.bias' is not a dense"),
     "more": (_with("state_dict", "module.head.weight", torch.zeros(8)), "'head.weight' is not part of the published network"),
-    "no ResNet": (lambda c: c.update(state_dict={"a": torch.zeros(1)}), r"\(0, 0, 0, 0\) blocks, which is none of ResNet-18"),
+    "no ResNet": (lambda c: c.update(state_dict={"a": torch.zeros(1)}), r"\(0, 0, 0, 0\) blocks, which matches none of"),
     "empty": (lambda c: c.update(state_dict={}), r"\(0, 0, 0, 0\) blocks"),
     "a list": (lambda c: c.update(state_dict=[1]), "has no 'state_dict'"),
-    "flat weights": (_with("classifier1_state_dict", "module.weight", torch.zeros(3, 8)), r"weight and bias are \(3, 8\) and"),
+    "flat weights": (_with("classifier1_state_dict", "module.weight", torch.zeros(3, 8)), r"bias have shapes \(3, 8\) and"),
     "other K": (
         lambda c: c.update(classifier2_state_dict={"weight": torch.zeros(4, 8, 1, 1), "bias": torch.zeros(4)}),
-        "classifier1_state_dict and classifier2_state_dict are of different shapes",
+        "classifier1_state_dict and classifier2_state_dict have different shapes",
     ),
     "one cluster": (
         lambda c: [c.update({f"classifier{i}_state_dict": {"weight": torch.zeros(1, 8, 1, 1), "bias": torch.zeros(1)}})
                    for i in (1, 2)],
         "cluster.k = 1: ",
     ),
-    "odd epoch": (lambda c: c.update(epoch="nine"), "epoch is no number of epochs"),
-    "odd args": (lambda c: c.update(args=[1]), "args is no argparse.Namespace"),
+    "odd epoch": (lambda c: c.update(epoch="nine"), "epoch is not a number of epochs"),
+    "odd args": (lambda c: c.update(args=[1]), "args is not an argparse.Namespace"),
 }  # fmt: skip
 
 
@@ -341,7 +341,7 @@ def test_what_is_no_published_checkpoint_is_refused(refused: Refused, run: Path,
     out = tmp_path / "run"
     assert "no such file" in refused("import-checkpoint", tmp_path / "nothing", "--out", out)
     assert "no such file" in refused("import-checkpoint", tmp_path, "--out", out)
-    assert "is no checkpoint of the published code" in refused("import-checkpoint", run / "checkpoint.pt", "--out", out)
+    assert "not a checkpoint of the published code" in refused("import-checkpoint", run / "checkpoint.pt", "--out", out)
     (tmp_path / "text").write_text("hello", "utf-8")
     assert "is not a file of torch" in refused("import-checkpoint", tmp_path / "text", "--out", out)
     file = write(tmp_path / "file", hollow_content())

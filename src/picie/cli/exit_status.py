@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from picie.config import all_sections
 from picie.errors import InputError, PicieError, Stopped
 from picie.runtime import distributed, failures
 
@@ -43,7 +44,7 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
         return _end(name, f"error: {error}", 1)
     except _UsageError as error:
         command = error.ctx.command_path if error.ctx is not None else name
-        return _end(name, f"error: {error.format_message().rstrip('.')}; see {command} --help", 2)
+        return _end(name, f"error: {_usage_message(error)}; see {command} --help", 2)
     except (typer.Abort, KeyboardInterrupt):
         return _end(name, "stopped", 130)
     except BrokenPipeError:
@@ -51,6 +52,21 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
     except OSError as error:  # with a file name: a path that the caller can change; without: a full disk and the like
         where = "" if error.filename is None else f"{error.filename}: "
         return _end(name, f"error: {where}{error.strerror or error}", 1 if error.filename is None else 2)
+
+
+def _usage_message(error: Any) -> str:
+    """The message of a usage error; names the section.key=value option that an unknown flag stands for."""
+    message: str = error.format_message().rstrip(".")
+    flag: str = getattr(error, "option_name", "")
+    overrides = [p for p in error.ctx.command.params if p.name == "overrides"] if flag and error.ctx is not None else []
+    if not overrides:
+        return message
+    wanted = flag.lstrip("-").replace("-", "_")
+    sections = all_sections()
+    if overrides[0].metavar.startswith("[evaluate."):  # the only section that `picie evaluate` accepts
+        sections = {"evaluate": sections["evaluate"]}
+    options = [f"{name}.{key}=VALUE" for name, section in sections.items() for key in section.model_fields if key == wanted]
+    return f"No such option: {flag}; write {' or '.join(options)}" if options else message
 
 
 def _end(name: str, message: str, status: int) -> int:

@@ -21,7 +21,7 @@ def train(
     preset: Annotated[Optional[str], typer.Option(help="Named settings; see `picie list presets`.")] = None,
     config: Annotated[Optional[Path], typer.Option(help="TOML file with settings; overrides the preset.")] = None,
     out: Annotated[Optional[Path], typer.Option(help="The run's folder. [default: runs/DATA-METHOD-kK-sSEED]")] = None,
-    clusters: Annotated[Optional[int], typer.Option("--clusters", "-k", help="Number of clusters K.")] = None,
+    clusters: Annotated[Optional[int], typer.Option("--clusters", "-k", help="Number of clusters K. [default: 27]")] = None,
     epochs: Annotated[Optional[int], typer.Option(help="Number of epochs; 0 clusters the untrained network.")] = None,
     seed: Annotated[Optional[int], typer.Option(help="Random seed.")] = None,
     method: Annotated[Optional[str], typer.Option(help="picie or mdc; see `picie list methods`.")] = None,
@@ -30,6 +30,9 @@ def train(
     batch_size: Annotated[Optional[int], typer.Option(help="Images per training step.")] = None,
     include: Include = None,
     exclude: Exclude = None,
+    lr: Annotated[Optional[float], typer.Option(help="Initial learning rate.")] = None,
+    device: Annotated[Optional[str], typer.Option(help="auto, cpu, cuda, cuda:N or mps. [default: auto]")] = None,
+    workers: Annotated[Optional[int], typer.Option(help="Decoding threads. [default: depends on the cores]")] = None,
     resume: Annotated[Optional[Path], typer.Option(metavar="DIR", help="Resume the run in DIR where it stopped.")] = None,
 ) -> None:
     """Train on a folder of images; labels are not needed.
@@ -51,6 +54,9 @@ def train(
         "train.batch_size": batch_size,
         "data.include": ",".join(include) if include else None,
         "data.exclude": ",".join(exclude) if exclude else None,
+        "train.lr": lr,
+        "run.device": device,
+        "run.workers": workers,
     }
     options = join_options({key: value for key, value in flags.items() if value is not None}, given)
     if resume is not None:

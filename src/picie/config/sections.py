@@ -25,13 +25,13 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    """Which images."""
+    """The dataset."""
 
-    name: str = Field("folder", description="dataset: a name from `picie list datasets` or my_module:MyDataset")
-    root: str | None = Field(None, description="the dataset's folder")
-    train_split: str = Field("train", description="split that is trained on, where the dataset has splits")
+    name: str = Field("folder", description="dataset class: a name from `picie list datasets` or my_module:MyDataset")
+    root: str | None = Field(None, description="folder of the dataset")
+    train_split: str = Field("train", description="split to train on, if the dataset has splits")
     on_bad_image: Literal["skip", "error"] = Field(
-        "skip", description="an image that cannot be read: skip it with a warning, or stop"
+        "skip", description="what to do with an unreadable image: skip it with a warning, or stop"
     )
     include: tuple[str, ...] = Field((), description="patterns of the images to use, as *.jpg or day/*; none: all photos")
     exclude: tuple[str, ...] = Field((), description="patterns of images to leave out, as *_thumb.jpg or masks/*")
@@ -59,14 +59,14 @@ class DataConfig(Section):
 
 
 class ViewsConfig(Section):
-    """The two views: their size and their transforms."""
+    """Sizes and transforms of the two views."""
 
     size: Annotated[int, Field(ge=1, le=2048, strict=True)] = Field(160, description="short side of a view in pixels")
     crop: Annotated[int, Field(ge=1, le=4096, strict=True)] | None = Field(
-        None, description="short side of the frame that the views are taken from; twice `size` if not given"
+        None, description="short side in pixels of the frame that views are cut from; default: twice `size`"
     )
     aspect: Annotated[float, Field(ge=0.125, le=8)] = Field(
-        1.0, description="width of frame and views over their height: 1 a centre square, 2 whole Cityscapes images"
+        1.0, description="width / height of frame and views: 1 for a centre square, 2 for whole Cityscapes images"
     )
     invariance: tuple[TransformSpec, ...] = Field(
         (
@@ -77,11 +77,11 @@ class ViewsConfig(Section):
             {"name": "greyscale", "p": 0.2},
             {"name": "blur", "sigma": [0.1, 2.0], "p": 0.5},
         ),
-        description="photometric transforms, in order",
+        description="photometric transforms, applied in this order",
     )
     equivariance: tuple[TransformSpec, ...] = Field(
         ({"name": "crop", "scale": [0.5, 1.0]}, {"name": "hflip", "p": 0.5}),
-        description="geometric transforms, in order",
+        description="geometric transforms, applied in this order",
     )
 
     @field_validator("invariance", "equivariance", mode="before")
@@ -95,7 +95,7 @@ class ViewsConfig(Section):
         specs = [{"name": item} if isinstance(item, str) else item for item in value]
         for spec in specs:
             if not (isinstance(spec, Mapping) and isinstance(spec.get("name"), str)):
-                raise ValueError(f"{spec!r} is no transform; write a name or {{name = ..., parameter = ...}}")
+                raise ValueError(f"{spec!r} is not a transform; write a name or {{name = ..., parameter = ...}}")
         return tuple(dict(spec) for spec in specs)
 
     @property
@@ -118,18 +118,20 @@ class ViewsConfig(Section):
 
 
 class ModelConfig(Section):
-    """The network f: backbone and FPN."""
+    """The network: backbone and FPN."""
 
-    backbone: str = Field("tf_efficientnet_lite0", description="a timm model or my_module:MyBackbone")
+    backbone: str = Field("tf_efficientnet_lite0", description="timm model or my_module:MyBackbone")
     pretrained: bool = Field(True, description="start from ImageNet weights")
-    backbone_options: dict[str, Any] = Field({}, description="arguments of the backbone's constructor, {name = value}")
-    weights: str | None = Field(None, description="local backbone weights, .pth or .safetensors; none: the model's own")
-    weights_key: str | None = Field(None, description="where the weights are in that file, if several sets fit, e.g. teacher")
-    dim: Annotated[int, Field(ge=1, le=4096, strict=True)] = Field(128, description="feature dimension D")
-    laterals: Literal["pca", "random"] = Field(
-        "pca", description="start of the FPN's laterals: a label-free PCA of the backbone's levels, or random"
+    backbone_options: dict[str, Any] = Field({}, description="extra arguments of the backbone's constructor, {name = value}")
+    weights: str | None = Field(
+        None, description="file with backbone weights, .pth or .safetensors; default: the model's ImageNet weights"
     )
-    freeze: bool = Field(False, description="train the FPN alone and leave the backbone as it is")
+    dim: Annotated[int, Field(ge=1, le=4096, strict=True)] = Field(128, description="feature dimension D")
+    weights_key: str | None = Field(None, description="where the weights are in that file, if several sets fit, e.g. teacher")
+    laterals: Literal["pca", "random"] = Field(
+        "pca", description="initial weights of the FPN's laterals: a PCA of the backbone's levels (label-free), or random"
+    )
+    freeze: bool = Field(False, description="train only the FPN, with a frozen backbone")
 
 
 class ClusterConfig(Section):
@@ -137,34 +139,34 @@ class ClusterConfig(Section):
 
     k: Annotated[int, Field(ge=2, le=65535, strict=True)] = Field(27, description="number of clusters K")
     over_k: Annotated[int, Field(ge=0, le=65535, strict=True)] = Field(
-        0, description="clusters of an auxiliary over-clustering head (PiCIE+H; the paper: 100); 0: none"
+        0, description="clusters of the auxiliary over-clustering head of PiCIE+H (100 in the paper); 0: no such head"
     )
     metric: Literal["spherical", "euclidean", "mixed"] = Field(
         "spherical",
-        description="unit-norm centroids; plain centroids; or plain centroids for labels, bare dot products for logits",
+        description="unit-norm centroids; plain centroids; or plain centroids for labels and dot products for logits",
     )
-    batch_size: BatchSize = Field(16, description="images per k-means update")
-    init_batches: PositiveInt = Field(20, description="batches that the start is sampled from")
+    batch_size: BatchSize = Field(16, description="images per k-means batch")
+    init_batches: PositiveInt = Field(20, description="number of batches from which the initial points are sampled")
     init_points: Annotated[int, Field(ge=1, le=2**24, strict=True)] = Field(
-        2**17, description="most feature vectors held for the start"
+        2**17, description="maximum number of points for the initial clustering"
     )
     lloyd_steps: Annotated[int, Field(ge=1, le=10_000, strict=True)] = Field(
-        20, description="most Lloyd iterations of the start; of a large sample, on a part of it, and a tenth as many on all"
+        20, description="maximum Lloyd iterations of the initial clustering; with many points, a subset goes first"
     )
     batchnorm: Literal["eval", "train"] = Field(
-        "eval", description="BatchNorm while clustering; labels are always made in eval mode"
+        "eval", description="mode of BatchNorm while clustering; labels are always assigned in eval mode"
     )
-    warm_start: bool = Field(False, description="start from the last epoch's centroids instead of k-means++")
+    warm_start: bool = Field(False, description="start from the centroids of the previous epoch instead of k-means++")
     refit: Annotated[int, Field(ge=0, le=1000, strict=True)] = Field(
-        8, description="for prediction, cluster whole unaltered images, best of so many starts; 0: view 1's centroids"
+        8, description="for prediction, cluster whole unaltered images, the best of this many starts; 0: use view 1's centroids"
     )
-    reseed: bool = Field(True, description="move empty clusters to the worst represented points")
+    reseed: bool = Field(True, description="move empty clusters to the points farthest from their centroids")
 
     @field_validator("over_k")
     @classmethod
     def _not_one(cls, value: int) -> int:
         if value == 1:
-            raise ValueError("one cluster tells nothing apart; 0 for no such head, or 2 and more")
+            raise ValueError("a head needs at least 2 clusters; give 0 for no such head")
         return value
 
     @property
@@ -182,60 +184,64 @@ class LossConfig(Section):
     """The training loss."""
 
     name: str = Field("cross_entropy", description="a name from `picie list losses` or my_module:MyLoss")
-    options: dict[str, Any] = Field({}, description="arguments of the loss's constructor, {name = value}")
-    temperature: Annotated[float, Field(gt=0)] = Field(0.3, description="logits are divided by it")
+    options: dict[str, Any] = Field({}, description="extra arguments of the loss's constructor, {name = value}")
+    temperature: Annotated[float, Field(gt=0)] = Field(0.3, description="softmax temperature: logits are divided by it")
     class_weights: Literal["none", "inverse", "sqrt_inverse", "frequency"] = Field(
-        "none", description="weight of each cluster in the cross-entropy, from its share of the pixels"
+        "none", description="weight of each cluster in the cross-entropy, as a function of its share of the pixels"
     )
     within: Annotated[float, Field(ge=0)] = Field(1.0, description="weight of the within-view loss")
     cross: Annotated[float, Field(ge=0)] = Field(1.0, description="weight of the cross-view loss")
-    mse: bool = Field(False, description="average the loss with the mean squared distance of the two views")
+    mse: bool = Field(
+        False, description="average the loss with the mean squared distance between the features of the two views"
+    )
 
 
 class TrainConfig(Section):
     """Optimisation."""
 
-    epochs: NaturalInt = Field(10, description="epochs; 0 clusters the network as it starts")
-    batch_size: BatchSize = Field(16, description="images per step")
-    lr: Annotated[float, Field(gt=0)] = Field(2e-4, description="Adam's learning rate, at the start")
-    schedule: Literal["cosine", "constant"] = Field("cosine", description="the learning rate over the run's epochs")
+    epochs: NaturalInt = Field(10, description="number of epochs; 0 clusters the untrained network")
+    batch_size: BatchSize = Field(16, description="images per training step")
+    lr: Annotated[float, Field(gt=0)] = Field(2e-4, description="initial learning rate of Adam")
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="learning rate schedule: falling to 0 over the run, or constant"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="bf16 autocast where the hardware gains by it, or one of the two"
+        "auto", description="auto uses bf16 autocast where the hardware is faster with it"
     )
 
 
 class EvaluateConfig(Section):
-    """How a run is scored and how pictures are brought to size."""
+    """How a run is scored, and the size of images for scoring and prediction."""
 
-    split: str = Field("val", description="split that is scored while training, if it has labels")
-    every: NaturalInt = Field(1, description="score every so many epochs; 0 only at the end")
+    split: str = Field("val", description="split to score during training, if it has labels")
+    every: NaturalInt = Field(1, description="score every this many epochs; 0: only after the last")
     size: Annotated[int, Field(ge=1, le=4096, strict=True)] | None = Field(
-        None, description="short side for scoring and prediction; `views.size` if not given"
+        None, description="short side in pixels for scoring and prediction; default: `views.size`"
     )
-    crop: bool = Field(True, description="score the centre square; otherwise the whole image")
+    crop: bool = Field(True, description="score the centre square instead of the whole image")
     matching: Literal["one-to-one", "one-to-one-iou", "many-to-one"] = Field(
-        "one-to-one", description="how clusters get classes: Hungarian on pixels or on IoU, or by majority"
+        "one-to-one", description="how clusters are matched to classes: Hungarian on pixels or on IoU, or by majority"
     )
 
 
 class RunConfig(Section):
-    """What must not change results."""
+    """Options that do not change results."""
 
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
     workers: Annotated[int, Field(ge=0, le=1024, strict=True)] | None = Field(
-        None, description="decoding threads; by the cores if not given"
+        None, description="decoding threads; default: depends on the number of cores"
     )
     cache_gb: Annotated[float, Field(ge=0, le=1e6)] = Field(
-        8.0, description="most disk for decoded frames, in the run's folder"
+        8.0, description="disk budget for decoded frames, in the run's folder, in GB"
     )
     keep_gb: Annotated[float, Field(ge=0, le=1e6)] = Field(
         1.0,
-        description="most memory, on the device, for what clustering makes of the views and the epoch's later passes need, too",
+        description="memory budget for cached features and views, on the device, in GB",
     )
-    progress: bool = Field(True, description="progress bars, on a terminal")
-    report: bool = Field(True, description="write report.html into the run's folder at its end")
+    progress: bool = Field(True, description="show progress bars on a terminal")
+    report: bool = Field(True, description="write report.html to the run's folder when training ends")
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
-        (), description="where the lines of metrics.jsonl go, too: tensorboard, wandb"
+        (), description="also send the lines of metrics.jsonl to tensorboard or wandb"
     )
 
     @field_validator("loggers", mode="before")
@@ -249,7 +255,7 @@ class Config(Section):
     """The whole configuration of a run."""
 
     method: str = Field("picie", description="picie, mdc or my_module:MyMethod")
-    seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)] = Field(0, description="seed of every random number")
+    seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)] = Field(0, description="random seed")
     data: DataConfig = DataConfig()
     views: ViewsConfig = ViewsConfig()
     model: ModelConfig = ModelConfig()

@@ -1,8 +1,9 @@
-"""`picie import-checkpoint`: a checkpoint of the authors' published code becomes a run.
+"""`picie import-checkpoint`: convert a checkpoint of the authors' published code to a run.
 
-Such a file holds `state_dict` (torchvision's ResNet and four laterals), `classifier1_state_dict`, for PiCIE also
-`classifier2_state_dict`, `optimizer`, `epoch` and `args`, names mostly prefixed `module.` (METHOD 4.18). What the network is
-is read from its tensors; `args` are kept as data and compared with them. The optimiser's state is left behind.
+Such a file holds `state_dict` (torchvision's ResNet and four laterals), `classifier1_state_dict`,
+for PiCIE also `classifier2_state_dict`, `optimizer`, `epoch` and `args`; most names are prefixed
+`module.`. The architecture is derived from the tensors; `args` are stored as data and compared
+with them. The optimizer state is dropped.
 """
 
 from __future__ import annotations
@@ -39,14 +40,14 @@ _CLASSIFIERS = ("classifier1_state_dict", "classifier2_state_dict")
 
 @dataclass(frozen=True)
 class _Published:
-    """A published checkpoint's content, checked for what it is, not yet for what it should be.
+    """Content of a published checkpoint. Types are checked, but not yet the architecture.
 
     Attributes:
-        file: where it was read.
-        network: the network's tensors, names without `module.`.
-        classifiers: (K, D) weights and (K,) offsets, of PiCIE two, of MDC one.
-        epoch: as the file says.
-        args: the plain values of the command that made it.
+        file: the file that it was read from.
+        network: tensors of the network, names without `module.`.
+        classifiers: (K, D) weights and (K,) biases; two for PiCIE, one for MDC.
+        epoch: as stored in the file.
+        args: command-line arguments of the training, as plain values.
     """
 
     file: Path
@@ -57,18 +58,20 @@ class _Published:
 
 
 def import_checkpoint(file: str | Path, out: str | Path, dataset: str = "cocostuff27") -> Path:
-    """Make a run of a published checkpoint; it can be evaluated, predicted with and exported, not trained further.
+    """Convert a published checkpoint to a run, for evaluation, prediction and export; it cannot be
+    trained further.
 
     Args:
-        file: the checkpoint. It is read as data: nothing in it is run.
-        out: the run's folder; made, and must not hold anything.
-        dataset: what the run is scored on, a name from `picie list datasets`.
+        file: the checkpoint. It is read as data; no code in it is run.
+        out: folder of the run; created, and must be empty if it exists.
+        dataset: dataset to score the run on, a name from `picie list datasets`.
 
     Returns:
         The run's folder.
 
     Raises:
-        InputError: `file` is no such checkpoint, `out` is in use, or there is no such dataset; nothing is left behind.
+        InputError: `file` is not such a checkpoint, `out` is in use, or the dataset is unknown;
+            nothing is written.
     """
     file, out = Path(file), Path(out)
     output_paths.check_new(out)
@@ -101,72 +104,76 @@ def import_checkpoint(file: str | Path, out: str | Path, dataset: str = "cocostu
 
 
 def _read(file: Path) -> _Published:
-    """What `file` holds. Raises `InputError` for everything that is not what it should be."""
+    """Read `file`. Raises `InputError` for any content that is not as expected."""
     if not file.is_file():
         raise InputError(f"{file}: no such file; give a checkpoint of the published code")
-    content = checkpoint.read_tensors(file, also=(argparse.Namespace,))  # its instances hold attributes and do nothing
+    content = checkpoint.read_tensors(file, also=(argparse.Namespace,))  # a plain container of attributes
     if not isinstance(content, Mapping) or not ("state_dict" in content or _CLASSIFIERS[0] in content):
-        raise InputError(f"{file}: is no checkpoint of the published code, which holds 'state_dict' and '{_CLASSIFIERS[0]}'")
+        raise InputError(f"{file}: not a checkpoint of the published code, which holds 'state_dict' and '{_CLASSIFIERS[0]}'")
     network = _tensors(content, "state_dict", file)
     names = _CLASSIFIERS if _CLASSIFIERS[1] in content else _CLASSIFIERS[:1]
     classifiers = [_classifier(_tensors(content, name, file), name, file) for name in names]
     if classifiers[0][0].shape != classifiers[-1][0].shape:
-        raise InputError(f"{file}: {_CLASSIFIERS[0]} and {_CLASSIFIERS[1]} are of different shapes; it is damaged")
+        raise InputError(f"{file}: {_CLASSIFIERS[0]} and {_CLASSIFIERS[1]} have different shapes; the file is damaged")
     epoch = content.get("epoch")
     if epoch is not None and not (type(epoch) is int and 0 <= epoch < 2**31):
-        raise InputError(f"{file}: epoch is no number of epochs; it is damaged")
+        raise InputError(f"{file}: epoch is not a number of epochs; the file is damaged")
     return _Published(file, network, classifiers, epoch, _plain_args(content.get("args"), file))
 
 
 def _tensors(content: Mapping[Any, Any], section: str, file: Path) -> dict[str, Tensor]:
-    """The tensors of one of the file's state_dicts, finite, names without `module.`."""
+    """Finite tensors of one state_dict of the file, names without `module.`."""
     state = content.get(section)
     if not isinstance(state, Mapping):
-        raise InputError(f"{file}: has no {section!r}; it is no checkpoint of the published code, or not a whole one")
-    found = {}
+        raise InputError(f"{file}: has no {section!r}; it is not a complete checkpoint of the published code")
+    tensors = {}
     for name, tensor in state.items():
         if not (isinstance(name, str) and isinstance(tensor, Tensor)):
-            raise InputError(f"{file}: {section}: {name!r:.80} is no tensor with a name; it is damaged")
+            raise InputError(f"{file}: {section}: {name!r:.80} is not a named tensor; the file is damaged")
         if not _is_dense(tensor):
-            raise InputError(f"{file}: {section}: {name!r:.80} is no dense tensor of plain numbers")
+            raise InputError(f"{file}: {section}: {name!r:.80} is not a dense tensor of real numbers")
         if not tensor.isfinite().all():
-            raise InputError(f"{file}: {section}: {name!r:.80} holds values that are not finite; the training diverged")
-        found[name.removeprefix("module.")] = tensor.detach()
-    return found
+            raise InputError(f"{file}: {section}: {name!r:.80} has values that are not finite; the training diverged")
+        tensors[name.removeprefix("module.")] = tensor.detach()
+    return tensors
 
 
 def _is_dense(tensor: Tensor) -> bool:
-    """Whether it has plain numbers, each in the file: a small file may claim 40 TB by repeating one number."""
-    odd = tensor.is_nested or tensor.is_quantized or tensor.is_complex()
-    if odd or tensor.layout != torch.strided or tensor.device.type != "cpu":
+    """Whether a tensor is dense and real, and all its values are stored: a strided view of a small
+    file may claim 40 TB.
+    """
+    unusual = tensor.is_nested or tensor.is_quantized or tensor.is_complex()
+    if unusual or tensor.layout != torch.strided or tensor.device.type != "cpu":
         return False
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _classifier(state: Mapping[str, Tensor], section: str, file: Path) -> tuple[Tensor, Tensor]:
-    """(K, D) weights and (K,) offsets of a 1x1 convolution's state."""
+    """(K, D) weights and (K,) biases from the state of a 1x1 convolution."""
     for name in ("weight", "bias"):
         if name not in state:
-            raise InputError(f"{file}: {section} has no {name!r}; it is damaged")
+            raise InputError(f"{file}: {section} has no {name!r}; the file is damaged")
     weight, bias = state["weight"], state["bias"]
     if weight.shape[2:] != (1, 1) or bias.shape != weight.shape[:1]:
         shapes = f"{tuple(weight.shape)} and {tuple(bias.shape)}"
-        raise InputError(f"{file}: {section}: weight and bias are {shapes}; they should be (K, D, 1, 1) and (K,)")
+        raise InputError(f"{file}: {section}: weight and bias have shapes {shapes}; expected (K, D, 1, 1) and (K,)")
     return weight[:, :, 0, 0].float().clone(), bias.float().clone()
 
 
 def _plain_args(args: Any, file: Path) -> dict[str, Any]:
-    """The attributes of `args`, if they are such as a command line gives: numbers, strings, and lists of these."""
+    """The attributes of `args`. Raises `InputError` unless they are numbers, strings or lists of
+    these.
+    """
     if args is None:
         return {}
     values = vars(args) if type(args) is argparse.Namespace else args
     if not isinstance(values, dict):
-        raise InputError(f"{file}: args is no argparse.Namespace; it is damaged")
+        raise InputError(f"{file}: args is not an argparse.Namespace; the file is damaged")
     for name, value in values.items():
         parts = value if isinstance(value, list | tuple) else (value,)
         if not (isinstance(name, str) and all(_is_plain(part) for part in parts)):
             raise InputError(
-                f"{file}: args: {name!r:.80} is no number, string or list of these; it is not of the published code"
+                f"{file}: args: {name!r:.80} is not a number, a string or a list of these, as in the published code"
             )
     return dict(values)
 
@@ -176,7 +183,9 @@ def _is_plain(value: Any) -> bool:
 
 
 def _settings(published: _Published, dataset: str) -> Config:
-    """The configuration under which picie predicts as the published code does; sizes are read from the tensors."""
+    """The configuration that makes picie predict as the published code does; sizes come from the
+    tensors.
+    """
     k, dim = published.classifiers[0][0].shape
     method = "picie" if len(published.classifiers) == 2 else "mdc"
     values = {
@@ -185,7 +194,7 @@ def _settings(published: _Published, dataset: str) -> Config:
         "model.pretrained": "false",
         "model.dim": dim,
         "cluster.k": k,
-        "train.precision": "fp32",  # as the published scores were taken
+        "train.precision": "fp32",  # as for the published scores
     }
     try:
         return config.load(f"cocostuff27-{method}", None, [f"{key}={value}" for key, value in values.items()])
@@ -194,43 +203,45 @@ def _settings(published: _Published, dataset: str) -> Config:
 
 
 def _architecture(published: _Published) -> str:
-    """The ResNet whose blocks the tensors are of."""
+    """Name of the ResNet with the blocks that the tensors belong to."""
     pattern = re.compile(r"backbone\.layer([1-4])\.(\d+)\.conv([123])\.weight")
-    found = [match.groups() for match in map(pattern.fullmatch, published.network) if match]
-    blocks = tuple(len({block for stage, block, _ in found if stage == level}) for level in "1234")
-    name = _ARCHITECTURES.get((blocks, any(convolution == "3" for _, _, convolution in found)))  # type: ignore[arg-type]
+    convolutions = [match.groups() for match in map(pattern.fullmatch, published.network) if match]
+    blocks = tuple(len({block for stage, block, _ in convolutions if stage == level}) for level in "1234")
+    name = _ARCHITECTURES.get((blocks, any(convolution == "3" for _, _, convolution in convolutions)))  # type: ignore[arg-type]
     if name is None:
         raise InputError(
             f"{published.file}: state_dict: backbone.layer1 to layer4 have {blocks} blocks, "
-            "which is none of ResNet-18, -34, -50 and -101"
+            "which matches none of ResNet-18, -34, -50 and -101"
         )
     return name
 
 
 def _network_state(published: _Published, settings: Config) -> dict[str, Tensor]:
-    """The network's tensors by their names in a run's checkpoint, each of the shape that it should have."""
-    file, left = published.file, dict(published.network)
+    """Tensors of the network under the names of a run's checkpoint, with checked shapes."""
+    file, remaining = published.file, dict(published.network)
     state = {}
-    for name, own in Extractor(settings.model, pretrained=False).state_dict().items():
+    for name, expected in Extractor(settings.model, pretrained=False).state_dict().items():
         theirs = _published_name(name)
-        if theirs in left:
-            tensor = left.pop(theirs)
-        elif name.endswith("num_batches_tracked"):  # old torch had none, and nothing is computed from it
-            tensor = own
+        if theirs in remaining:
+            tensor = remaining.pop(theirs)
+        elif name.endswith("num_batches_tracked"):  # missing from old versions of torch, and not used
+            tensor = expected
         else:
-            raise InputError(f"{file}: state_dict has no {theirs!r}, which {settings.model.backbone} needs; it is damaged")
-        if tensor.shape != own.shape:
-            shapes = f"{tuple(tensor.shape)}; with {settings.model.backbone} and D = {settings.model.dim} it should be"
-            raise InputError(f"{file}: state_dict: {theirs!r} is {shapes} {tuple(own.shape)}")
-        state[f"network.{name}"] = tensor.to(own.dtype).clone()
-    extra = [name for name in left if not name.startswith("backbone.fc.")]  # ImageNet's classifier, which is not used
+            raise InputError(f"{file}: state_dict lacks {theirs!r}, which {settings.model.backbone} needs; the file is damaged")
+        if tensor.shape != expected.shape:
+            shapes = f"{tuple(tensor.shape)}; with {settings.model.backbone} and D = {settings.model.dim}, expected"
+            raise InputError(f"{file}: state_dict: {theirs!r} has shape {shapes} {tuple(expected.shape)}")
+        state[f"network.{name}"] = tensor.to(expected.dtype).clone()
+    extra = [name for name in remaining if not name.startswith("backbone.fc.")]  # the ImageNet classifier, which is not used
     if extra:
         raise InputError(f"{file}: state_dict: {extra[0]!r:.80} is not part of the published network")
     return state
 
 
 def _published_name(name: str) -> str:
-    """The published name of one of the network's tensors: its decoder counts from coarse to fine."""
+    """The published name of a tensor of the network; the published decoder counts levels from
+    coarse to fine.
+    """
     if name.startswith("fpn.laterals."):
         _, _, level, part = name.split(".")
         return f"decoder.layer{4 - int(level)}.{part}"
@@ -238,7 +249,7 @@ def _published_name(name: str) -> str:
 
 
 def _compare(published: _Published, settings: Config) -> None:
-    """Say where `args` and tensors differ; the tensors count."""
+    """Warn where `args` and the tensors differ; the tensors are used."""
     for key, actual in {
         "arch": settings.model.backbone,
         "in_dim": settings.model.dim,
@@ -246,4 +257,4 @@ def _compare(published: _Published, settings: Config) -> None:
     }.items():
         claimed = published.args.get(key, actual)
         if claimed != actual:
-            log.warning("%s: its args say %s = %.80r, its tensors %s; the tensors count", published.file, key, claimed, actual)
+            log.warning("%s: args say %s = %.80r, tensors %s; the tensors are used", published.file, key, claimed, actual)

@@ -13,6 +13,6 @@ class MDCOptions(Section):
     """Options of the baseline MDC."""
 
     classifier: Literal["linear", "centroids"] = Field(
-        "linear", description="a trained 1x1 classifier, new each epoch, or the frozen centroids"
+        "linear", description="trained 1x1 classifier, reinitialised each epoch, or the frozen centroids"
     )
     lr: Annotated[float, Field(gt=0)] = Field(1e-2, description="learning rate of the classifier")

@@ -116,6 +116,9 @@ def _train(config: Config, out: Path, saved: dict[str, Any] | None) -> _Outcome:
             try:
                 with open_trainer(setup, folder, saved) as trainer:
                     has_work = not trainer.state.finished
+                    if saved is None and "k" not in config.cluster.model_fields_set and config.data.name == "folder":
+                        k = config.cluster.k
+                        log.info("K = %d clusters, the default; to choose K, use -k or picie clusters suggest-k", k)
                     trainer.run()
             except InputError:
                 if empty and not (out / checkpoint.FILE_NAME).exists():
