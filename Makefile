@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 READY := .venv/.ready
 BENCH = .venv/bin/python -m benchmarks $(DATA) --out benchmarks/results
 
-.PHONY: setup demo test check bench docs clean
+.PHONY: setup demo test fuzz check bench docs clean
 
 setup: $(READY)
 
@@ -18,6 +18,9 @@ demo: $(READY)   ## train, evaluate and predict on built-in scenes; prints the p
 
 test: $(READY)   ## run the whole test suite
 	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2
+
+fuzz: $(READY)   ## run commands on damaged inputs of 13 kinds, CASES of each
+	OMP_NUM_THREADS=1 .venv/bin/python -m tests.robustness --cases $(or $(CASES),160)
 
 check: $(READY)  ## check style, types and import contracts
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports

@@ -82,7 +82,11 @@ def label_maps(source: Path, folder: Path, rng: random.Random) -> Commands:
     label.write_bytes(damage_bytes(label.read_bytes() if rng.random() < 0.5 else _encoded(".png", rng), rng))
     if rng.random() < 0.3:
         return [["evaluate", source / "run", "--data", "data", "--no-record", *_SAFE]]
-    scored = ["score", source / "predictions", "data/labels/val"] if rng.random() < 0.5 else ["score", "data/labels/val", "data/labels/val"]
+    scored = (
+        ["score", source / "predictions", "data/labels/val"]
+        if rng.random() < 0.5
+        else ["score", "data/labels/val", "data/labels/val"]
+    )
     return [[*scored, "--classes", "data/classes.toml", *_SAFE]]
 
 
@@ -165,19 +169,29 @@ def _damaged_record(source: Path, folder: Path, rng: random.Random, name: str) -
 
 def metrics(source: Path, folder: Path, rng: random.Random) -> Commands:
     run = _damaged_record(source, folder, rng, "metrics.jsonl")
-    return [rng.choice((["compare", run, source / "run"], ["compare", run], ["report", run], ["train", "--resume", run, "train.epochs=3"]))]
+    return [
+        rng.choice(
+            (["compare", run, source / "run"], ["compare", run], ["report", run], ["train", "--resume", run, "train.epochs=3"])
+        )
+    ]
 
 
 def run_json(source: Path, folder: Path, rng: random.Random) -> Commands:
     run = _damaged_record(source, folder, rng, "run.json")
-    return [rng.choice((["compare", run, source / "run"], ["compare", run], ["report", run], ["train", "--resume", run, "train.epochs=3"]))]
+    return [
+        rng.choice(
+            (["compare", run, source / "run"], ["compare", run], ["report", run], ["train", "--resume", run, "train.epochs=3"])
+        )
+    ]
 
 
 def names_file(source: Path, folder: Path, rng: random.Random) -> Commands:
     run = _run_copy(source, folder)
     segments = "\n".join(f'[[segments]]\nname = "n{i}"\ncolor = "#0{i}0000"\nclusters = [{i}]\n' for i in range(3))
     (folder / "names.toml").write_bytes(damage_text(segments, rng))
-    words = [damage_text(rng.choice(("0=sky", "1=sea:#0000ff", "0:2", "0,1=land")), rng).decode("utf-8", "replace") for _ in range(2)]
+    words = [
+        damage_text(rng.choice(("0=sky", "1=sea:#0000ff", "0:2", "0,1=land")), rng).decode("utf-8", "replace") for _ in range(2)
+    ]
     word, other = (w.replace("\x00", "0") for w in words)
     return [rng.choice((
         ["name", run, "--file", "names.toml"], ["name", run, "--file", "names.toml"], ["name", run, "--", word],

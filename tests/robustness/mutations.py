@@ -63,7 +63,7 @@ def damage_text(text: str, rng: random.Random) -> bytes:
         elif kind == 3:
             separator = "=" if "=" in lines[at] else ":"
             key, found, _ = lines[at].partition(separator)
-            value = rng.choice((*TOKENS, "[1, 2]", '{x = 1}', '"x"', "[" * 500, "1" * 5000))
+            value = rng.choice((*TOKENS, "[1, 2]", "{x = 1}", '"x"', "[" * 500, "1" * 5000))
             lines[at] = f"{key}{found} {value}"
         elif kind == 4:
             lines = lines[: rng.randrange(len(lines) + 1)]
@@ -105,7 +105,7 @@ def _changed(value: Any, rng: random.Random) -> Any:
             lambda: value.flatten(), lambda: value[None], lambda: torch.zeros(0), lambda: value.double(), lambda: value.cfloat(),
             lambda: value.new_full(value.shape, float("nan")) if value.is_floating_point() else value - 9,
             lambda: value[..., :1] if value.dim() else value, lambda: value.to("meta"), lambda: value.to_sparse(),
-            lambda: torch.zeros(1).expand(value.shape), lambda: value.to(torch.uint8),
+            lambda: torch.zeros(()).expand(value.shape), lambda: value.to(torch.uint8),
         ))()  # fmt: skip
     if isinstance(value, bool) and rng.random() < 0.5:
         return not value
