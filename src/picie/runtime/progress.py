@@ -59,6 +59,31 @@ class _Rate(ProgressColumn):
         return Text(f"{speed:.1f} images/s" if speed else "", style="progress.data.speed")
 
 
+class _RunLeft(ProgressColumn):
+    """The time left of the whole run, where it can be estimated."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__()
+        self._progress = progress
+
+    def render(self, task: Task) -> Text:
+        return Text(self._progress.run_left())
+
+
+def duration(seconds: float) -> str:
+    """A duration in words, rounded to what matters.
+
+    >>> [duration(seconds) for seconds in (4.2, 90, 3600, 9000, 200_000)]
+    ['4 s', '90 s', '60 min', '2 h 30 min', '55 h']
+    """
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if minutes < 100:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes < 600 else f"{minutes // 60} h"
+
+
 class Progress:
     """Progress bars with rate and time left, on a terminal; elsewhere a log line a minute.
 
@@ -77,7 +102,9 @@ class Progress:
             *counts,
             TimeRemainingColumn(),
             TextColumn("left"),
+            _RunLeft(self),
         )
+        self.seconds_left: Callable[[], float | None] = lambda: None
         enabled = enabled and distributed.is_main()
         self._lines, self._unit = enabled and not console.is_terminal, unit
         self._shown = RichProgress(*columns, console=console, transient=True, disable=not (enabled and console.is_terminal))
@@ -88,6 +115,11 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         self._shown.stop()
+
+    def run_left(self) -> str:
+        """The time left of the run in words, or nothing; `seconds_left` is set by whoever can estimate it."""
+        seconds = self.seconds_left()
+        return "" if seconds is None else f"(run: about {duration(seconds)} left)"
 
     @contextlib.contextmanager
     def bar(self, name: str, total: int | None) -> Iterator[Callable[[int], None]]:
@@ -103,7 +135,8 @@ class Progress:
             if self._lines and time.monotonic() - told > _LINE_EVERY:
                 told = time.monotonic()
                 shown = [decimal(amount) if self._unit == "bytes" else f"{amount:,}" for amount in (done, total or 0)]
-                log.info("%s: %s%s", name, shown[0], f" of {shown[1]}" if total else "")
+                left = self.run_left()
+                log.info("%s: %s%s%s", name, shown[0], f" of {shown[1]}" if total else "", f" {left}" if left else "")
 
         try:
             yield advance

@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -30,6 +29,7 @@ from picie.methods.losses import class_weights
 from picie.runtime import checkpoint, distributed
 from picie.runtime.device import AsyncCopy, peak_memory_mb
 from picie.runtime.profiling import stage
+from picie.runtime.progress import duration
 from picie.scoring.evaluation import Evaluation, matching_state
 from picie.training.collapse import collapse_signs
 from picie.training.feature_source import FeatureSource
@@ -39,6 +39,7 @@ from picie.training.prototype_refit import refit_images, refit_prototypes
 from picie.training.pseudo_labels import Clustering, generate_pseudo_labels
 from picie.training.run_folder import RunFolder
 from picie.training.setup import Setup
+from picie.training.time_left import TimeLeft
 from picie.training.train_state import TrainState
 from picie.training.validation import validate
 from picie.version import __version__
@@ -78,6 +79,8 @@ class Trainer:
         self.config, self.method = setup.config, setup.method
         self.optimizer = Optimizer(self.config.train, self.method)
         self.evaluation: Evaluation | None = None
+        self._time_left = TimeLeft(self.config.train.epochs)
+        self.folder.bars.seconds_left = self._seconds_left
         self._unread: tuple[int, list[str], AsyncCopy] | None = None  # images, names and values of the latest losses
 
     def start(self) -> None:
@@ -214,7 +217,9 @@ class Trainer:
         self.folder.record.metrics(line)
         state.end_epoch(finished=last)
         self.save()
-        log.info(_epoch_text(line, config.train.epochs))
+        self._time_left.end_epoch(line["seconds"])
+        left = None if last else self._seconds_left()
+        log.info(_epoch_text(line, config.train.epochs) + ("" if left is None else f", about {duration(left)} left"))
         if last and (signs := list(collapse_signs(line, config))):
             advice = "lower train.lr, and check the images" if state.epoch else "check the images and the weights"
             log.warning("the features have collapsed (%s), so the segments are meaningless; %s", "; ".join(signs), advice)
@@ -279,12 +284,16 @@ class Trainer:
 
     @contextlib.contextmanager
     def _timed(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
+        self._time_left.begin_pass()
         try:
             with stage(name):
                 yield
         finally:
-            self.state.seconds[name] += time.perf_counter() - began
+            self.state.seconds[name] += self._time_left.end_pass()
+
+    def _seconds_left(self) -> float | None:
+        steps = math.ceil(len(self.source.indices) / self.config.train.batch_size)
+        return self._time_left.estimate(self.state.epoch, self.state.seconds, self.state.step / max(1, steps))
 
 
 def _epoch_text(line: dict[str, Any], epochs: int) -> str:

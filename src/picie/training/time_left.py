@@ -1,0 +1,60 @@
+"""An estimate of the time that a run still takes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+
+_MIN_FRACTION = 0.02  # of a training pass; the first steps are slower than the others
+
+
+class TimeLeft:
+    """Estimates the time left of a run from its epochs so far; in the first epoch, from its training steps.
+
+    Args:
+        epochs: `train.epochs`.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+        self._finished: list[float] = []  # seconds of each epoch that this process trained
+        self._began: float | None = None  # when the current pass began
+
+    def begin_pass(self) -> None:
+        """A pass of the epoch begins."""
+        self._began = time.perf_counter()
+
+    def end_pass(self) -> float:
+        """The pass ends; returns its seconds."""
+        assert self._began is not None
+        seconds, self._began = time.perf_counter() - self._began, None
+        return seconds
+
+    def end_epoch(self, passes: Mapping[str, float]) -> None:
+        """An epoch ends, whose `passes` took so many seconds. The rest of a resumed epoch does not count."""
+        if "label" in passes:
+            self._finished.append(sum(passes.values()))
+
+    def estimate(self, epoch: int, passes: Mapping[str, float], trained: float) -> float | None:
+        """Seconds left of the run, or None while nothing is known.
+
+        Args:
+            epoch: number of epochs whose training pass is finished.
+            passes: seconds of the finished passes of the current epoch.
+            trained: fraction of the current training pass that is done, 0 outside it.
+        """
+        current = 0.0 if self._began is None else time.perf_counter() - self._began
+        so_far = sum(passes.values()) + current
+        scoring = "train" in passes  # the epoch's training is finished, and `epoch` includes it
+        if self._finished:
+            whole = statistics.fmean(self._finished)
+        elif "label" not in passes:
+            return None
+        elif scoring:
+            whole = so_far
+        elif trained >= _MIN_FRACTION:
+            whole = so_far - current + current / trained
+        else:
+            return None
+        return max(0.0, (self.epochs - epoch) * whole - (0 if scoring else so_far))
