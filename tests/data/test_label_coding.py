@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.conftest import COLORS
 
 from picie.data.folder import Folder
 from picie.data.label_coding import read_coding
 from picie.data.label_statistics import LabelStatistics
 from picie.errors import InputError
-from tests.conftest import COLORS
 
 Cli = Callable[..., tuple[int, str, str]]
 LABEL = np.array([[0, 1, 2, 1], [2, 2, 0, 255]], np.uint8)
@@ -139,12 +139,12 @@ def test_contradictory_palettes_are_noticed(tmp_path: Path) -> None:
 
 
 def test_evaluation_shows_what_was_seen(cli: Cli, trained: Path, own_folder: Path) -> None:
-    status, out, err = cli("evaluate", trained, "--data", own_folder, "--no-record", "--bootstrap", "0")
+    status, out, err = cli("evaluate", trained, "--data", own_folder, "--bootstrap", "0")
     assert status == 0
     assert "labels: ignored pixels 8.3 %; values 0..2, 255" in out  # 4 of 48 rows
     for path in (own_folder / "labels/val").iterdir():
         Image.fromarray(np.where(np.asarray(Image.open(path)) == 1, 0, 255).astype(np.uint8)).save(path)
-    status, _, err = cli("evaluate", trained, "--data", own_folder, "--no-record", "--bootstrap", "0")
+    status, _, err = cli("evaluate", trained, "--data", own_folder, "--bootstrap", "0")
     assert status == 0
     assert "picie: warning: " in err and "class 'green' does not occur" in err
     assert len(COLORS) == 3

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests.conftest import UNTRAINED, picture
 
 from picie.data.folder import Folder
 from picie.data.images import open_image
 from picie.data.search import find_images, search_photos
 from picie.errors import InputError, UnreadableImageError
-from tests.conftest import UNTRAINED, picture
 
 Cli = Callable[..., tuple[int, str, str]]
 

@@ -13,7 +13,6 @@ import typer
 from picie import registry
 from picie.errors import InputError, nearest
 
-
 Include = Annotated[
     Optional[list[str]], typer.Option(metavar="PATTERN", help="Use only these images of a folder, e.g. '*.jpg'; repeatable.")
 ]
