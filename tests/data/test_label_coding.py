@@ -139,12 +139,12 @@ def test_contradictory_palettes_are_noticed(tmp_path: Path) -> None:
 
 
 def test_evaluation_shows_what_was_seen(cli: Cli, trained: Path, own_folder: Path) -> None:
-    status, out, err = cli("evaluate", trained, "--data", own_folder, "--no-record", "--bootstrap", "0")
+    status, out, err = cli("evaluate", trained, "--data", own_folder, "--bootstrap", "0")
     assert status == 0
     assert "labels: ignored pixels 8.3 %; values 0..2, 255" in out  # 4 of 48 rows
     for path in (own_folder / "labels/val").iterdir():
         Image.fromarray(np.where(np.asarray(Image.open(path)) == 1, 0, 255).astype(np.uint8)).save(path)
-    status, _, err = cli("evaluate", trained, "--data", own_folder, "--no-record", "--bootstrap", "0")
+    status, _, err = cli("evaluate", trained, "--data", own_folder, "--bootstrap", "0")
     assert status == 0
     assert "picie: warning: " in err and "class 'green' does not occur" in err
     assert len(COLORS) == 3

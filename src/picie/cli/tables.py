@@ -13,6 +13,7 @@ from rich.table import Column, Table
 from picie import registry
 from picie.comparing.recipes import recipe_names, recipe_text
 from picie.config import preset_names, preset_text
+from picie.data.label_statistics import listing
 from picie.scoring.intervals import LEVEL
 from picie.scoring.results import Evaluation, unmatched_clusters
 
@@ -40,6 +41,9 @@ def show_evaluation(result: Evaluation, baselines: Mapping[str, Evaluation]) -> 
         f"pixel accuracy {_number(summary['accuracy'])}  mIoU {_number(summary['miou'])}  "
         f"({result.n_images} images, mIoU of {summary['n_classes_in_miou']} classes)"
     )
+    if result.labels is not None:
+        ignored, values = result.labels["ignored"], listing(result.labels["values"])
+        console.print(f"labels: ignored pixels {ignored:.1f} %; values {values}", highlight=False)
     console.print(f"protocol: {result.protocol}", highlight=False)
 
 

@@ -16,6 +16,7 @@ from scipy.sparse import coo_array
 from torch import Tensor
 
 from picie.config import Config
+from picie.data import label_summary
 from picie.data.base import Dataset
 from picie.data.images import centre_frame, centre_label, whole_size
 from picie.data.loading import read_ahead
@@ -44,6 +45,8 @@ def check_labels(dataset: Dataset, bars: Progress) -> None:
             readable += label is not None
             labelled = labelled or (label is not None and bool((label != ignore).any()))
             advance(1)
+    for line in label_summary(dataset)[1]:
+        log.warning("%s", line)
     _check_scorable(distributed.all_reduce_max(readable), bool(distributed.all_reduce_max(labelled)), ignore)
 
 

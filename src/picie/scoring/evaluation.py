@@ -6,14 +6,14 @@ The result states its protocol in words.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from picie.config import Config, EvaluateConfig, with_overrides
-from picie.data import open_dataset, takes_folder
+from picie.data import label_summary, open_dataset, takes_folder
 from picie.data.base import Dataset
 from picie.errors import InputError, nearest
 from picie.inference.segmenter import Segmenter
@@ -85,6 +85,10 @@ def evaluate(
         log.info("scoring the %d clusters made by `picie name`, not the %d trained ones", segmenter.k, trained)
     with Progress(options.progress) as bars:
         result = score_split(segmenter.clusters, segmenter.k, Pairs(labelled, config), split, bars)
+    labels, warnings = label_summary(labelled)
+    for line in warnings:
+        log.warning("%s", line)
+    result = replace(result, labels=labels)
     if name_clusters:
         _store_matching(path, state, result)
     return with_intervals(result, bootstrap)

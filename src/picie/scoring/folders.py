@@ -5,7 +5,7 @@ run.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from picie.data.base import ClassMap
 from picie.data.images import open_label
 from picie.data.label_coding import LabelCoding, check_label, read_coding
 from picie.data.label_statistics import LabelStatistics
-from picie.data.labels import named_labels
+from picie.data.labels import named_labels, summarise_labels
 from picie.data.loading import read_ahead
 from picie.data.search import find_images
 from picie.errors import InputError, nearest
@@ -36,11 +36,15 @@ class LabelValues:
         classes: the classes.
         lookup: (256,) the class, or the ignore value, of each stored value; None if the stored
             values are class indices.
+        coding: a classes.toml, instead of `lookup`.
+        name: the name of the label set of `lookup`.
+        seen: counts of the stored values.
     """
 
     classes: ClassMap
     lookup: np.ndarray | None = None
     coding: LabelCoding | None = None
+    name: str = ""
     seen: LabelStatistics = field(default_factory=LabelStatistics)
 
     def read(self, path: Path) -> np.ndarray:
@@ -62,6 +66,14 @@ class LabelValues:
         classes: np.ndarray = self.lookup[label]
         return classes
 
+    def summary(self) -> tuple[dict[str, Any], list[str]]:
+        """What the label files that were read contain, and warnings about their values."""
+        if self.lookup is not None:
+            return summarise_labels(self.name, self.lookup, self.seen)
+        names, coding = self.classes.names, self.coding
+        ignore = self.classes.ignore if coding is None else coding.ignore
+        return self.seen.summary([ignore]), self.seen.warnings(names, None if coding is None else coding.values, ignore)
+
 
 def label_values(classes: str | Path) -> LabelValues:
     """Read the meaning of label values from a classes.toml, or take that of a named label set,
@@ -74,7 +86,7 @@ def label_values(classes: str | Path) -> LabelValues:
     if path.suffix == ".toml" or path.is_file():
         coding = read_coding(path)
         return LabelValues(coding.classes, coding=coding)
-    return LabelValues(*named_labels(str(classes)))
+    return LabelValues(*named_labels(str(classes)), name=str(classes))
 
 
 @dataclass(frozen=True)
@@ -143,7 +155,11 @@ def score_folders(
     used = used[used != void] if void is not None else used
     _warn_about_values(used, values.classes, matching, unpredicted)
     scope = "whole label maps" + ("" if unpredicted is None else f", value {unpredicted} predicts nothing")
-    return with_intervals(summarise(counts, values.classes, matching, scope, void, len(used)), bootstrap)
+    seen, warnings = values.summary()
+    for line in warnings:
+        log.warning("%s", line)
+    result = replace(summarise(counts, values.classes, matching, scope, void, len(used)), labels=seen)
+    return with_intervals(result, bootstrap)
 
 
 def _warn_about_values(used: np.ndarray, classes: ClassMap, matching: str, unpredicted: int | None) -> None:

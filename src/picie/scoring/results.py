@@ -4,7 +4,7 @@ protocol.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -40,6 +40,8 @@ class Evaluation:
         counts: (N, C * K) sparse: the confusion of each image, flattened row by row.
         void: column of the pixels without a prediction, or None; it is never matched.
         intervals: confidence intervals of the scores, or None until `with_intervals` adds them.
+        labels: what the label files contain: "ignored" (percent of pixels), "values", "files"; None
+            if unknown.
     """
 
     confusion: np.ndarray
@@ -52,6 +54,7 @@ class Evaluation:
     counts: Any
     void: int | None = None
     intervals: Intervals | None = None
+    labels: Mapping[str, Any] | None = None
 
     @property
     def groups(self) -> dict[str, Ratios]:
@@ -103,6 +106,7 @@ class Evaluation:
             "per_class": [self._class_row(index) for index in range(len(self.classes))],
             "protocol": self.protocol,
             "n_images": self.n_images,
+            **({"labels": dict(self.labels)} if self.labels is not None else {}),
         }
 
     def _class_row(self, index: int) -> dict[str, Any]:
