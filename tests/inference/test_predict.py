@@ -42,7 +42,7 @@ def photos(tmp_path: Path, labelled_folder: Path) -> Path:
     for name in ("a.jpg", "a.png", "A b/é 1.jpg", "deep/er/x.tif", "legend.jpg", "v1.2.bmp"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         source.save(root / name)
-    Image.new("L", (1, 30), 7).save(root / "strip.png")
+    Image.linear_gradient("L").resize((1, 30)).save(root / "strip.png")
     return root
 
 
@@ -113,7 +113,7 @@ def test_a_second_prediction_of_a_picture_takes_the_place_of_the_first(trained: 
     out = tmp_path / "out"
     predict_files(trained, [photos], out)
     before, files = record(out)["images"], set(out.rglob("*"))
-    Image.new("L", (5, 9), 7).save(photos / "strip.png")
+    Image.linear_gradient("L").resize((5, 9)).save(photos / "strip.png")
     predict_files(trained, [photos / "strip.png"], out)
     assert set(record(out)["images"]) == set(before)
     assert set(out.rglob("*")) == files
@@ -250,7 +250,7 @@ def test_a_second_call_predicts_what_is_new_or_changed(trained: Path, photos: Pa
     before = times(out)
     assert predict_files(trained, [photos], out) == Summary(0, 7, {})
     Image.new("RGB", (20, 30)).save(photos / "new.png")
-    Image.new("L", (5, 9), 7).save(photos / "strip.png")
+    Image.linear_gradient("L").resize((5, 9)).save(photos / "strip.png")
     (out / "v1.2_overlay.jpg").unlink()
     assert predict_files(trained, [photos], out) == Summary(3, 5, {})
     after = times(out)

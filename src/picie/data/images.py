@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from picie.data.color_profiles import to_srgb
 from picie.data.formats import DECODERS, HEIF_SUFFIXES
@@ -130,7 +130,8 @@ def _read(file: BinaryIO, reading: Reading) -> Image.Image:
         file.seek(0)
         with Image.open(file, formats=DECODERS) as image:
             image.load()
-            rgb = to_rgb(ImageOps.exif_transpose(image))
+            operation = _TRANSPOSES.get(image.getexif().get(0x0112, 1))  # `exif_transpose` would always copy
+            rgb = to_rgb(image if operation is None else image.transpose(operation))
     else:
         rgb = _compose(pixels, reading)
         notes += [MORE_BANDS] if pixels.more_bands else []

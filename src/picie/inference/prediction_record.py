@@ -150,9 +150,10 @@ class Record:
         for prediction in self.images.values():
             for name in prediction.files():
                 (self.folder / name).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # it holds something else
-                (self.folder / prediction.labels).parent.rmdir()
-        self.images, self.earlier = {}, None
+            with contextlib.suppress(OSError):  # a folder that holds something else stays
+                for folder in list(PurePosixPath(prediction.labels).parents)[:-1]:
+                    (self.folder / folder).rmdir()
+        self.images, self.scale, self.earlier = {}, {}, None
 
     def save(self) -> None:
         """Write the file. Raises `OSError`."""
