@@ -131,8 +131,8 @@ def test_from_a_dropped_picture_to_the_saved_mask(page: Browser, photo: Path, ow
     page.click("#mask")
     mask = saved(tmp_path, "100_mask.png")
     np.testing.assert_array_equal(np.asarray(mask), labels)
-    palette = [c for color in Segmenter.load(own_run, "cpu").colors for c in color]
-    assert mask.getpalette()[: len(palette)] == palette
+    colors = [c for color in Segmenter.load(own_run, "cpu").colors for c in color]
+    assert mask.getpalette()[: len(colors)] == colors
     page.click("#overlay")
     np.testing.assert_array_equal(np.asarray(saved(tmp_path, "100_overlay.png").convert("RGB")), canvas(page))
 
