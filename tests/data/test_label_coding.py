@@ -148,3 +148,13 @@ def test_evaluation_shows_what_was_seen(cli: Cli, trained: Path, own_folder: Pat
     assert status == 0
     assert "picie: warning: " in err and "class 'green' does not occur" in err
     assert len(COLORS) == 3
+
+
+@pytest.mark.parametrize("void", [(0, 0, 0), (224, 224, 192)])
+def test_usual_void_colours_are_ignored(tmp_path: Path, void: tuple[int, int, int]) -> None:
+    path = folder(tmp_path, "labels/val/a/p0.png", TOML.replace("#000000", "#0a0a0b"))
+    colors = np.where((LABEL == 255)[..., None], void, np.array([(10, 10, 11), *RGB[1:]])[LABEL.clip(0, 2)])
+    Image.fromarray(colors.astype(np.uint8)).save(path)
+    data = Folder(tmp_path, "val")
+    assert np.array_equal(data.label(0), LABEL)
+    assert data.label_summary() == ({"ignored": 12.5, "values": [0, 1, 2, 255], "files": 1}, [])

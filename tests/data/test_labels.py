@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from picie.data.cocostuff_classes import COARSE, FINE, FINE_TO_COARSE, UNUSED
-from picie.data.labels import LABELS, named_labels, to_classes
+from picie.data.label_statistics import LabelStatistics
+from picie.data.labels import LABELS, named_labels, summarise_labels, to_classes
 from picie.errors import InputError
 
 SIZES = {
@@ -90,3 +93,22 @@ def test_invalid_values_are_refused_with_their_file() -> None:
     for wrong in (34, 254, 256, 263, -1):
         with pytest.raises(InputError, match=rf"f\.png: value {wrong} is not a label id \(0\.\.33, 255: none\)"):
             to_classes(np.array([[7, wrong]]), lookup, 33, "f.png")
+
+
+def seen(*values: int) -> LabelStatistics:
+    statistics = LabelStatistics()
+    statistics.add(np.array([values]), Path("none.npy"))
+    return statistics
+
+
+def test_ids_of_another_numbering_are_noticed() -> None:
+    def warnings(name: str, *values: int) -> list[str]:
+        return summarise_labels(name, named_labels(name)[1], seen(*values))[1]
+
+    assert "these look like trainIds" in warnings("cityscapes27", 0, 1, 8, 18, 255)[0]
+    assert "these look like trainIds" in warnings("cityscapes19", 0, 255)[0]
+    assert warnings("cityscapes27", 0, 7, 26, 255) == []
+    assert "value 25 (hat) occurs, which COCO-Stuff never annotated" in warnings("cocostuff171", 0, 25, 90, 255)[0]
+    assert warnings("cocostuff27", 0, 24, 181, 255) == []
+    summary = summarise_labels("cityscapes27", named_labels("cityscapes27")[1], seen(0, 7, 7, 255))[0]
+    assert summary == {"ignored": 50.0, "values": [0, 7, 255], "files": 1}

@@ -18,6 +18,7 @@ from picie.errors import InputError, nearest
 
 _KEYS = ("names", "colors", "ignore", "groups", "values")  # of classes.toml
 _INDEX_MODES = {"L", "P", "1", "I", "I;16", "I;16B", "I;16L"}
+_VOID_COLORS = (0x000000, 0xE0E0C0)
 _INTERNAL_IGNORE = 255  # or -1, where 255 is a class
 
 
@@ -43,10 +44,16 @@ class LabelCoding:
         Raises:
             InputError: the file is not a label map, or has a value or colour without a meaning.
         """
-        stored, is_color = read_stored(path, self.colors)
+        stored, is_color = read_stored(path, self.colors, self.classes.ignore)
         if seen is not None:
-            seen.add(np.array(self.values)[stored] if is_color and self.values else stored, path)
+            seen.add(self._values_of(stored) if is_color else stored, path)
         return stored if is_color else self._to_classes(stored, path)
+
+    def _values_of(self, indices: np.ndarray) -> np.ndarray:
+        """The stored values that would mean `indices`."""
+        values = np.array(self.values or range(len(self.classes)))
+        ignored = indices == self.classes.ignore
+        return np.where(ignored, self.ignore, values[np.where(ignored, 0, indices)])
 
     def _to_classes(self, stored: np.ndarray, path: Path) -> np.ndarray:
         if self.values is None:
@@ -120,14 +127,16 @@ def _values(path: Path, values: Any, n: int) -> tuple[int, ...] | None:
     return tuple(values)
 
 
-def read_stored(path: Path, colors: tuple[str, ...] = ()) -> tuple[np.ndarray, bool]:
+def read_stored(path: Path, colors: tuple[str, ...] = (), ignore: int = 255) -> tuple[np.ndarray, bool]:
     """Read a label map as stored.
 
     RGB files with equal channels and files with opaque alpha are read as grey.
 
     Args:
         path: an image, or a .npy file.
-        colors: colours of the classes, by which RGB files are decoded.
+        colors: colours of the classes, by which RGB files are decoded; black and the border colour of
+            Pascal VOC mean `ignore`, unless they are among them.
+        ignore: index of pixels without a class in such files.
 
     Returns:
         (H, W) integers, and whether they are class indices that were decoded from colours.
@@ -150,7 +159,7 @@ def read_stored(path: Path, colors: tuple[str, ...] = ()) -> tuple[np.ndarray, b
     if stored.ndim == 2 and mode == "LA":
         return stored, False
     if stored.ndim == 3 and stored.shape[2] == 3 and mode in {"RGB", "RGBA"}:
-        unknown, indices = _decode_colors(stored, colors)
+        unknown, indices = _decode_colors(stored, colors, ignore)
         if colors and not unknown:
             return indices, True
         if (stored == stored[..., :1]).all():
@@ -167,10 +176,11 @@ def _checked_array(values: np.ndarray) -> np.ndarray:
     return values.astype(np.uint8) if values.dtype.kind == "b" else values
 
 
-def _decode_colors(stored: np.ndarray, colors: tuple[str, ...]) -> tuple[str, np.ndarray]:
-    """A colour that is not in `colors`, or "", and the class indices (H, W) of the colours (H, W, 3)."""
+def _decode_colors(stored: np.ndarray, colors: tuple[str, ...], ignore: int) -> tuple[str, np.ndarray]:
+    """A colour without a meaning, or "", and the class indices (H, W) of the colours (H, W, 3)."""
     codes = stored.astype(np.int64) @ (65536, 256, 1)
-    table = {int(color[1:], 16): index for index, color in reversed(list(enumerate(colors)))}
+    table = dict.fromkeys(_VOID_COLORS, ignore)
+    table |= {int(color[1:], 16): index for index, color in reversed(list(enumerate(colors)))}
     present = np.unique(codes)
     unknown = [f"#{code:06x}" for code in present.tolist() if code not in table]
     indices = np.array([table.get(code, 0) for code in present.tolist()], np.int64)

@@ -15,8 +15,8 @@ from PIL import Image
 from picie.data.formats import DECODERS
 
 _MAX_LISTED = 12
-_BINARY = 2  # values of a binary mask
-_FREQUENT = 0.05  # minimum share of ignored pixels that is reported if a class does not occur
+_BINARY = 2  # classes of a binary mask
+_FREQUENT = 0.25  # minimum share of ignored pixels that is reported if a class does not occur
 
 
 @dataclass
@@ -66,8 +66,8 @@ class LabelStatistics:
         stored = values or range(len(names))
         missing = [name for name, value in zip(names, stored, strict=True) if not self.counts[value]]
         ignored = self.share(ignore)
-        if missing and ignored >= _FREQUENT:
-            binary = len(self.counts) <= _BINARY == len(names)
+        binary = len(names) == _BINARY and set(self.counts) <= {stored[0], ignore}
+        if missing and ((binary and ignored) or ignored >= _FREQUENT):
             advice = f" if {ignore} means {missing[0]!r}, set values = [0, {ignore}] in classes.toml" if binary else ""
             lines.append(
                 f"class {missing[0]!r} does not occur, and {100 * ignored:.1f} % of the pixels are ignored "

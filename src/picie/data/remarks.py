@@ -10,6 +10,7 @@ from PIL import Image
 _DARK, _BRIGHT, _FLAT = 20, 235, 3  # of 255
 _TONES = ("nearly black", "nearly white", "of one colour")
 _MAX_NAMES = 3
+_MIN_SIDE = 4  # pixels
 MORE_BANDS = "more bands"
 """Note on an image whose further bands are not used, e.g. near infrared."""
 
@@ -19,7 +20,9 @@ def inspect(image: Image.Image) -> tuple[str, ...]:
     values = np.asarray(image.resize((min(64, image.width), min(64, image.height)), Image.Resampling.NEAREST))
     darkest, brightest = np.percentile(values, (1, 99))
     tone = None
-    if int(values.max()) <= _DARK or brightest <= _DARK / 2:
+    if min(image.size) < _MIN_SIDE:
+        pass  # a strip of a few pixels
+    elif int(values.max()) <= _DARK or brightest <= _DARK / 2:
         tone = _TONES[0]
     elif darkest >= _BRIGHT:
         tone = _TONES[1]

@@ -45,9 +45,9 @@ def check_labels(dataset: Dataset, bars: Progress) -> None:
             readable += label is not None
             labelled = labelled or (label is not None and bool((label != ignore).any()))
             advance(1)
+    _check_scorable(distributed.all_reduce_max(readable), bool(distributed.all_reduce_max(labelled)), ignore)
     for line in label_summary(dataset)[1]:
         log.warning("%s", line)
-    _check_scorable(distributed.all_reduce_max(readable), bool(distributed.all_reduce_max(labelled)), ignore)
 
 
 def _local_shard(dataset: Dataset) -> list[int]:
