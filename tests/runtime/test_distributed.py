@@ -273,9 +273,9 @@ import os, signal, threading
 from picie.runtime import failures
 class Store:
     def add(self, key, n): return n
-failures._PATIENCE = 0.5
+failures._TIMEOUT = 0.5
 signal.signal(signal.SIGTERM, lambda *_: None)
-team = failures._Team(Store(), 3)
+team = failures._Group(Store(), 3)
 watch = failures._Watch(team)
 team.exchanges = {exchanges}
 os.kill(os.getpid(), signal.SIGTERM)
@@ -293,7 +293,7 @@ def test_a_process_that_waits_in_vain_ends_when_it_is_asked_to_stop(exchanges: i
     )
     assert done.returncode == status
     assert done.stderr.count("\n") == status
-    assert ("rank 3: was asked to stop, and waits in vain for another process" in done.stderr) == bool(status)
+    assert ("rank 3: was asked to stop but is still waiting for another process" in done.stderr) == bool(status)
 
 
 def test_what_is_for_one_process_says_so(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ def test_processes_that_cannot_find_each_other_say_so(
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     message = refused(*command(data, tmp_path / "run"))
-    assert "the 2 processes of this run (WORLD_SIZE) cannot find each other" in message
+    assert "the 2 processes of this run (WORLD_SIZE) cannot connect to each other" in message
     assert "start them with torchrun, or unset WORLD_SIZE for one" in message
     assert not (tmp_path / "run").exists()
 
