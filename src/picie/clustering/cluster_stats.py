@@ -57,7 +57,10 @@ class ClusterStats:
 
     @property
     def imbalance(self) -> float:
-        """K times the sum of squared cluster shares: 1 for equal clusters, K if one cluster holds all points."""
+        """K times the sum of squared cluster shares.
+
+        It is 1 for equal clusters and K if one cluster holds all points.
+        """
         shares = self.counts.double() / max(int(self.counts.sum()), 1)
         return float(len(shares) * shares.square().sum())
 

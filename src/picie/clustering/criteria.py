@@ -15,11 +15,17 @@ from picie.clustering.kmeans import assign, cluster_sums
 
 
 def silhouette(points: Tensor, clusters: Tensor, k: int) -> float:
-    """Return the mean silhouette (Rousseeuw 1987) of unit-norm `points` (n, D) in `clusters` (n,), in [-1, 1].
+    """Return the mean silhouette of `points` in `clusters`, in [-1, 1] (Rousseeuw 1987).
 
-    It uses the cosine distance. The silhouette of a point is (b - a) / max(a, b), where a is the mean distance to its own
-    cluster and b that to the nearest other; it is 0 for the only point of a cluster. Memory is n x K, since the mean cosine
-    distance to a cluster is that to its mean vector.
+    It uses the cosine distance. The silhouette of a point is (b - a) / max(a, b), where a is the
+    mean distance to its own cluster and b that to the nearest other; it is 0 for the only point of
+    a cluster. Memory is n x K, since the mean cosine distance to a cluster is that to its mean
+    vector.
+
+    Args:
+        points: (n, D), of norm 1.
+        clusters: (n,) int64.
+        k: Number of clusters.
     """
     sums, counts = (part.to(points) for part in cluster_sums(points, clusters, k))
     totals = counts - points @ sums.T  # summed distances to all points of each cluster; 0 to the point itself
@@ -49,9 +55,9 @@ def calinski_harabasz(points: Tensor, clusters: Tensor, k: int) -> float:
 
 
 def adjusted_rand(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the adjusted Rand index of two clusterings (n,) of the same points (Hubert and Arabie 1985).
+    """Return the adjusted Rand index of two clusterings (n,) of the same points.
 
-    It is 1 if they are equal up to numbering, and 0 on average by chance.
+    It is 1 if they are equal up to numbering, and 0 on average by chance (Hubert and Arabie 1985).
 
     >>> adjusted_rand(np.array([0, 0, 1, 1]), np.array([5, 5, 2, 2]))
     1.0
@@ -67,14 +73,18 @@ def adjusted_rand(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def stability(points: Tensor, groups: np.ndarray, fit: Callable[[Tensor, int], Tensor], repeats: int, seed: int) -> np.ndarray:
-    """Return (repeats,) adjusted Rand indices, on all points, of centroids fitted to two halves of the groups.
+    """Measure stability: fit centroids to two halves of the groups and compare them on all points.
 
     Args:
         points: (n, D).
-        groups: (n,) group of each point, e.g. its image. A group is never split, because its points are similar.
+        groups: (n,) group of each point, e.g. its image. A group is never split, because its
+            points are similar.
         fit: Returns (K, D) centroids for points and a number that differs in each call.
         repeats: How many times the groups are halved.
         seed: Seed of the halving.
+
+    Returns:
+        (repeats,) adjusted Rand indices.
     """
     rng, names = np.random.default_rng(seed), np.unique(groups)
     values = []

@@ -1,10 +1,13 @@
-"""K-means over points that do not fit into memory: k-means++ on a bounded sample, Lloyd, then running means.
+"""K-means over points that do not fit into memory.
 
-The module is independent of images: its inputs are points (n, D); its results are centroids, inertia, imbalance and empty
-clusters. Work that grows with n runs on the points' device. The K x D sums are kept in float64 on the CPU and random
-numbers come from a seeded generator there, so devices agree (including Apple's, which has no float64). Processes of one
-run get the same result: the main process finds the start, from a sample that all have, and the sums of each batch are
-added over all processes.
+It runs k-means++ and Lloyd on a bounded sample, then updates running means.
+
+The module is independent of images: its inputs are points (n, D); its results are centroids,
+inertia, imbalance and empty clusters. Work that grows with n runs on the points' device. The K x D
+sums are kept in float64 on the CPU and random numbers come from a seeded generator there, so
+devices agree (including Apple's, which has no float64). Processes of one run get the same result:
+the main process finds the start, from a sample that all have, and the sums of each batch are added
+over all processes.
 
 Shapes: n points, D feature dimension, K clusters.
 """
@@ -27,9 +30,10 @@ _WIDTH = 16  # columns of products: 16 take a third of the time of 11 (2 cores, 
 
 
 def _chunks(points: Tensor, k: int) -> tuple[Tensor, ...]:
-    """Split `points` into chunks whose temporaries fit the cache on a CPU (4 MB at D = 128) or fill another device.
+    """Split `points` into chunks that fit the cache of a CPU, or fill another device.
 
-    They stay bounded (2^24 scores) for any number of clusters `k`.
+    On a CPU their temporaries take 4 MB at D = 128. They stay bounded (2^24 scores) for any number
+    of clusters `k`.
     """
     limit = 2**13 if points.device.type == "cpu" else 2**18
     chunks: tuple[Tensor, ...] = points.split(max(1, min(limit, 2**24 // k)))
@@ -37,9 +41,9 @@ def _chunks(points: Tensor, k: int) -> tuple[Tensor, ...]:
 
 
 def bias(centroids: Tensor) -> Tensor:
-    """Return (..., K) biases b of `centroids` (..., K, D) with argmax <z, c> + b = argmin |z - c|^2.
+    """Return (..., K) biases b of `centroids` (..., K, D).
 
-    They are equal if all norms are.
+    They satisfy argmax <z, c> + b = argmin |z - c|^2, and are equal if all norms are.
     """
     return -0.5 * centroids.square().sum(-1)
 
@@ -52,11 +56,12 @@ def pad_clusters(centroids: Tensor) -> Tensor:
 def nearest(points: Tensor, centroids: Tensor, unit: bool = False) -> tuple[Tensor, Tensor]:
     """Find the nearest of `centroids` (K, D) for each of `points` (n, D), by squared distance.
 
-    Both have the same dtype. With `unit`, points may have any floating dtype and are normalised to norm 1.
+    Both have the same dtype. With `unit`, points may have any floating dtype and are normalised to
+    norm 1.
 
     Returns:
-        (n,) int64 clusters and (n,) scores max_k <z, c_k> - |c_k|^2 / 2, of the dtype of `centroids`, from which
-        `distances` computes squared distances.
+        (n,) int64 clusters and (n,) scores max_k <z, c_k> - |c_k|^2 / 2, of the dtype of
+        `centroids`, from which `distances` computes squared distances.
     """
     k, wide, offset = len(centroids), pad_clusters(centroids), bias(centroids)
     scores = centroids.new_empty(len(points))
@@ -76,24 +81,35 @@ def nearest(points: Tensor, centroids: Tensor, unit: bool = False) -> tuple[Tens
 
 
 def distances(points: Tensor, scores: Tensor) -> Tensor:
-    """Return (n,) squared distances of `points` (n, D) to their nearest centroids, from the `scores` of `nearest`."""
+    """Return (n,) squared distances of `points` (n, D) to their nearest centroids.
+
+    Args:
+        points: (n, D).
+        scores: (n,), as returned by `nearest`.
+    """
     norms: Tensor = torch.linalg.vector_norm(points, dim=1)
     return (norms.square_() - 2 * scores).clamp_(min=0)
 
 
 def assign(points: Tensor, centroids: Tensor, unit: bool = False) -> tuple[Tensor, Tensor]:
-    """Return (n,) int64 nearest clusters and (n,) squared distances of `points` (n, D) to `centroids` (K, D).
+    """Assign `points` (n, D) to the nearest of `centroids` (K, D).
 
-    With `unit` a zero point, which has no direction, counts as a point of norm 1 orthogonal to all centroids.
+    With `unit` a zero point, which has no direction, counts as a point of norm 1 orthogonal to all
+    centroids.
+
+    Returns:
+        (n,) int64 clusters and (n,) squared distances.
     """
     clusters, scores = nearest(points, centroids, unit)
     return clusters, (1 - 2 * scores).clamp_(min=0) if unit else distances(points, scores)
 
 
 def plus_plus(points: Tensor, k: int, generator: torch.Generator, starts: int = 1) -> Tensor:
-    """Choose K of `points` (n, D) by k-means++ (Arthur and Vassilvitskii 2007): each is drawn by squared distance.
+    """Choose K of `points` (n, D) by k-means++ (Arthur and Vassilvitskii 2007).
 
-    Several starts are computed together; each uses the numbers that it would draw after the one before it.
+    Each centroid is drawn with probability proportional to its squared distance from those before.
+    Several starts are computed together; each uses the numbers that it would draw after the one
+    before it.
 
     Returns:
         (starts, K, D) centroids.
@@ -119,13 +135,14 @@ def plus_plus(points: Tensor, k: int, generator: torch.Generator, starts: int = 
 
 
 def lloyd(points: Tensor, centroids: Tensor, steps: int, metric: Metric, reseed: bool = True) -> tuple[Tensor, Tensor]:
-    """Run Lloyd's iterations on `points` (n, D) from `centroids` (K, D), until convergence or for `steps` iterations.
+    """Run Lloyd's iterations on `points` (n, D) from `centroids` (K, D).
 
-    Empty clusters are moved to the points farthest from their centroids if `reseed`, otherwise they keep their position.
+    They end at convergence or after `steps` iterations. Empty clusters are moved to the points
+    farthest from their centroids if `reseed`, otherwise they keep their position.
 
     Returns:
-        (K, D) float64 means, on the CPU, of the clusters of the last assignment, and (K,) float64 counts. The centroids
-        are the projection of the means, `project(means, metric)`.
+        (K, D) float64 means, on the CPU, of the clusters of the last assignment, and (K,) float64
+        counts. The centroids are the projection of the means, `project(means, metric)`.
     """
     previous: Tensor | None = None
     means, counts = centroids.cpu().double(), torch.zeros(len(centroids), dtype=torch.float64)
@@ -145,10 +162,14 @@ def lloyd(points: Tensor, centroids: Tensor, steps: int, metric: Metric, reseed:
 
 
 def cluster_sums(points: Tensor, clusters: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return (K, D) float64 sums and (K,) float64 counts, on the CPU, of `points` (n, D) by `clusters` (n,).
+    """Sum and count `points` (n, D) by `clusters` (n,).
 
-    On a GPU the order of scattered additions varies, so the sum is a product with the 0/1 membership matrix. On a CPU their
-    order is fixed, and they take 0.3 ms where the product takes 1.6 (2^14 points, K = 11, D = 128) or 33 (K = 512).
+    On a GPU the order of scattered additions varies, so the sum is a product with the 0/1
+    membership matrix. On a CPU their order is fixed, and they take 0.3 ms where the product takes
+    1.6 (2^14 points, K = 11, D = 128) or 33 (K = 512).
+
+    Returns:
+        (K, D) float64 sums and (K,) float64 counts, on the CPU.
     """
     device = points.device if points.device.type == "cuda" else torch.device("cpu")  # MPS has no float64
     sums = torch.zeros(k, points.shape[1], dtype=torch.float64, device=device)
@@ -161,7 +182,11 @@ def cluster_sums(points: Tensor, clusters: Tensor, k: int) -> tuple[Tensor, Tens
 
 
 def cluster_counts(clusters: Tensor, k: int) -> Tensor:
-    """Count the points of each of `k` clusters: (K,) int64 on the device, without synchronising a GPU."""
+    """Count the points of each of `k` clusters.
+
+    Returns:
+        (K,) int64 on the device of `clusters`; a GPU is not synchronised.
+    """
     if clusters.device.type == "cpu":
         return torch.bincount(clusters, minlength=k)
     return clusters.new_zeros(k).scatter_add_(0, clusters, torch.ones_like(clusters))
@@ -175,19 +200,20 @@ def project(centroids: Tensor, metric: Metric) -> Tensor:
 class KMeans:
     """Streaming k-means (paper, section 3.1; METHOD 2.1).
 
-    Call `start` with one sample, then `update` with every later batch, then read `centroids`. A batch moves centroid k by
-    a running mean, c_k <- (1 - eta) c_k + eta mean_k with eta = n_k / count_k.
+    Call `start` with one sample, then `update` with every later batch, then read `centroids`. A
+    batch moves centroid k by a running mean, c_k <- (1 - eta) c_k + eta mean_k with eta = n_k /
+    count_k.
 
     Args:
         k: Number of clusters.
-        metric: "spherical" keeps centroids at norm 1 (for points of norm 1 the nearest is then the most similar),
-            "euclidean" keeps them at the mean.
-        steps: Maximum number of Lloyd iterations of the start. If the sample is large, they run on a part of it,
-            followed by a tenth of them on the whole sample.
+        metric: "spherical" keeps centroids at norm 1 (for points of norm 1 the nearest is then the
+            most similar), "euclidean" keeps them at the mean.
+        steps: Maximum number of Lloyd iterations of the start. If the sample is large, they run on
+            a part of it, followed by a tenth of them on the whole sample.
         reseed: Move empty clusters to the points farthest from their centroids.
         seed: Seed of the k-means++ starts.
-        restarts: Number of k-means++ starts, from which the one with the lowest inertia after a short trial on a part
-            of the sample is chosen.
+        restarts: Number of k-means++ starts, from which the one with the lowest inertia after a
+            short trial on a part of the sample is chosen.
     """
 
     def __init__(
@@ -210,7 +236,8 @@ class KMeans:
         Args:
             sample: Points, n >= K.
             centroids: (K, D) initial centroids; by default those of `best_start`.
-            weight: Number of points that each point of the sample represents; it scales the counts of the running mean.
+            weight: Number of points that each point of the sample represents; it scales the counts
+                of the running mean.
 
         Raises:
             ValueError: There are fewer points than clusters.
@@ -233,7 +260,10 @@ class KMeans:
         return lloyd(sample, centroids, steps, self.metric, self.reseed)
 
     def best_start(self, sample: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
-        """Return the (K, D) k-means++ start of `sample` (n, D), or one of `others`, with the lowest inertia in a trial."""
+        """Return the (K, D) start with the lowest inertia in a trial on `sample` (n, D).
+
+        The candidates are the k-means++ starts and `others`.
+        """
         return distributed.run_on_main(lambda: self._best_start(sample, others).cpu()).to(sample.device)
 
     def _best_start(self, sample: Tensor, others: Sequence[Tensor]) -> Tensor:
@@ -248,12 +278,18 @@ class KMeans:
         return tried[scores.index(max(scores))]
 
     def _subsample(self, sample: Tensor, points: int, points_per_cluster: int) -> Tensor:
-        """Return every n-th point of `sample`: about `points`, or `points_per_cluster` each if that is more."""
+        """Return every n-th point of `sample`, in total about `points`.
+
+        It is about `points_per_cluster` for each cluster if that is more.
+        """
         step = max(1, len(sample) // max(points, points_per_cluster * self.k))
         return sample[:: step - 1 + step % 2].contiguous()  # odd, because points may be rows of maps of even width
 
     def update(self, points: Tensor) -> None:
-        """Move the centroids by the running mean of one batch of `points` (n, D), or of this process's part of it."""
+        """Move the centroids by the running mean of one batch of `points` (n, D).
+
+        With several processes each passes its part of the batch.
+        """
         clusters, _ = nearest(points, self.centroids)
         sums, counts = map(distributed.all_reduce_sum, cluster_sums(points, clusters, self.k))
         self.counts += counts

@@ -11,7 +11,10 @@ from picie.runtime.device import to_device
 
 
 def points_of(z: Tensor) -> Tensor:
-    """Return (B * h * w, D) points of features `z` (B, D, h, w), as a view if they are channels_last."""
+    """Return the points (B * h * w, D) of features `z` (B, D, h, w).
+
+    The result is a view if the features are channels_last.
+    """
     return z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])
 
 
@@ -23,7 +26,8 @@ def points_per_batch(size: int, n_batches: int) -> int:
 class PointSample:
     """A bounded sample of points, normalised to norm 1, with an equal random share of each batch.
 
-    With several processes each adds its part of a batch. The chosen points and their order are those of one process.
+    With several processes each adds its part of a batch. The chosen points and their order are
+    those of one process.
 
     Args:
         size: Maximum number of points, shared by the batches.
@@ -53,7 +57,7 @@ class PointSample:
         self._seen += n
 
     def take(self) -> tuple[Tensor, float]:
-        """Return the sample (n, D) float32, and the number of points that each of its points represents."""
+        """Return the sample (n, D) float32, and how many points each of its points represents."""
         sample = distributed.all_reduce_sum(torch.cat(self._parts))
         self._parts = []
         return sample, self._seen / len(sample)

@@ -1,4 +1,6 @@
-"""Regroups clusters: splits a cluster, averages groups of clusters, builds trees. It is independent of images and runs.
+"""Regroups clusters: splits a cluster, averages groups of clusters, builds trees.
+
+It is independent of images and runs.
 
 Shapes: D feature dimension, K clusters, V groups of them.
 """
@@ -23,10 +25,11 @@ _TREE = 2000  # points of a tree; its cost is quadratic
 def split_clusters(
     weight: Tensor, offset: Tensor, centroids: Tensor, clusters: Sequence[int], parts: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, list[int]]:
-    """Split `clusters` of a linear classifier into parts, without changing the regions of the other clusters.
+    """Split `clusters` of a linear classifier into parts; the regions of the others are unchanged.
 
-    Part i of cluster w gets the weight w + s (mu_i - mean mu). The factor s is so small that the parts together win where w
-    did (except for 1/256 of the way to the nearest other cluster); among them the nearest mu_i wins for any s.
+    Part i of cluster w gets the weight w + s (mu_i - mean mu). The factor s is so small that the
+    parts together win where w did (except for 1/256 of the way to the nearest other cluster);
+    among them the nearest mu_i wins for any s.
 
     Args:
         weight: (K, D) weights of the classifier.
@@ -36,8 +39,9 @@ def split_clusters(
         parts: (n, D) mu, the centroids of the parts, the same for each of `clusters`.
 
     Returns:
-        Weights, biases and centroids of K + len(clusters) (n - 1) clusters, with the first part of each in its place and
-        the others at the end; and the part number of each of `clusters`, then of each new one.
+        Weights, biases and centroids of K + len(clusters) (n - 1) clusters, with the first part of
+        each in its place and the others at the end; and the part number of each of `clusters`,
+        then of each new one.
 
     Raises:
         ValueError: The parts would differ by less than float32 resolves.
@@ -62,18 +66,22 @@ def split_clusters(
 
 
 def mean_centroids(centroids: Tensor, assignment: Sequence[int], v: int, metric: Metric) -> Tensor:
-    """Return (V, D) means of the `centroids` (K, D) of each of `v` groups, projected by `metric`; 0 for empty groups.
+    """Return (V, D) means of the `centroids` (K, D) of each of `v` groups, projected by `metric`.
 
-    `assignment` (K,) holds the group of each cluster.
+    The mean of an empty group is 0. `assignment` (K,) holds the group of each cluster.
     """
     member = F.one_hot(torch.tensor(assignment, device=centroids.device), v).to(centroids)
     return project(member.T @ centroids / member.sum(0).clamp(min=1)[:, None], metric)
 
 
 def agglomerate(centroids: Tensor, n: int) -> np.ndarray:
-    """Group `centroids` (V, D) into `n` groups by average linkage (UPGMA) on squared distances; returns (V,) int.
+    """Group `centroids` (V, D) into `n` groups by average linkage (UPGMA) on squared distances.
 
-    For unit norms these are twice the cosine distances, so groups are joined by the mean similarity of their members.
+    For unit norms these are twice the cosine distances, so groups are joined by the mean
+    similarity of their members.
+
+    Returns:
+        (V,) group of each centroid, 0..n-1.
     """
     points = centroids.double()
     squared = torch.cdist(points, points).square().numpy()
@@ -85,8 +93,9 @@ def agglomerate(centroids: Tensor, n: int) -> np.ndarray:
 class WardTree:
     """A Ward tree of a part of the points, which gives k-means a start for any K.
 
-    For well-separated groups, k-means++ alone too often puts two centroids into one and none into another: of 9 mixtures of
-    12 groups `suggest-k` found that number for 4 with the best of 4 starts, for 7 with that of 16, for all with the tree's.
+    For well-separated groups, k-means++ alone too often puts two centroids into one and none into
+    another: of 9 mixtures of 12 groups `suggest-k` found that number for 4 with the best of 4
+    starts, for 7 with that of 16, for all with the tree's.
 
     Args:
         points: (n, D).
@@ -99,7 +108,10 @@ class WardTree:
         self._tree = linkage(self._points.cpu().double().numpy(), "ward")
 
     def starts(self, k: int) -> list[Tensor]:
-        """Return one start, the (k, D) means of the tree's `k` groups; none if `k` exceeds its points."""
+        """Return one start, the (k, D) means of the tree's `k` groups.
+
+        The list is empty if `k` exceeds the number of points.
+        """
         if k > len(self._points):
             return []
         groups = cut_tree(self._tree, k)[:, 0].tolist()

@@ -1,13 +1,15 @@
-"""Faster gradients of depthwise convolutions in bfloat16 on a CPU, using the fast kernels of oneDNN.
+"""Faster gradients of depthwise convolutions in bfloat16 on a CPU, by fast kernels of oneDNN.
 
-By itself oneDNN is fast only for 3x3 kernels at stride 1. It computes the weight gradient of larger kernels with a dense
-convolution, in float32 too, and likewise the input gradient at stride 2. Here the weight gradient is assembled from 3x3
-pieces and the input gradient is a forward convolution. Forward and backward, ms per batch of 16 on 2 cores (channels,
-cells per side, kernel, stride), float32 between casts against this: (96, 80, 3, 2) 31 / 10, (240, 20, 5, 1) 10 / 4,
-(672, 10, 5, 1) 8 / 3.
+By itself oneDNN is fast only for 3x3 kernels at stride 1. It computes the weight gradient of
+larger kernels with a dense convolution, in float32 too, and likewise the input gradient at stride
+2. Here the weight gradient is assembled from 3x3 pieces and the input gradient is a forward
+convolution. Forward and backward, ms per batch of 16 on 2 cores (channels, cells per side, kernel,
+stride), float32 between casts against this: (96, 80, 3, 2) 31 / 10, (240, 20, 5, 1) 10 / 4, (672,
+10, 5, 1) 8 / 3.
 
-A training step of EfficientNet-Lite0 (160 px, batch 16, one thread of a busy machine, median CPU time per image of 10
-interleaved steps) takes 85.5 ms with autocast alone, 51.0 with grouped convolutions in float32 and 47.3 with this.
+A training step of EfficientNet-Lite0 (160 px, batch 16, one thread of a busy machine, median CPU
+time per image of 10 interleaved steps) takes 85.5 ms with autocast alone, 51.0 with grouped
+convolutions in float32 and 47.3 with this.
 """
 
 from __future__ import annotations
@@ -28,10 +30,10 @@ Pad = tuple[int, int, int, int]
 
 
 def speed_up_depthwise(network: nn.Module) -> None:
-    """Speed up training of grouped convolutions of `network` under CPU autocast to bfloat16; weight names are unchanged.
+    """Speed up training of grouped convolutions of `network` under CPU autocast to bfloat16.
 
-    Depthwise convolutions with square odd kernels are computed in bfloat16; other grouped ones in float32. Without gradients
-    nothing changes.
+    Weight names are unchanged. Depthwise convolutions with square odd kernels are computed in bfloat16; other grouped ones in
+    float32. Without gradients nothing changes.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.groups > 1:
@@ -72,7 +74,7 @@ def is_plain(module: nn.Conv2d) -> bool:
 
 
 def _pads_by_size(module: nn.Conv2d) -> bool:
-    """Return whether it is timm's convolution with TensorFlow's padding: minimal, with the extra cell at the end."""
+    """Return whether it is timm's convolution with minimal padding, as TensorFlow's."""
     return type(module) is Conv2dSame
 
 
@@ -86,11 +88,14 @@ def _pad(module: nn.Conv2d, size: tuple[int, int]) -> Pad:
 
 
 class _Depthwise(Function):
-    """y = weight * x, depthwise, in the dtype of x; the weight gradient has the dtype of the weight."""
+    """y = weight * x, depthwise, in the dtype of x.
+
+    The weight gradient has the dtype of the weight.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, pad: Pad) -> Tensor:
-        """Convolve `x` (B, C, H, W) with `weight` (C, 1, k, k), which may differ in dtype, and `pad`."""
+        """Convolve `x` (B, C, H, W) with `weight` (C, 1, k, k), of any dtype."""
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.pad = stride, pad
         left, right, top, bottom = pad
@@ -109,7 +114,11 @@ class _Depthwise(Function):
 
 
 def _of_input(x: Tensor, weight: Tensor, dy: Tensor, stride: int, pad: Pad) -> Tensor:
-    """Return the gradient of `x`: the flipped kernel convolved with `dy`, with zeros between its cells at stride 2."""
+    """Return the gradient of `x`.
+
+    It is the convolution of `dy`, with zeros between its cells at stride 2, with the flipped
+    kernel.
+    """
     (height, width), (rows, columns), reach = x.shape[2:], dy.shape[2:], weight.shape[2] - 1
     top, left = reach - pad[2], reach - pad[0]
     spread = dy.new_zeros(len(dy), height + reach, width + reach, dy.shape[1])
@@ -119,7 +128,7 @@ def _of_input(x: Tensor, weight: Tensor, dy: Tensor, stride: int, pad: Pad) -> T
 
 
 def _of_weight(padded: Tensor, weight: Tensor, dy: Tensor, stride: int) -> Tensor:
-    """Return the gradient of `weight`, from overlapping 3x3 pieces that agree where they overlap."""
+    """Return the gradient of `weight`, from 3x3 pieces that agree where they overlap."""
     (height, width), dw = ((side - 1) * stride + 3 for side in dy.shape[2:]), torch.empty_like(weight)
     piece = torch.empty(len(weight), 1, 3, 3, dtype=dy.dtype)  # only its shape is used
     strides, none, wanted = [stride, stride], [0, 0], [False, True, False]

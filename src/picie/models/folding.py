@@ -1,9 +1,10 @@
 """Folds BatchNorm into the preceding convolution for passes without gradients of the backbone.
 
-With running statistics BatchNorm is one factor and one offset per channel, which the weights of the convolution can absorb.
-This saves reading and writing the activations once per layer, and weights are cast to the precision of the pass once
-instead of for each batch. Forward of 16 images of 160 px, bfloat16 on 2 cores: EfficientNet-Lite0 58 -> 45 ms,
-ResNet-18 83 -> 77. Rounding differs: features are as close to those in float32 as before, but not identical.
+With running statistics BatchNorm is one factor and one offset per channel, which the weights of
+the convolution can absorb. This saves reading and writing the activations once per layer, and
+weights are cast to the precision of the pass once instead of for each batch. Forward of 16 images
+of 160 px, bfloat16 on 2 cores: EfficientNet-Lite0 58 -> 45 ms, ResNet-18 83 -> 77. Rounding
+differs: features are as close to those in float32 as before, but not identical.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
 
 @torch.no_grad()
 def foldable(backbone: nn.Module, images: Tensor) -> list[Pair]:
-    """Find the convolutions of `backbone`, in evaluation mode, whose output is used only by a BatchNorm.
+    """Find the convolutions of `backbone`, in evaluation mode, that only a BatchNorm follows.
 
-    They are found by tracing `images` (B, 3, H, W): each layer is called once, and of all functions that return tensors
-    only the BatchNorm receives the convolution's output.
+    They are found by tracing `images` (B, 3, H, W): each layer is called once, and of all
+    functions that return tensors only the BatchNorm receives the convolution's output.
     """
     outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # by id; holding the tensor keeps its id from being reused
     pairs: list[tuple[Pair, Tensor]] = []
@@ -103,7 +104,11 @@ def folded(pairs: Sequence[Pair], dtype: torch.dtype) -> Iterator[None]:
 
 @torch.no_grad()
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of one convolution that equals `conv` followed by `norm` with its running statistics."""
+    """Return weight and bias of a convolution that equals `conv` followed by `norm`.
+
+    torch.nn.utils.fusion multiplies the bias by both factors in turn, which rounds differently;
+    with it, runs would not stay bit-identical.
+    """
     assert norm.running_mean is not None
     assert norm.running_var is not None
     factor = torch.rsqrt(norm.running_var + norm.eps)

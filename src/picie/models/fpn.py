@@ -1,4 +1,7 @@
-"""The paper's linear decoder: 1x1 laterals and a top-down sum; and its label-free PCA initialisation."""
+"""The paper's linear decoder: 1x1 laterals and a top-down sum.
+
+Its initialisation by PCA needs no labels.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,9 @@ from picie.runtime import distributed
 
 
 class FPN(nn.Module):
-    """Projects each level to D channels by a 1x1 convolution and sums them from coarse to fine, enlarging bilinearly.
+    """Projects each level to D channels by a 1x1 convolution and sums them from coarse to fine.
 
-    There is no normalisation and no 3x3 convolution.
+    Coarser levels are enlarged bilinearly. There is no normalisation and no 3x3 convolution.
 
     Args:
         channels: Channels of each level, fine to coarse.
@@ -43,8 +46,8 @@ class FPN(nn.Module):
 def channel_blocks(channels: Sequence[int], dim: int) -> list[int]:
     """Return how many of the D channels each level gets, fine to coarse.
 
-    The coarsest level gets half, the next half of the rest, and so on: 16, 16, 32, 64 for D = 128 and four levels (METHOD 8).
-    No level gets more than its number of channels.
+    The coarsest level gets half, the next half of the rest, and so on: 16, 16, 32, 64 for D = 128
+    and four levels (METHOD 8). No level gets more than its number of channels.
 
     >>> channel_blocks([24, 40, 112, 320], 128)
     [16, 16, 32, 64]
@@ -60,14 +63,16 @@ def channel_blocks(channels: Sequence[int], dim: int) -> list[int]:
 
 @torch.no_grad()
 def pca_start(fpn: FPN, batches: Iterable[Sequence[Tensor]]) -> None:
-    """Initialise each lateral with its level's centred PCA, divided by the level's total standard deviation.
+    """Initialise each lateral with the centred PCA of its level.
 
-    Each level writes to its own block of output channels, so the decoder starts as the concatenation of the levels' principal
+    It is divided by the level's total standard deviation. Each level writes to its own block of
+    output channels, so the decoder starts as the concatenation of the levels' principal
     components, with about equal energy. Random laterals would discard ImageNet's features.
 
     Args:
         fpn: The decoder.
-        batches: Levels of some images, fine to coarse, (B, C_i, h_i, w_i) each; every process passes its own.
+        batches: Levels of some images, fine to coarse, (B, C_i, h_i, w_i) each; every process
+            passes its own.
     """
     moments = [_Moments(c) for c in fpn.channels]
     for levels in batches:
@@ -107,7 +112,10 @@ class _Moments:
         self.sum, self.outer = distributed.all_reduce_sum(self.sum), distributed.all_reduce_sum(self.outer)
 
     def principal(self, n: int) -> tuple[Tensor, Tensor, float]:
-        """Return the n leading components (n, C), the mean (C,) and the total standard deviation; signs are fixed."""
+        """Return the n leading components (n, C), the mean (C,) and the total standard deviation.
+
+        The signs of the components are fixed.
+        """
         mean = self.sum / self.count
         covariance = self.outer / self.count - torch.outer(mean, mean)
         _, vectors = torch.linalg.eigh(covariance)

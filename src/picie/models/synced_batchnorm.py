@@ -1,7 +1,7 @@
 """BatchNorm over the whole batch when it is split over several processes.
 
-torch's SyncBatchNorm runs only on GPUs. Here the layers keep their class, names and weights; only their computation of the
-batch mean and variance in training changes.
+torch's SyncBatchNorm runs only on GPUs. Here the layers keep their class, names and weights; only
+their computation of the batch mean and variance in training changes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from picie.runtime import distributed
 
 
 def synchronise(network: nn.Module) -> None:
-    """Make every BatchNorm of `network`, including timm's BatchNormAct2d, use statistics over all processes."""
+    """Make every BatchNorm of `network`, including timm's, use statistics over all processes."""
     for module in network.modules():
         if isinstance(module, _BatchNorm):
             module.forward = functools.partial(_forward, module, module.forward)  # type: ignore[method-assign]
@@ -70,13 +70,17 @@ def _track(layer: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
 
 
 class _Normalise(Function):
-    """y = (x - mean) / sqrt(variance + eps) * weight + bias, with mean and biased variance over all processes."""
+    """y = (x - mean) / sqrt(variance + eps) * weight + bias, by statistics over all processes."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, counted: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return y like x, mean (C,), biased variance (C,), and n, the number of values behind each."""
+        """Normalise `x`.
+
+        Returns:
+            y like x, mean (C,), biased variance (C,), and n, the number of values behind each.
+        """
         mean, variance, n = _statistics(x, counted)
         ctx.save_for_backward(x, weight, mean, torch.rsqrt(variance + eps), n)
         ctx.counted = counted
@@ -86,7 +90,10 @@ class _Normalise(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of x, weight and bias; those of weight and bias are this process's share of a sum."""
+        """Return the gradients of x, weight and bias.
+
+        Those of weight and bias are this process's share of a sum.
+        """
         x, weight, mean, scale, n = ctx.saved_tensors
         over = _but_channels(x)
         shape = [1, -1, *[1] * (x.dim() - 2)]
@@ -106,8 +113,9 @@ def _but_channels(x: Tensor) -> list[int]:
 def _statistics(x: Tensor, counted: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return (C,) mean and biased variance over all processes, and the number of values; float32.
 
-    They are combined from each process's mean and variance (Chan, Golub, LeVeque 1979). The mean of squares minus the square
-    of the mean would lose the variance of channels whose mean is far from 0.
+    They are combined from each process's mean and variance (Chan, Golub, LeVeque 1979). The mean
+    of squares minus the square of the mean would lose the variance of channels whose mean is far
+    from 0.
     """
     variance, mean = torch.var_mean(x.float(), _but_channels(x), correction=0)
     n = torch.full_like(mean, x.numel() // x.shape[1] if counted else 0)  # built on the device to avoid a synchronising copy

@@ -1,7 +1,8 @@
 """The checkpoint: one file with all that is needed to resume, evaluate and predict.
 
-Files are written to a temporary name and then renamed, so a reader sees either the old or the new file. They contain
-only tensors and plain values and are loaded with `weights_only=True`, so opening a checkpoint runs no code.
+Files are written to a temporary name and then renamed, so a reader sees either the old or the new
+file. They contain only tensors and plain values and are loaded with `weights_only=True`, so
+opening a checkpoint runs no code.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ _VERSION = 1
 
 
 def find_checkpoint(run: str | Path) -> Path:
-    """Find the checkpoint of `run`, a run folder or the file itself. Raises `InputError` if there is none."""
+    """Find the checkpoint of `run`, a run folder or the file itself.
+
+    Raises `InputError` if there is none.
+    """
     path = Path(run)
     if not path.exists():
         raise InputError(f"{run}: no such run; give a folder that `picie train` made")
@@ -45,7 +49,8 @@ def load(run: str | Path) -> dict[str, Any]:
     """Load the state that `save` wrote, with its tensors on the CPU.
 
     Raises:
-        InputError: There is no checkpoint, it is damaged, it is not of picie, or a newer version wrote it.
+        InputError: There is no checkpoint, it is damaged, it is not of picie, or a newer version
+            wrote it.
     """
     path = find_checkpoint(run)
     state = read_tensors(path)
@@ -74,7 +79,8 @@ def read_tensors(path: Path, also: Sequence[type] = ()) -> Any:
 
     Args:
         path: The file.
-        also: Further classes whose instances it may hold; creating them and setting their attributes must be harmless.
+        also: Additional classes whose instances it may hold; creating them and setting their
+            attributes must be harmless.
 
     Raises:
         InputError: The format is another one, the file is damaged, or it holds other objects.
@@ -113,7 +119,7 @@ def centroids_in_use(state: Mapping[str, Any]) -> Tensor:
 
 
 def without_naming(state: dict[str, Any]) -> dict[str, Any]:
-    """Return `state` as it was before any `picie name`, with the trained clusters and their matching."""
+    """Return `state` as before any `picie name`: the trained clusters and their matching."""
     naming = state.get("naming")
     if naming is None:
         return state
@@ -140,7 +146,11 @@ def exclusive(folder: Path) -> Iterator[bool]:
 
 
 def write_atomically(path: Path, write: Any) -> None:
-    """Call `write(file)` on a temporary binary file beside `path`, sync it to disk, and rename it to `path`."""
+    """Write `path` atomically.
+
+    `write(file)` is called on a temporary binary file beside `path`, which is then synced to disk
+    and renamed.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:

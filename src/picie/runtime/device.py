@@ -66,11 +66,12 @@ def _gpu_has_bf16(device: torch.device) -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc reuse freed tensor memory instead of requesting zeroed pages from the kernel each time.
+    """Let glibc reuse freed tensor memory instead of requesting new pages from the kernel.
 
-    By default glibc returns large blocks at once, and every step pays for page faults: on 2 cores, 13.3 s for a training
-    pass over CamVid instead of 10.4, and 8.1 s for clustering and labelling instead of 6.3. The process then keeps its
-    peak memory, so only training runs enable this, not prediction from Python.
+    By default glibc returns large blocks at once, and every step pays for page faults: on 2 cores,
+    13.3 s for a training pass over CamVid instead of 10.4, and 8.1 s for clustering and labelling
+    instead of 6.3. The process then keeps its peak memory, so only training runs enable this, not
+    prediction from Python.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None  # musl has none
     if mallopt is not None:
@@ -81,11 +82,13 @@ def keep_freed_memory() -> None:
 class Engine:
     """A device and the precision that is fastest on it.
 
-    bf16 is faster on GPUs that support it, and on CPUs that support it (AMX, AVX512-BF16) except for the backward pass of
-    depthwise and other grouped convolutions, see `picie.models.depthwise`. Measured on 2 cores with AVX512-BF16, in ms per
-    image at 160 px and batch 16, forward and backward, fp32 / bf16, medians of 12 interleaved runs: ResNet-18 17.5 / 11.1,
-    EfficientNet-Lite0 17.9 / 22.5, and 14.4 with its depthwise convolutions in fp32; the current implementation takes a
-    fifth off that (docs/log.md). Forward alone, fp32 / bf16: 5.0 / 3.1 and 2.9 / 2.0.
+    bf16 is faster on GPUs that support it, and on CPUs that support it (AMX, AVX512-BF16) except
+    for the backward pass of depthwise and other grouped convolutions, see
+    `picie.models.depthwise`. Measured on 2 cores with AVX512-BF16, in ms per image at 160 px and
+    batch 16, forward and backward, fp32 / bf16, medians of 12 interleaved runs: ResNet-18 17.5 /
+    11.1, EfficientNet-Lite0 17.9 / 22.5, and 14.4 with its depthwise convolutions in fp32; the
+    current implementation takes a fifth off that (docs/log.md). Forward alone, fp32 / bf16: 5.0 /
+    3.1 and 2.9 / 2.0.
 
     Args:
         device: The device.
@@ -107,10 +110,11 @@ class Engine:
 
     @property
     def picture_dtype(self) -> torch.dtype:
-        """The dtype in which views are cropped and recoloured: bfloat16 where the network computes in it.
+        """The dtype in which views are cropped and recoloured: bfloat16 if the network uses it.
 
-        Its 8-bit mantissa is as precise as the pixels, and the network's first convolution would round to it anyway. Cropping
-        and recolouring both views of 16 images takes 17 ms instead of 28 (2 cores, frames of 320, views of 160).
+        Its 8-bit mantissa is as precise as the pixels, and the network's first convolution would
+        round to it anyway. Cropping and recolouring both views of 16 images takes 17 ms instead of
+        28 (2 cores, frames of 320, views of 160).
         """
         return torch.bfloat16 if self.bf16 else torch.float32
 
@@ -142,8 +146,8 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
 class AsyncCopy:
     """An asynchronous copy of a tensor to the CPU.
 
-    On CUDA, the copy runs once the device has computed the tensor, while the caller continues. A later `tensor.cpu()` would
-    instead wait for everything queued on the device until then.
+    On CUDA, the copy runs once the device has computed the tensor, while the caller continues. A
+    later `tensor.cpu()` would instead wait for everything queued on the device until then.
 
     Args:
         tensor: A tensor of any shape on any device.
@@ -158,7 +162,7 @@ class AsyncCopy:
             self._done = torch.cuda.current_stream(tensor.device).record_event()
 
     def read(self) -> Tensor:
-        """Return the tensor on the CPU. Waits for this copy, but not for work that was queued later."""
+        """Wait for this copy, but not for work queued later, and return the tensor on the CPU."""
         if self._done is not None:
             self._done.synchronize()
         return self._copy.cpu()

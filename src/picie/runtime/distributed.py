@@ -1,8 +1,9 @@
-"""One run in several processes, on one or more machines, started by torchrun (docs/several-processes.md).
+"""One run in several processes, started by torchrun (docs/several-processes.md).
 
-Outside `process_group`, and with one process, each function returns the result of a single process: a sum is its only
-summand, there is no waiting, and torch.distributed is not used. All processes must call the same functions in the
-same order. Tensors on a GPU use NCCL, everything else gloo. `failures` passes errors of one process on to the others.
+Outside `process_group`, and with one process, each function returns the result of a single
+process: a sum is its only summand, there is no waiting, and torch.distributed is not used. All
+processes must call the same functions in the same order. Tensors on a GPU use NCCL, everything
+else gloo. `failures` passes errors of one process on to the others.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """Passes an error in one of several processes on to the others, so that none waits forever.
 
-A process that fails writes a note to a store that all can read and closes its connections. The backend reports this to
-any process that waits for it, then or later; that process reads the note and raises the same error. If there is no
-note, the process was killed or its machine cannot be reached. One process prints the message: the main process, or the
-first to notice if that is gone.
+A process that fails writes a note to a store that all can read and closes its connections. The
+backend reports this to any process that waits for it, then or later; that process reads the note
+and raises the same error. If there is no note, the process was killed or its machine cannot be
+reached. One process prints the message: the main process, or the first to notice if that is gone.
 
-torchrun's error records cannot replace this: they are written by the failed process and read by the launcher after it
-has ended the others, so the others could not raise the error, and a killed process leaves none. Its summary is also
-a report of many lines, and it knows no rank that waits for a machine that stopped responding.
+torchrun's error records cannot replace this: they are written by the failed process and read by
+the launcher after it has ended the others, so the others could not raise the error, and a killed
+process leaves none. Its summary is also a report of many lines, and it knows no rank that waits
+for a machine that stopped responding.
 """
 
 from __future__ import annotations
@@ -70,9 +71,9 @@ def communication() -> Iterator[None]:
 def final_message(message: str, local_rank: int) -> str | None:
     """Return the final error line of this process, or None if another process prints it.
 
-    An error before the processes connect occurs in each process of a machine, and its first process prints it. The others
-    wait for torchrun to end them after the first has ended; if they ended earlier, torchrun might end the first process
-    before it has printed the message.
+    An error before the processes connect occurs in each process of a machine, and its first
+    process prints it. The others wait for torchrun to end them after the first has ended; if they
+    ended earlier, torchrun might end the first process before it has printed the message.
     """
     if _last is None:
         if local_rank > 0:
@@ -82,7 +83,10 @@ def final_message(message: str, local_rank: int) -> str | None:
 
 
 def announce_reported() -> None:
-    """Announce that the main process has printed its error: the others may exit, and torchrun then ends all."""
+    """Announce that the main process has printed its error.
+
+    The others may exit, and torchrun then ends all.
+    """
     if _last is not None and _last.rank == 0:
         with contextlib.suppress(RuntimeError):
             _last.store.set("reported", "")
@@ -92,7 +96,8 @@ class _Group:
     """The state that this process shares with the others of its run.
 
     Attributes:
-        exchanges: Counts beginnings and ends of exchanges; odd while this process waits for others.
+        exchanges: Counts beginnings and ends of exchanges; odd while this process waits for
+            others.
         silent: Whether another process prints the final error.
         prefix: The text before the final error.
     """
@@ -171,8 +176,8 @@ def _read_note(note: str) -> PicieError:
 class _Watch:
     """Ends this process with a message if it was asked to stop but keeps waiting for others.
 
-    A process that waits inside an exchange runs no Python signal handlers. gloo reports closed connections at once; NCCL
-    and machines that stopped responding do not.
+    A process that waits inside an exchange runs no Python signal handlers. gloo reports closed
+    connections at once; NCCL and machines that stopped responding do not.
     """
 
     def __init__(self, group: _Group) -> None:

@@ -1,4 +1,4 @@
-"""Sends the metrics of each epoch to TensorBoard and Weights & Biases (`run.loggers`), besides metrics.jsonl."""
+"""Sends the metrics of each epoch to TensorBoard and Weights & Biases (`run.loggers`)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ class Logger(Protocol):
 
 
 def numbers(line: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Yield the numbers of a line with their names; list items are numbered from 1, sections give "section/key".
+    """Yield the numbers of a line with their names.
+
+    List items are numbered from 1, sections give "section/key".
 
     >>> list(numbers({"epoch": 1, "inertia": [0.2, 0.3], "seconds": {"train": 2.5}, "protocol": "val", "miou": None}))
     [('inertia/1', 0.2), ('inertia/2', 0.3), ('seconds/train', 2.5)]
@@ -65,7 +67,9 @@ class TensorBoard:
 
 
 class WandB:
-    """A run of Weights & Biases, continued when the run is resumed; its environment variables apply (WANDB_MODE=offline).
+    """A run of Weights & Biases, continued when the run is resumed.
+
+    Its environment variables apply (WANDB_MODE=offline).
 
     Args:
         folder: The run folder.
@@ -103,7 +107,9 @@ def check(names: Iterable[str]) -> None:
 
 
 def open_loggers(names: Iterable[str], folder: Path, keys: dict[str, str], past: Sequence[Mapping[str, Any]]) -> list[Logger]:
-    """Open the loggers of a run before its next line; a logger new to the run first receives the earlier lines.
+    """Open the loggers of a run before its next line.
+
+    A logger new to the run first receives the earlier lines.
 
     Args:
         names: "tensorboard" or "wandb".

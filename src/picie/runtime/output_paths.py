@@ -1,4 +1,4 @@
-"""Output paths: run folders, which must be new and are removed if the run fails at the start, and files."""
+"""Output files, and run folders, which must be new and are removed if a run fails to start."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ from picie.errors import InputError
 
 
 def check_new(out: Path, otherwise: str = "") -> None:
-    """Raise `InputError` unless `out` is missing or an empty folder; `otherwise` names an alternative for the user."""
+    """Raise `InputError` unless `out` is missing or an empty folder.
+
+    `otherwise` names an alternative for the user.
+    """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out}: exists already; give another folder{otherwise}")
 
 
 def check_file(option: str, file: Path | None) -> None:
-    """Raise `InputError` unless `file`, the value of `option`, can be written into an existing folder; None is valid."""
+    """Raise `InputError` unless `file` can be written into an existing folder.
+
+    `file` is the value of `option`; None is valid.
+    """
     if file is not None and file.is_dir():
         raise InputError(f"{option} {file}: is a folder; give a file in it")
     if file is not None and not file.absolute().parent.is_dir():
@@ -50,7 +56,10 @@ def clear(out: Path, made: Sequence[Path]) -> None:
 
 @contextlib.contextmanager
 def new_folder(out: Path) -> Iterator[None]:
-    """Create `out`, missing or empty, for the block to fill with files; if the block fails, remove all of it."""
+    """Create `out`, missing or empty, for the block to fill with files.
+
+    If the block fails, remove all of it.
+    """
     made = missing(out)
     out.mkdir(parents=True, exist_ok=True)
     try:

@@ -1,7 +1,7 @@
 """Measures where time is spent, with named stages in the code and a stopwatch.
 
-Stages can be nested, e.g. "forward" in "train"; time is counted once, for the innermost. Without a stopwatch a stage
-costs a microsecond and never synchronises.
+Stages can be nested, e.g. "forward" in "train"; time is counted once, for the innermost. Without a
+stopwatch a stage costs a microsecond and never synchronises.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ class Stopwatch:
     """Seconds by stage.
 
     Attributes:
-        seconds: Exclusive time by the stages around it, outermost first: {("train", "forward"): 2.5, ...}.
+        seconds: Exclusive time by the stages around it, outermost first: {("train", "forward"):
+            2.5, ...}.
     """
 
     def __init__(self) -> None:

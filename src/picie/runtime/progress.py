@@ -87,7 +87,8 @@ def duration(seconds: float) -> str:
 class Progress:
     """Progress bars with rate and remaining time on a terminal; elsewhere a log line per minute.
 
-    In a run of several processes the main process shows its own progress, multiplied by their number.
+    In a run of several processes the main process shows its own progress, multiplied by their
+    number.
 
     Args:
         enabled: False shows nothing.
@@ -123,7 +124,10 @@ class Progress:
 
     @contextlib.contextmanager
     def bar(self, name: str, total: int | None) -> Iterator[Callable[[int], None]]:
-        """Show a bar of `total` (None: unknown) within the block; call the yielded function with each number done."""
+        """Show a bar of `total` (None: unknown) within the block.
+
+        Call the yielded function with each number done.
+        """
         task = self._shown.add_task(name, total=total)
         done, last_line = 0, time.monotonic()
 

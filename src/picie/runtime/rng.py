@@ -1,7 +1,8 @@
 """Stateless random numbers: each depends only on (seed, epoch, image, purpose).
 
-No generator state has to be stored. The clustering, labelling and training passes of an epoch request the same numbers
-and receive them, in any order, with any number of workers, and after resuming.
+No generator state has to be stored. The clustering, labelling and training passes of an epoch
+request the same numbers and receive them, in any order, with any number of workers, and after
+resuming.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _MIX2 = np.uint64(0x94D049BB133111EB)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser: a bijection of uint64 whose output bits each depend on all input bits."""
+    """Apply SplitMix64's finaliser: a bijection of uint64 that mixes all bits."""
     x = (x ^ (x >> np.uint64(30))) * _MIX1
     x = (x ^ (x >> np.uint64(27))) * _MIX2
     mixed: np.ndarray = x ^ (x >> np.uint64(31))
@@ -28,7 +29,10 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache
 def _word(part: int | str) -> np.ndarray:
-    """(1,) uint64 that represents `part` of a key. It is an array because NumPy warns of overflow in scalars."""
+    """(1,) uint64 that represents `part` of a key.
+
+    It is an array because NumPy warns of overflow in scalars.
+    """
     word = zlib.crc32(part.encode()) + (1 << 40) if isinstance(part, str) else part
     return _mix(np.array([word & (2**64 - 1)], dtype=np.uint64) + _GOLDEN)
 
@@ -44,7 +48,8 @@ class ImageRNG:
         key: The purpose of the numbers, e.g. (seed, epoch, "equivariance").
         indices: B image indices in the dataset.
 
-    The n-th call of `uniform` with equal `key` and index returns the same number; images do not influence each other.
+    The n-th call of `uniform` with equal `key` and index returns the same number; images do not
+    influence each other.
 
     >>> a = ImageRNG((0, 3, "demo"), [5, 9]).uniform()
     >>> b = ImageRNG((0, 3, "demo"), [9]).uniform()
@@ -63,7 +68,10 @@ class ImageRNG:
         return len(self._state)
 
     def child(self, name: str) -> ImageRNG:
-        """Return independent streams for `name`, so that adding a transform does not change the numbers of the others."""
+        """Return independent streams for `name`.
+
+        Adding a transform therefore does not change the numbers of the others.
+        """
         rng = copy.copy(self)
         rng._state, rng._calls = _fold(self._state, name), 0
         return rng

@@ -33,7 +33,10 @@ class RunRecord:
         self._record = folder / "run.json"
 
     def start(self, details: dict[str, Any]) -> None:
-        """Write run.json: versions, machine, git state and `details`. A resumed run keeps its first start time."""
+        """Write run.json: versions, machine, git state and `details`.
+
+        A resumed run keeps its first start time.
+        """
         if not distributed.is_main():
             return
         record = self.read()
@@ -88,7 +91,10 @@ class RunRecord:
         return read_metrics(self.folder)
 
     def keep_epochs(self, n: int) -> None:
-        """Drop metrics after the first `n` epochs: a killed run may have written metrics it has no checkpoint of."""
+        """Drop metrics after the first `n` epochs.
+
+        A killed run may have written metrics of an epoch that its checkpoint does not hold.
+        """
         if not distributed.is_main():
             return
         lines = [line for line in self.read_metrics() if line["epoch"] <= n]
@@ -122,7 +128,10 @@ def versions() -> dict[str, str]:
 
 
 def git_state() -> str | None:
-    """Return the commit of the picie source, with "+changes" if files differ, or None for an installed package."""
+    """Return the commit of the picie source, or None for an installed package.
+
+    "+changes" is appended if files differ from it.
+    """
     here = Path(__file__)
     commands = (["ls-files", "--error-unmatch", here.name], ["describe", "--always", "--dirty=+changes", "--abbrev=12"])
     text = ""

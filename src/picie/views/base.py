@@ -1,4 +1,6 @@
-"""The base classes of view transforms. A transform rng its parameters once for a batch and then applies them.
+"""The base classes of view transforms.
+
+A transform draws its parameters once for a batch and then applies them.
 
 Shapes: B batch, C channels, H W pixels, h w feature cells.
 """
@@ -22,7 +24,10 @@ Params = dict[str, Tensor]
 
 
 class Photometric(ABC):
-    """A colour transform (paper: P). It moves no pixel and keeps shape, dtype and the range [0, 1]."""
+    """A colour transform (paper: P).
+
+    It moves no pixel and keeps shape, dtype and the range [0, 1].
+    """
 
     @abstractmethod
     def draw(self, rng: ImageRNG) -> Params:
@@ -37,10 +42,13 @@ class Photometric(ABC):
 
 
 class Geometric(ABC):
-    """A transform of positions (paper: G). It rng a `Geometry`, which applies to images, features and labels.
+    """A transform of positions (paper: G).
+
+    It draws a `Geometry`, which applies to images, features and labels.
 
     Attributes:
-        needs_square: Whether it exchanges rows and columns, which needs square frames (`views.aspect` = 1).
+        needs_square: Whether it exchanges rows and columns, which needs square frames
+            (`views.aspect` = 1).
     """
 
     needs_square: ClassVar[bool] = False
@@ -54,8 +62,8 @@ def build_transform(family: type[Photometric] | type[Geometric], spec: Mapping[s
     """Build the transform that `spec` describes: {"name": ..., parameter: value, ...}.
 
     Raises:
-        InputError: The name or a parameter is unknown, the transform refuses a value, or the transform belongs to
-            the other family.
+        InputError: The name or a parameter is unknown, the transform refuses a value, or the
+            transform belongs to the other family.
     """
     photometric = issubclass(family, Photometric)
     where = "views.invariance" if photometric else "views.equivariance"

@@ -13,8 +13,8 @@ class Crop(Geometric):
     """Crops a random box with the shape of the frame and enlarges it to the full view.
 
     Args:
-        scale: Bounds of the box's side as a fraction of the frame, in (0, 1]. The side is uniform between them and
-            the position is uniform in the frame. The paper uses [0.5, 1].
+        scale: Bounds of the box's side as a fraction of the frame, in (0, 1]. The side is uniform
+            between them and the position is uniform in the frame. The paper uses [0.5, 1].
     """
 
     def __init__(self, scale: tuple[float, float] = (0.5, 1.0)) -> None:

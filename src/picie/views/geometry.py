@@ -1,10 +1,11 @@
-"""One continuous box for images, feature maps and label maps (METHOD: views aligned to the fraction of a cell).
+"""One continuous box for images, feature maps and label maps.
 
-A `Geometry` holds, for each image of a batch, which part of the frame fills the output, in fractions of the frame.
-It is independent of the resolution: the same draw crops an image of 320 pixels and a feature map of 40 cells.
-Flips are boxes that run backwards and a quarter turn also exchanges rows and columns. All of these are separable,
-so resampling is a product with weights along rows and along columns, R_y X R_x^T: fast in both directions and
-deterministic on every device.
+A `Geometry` holds, for each image of a batch, which part of the frame fills the output, in
+fractions of the frame. It is independent of the resolution: the same draw crops an image of 320
+pixels and a feature map of 40 cells. Flips are boxes that run backwards and a quarter turn also
+exchanges rows and columns. All of these are separable, so resampling is a product with weights
+along rows and along columns, R_y X R_x^T: fast in both directions and deterministic on every
+device.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ class Geometry:
     """The part of the frame that each image of a batch shows.
 
     Attributes:
-        box: (B, 4) float64, frame fractions (y0, y1, x0, x1) of the output's top, bottom, left and right edges;
-            y0 > y1 or x0 > x1 flips.
+        box: (B, 4) float64, frame fractions (y0, y1, x0, x1) of the output's top, bottom, left and
+            right edges; y0 > y1 or x0 > x1 flips.
         transpose: (B,) bool; rows and columns are exchanged before the box is cut.
     """
 
@@ -44,16 +45,18 @@ class Geometry:
         return Geometry(start + (stop - start) * other.box, self.transpose ^ other.transpose)
 
     def apply(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """Resample `x` (B, C, H, W), floating point, to (B, C, *size): bilinear, antialiased where it shrinks.
+        """Resample `x` (B, C, H, W), floating point, to (B, C, *size), bilinearly.
 
-        Feature maps are returned in channels_last layout, images (up to 4 channels) contiguous.
+        Where it shrinks, it is antialiased. Feature maps are returned in channels_last layout,
+        images (up to 4 channels) contiguous.
         """
         x = self._transposed(x)
         (y0, y1, x0, x1), (height, width), device = self.box.T, x.shape[2:], x.device
         if x.shape[1] <= 4 and not x.requires_grad:  # images
             return filtered(x, triangle(y0, y1, height, size[0], device), triangle(x0, x1, width, size[1], device))
-        # Feature maps arrive in channels_last layout. Products in that layout take half the time of products over
-        # channel planes, which need two copies (2 cores, (16, 128, 40, 40): 0.46 against 1.03 ms an image).
+        # Feature maps arrive in channels_last layout. Products in that layout take half the time
+        # of products over channel planes, which need two copies (2 cores, (16, 128, 40, 40): 0.46
+        # against 1.03 ms an image).
         rows = resampling_matrix(y0, y1, height, size[0], device).to(x.dtype)
         columns = resampling_matrix(x0, x1, width, size[1], device).to(x.dtype)
         cells: Tensor = x.permute(0, 2, 3, 1)
@@ -63,7 +66,10 @@ class Geometry:
         return cells.permute(0, 3, 1, 2)
 
     def apply_labels(self, labels: Tensor, size: tuple[int, int]) -> Tensor:
-        """Resample `labels` (B, H, W), any dtype, to (B, *size); each cell takes the label at its centre."""
+        """Resample `labels` (B, H, W), any dtype, to (B, *size).
+
+        Each cell takes the label at its centre.
+        """
         labels = self._transposed(labels[:, None])[:, 0]
         rows = _centres(self.box[:, 0], self.box[:, 1], labels.shape[1], size[0]).to(labels.device)
         columns = _centres(self.box[:, 2], self.box[:, 3], labels.shape[2], size[1]).to(labels.device)
@@ -71,7 +77,10 @@ class Geometry:
         return labels[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
 
     def _transposed(self, x: Tensor) -> Tensor:
-        """Transpose `x` (B, C, H, W), which must be square where it is transposed; the memory layout is kept."""
+        """Transpose `x` (B, C, H, W), which must be square where it is transposed.
+
+        The memory layout is kept.
+        """
         if not bool(self.transpose.any()):
             return x
         if x.shape[2] != x.shape[3]:

@@ -1,8 +1,9 @@
 """Photometric transforms, which features must ignore (paper, section 3.2.1: invariance).
 
-Most are affine in colour, c -> A c + b. Consecutive affine transforms are composed into one 3x3 matrix and one
-offset per image, so a list of six costs one pass over the pixels. The result differs from applying them one at a
-time only because values are clipped to [0, 1] once, at the end of the sequence.
+Most are affine in colour, c -> A c + b. Consecutive affine transforms are composed into one 3x3
+matrix and one offset per image, so a list of six costs one pass over the pixels. The result
+differs from applying them one at a time only because values are clipped to [0, 1] once, at the end
+of the sequence.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class ColorAffine(Photometric):
     def affine(self, params: Params, mean: Tensor) -> tuple[Tensor, Tensor]:
         """Return A (B, 3, 3) and b (B, 3) of c -> A c + b.
 
-        `mean` (B, 3) is each image's mean colour before the transform. All tensors are float32 on the images' device;
-        reading their values here would synchronise with a GPU.
+        `mean` (B, 3) is each image's mean colour before the transform. All tensors are float32 on
+        the images' device; reading their values here would synchronise with a GPU.
         """
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
@@ -89,7 +90,10 @@ def _factor(rng: ImageRNG, strength: float, p: float) -> Tensor:
 
 
 class _Strength(ColorAffine):
-    """A transform with a factor in [1 - strength, 1 + strength], drawn with probability `p`; 1 changes nothing."""
+    """A transform with a factor in [1 - strength, 1 + strength], drawn with probability `p`.
+
+    A factor of 1 changes nothing.
+    """
 
     def __init__(self, strength: float = 0.3, p: float = 0.8) -> None:
         if not 0 <= strength <= 1:
@@ -101,7 +105,7 @@ class _Strength(ColorAffine):
 
 
 class Brightness(_Strength):
-    """Multiplies all channels by a factor in [1 - strength, 1 + strength], with probability `p`."""
+    """Multiplies all channels by a factor in [1 - strength, 1 + strength], with probability p."""
 
     def affine(self, params: Params, mean: Tensor) -> tuple[Tensor, Tensor]:
         return params["factor"][:, None, None] * _on(mean.device).eye, torch.zeros_like(mean)
@@ -115,7 +119,8 @@ class Contrast(_Strength):
 
     def affine(self, params: Params, mean: Tensor) -> tuple[Tensor, Tensor]:
         factor = params["factor"]
-        # Not a matrix-vector product: its rounding depends on the number of images in the batch (MKL).
+        # Not a matrix-vector product: its rounding depends on the number of images in the batch
+        # (MKL).
         grey = (mean * _on(mean.device).luminance).sum(1)
         offset = (1 - factor) * grey
         return factor[:, None, None] * _on(mean.device).eye, offset[:, None].expand(-1, 3)
@@ -152,8 +157,8 @@ class Greyscale(ColorAffine):
 class Hue(ColorAffine):
     """Rotates the hue by uniform[-strength, strength] of the full circle, with probability `p`.
 
-    The rotation is about the grey axis in YIQ. It is linear, so it can be composed with the other colour operators, and
-    it keeps luminance, which a rotation in HSV does not.
+    The rotation is about the grey axis in YIQ. It is linear, so it can be composed with the other
+    colour operators, and it keeps luminance, which a rotation in HSV does not.
     """
 
     def __init__(self, strength: float = 0.1, p: float = 0.8) -> None:
@@ -190,7 +195,10 @@ class Cast(_Strength):
 
 
 class Gamma(Photometric):
-    """Raises values to a power, log-uniform in [1 / (1 + strength), 1 + strength], with probability `p`."""
+    """Raises values to a power, with probability `p`.
+
+    The power is log-uniform in [1 / (1 + strength), 1 + strength].
+    """
 
     def __init__(self, strength: float = 0.3, p: float = 0.8) -> None:
         if strength < 0:
@@ -210,9 +218,9 @@ class Blur(Photometric):
     """A Gaussian blur with probability `p`.
 
     Args:
-        sigma: Bounds of the uniform standard deviation, in pixels of an image of 640 (the paper's frame); it is scaled
-            to the size of the view. The magnitude of a negative draw is used, which preset `reference` needs
-            (METHOD 4.2).
+        sigma: Bounds of the uniform standard deviation, in pixels of an image of 640 (the paper's
+            frame); it is scaled to the size of the view. The magnitude of a negative draw is used,
+            which preset `reference` needs (METHOD 4.2).
         p: Probability.
     """
 

@@ -1,8 +1,9 @@
 """Separable filters: each output cell is a weighted mean of the input cells around its centre.
 
-There are two implementations. `filtered` multiplies only with the weights of nearby cells; it is for images, where few
-cells are near. `resampling_matrix` holds the weights of all cells; it is for feature maps, which are small, and whose
-gradients are then products too, in the same order on every device.
+There are two implementations. `filtered` multiplies only with the weights of nearby cells; it is
+for images, where few cells are near. `resampling_matrix` holds the weights of all cells; it is for
+feature maps, which are small, and whose gradients are then products too, in the same order on
+every device.
 
 Shapes: B batch, C channels, H W input cells, n output cells.
 """
@@ -29,13 +30,15 @@ class Filter:
 
     Attributes:
         n: Number of output cells.
-        offset: (B,) float64 on the CPU, centre of the first output cell, in input cells from the middle of the first.
+        offset: (B,) float64 on the CPU, centre of the first output cell, in input cells from the
+            middle of the first.
         step: (B,) float64 on the CPU, distance between neighbouring centres, in input cells.
         reach: (B,) float64 on the CPU, in input cells; weights beyond this radius are negligible.
-        bounds: Upper bounds of `step` and `reach`, independent of which images form the batch. They determine how many
-            cells enter a product, so an image's result does not depend on the rest of its batch.
-        weights_of: Computes non-negative weights from distances (B, ...), float32 on the device, which it may
-            overwrite; they are normalised afterwards.
+        bounds: Upper bounds of `step` and `reach`, independent of which images form the batch.
+            They determine how many cells enter a product, so an image's result does not depend on
+            the rest of its batch.
+        weights_of: Computes non-negative weights from distances (B, ...), float32 on the device,
+            which it may overwrite; they are normalised afterwards.
     """
 
     n: int
@@ -47,11 +50,12 @@ class Filter:
 
 
 def filtered(x: Tensor, rows: Filter, columns: Filter) -> Tensor:
-    """Filter `x` (B, C, H, W), floating point, by `rows` along H and `columns` along W; returns (B, C, n, n').
+    """Filter `x` (B, C, H, W), floating point, by `rows` along H and `columns` along W.
 
-    Cells outside the input are ignored. Each band of rows is a product with the nearby rows, which are copied together;
-    then the axes are exchanged. On 2 cores, 16 frames of 320 px to crops of 160 in bfloat16: 3.7 ms, with dense
-    matrices 7.1; of 640 px to 320: 17 and 50.
+    It returns (B, C, n, n'). Cells outside the input are ignored. Each band of rows is a product
+    with the nearby rows, which are copied together; then the axes are exchanged. On 2 cores, 16
+    frames of 320 px to crops of 160 in bfloat16: 3.7 ms, with dense matrices 7.1; of 640 px to
+    320: 17 and 50.
     """
     b, c, height, width = x.shape
     by_rows, by_columns = _Windows(rows, height, x), _Windows(columns, width, x)
@@ -95,11 +99,12 @@ class _Windows:
 
 
 def triangle(start: Tensor, stop: Tensor, n_in: int, n_out: int, device: torch.device | str = "cpu") -> Filter:
-    """A filter for the `n_out` cells between `start` and `stop`, (B,) float64 fractions of `n_in` cells.
+    """A filter for the `n_out` cells between `start` and `stop`, fractions of `n_in` cells.
 
-    `start` > `stop` flips. The weights are a triangle around each centre: one input cell wide where the part is enlarged
-    (bilinear interpolation) and one output cell wide where it is reduced (antialiasing, as in Pillow and torchvision).
-    Ignoring cells outside the input is the same as repeating the border.
+    Both are (B,) float64; `start` > `stop` flips. The weights are a triangle around each centre:
+    one input cell wide where the part is enlarged (bilinear interpolation) and one output cell
+    wide where it is reduced (antialiasing, as in Pillow and torchvision). Ignoring cells outside
+    the input is the same as repeating the border.
     """
     step = (stop - start) * n_in / n_out
     widest = max([n_in / n_out, *step.abs().tolist()])  # the step of the whole frame, unless a box is larger
@@ -116,7 +121,10 @@ def triangle(start: Tensor, stop: Tensor, n_in: int, n_out: int, device: torch.d
 
 
 def gaussian(sigma: Tensor, n: int, max_sigma: float, device: torch.device | str = "cpu") -> Filter:
-    """A blur of `n` cells by `sigma` (B,), in cells and on the CPU; no batch contains more than `max_sigma`."""
+    """A blur of `n` cells by `sigma` (B,), in cells and on the CPU.
+
+    `max_sigma` is its maximum over all batches.
+    """
     steepness = to_device(-0.5 / sigma.float().square(), device)
     return Filter(
         n=n,
@@ -134,7 +142,10 @@ def _over(values: Tensor, distances: Tensor) -> Tensor:
 
 
 def _centres(offset: Tensor, step: Tensor, n: int, device: torch.device | str) -> Tensor:
-    """(..., n) float32 values offset + step * i on `device`; `offset` and `step` are (...) float64."""
+    """(..., n) float32 values offset + step * i on `device`.
+
+    `offset` and `step` are (...) float64 on the CPU.
+    """
     if torch.device(device).type == "mps":  # MPS has no float64
         offset, step = offset.float(), step.float()
     offset, step = (to_device(values, device)[..., None] for values in (offset, step))
@@ -142,7 +153,10 @@ def _centres(offset: Tensor, step: Tensor, n: int, device: torch.device | str) -
 
 
 def resampling_matrix(start: Tensor, stop: Tensor, n_in: int, n_out: int, device: torch.device | str = "cpu") -> Tensor:
-    """Return the weights of `triangle` as a dense (B, n_out, n_in) float32 matrix on `device`; rows sum to 1."""
+    """Return the weights of `triangle` as a dense (B, n_out, n_in) float32 matrix on `device`.
+
+    Rows sum to 1.
+    """
     by = triangle(start, stop, n_in, n_out, device)
     centres = _centres(by.offset, by.step, n_out, device)
     weights = by.weights_of((torch.arange(n_in, device=device) - centres[:, :, None]).abs_())

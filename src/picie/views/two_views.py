@@ -1,4 +1,7 @@
-"""Draws the two views of a batch: one shared geometry G, and one set of colours P for each view."""
+"""Draws the two views of a batch.
+
+There is one shared geometry G, and one set of colours P for each view.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ from picie.views.invariance import apply_photometric
 
 @dataclass(frozen=True)
 class ViewDraws:
-    """The draws of a batch: the `geometry` (G) and colour parameters (P1, P2) of as many views as requested."""
+    """The draws of a batch.
+
+    The `geometry` (G) and colour parameters (P1, P2) of as many views as requested.
+    """
 
     geometry: Geometry
     photometric: tuple[tuple[Params, ...], ...]
@@ -39,9 +45,10 @@ class ViewDraws:
     def recolor(self, images: Tensor, view: int) -> Tensor:
         """Apply the colours of `view` to `images` (B, 3, H, W), floating point in [0, 1].
 
-        They are applied at the resolution that the network sees. Operators that are affine in colour commute with resampling,
-        so this equals recolouring the full frame first, at a fraction of the cost. There are two exceptions: the reference
-        grey of contrast is that of the visible part, and the sigma of the blur is relative to the view.
+        They are applied at the resolution that the network sees. Operators that are affine in
+        colour commute with resampling, so this equals recolouring the full frame first, at a
+        fraction of the cost. There are two exceptions: the reference grey of contrast is that of
+        the visible part, and the sigma of the blur is relative to the view.
         """
         return apply_photometric(self.transforms, images, self.photometric[view])
 
@@ -54,7 +61,8 @@ class BatchViews:
         draws: Geometry of the images, and colours if there are frames.
         size: (H, W) of a view.
         frames: (B, 3, H, W), floating point in [0, 1]; None if an earlier pass cached the views.
-        load: Returns draws with colours, and frames, for images that are not cached; None if there are frames.
+        load: Returns draws with colours, and frames, for images that are not cached; None if there
+            are frames.
         made: Images that are computed or cached, by view.
         levels: Cached backbone levels, by view.
     """
@@ -81,7 +89,8 @@ class TwoViews:
     """Draws views as a function of (seed, epoch, image), as `picie.runtime.rng` describes.
 
     Args:
-        invariance: Specs of the photometric transforms, {"name": ..., parameter: value}, applied in this order.
+        invariance: Specs of the photometric transforms, {"name": ..., parameter: value}, applied
+            in this order.
         equivariance: Specs of the geometric transforms, applied in this order.
         seed: The seed of the run.
 
@@ -113,6 +122,6 @@ class TwoViews:
 
 
 def _stream(specs: Sequence[Mapping[str, Any]], position: int) -> str:
-    """The name of the random stream of one list entry: its transform, numbered if it is listed repeatedly."""
+    """Name the random stream of one list entry: its transform, numbered if listed repeatedly."""
     names = [spec["name"] for spec in specs[: position + 1]]
     return f"{names[-1]}/{names.count(names[-1])}"
