@@ -95,8 +95,8 @@ def folded(pairs: Sequence[Pair], dtype: torch.dtype) -> Iterator[None]:
             norm.forward = rest.forward  # type: ignore[method-assign]
         yield
     finally:
-        for (conv, norm), (weight, bias, forward) in zip(pairs, before, strict=True):
-            conv.weight, conv.bias = weight, bias
+        for (conv, norm), (old_weight, old_bias, forward) in zip(pairs, before, strict=True):
+            conv.weight, conv.bias = old_weight, old_bias
             vars(norm).pop("forward", None)
             if forward is not None:
                 vars(norm)["forward"] = forward
