@@ -287,11 +287,11 @@ def test_a_checkpoint_of_something_else_is_refused_and_not_run(
     message = refused(*arguments)
     assert str(own_run) in message
     if kind in {"dict", "tensor"}:
-        assert "is a checkpoint of something else; give a folder that `picie train` made" in message
+        assert "is not a checkpoint of picie; give a folder that `picie train` made" in message
     elif kind in {"folder", "missing"}:
         assert "holds no checkpoint.pt; give a folder that `picie train` made" in message
     else:
-        unreadable = "is not a file of torch, is damaged, or holds more than tensors and plain values (nothing was run)"
+        unreadable = "is not a PyTorch file, is damaged, or holds more than tensors and plain values (nothing was run)"
         assert message == f"{file}: {unreadable}; compare its size with the source's, or fetch it again"
     assert not made.exists()
     assert not (tmp_path / "out").exists()

@@ -343,7 +343,7 @@ def test_what_is_no_published_checkpoint_is_refused(refused: Refused, run: Path,
     assert "no such file" in refused("import-checkpoint", tmp_path, "--out", out)
     assert "not a checkpoint of the published code" in refused("import-checkpoint", run / "checkpoint.pt", "--out", out)
     (tmp_path / "text").write_text("hello", "utf-8")
-    assert "is not a file of torch" in refused("import-checkpoint", tmp_path / "text", "--out", out)
+    assert "is not a PyTorch file" in refused("import-checkpoint", tmp_path / "text", "--out", out)
     file = write(tmp_path / "file", hollow_content())
     assert "--dataset: unknown name 'coco'" in refused("import-checkpoint", file, "--out", out, "--dataset", "coco")
     assert not out.exists()

@@ -402,7 +402,7 @@ def test_a_malicious_file_is_refused_and_not_run(tmp_path: Path, kind: str) -> N
         torch.save(content, file, _use_new_zipfile_serialization=kind == "torch")
     with pytest.raises(
         InputError,
-        match=r"w\.pth: is not a file of torch, .* \(nothing was run\); compare its size .* or fetch it again$",
+        match=r"w\.pth: is not a PyTorch file, .* \(nothing was run\); compare its size .* or fetch it again$",
     ):
         read_state_dicts(file)
     assert not target.exists()
@@ -423,7 +423,7 @@ def test_a_malicious_file_is_refused_and_not_run(tmp_path: Path, kind: str) -> N
 def test_files_of_other_formats_are_refused_by_name(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     said = {
-        "w.pth": r"/w\.pth: is not a file of torch, is damaged, or",
+        "w.pth": r"/w\.pth: is not a PyTorch file, is damaged, or",
         "w.safetensors": r"model\.weights: .*/w\.safetensors: is not a",
     }
     with pytest.raises(InputError, match=said[name]):
@@ -439,5 +439,5 @@ def test_files_without_a_state_dict_are_refused(tmp_path: Path, content: object)
 
 def test_a_picture_is_no_file_of_weights(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "w.pth", "PNG")
-    with pytest.raises(InputError, match=r"w\.pth: is not a file of torch"):
+    with pytest.raises(InputError, match=r"w\.pth: is not a PyTorch file"):
         read_state_dicts(tmp_path / "w.pth")

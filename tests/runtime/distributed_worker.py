@@ -1,7 +1,8 @@
-"""What each of the processes does that tests/runtime/test_distributed.py starts: python -m tests.runtime.distributed_worker FOLDER.
+"""The program of each process that tests/runtime/test_distributed.py starts.
 
-It runs every command line in FOLDER/commands.json, and keeps exit statuses in status.RANK.json and what it said beside it; then
-it lets its part of some batches through normalising layers, and keeps in layers.RANK.pt what came out.
+Usage: python -m tests.runtime.distributed_worker FOLDER. It runs every command line in
+FOLDER/commands.json and writes exit statuses to status.RANK.json and the output beside it. Then it
+passes its part of some batches through normalising layers and saves the results to layers.RANK.pt.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ SPLITS = ((2, 2), (1, 3), (4, 0), (0, 4))
 
 
 def batches(name: str) -> list[tuple[Tensor, Tensor]]:
-    """For each split a batch of four, far from 0, and what its output's gradient is."""
+    """Return for each split a batch of four, far from 0, and the gradient of its output."""
     generator = torch.Generator().manual_seed(len(name))
     shape = (4, 5) if name == "of vectors" else (4, 5, 3, 2)
     return [(torch.randn(shape, generator=generator) + 50, torch.randn(shape, generator=generator) / shape[0]) for _ in SPLITS]
 
 
 def passed(layer: nn.Module, x: Tensor, slope: Tensor) -> dict[str, Tensor]:
-    """The output of `layer` for `x`, and gradients where the output's is `slope`."""
+    """Return the output of `layer` for `x`, and the gradients for an output gradient of `slope`."""
     x = x.clone().requires_grad_()
     layer.zero_grad()
     y = layer(x)
@@ -51,7 +52,7 @@ def passed(layer: nn.Module, x: Tensor, slope: Tensor) -> dict[str, Tensor]:
 
 
 def start(layer: nn.Module) -> nn.Module:
-    """`layer` with weights that are not all alike."""
+    """Give `layer` weights that differ from each other."""
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.copy_(torch.linspace(0.5, 2, parameter.numel()))
@@ -59,8 +60,8 @@ def start(layer: nn.Module) -> nn.Module:
 
 
 def through_layers() -> dict[str, Any]:
-    """For each layer what came out of this process's part of each batch, and its state at the end."""
-    found = {}
+    """Return for each layer the results of this process for its part of each batch, and the final state."""
+    results = {}
     for name, make in LAYERS.items():
         layer = start(make())
         names = list(layer.state_dict())
@@ -68,25 +69,25 @@ def through_layers() -> dict[str, Any]:
         assert list(layer.state_dict()) == names
         passes = []
         for (x, slope), sizes in zip(batches(name), SPLITS, strict=True):
-            own = slice(sum(sizes[: distributed.rank()]), sum(sizes[: distributed.rank() + 1]))
+            share = slice(sum(sizes[: distributed.rank()]), sum(sizes[: distributed.rank() + 1]))
             if sizes[distributed.rank()]:
-                passes.append(passed(layer, x[own], slope[own]))
+                passes.append(passed(layer, x[share], slope[share]))
             else:
                 layer.zero_grad()
                 black = torch.zeros_like(x[:1], requires_grad=True)
                 with uncounted(layer):
                     y = layer(black)
-                y.backward(torch.ones_like(y))  # whatever comes back is not to count
+                y.backward(torch.ones_like(y))  # the gradients must not count
                 assert all(not p.grad.any() for p in [black, *layer.parameters()] if p.grad is not None)
                 passes.append({})
         state = {key: value.clone() for key, value in layer.state_dict().items()}
         layer.eval()
-        found[name] = {"passes": passes, "state": state, "evaluated": layer(batches(name)[0][0]).detach()}
-    return found
+        results[name] = {"passes": passes, "state": state, "evaluated": layer(batches(name)[0][0]).detach()}
+    return results
 
 
-def at_work(folder: Path) -> None:
-    """Do all of it."""
+def run(folder: Path) -> None:
+    """Run the commands, then the layers."""
     rank, statuses = distributed.rank(), {}
     for name, command in json.loads((folder / "commands.json").read_text("utf-8")).items():
         with (
@@ -103,4 +104,4 @@ def at_work(folder: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    at_work(Path(sys.argv[1]))
+    run(Path(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""Start processes that work together, as torchrun does or by it."""
+"""Starts processes that form one run, as torchrun does or by torchrun."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-GUARD = 240  # seconds after which something hangs
+TIMEOUT = 240  # timeout in seconds
 
 
 def environment(**variables: object) -> dict[str, str]:
-    """This process's, with the package and the tests to be found, one thread, and `variables`."""
+    """Return the environment of this process with the package and tests on the path, one thread, and `variables`."""
     paths = os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths} | {k: str(v) for k, v in variables.items()}
 
 
 def together(arguments: Sequence[object], count: int = 2) -> list[tuple[int, str]]:
-    """Exit status and stderr of each of `count` processes of `python ARGUMENTS`."""
+    """Return exit status and stderr of each of `count` processes of `python ARGUMENTS`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -35,7 +35,7 @@ def together(arguments: Sequence[object], count: int = 2) -> list[tuple[int, str
         for rank in range(count)
     ]
     try:
-        texts = [process.communicate(timeout=GUARD)[1] for process in started]
+        texts = [process.communicate(timeout=TIMEOUT)[1] for process in started]
     finally:
         for process in started:
             process.kill()
@@ -43,13 +43,13 @@ def together(arguments: Sequence[object], count: int = 2) -> list[tuple[int, str
 
 
 def torchrun(folder: Path, script: Path, *arguments: object) -> tuple[int, list[str]]:
-    """Exit status of torchrun with two processes of `script`, and what each process said on stderr."""
+    """Return the exit status of torchrun with two processes of `script`, and the stderr of each."""
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", f"--log-dir={folder}", "--redirects=3"]
     done = subprocess.run(
         [sys.executable, *command, script, *map(str, arguments)],
         env=environment(),
         capture_output=True,
-        timeout=GUARD,
+        timeout=TIMEOUT,
         check=False,
     )
     return done.returncode, [next(folder.glob(f"*/attempt_0/{rank}/stderr.log")).read_text("utf-8") for rank in range(2)]

@@ -111,12 +111,12 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, trained: Path) -> None
         (tmp_path / name).write_bytes(content)
         with pytest.raises(
             InputError,
-            match=rf"{name}: is not a file of torch, is damaged, .*\(nothing was run\); compare its size .* or fetch it again$",
+            match=rf"{name}: is not a PyTorch file, is damaged, .*\(nothing was run\); compare its size .* or fetch it again$",
         ):
             checkpoint.load(tmp_path / name)
     for other in ([1, 2], torch.zeros(2), {"state_dict": {}}, {"format": "other"}):
         torch.save(other, tmp_path / "other.pt")
-        with pytest.raises(InputError, match="is a checkpoint of something else"):
+        with pytest.raises(InputError, match="is not a checkpoint of picie"):
             checkpoint.load(tmp_path / "other.pt")
 
 

@@ -1,19 +1,14 @@
-"""Device, precision and stopping."""
+"""Device, precision and copies to and from the device."""
 
 from __future__ import annotations
-
-import os
-import signal
-import threading
 
 import pytest
 import torch
 
 from picie.config import ModelConfig
-from picie.errors import InputError, Stopped
+from picie.errors import InputError
 from picie.models.extractor import Extractor
-from picie.runtime.device import Engine, peak_memory_mb, pick_device
-from picie.runtime.interrupts import graceful_stop
+from picie.runtime.device import AsyncCopy, Engine, peak_memory_mb, pick_device, to_device
 
 CPU = torch.device("cpu")
 
@@ -23,14 +18,14 @@ def network() -> Extractor:
     return Extractor(ModelConfig(backbone="test_efficientnet", pretrained=False, dim=8))
 
 
-def test_auto_takes_the_best_device_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_picks_the_best_available_device(monkeypatch: pytest.MonkeyPatch) -> None:
     for cuda, mps, expected in ((True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=cuda: there)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda there=mps: there)
         assert pick_device("auto").type == expected
 
 
-def test_a_named_device_must_be_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_named_device_must_be_available(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert pick_device("cuda:1") == torch.device("cuda", 1)
@@ -50,7 +45,7 @@ def test_images_become_floats_in_0_1() -> None:
     assert images.flatten().tolist() == pytest.approx([0, 0.2, 1])
 
 
-def test_precision_is_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_precision_is_as_requested(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("picie.runtime.device._cpu_has_bf16", lambda: True)
     assert [Engine(CPU, p).bf16 for p in ("auto", "fp32", "bf16")] == [True, False, True]
     monkeypatch.setattr("picie.runtime.device._cpu_has_bf16", lambda: False)
@@ -76,7 +71,7 @@ def test_bf16_changes_features_a_little_and_gradients_stay_finite() -> None:
     assert 0 < difference < 0.1
 
 
-def test_depthwise_convolutions_are_made_quick_where_bf16_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_depthwise_convolutions_are_sped_up_for_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     prepared: list[object] = []
     monkeypatch.setattr("picie.models.extractor.speed_up_depthwise", prepared.append)
     nets = {precision: network() for precision in ("fp32", "bf16")}
@@ -85,59 +80,22 @@ def test_depthwise_convolutions_are_made_quick_where_bf16_needs_it(monkeypatch: 
     assert prepared == [nets["bf16"]]
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_is_a_request_and_the_second_acts(signum: signal.Signals) -> None:
-    second: list[int] = []
-    before = signal.signal(signum, lambda number, _: second.append(number))
-    try:
-        with graceful_stop() as stop:
-            stop.check()  # nothing yet
-            os.kill(os.getpid(), signum)
-            with pytest.raises(Stopped, match="enough") as stopped:
-                stop.check("enough")
-            assert stopped.value.signum == signum
-            assert not second
-            os.kill(os.getpid(), signum)
-            assert second == [signum]
-    finally:
-        signal.signal(signum, before)
-
-
-def test_a_signal_that_comes_while_processes_ask_each_other_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    def too_late(value: int) -> int:
-        signal.raise_signal(signal.SIGTERM)
-        return 0  # what all said before
-
-    with graceful_stop() as stop:
-        with monkeypatch.context() as patched:
-            patched.setattr("picie.runtime.distributed.all_reduce_max", too_late)
-            assert not stop.is_asked()  # all get one answer
-        assert stop.signum == signal.SIGTERM
-        assert stop.is_asked()
-        with pytest.raises(Stopped):
-            stop.check()
-
-
-def test_handlers_are_put_back() -> None:
-    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(RuntimeError), graceful_stop():
-        assert signal.getsignal(signal.SIGINT) != before[0]
-        raise RuntimeError
-    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
-
-
-def test_in_another_thread_signals_are_left_alone() -> None:
-    seen: list[object] = []
-
-    def run() -> None:
-        with graceful_stop() as stop:
-            seen.append(stop.signum)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    assert seen == [None]
-
-
 def test_peak_memory_is_in_megabytes() -> None:
     assert 50 < peak_memory_mb() < 1e6
+
+
+def test_a_tensor_on_the_cpu_is_not_copied() -> None:
+    tensor = torch.arange(3.0)
+    assert to_device(tensor, "cpu") is tensor
+    assert AsyncCopy(tensor).read() is tensor
+
+
+@pytest.mark.gpu
+def test_a_copy_from_a_gpu_does_not_wait_for_later_work() -> None:
+    tensor = to_device(torch.arange(5).pin_memory(), "cuda")
+    fetched = AsyncCopy(tensor * 2)
+    large = torch.rand(4096, 4096, device="cuda")
+    for _ in range(50):
+        large = large @ large
+    assert fetched.read().tolist() == [0, 2, 4, 6, 8]
+    assert not fetched.read().is_cuda

@@ -1,4 +1,4 @@
-"""Several processes come to what one comes to, and what happens to one of them is known to all."""
+"""Several processes give the result of one, and all of them learn of an error in any."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from picie.runtime.run_record import RunRecord, read_metrics
 from picie.training import api
 from picie.training.optimization import Optimizer
 
-# Adam steps by the sign of a gradient that is nothing but rounding, so steps are small; and precision is that of one image.
+# Where a gradient is only rounding, Adam still takes full steps, so the learning rate is small; fp32 because it
+# does not depend on the batch.
 FIXED = (*(o for o in TINY if not o.startswith("train.lr")), "train.lr=1e-5", "train.precision=fp32", "run.progress=false")
 ONE_STEP = ("train.epochs=1", "train.batch_size=9", "loss.class_weights=inverse")
 # How far apart BatchNorm's running means may be, in standard deviations of their channel. Adam moves a weight by about the
@@ -39,10 +40,10 @@ RUNS = {
     "two-heads": (*ONE_STEP, "cluster.over_k=5", "loss.mse=true", "cluster.init_points=100", "cluster.init_batches=1"),
     "one-image-batches": (
         "train.epochs=1",
-        "cluster.refit=0",  # the best of several starts: of two that are as good, rounding chooses
+        "cluster.refit=0",  # chooses the best of several starts; rounding would decide between equal ones
         "train.batch_size=1",
         "cluster.batch_size=1",
-        "cluster.init_batches=2",  # the others move centroids, each by the points of one process
+        "cluster.init_batches=2",  # further batches would move centroids by the points of one process each
         "views.size=64",  # at 32, BatchNorm has one cell of one image
         "views.equivariance=crop,hflip,vflip,rot90",
         "views.invariance=cast,gamma,blur,contrast,hue,greyscale",
@@ -57,7 +58,7 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """9 + 3 labelled pictures, batches of two of which leave one over, and one of each, the last, that cannot be read."""
+    """Make 9 + 3 labelled images and an unreadable one in each split; batches of two leave one image over."""
     folder = write_labelled(tmp_path_factory.mktemp("data") / "tiny", 9, 3)
     for split in ("train", "val"):
         (folder / "images" / split / "zzz.jpg").write_bytes(b"no picture")
@@ -67,7 +68,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Folders of the runs, and of what was said, of one process and of two that worked together."""
+    """Run all commands in one and in two processes; returns the folders of runs and output of each."""
     one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
     half = _stopped_within_epoch_2(data, two / "half")
     commands: dict[str, list[str]] = {"half": ["train", "--resume", str(half)]}
@@ -85,13 +86,13 @@ def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pa
 
 
 def command(data: Path, out: Path, *options: str) -> list[str]:
-    """A tiny run's command line; of `FIXED` holds what `options` do not say otherwise."""
+    """Return the command line of a tiny run; `options` override those of `FIXED`."""
     given = {option.partition("=")[0] for option in options}
     return ["train", str(data), *(o for o in FIXED if o.partition("=")[0] not in given), *options, "--out", str(out)]
 
 
 def _stopped_within_epoch_2(data: Path, out: Path) -> Path:
-    """The run "default", of one process that was stopped in the middle of its second epoch."""
+    """Train "default" in one process and stop it in the middle of its second epoch."""
     plain, steps = Optimizer.step, 0
 
     def stopping(*arguments: Any) -> Any:
@@ -110,7 +111,7 @@ def _stopped_within_epoch_2(data: Path, out: Path) -> Path:
 
 
 def assert_like(run: Path, expected: Path) -> None:
-    """Two runs are the same, up to the rounding of sums."""
+    """Assert that two runs are equal up to rounding."""
     lines = [read_metrics(folder) for folder in (run, expected)]
     assert [line["epoch"] for line in lines[0]] == [line["epoch"] for line in lines[1]]
     for ours, theirs in zip(*lines, strict=True):
@@ -121,7 +122,7 @@ def assert_like(run: Path, expected: Path) -> None:
     ours, theirs = checkpoint_of(run), checkpoint_of(expected)
     assert ours["images"] == theirs["images"]
     without_ties = [{key: value for key, value in o["matching"].items() if key != "assignment"} for o in (ours, theirs)]
-    assert without_ties[0] == without_ties[1]  # which of two equal assignments is found, hangs on single pixels
+    assert without_ties[0] == without_ties[1]  # single pixels decide between two equal assignments
     for name in ("centroids", "over_centroids", "prototypes"):
         if name in theirs["method"]:
             torch.testing.assert_close(ours["method"][name], theirs["method"][name], rtol=0, atol=2e-3)
@@ -136,7 +137,7 @@ def assert_like(run: Path, expected: Path) -> None:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_two_processes_come_to_what_one_comes_to(runs: tuple[Path, Path], name: str) -> None:
+def test_two_processes_give_the_result_of_one(runs: tuple[Path, Path], name: str) -> None:
     one, two = (folder / name for folder in runs)
     assert_like(two, one)
     assert sorted(path.name for path in two.iterdir()) == sorted(path.name for path in one.iterdir())
@@ -147,7 +148,7 @@ def test_two_processes_come_to_what_one_comes_to(runs: tuple[Path, Path], name: 
 
 @pytest.mark.parametrize("name", [name for name, options in RUNS.items() if ONE_STEP[1] in options])
 def test_two_processes_take_the_step_of_one(runs: tuple[Path, Path], name: str) -> None:
-    """Where one step was taken, the optimiser's mean of gradients is that step's; later ones are far apart for less reason."""
+    """Compare the mean of gradients in the optimiser after a single step; later steps amplify rounding."""
     saved = [checkpoint_of(folder / name)["optimizers"] for folder in runs]
     assert len(saved[0]) == len(saved[1]) == (2 if name == "mdc" else 1)
     for ours, theirs in zip(*saved, strict=True):
@@ -155,33 +156,33 @@ def test_two_processes_take_the_step_of_one(runs: tuple[Path, Path], name: str) 
         assert float((a - b).norm() / b.norm()) < 1e-2
 
 
-def test_two_processes_go_on_with_what_one_began(runs: tuple[Path, Path]) -> None:
+def test_two_processes_resume_the_run_of_one(runs: tuple[Path, Path]) -> None:
     one, two = runs
     assert_like(two / "half", one / "default")
 
 
-def test_the_main_process_alone_speaks(runs: tuple[Path, Path]) -> None:
+def test_only_the_main_process_prints(runs: tuple[Path, Path]) -> None:
     _, two = runs
     statuses = [json.loads((two / f"status.{rank}.json").read_text()) for rank in (0, 1)]
     assert statuses[0] == statuses[1]
     for name in ("half", *RUNS):
         assert statuses[0][name] == 0
         assert (two / f"{name}.0.out").read_text() == f"{two / name}\n"
-        said = (two / f"{name}.0.err").read_text()
+        messages = (two / f"{name}.0.err").read_text()
         epochs = ["2"] if name == "half" else ["1"] if "train.epochs=1" in RUNS[name] else ["1", "2"]
-        assert re.findall(r"^epoch (\d)/", said, re.MULTILINE) == epochs
-        assert said.count("skipped: ") == 2  # one of the images to train on, one of those to score, which the other found
+        assert re.findall(r"^epoch (\d)/", messages, re.MULTILINE) == epochs
+        assert messages.count("skipped: ") == 2  # a training image, and an image to score that the other process found
         assert (two / f"{name}.1.out").read_text() == (two / f"{name}.1.err").read_text() == ""
 
 
-def test_an_error_is_said_once(runs: tuple[Path, Path]) -> None:
+def test_an_error_is_printed_once(runs: tuple[Path, Path]) -> None:
     _, two = runs
     statuses = json.loads((two / "status.0.json").read_text())
     for name, parts in REFUSED.items():
-        said = (two / f"{name}.0.err").read_text()
-        assert statuses[name] == 2, said
-        assert said.count("picie: error: ") + said.count("picie: rank 1: error: ") == 1, said
-        assert all(part in said for part in parts[1:]), said
+        messages = (two / f"{name}.0.err").read_text()
+        assert statuses[name] == 2, messages
+        assert messages.count("picie: error: ") + messages.count("picie: rank 1: error: ") == 1, messages
+        assert all(part in messages for part in parts[1:]), messages
         assert (two / f"{name}.1.err").read_text() == ""
     assert not (two / "none").exists()
 
@@ -231,21 +232,21 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_a_killed_process_ends_the_run_with_a_word_and_the_run_goes_on(
+def test_a_killed_process_ends_the_run_with_a_message_and_it_can_be_resumed(
     runs: tuple[Path, Path], data: Path, tmp_path: Path
 ) -> None:
     script, run = tmp_path / "script.py", tmp_path / "run"
     script.write_text(SCRIPT.format(whom="getpid", signum="SIGKILL"))
-    status, said = torchrun(tmp_path / "logs", script, *command(data, run))
+    status, messages = torchrun(tmp_path / "logs", script, *command(data, run))
     assert status != 0
-    assert not any("Traceback" in text for text in said), said
-    assert said[1] == ""
+    assert not any("Traceback" in text for text in messages), messages
+    assert messages[1] == ""
     assert re.fullmatch(
         rf"picie: error: rank 0: another process of this run died or cannot be reached \(.*\); the last checkpoint is kept; go "
         rf"on with: picie train --resume {run}, in any number of processes",
-        said[0].splitlines()[-1],
+        messages[0].splitlines()[-1],
     )
-    assert said[0].count("picie: error: ") == 1
+    assert messages[0].count("picie: error: ") == 1
     assert RunRecord(run).read()["status"] == "failed"
     assert not list(run.glob(".*"))
     assert checkpoint_of(run)["epoch"] == 1
@@ -254,13 +255,13 @@ def test_a_killed_process_ends_the_run_with_a_word_and_the_run_goes_on(
 
 
 def test_all_processes_stop_after_the_same_step(runs: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
-    """Asked as by Ctrl-C: torchrun asks each of its processes."""
+    """As by Ctrl-C: torchrun forwards the signal to each of its processes."""
     script, run = tmp_path / "script.py", tmp_path / "run"
     script.write_text(SCRIPT.format(whom="getppid", signum="SIGTERM"))
-    status, said = torchrun(tmp_path / "logs", script, *command(data, run))
+    status, messages = torchrun(tmp_path / "logs", script, *command(data, run))
     assert status != 0
-    assert said[1] == ""
-    assert said[0].splitlines()[-1] == f"picie: stopped in epoch 2; go on with: picie train --resume {run}"
+    assert messages[1] == ""
+    assert messages[0].splitlines()[-1] == f"picie: stopped in epoch 2; go on with: picie train --resume {run}"
     assert RunRecord(run).read()["status"] == "stopped"
     state = checkpoint_of(run)
     assert (state["epoch"], state["step"]) == (1, 2)
@@ -273,9 +274,9 @@ import os, signal, threading
 from picie.runtime import failures
 class Store:
     def add(self, key, n): return n
-failures._PATIENCE = 0.5
+failures._TIMEOUT = 0.5
 signal.signal(signal.SIGTERM, lambda *_: None)
-team = failures._Team(Store(), 3)
+team = failures._Group(Store(), 3)
 watch = failures._Watch(team)
 team.exchanges = {exchanges}
 os.kill(os.getpid(), signal.SIGTERM)
@@ -285,7 +286,7 @@ watch.close()
 
 
 @pytest.mark.parametrize(("exchanges", "status"), [(5, 1), (4, 0)], ids=["waiting", "at work"])
-def test_a_process_that_waits_in_vain_ends_when_it_is_asked_to_stop(exchanges: int, status: int) -> None:
+def test_a_stuck_process_ends_when_asked_to_stop(exchanges: int, status: int) -> None:
     seconds = 60 if status else 1
     code = WAITING.format(exchanges=exchanges, seconds=seconds)
     done = subprocess.run(
@@ -293,10 +294,12 @@ def test_a_process_that_waits_in_vain_ends_when_it_is_asked_to_stop(exchanges: i
     )
     assert done.returncode == status
     assert done.stderr.count("\n") == status
-    assert ("rank 3: was asked to stop, and waits in vain for another process" in done.stderr) == bool(status)
+    assert ("rank 3: was asked to stop but is still waiting for another process" in done.stderr) == bool(status)
 
 
-def test_what_is_for_one_process_says_so(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_single_process_commands_refuse_several(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     for arguments in (
@@ -310,20 +313,20 @@ def test_what_is_for_one_process_says_so(refused: Callable[..., str], monkeypatc
         assert message == f"picie {arguments[0]} runs in one process; start it without torchrun"
 
 
-def test_processes_that_cannot_find_each_other_say_so(
+def test_processes_that_cannot_connect_fail_clearly(
     refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, data: Path, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     message = refused(*command(data, tmp_path / "run"))
-    assert "the 2 processes of this run (WORLD_SIZE) cannot find each other" in message
+    assert "the 2 processes of this run (WORLD_SIZE) cannot connect to each other" in message
     assert "start them with torchrun, or unset WORLD_SIZE for one" in message
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 7])
-def test_parts_make_up_the_whole(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_cover_all_items(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     items = np.arange(n)
     assert np.array_equal(distributed.shard(items), items)
     monkeypatch.setenv("WORLD_SIZE", "3")
@@ -336,7 +339,7 @@ def test_parts_make_up_the_whole(n: int, monkeypatch: pytest.MonkeyPatch) -> Non
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def test_alone_a_process_waits_for_nobody() -> None:
+def test_a_single_process_does_not_communicate() -> None:
     x = torch.arange(3.0)
     assert distributed.all_reduce_sum(x) is x
     assert torch.equal(distributed.all_gather(x), x[None])

@@ -316,7 +316,7 @@ def test_what_is_no_run_is_not_resumed(own_run: Path, tmp_path: Path) -> None:
     (own_run / "checkpoint.pt").write_bytes(b"garbage")
     with pytest.raises(
         InputError,
-        match=r"checkpoint\.pt: is not a file of torch, .*\(nothing was run\); compare its size .* or fetch it again$",
+        match=r"checkpoint\.pt: is not a PyTorch file, .*\(nothing was run\); compare its size .* or fetch it again$",
     ):
         api.resume(own_run)
 

@@ -71,9 +71,9 @@ def _usage_message(error: Any) -> str:
 
 def _end(name: str, message: str, status: int) -> int:
     """Print the message, unless another process of the same run prints it, and return `status`."""
-    words = failures.wording(" ".join(message.split()), distributed.local_rank())
+    words = failures.final_message(" ".join(message.split()), distributed.local_rank())
     if words is not None:
         sys.stderr.write(f"{name.split()[-1]}: {words}\n")
         sys.stderr.flush()
-    failures.said()
+    failures.announce_reported()
     return status

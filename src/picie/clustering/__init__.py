@@ -1,1 +1,1 @@
-"""K-means over pixel features and the pseudo-labels that come of it (paper, section 3.1)."""
+"""K-means over pixel features, which produces the pseudo-labels (paper, section 3.1)."""

@@ -1,4 +1,4 @@
-"""What an assignment of points to clusters came to."""
+"""Statistics of an assignment of points to clusters."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from torch import Tensor
 from picie.clustering.kmeans import cluster_counts
 from picie.runtime import distributed
 
-_UNREAD = 64  # most batches whose counts stay on the device: a GPU is waited for so seldom
+_UNREAD = 64  # batches counted on the device before it is synchronised
 
 
 class ClusterStats:
-    """What an assignment of points came to, counted as they pass.
+    """Statistics of an assignment, accumulated over batches.
 
     Args:
-        k: number of clusters.
+        k: Number of clusters.
     """
 
     def __init__(self, k: int) -> None:
         self._k = k
-        self._added: list[tuple[Tensor, Tensor]] = []  # on the device, which is not waited for until they are read
+        self._added: list[tuple[Tensor, Tensor]] = []  # on the device; not synchronised until they are read
         self._counts, self._distance = torch.zeros(k, dtype=torch.long), 0.0
 
     def add(self, clusters: Tensor, distances: Tensor) -> None:
-        """Count `clusters` (n,) int64 and sum squared `distances` (n,), as `assign` gives them."""
+        """Add `clusters` (n,) int64 and squared `distances` (n,), as returned by `assign`."""
         self._added.append((cluster_counts(clusters, self._k), distances.sum()))
         if len(self._added) == _UNREAD:
             self._read()
@@ -38,30 +38,33 @@ class ClusterStats:
         self._added.clear()
 
     def add_others(self) -> None:
-        """Take in what the other processes of a run have counted."""
+        """Add the statistics of the other processes of a run."""
         self._read()
         self._counts = distributed.all_reduce_sum(self._counts)
         self._distance = math.fsum(distributed.all_gather_object(self._distance))
 
     @property
     def counts(self) -> Tensor:
-        """(K,) int64 points in each cluster."""
+        """(K,) int64, the number of points in each cluster."""
         self._read()
         return self._counts
 
     @property
     def inertia(self) -> float:
-        """Mean squared distance of a point to its centroid."""
+        """The mean squared distance of a point to its centroid."""
         n = int(self.counts.sum())
         return self._distance / max(n, 1)
 
     @property
     def imbalance(self) -> float:
-        """K times the sum of squared shares: 1 for equal clusters, K if one holds all."""
+        """K times the sum of squared cluster shares.
+
+        It is 1 for equal clusters and K if one cluster holds all points.
+        """
         shares = self.counts.double() / max(int(self.counts.sum()), 1)
         return float(len(shares) * shares.square().sum())
 
     @property
     def empty(self) -> int:
-        """Number of clusters without a point."""
+        """The number of clusters without a point."""
         return int((self.counts == 0).sum())

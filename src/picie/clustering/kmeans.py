@@ -1,9 +1,13 @@
-"""K-means over points that do not fit into memory: a k-means++ start on a bounded sample, Lloyd, then running means.
+"""K-means over points that do not fit into memory.
 
-It knows nothing of images: points (n, D) go in; centroids, inertia, imbalance and empty clusters come out. What grows with n
-is done on the points' device; the K x D sums are kept in float64 on the CPU, and random numbers come from a seeded generator
-there, so devices agree (and Apple's, which has no float64, takes part). Processes of one run come to one result: the main one
-finds the start, from a sample that all have, and each batch's sums are added up over all.
+It runs k-means++ and Lloyd on a bounded sample, then updates running means.
+
+The module is independent of images: its inputs are points (n, D); its results are centroids,
+inertia, imbalance and empty clusters. Work that grows with n runs on the points' device. The K x D
+sums are kept in float64 on the CPU and random numbers come from a seeded generator there, so
+devices agree (including Apple's, which has no float64). Processes of one run get the same result:
+the main process finds the start, from a sample that all have, and the sums of each batch are added
+over all processes.
 
 Shapes: n points, D feature dimension, K clusters.
 """
@@ -20,37 +24,44 @@ from torch.nn import functional as F
 from picie.runtime import distributed
 
 Metric = Literal["spherical", "euclidean"]
-_TRIAL, _TRIAL_STEPS = (2**12, 2**5), 10  # points, and points a cluster if that is more: enough to tell good starts from bad
-_PART = (2**14, 2**6)  # the same: enough for most of the way
-_WIDTH = 16  # of products: with 16 columns they take a third of the time that they take with 11 (2 cores, AVX512; one: half)
+_TRIAL, _TRIAL_STEPS = (2**12, 2**5), 10  # points, or points per cluster if that is more; enough to rank starts
+_SUBSAMPLE = (2**14, 2**6)  # likewise; enough for the first Lloyd iterations
+_WIDTH = 16  # columns of products: 16 take a third of the time of 11 (2 cores, AVX512; one core: half)
 
 
 def _chunks(points: Tensor, k: int) -> tuple[Tensor, ...]:
-    """`points` in pieces whose temporaries fit the cache on a CPU (4 MB at D = 128), fill the device elsewhere, and stay
-    bounded (2^24 scores) for any number of clusters `k`.
+    """Split `points` into chunks that fit the cache of a CPU, or fill another device.
+
+    On a CPU their temporaries take 4 MB at D = 128. They stay bounded (2^24 scores) for any number
+    of clusters `k`.
     """
-    most = 2**13 if points.device.type == "cpu" else 2**18
-    chunks: tuple[Tensor, ...] = points.split(max(1, min(most, 2**24 // k)))
+    limit = 2**13 if points.device.type == "cpu" else 2**18
+    chunks: tuple[Tensor, ...] = points.split(max(1, min(limit, 2**24 // k)))
     return chunks
 
 
 def bias(centroids: Tensor) -> Tensor:
-    """(..., K) offsets b of `centroids` (..., K, D) with argmax <z, c> + b = argmin |z - c|^2; equal if all norms are."""
+    """Return (..., K) biases b of `centroids` (..., K, D).
+
+    They satisfy argmax <z, c> + b = argmin |z - c|^2, and are equal if all norms are.
+    """
     return -0.5 * centroids.square().sum(-1)
 
 
 def pad_clusters(centroids: Tensor) -> Tensor:
-    """`centroids` (K, D) and as many zeros below as products with them are quicker for."""
+    """Pad `centroids` (K, D) with zero rows to a multiple of 16, which makes products faster."""
     return F.pad(centroids, (0, 0, 0, -len(centroids) % _WIDTH))
 
 
 def nearest(points: Tensor, centroids: Tensor, unit: bool = False) -> tuple[Tensor, Tensor]:
-    """The nearest centroid of each of `points` (n, D), by squared distance to `centroids` (K, D) of their dtype.
+    """Find the nearest of `centroids` (K, D) for each of `points` (n, D), by squared distance.
 
-    `unit`: points of any floating dtype and norm, each taken at norm 1.
+    Both have the same dtype. With `unit`, points may have any floating dtype and are normalised to
+    norm 1.
 
     Returns:
-        (n,) int64 clusters and (n,) scores max_k <z, c_k> - |c_k|^2 / 2, from which `distances` follow, as `centroids`.
+        (n,) int64 clusters and (n,) scores max_k <z, c_k> - |c_k|^2 / 2, of the dtype of
+        `centroids`, from which `distances` computes squared distances.
     """
     k, wide, offset = len(centroids), pad_clusters(centroids), bias(centroids)
     scores = centroids.new_empty(len(points))
@@ -58,7 +69,7 @@ def nearest(points: Tensor, centroids: Tensor, unit: bool = False) -> tuple[Tens
     position = 0
     for chunk in _chunks(points, len(wide)):
         part = slice(position, position + len(chunk))
-        if unit:  # and not the points first: twice as fast, no copy of them all
+        if unit:  # normalise products, not points: twice as fast, and without a copy of the points
             directions = chunk.to(centroids.dtype)
             norms = torch.linalg.vector_norm(directions, dim=1, keepdim=True).clamp_(min=1e-12)
             each = (directions @ wide.T)[:, :k].div_(norms).add_(offset)
@@ -70,24 +81,35 @@ def nearest(points: Tensor, centroids: Tensor, unit: bool = False) -> tuple[Tens
 
 
 def distances(points: Tensor, scores: Tensor) -> Tensor:
-    """(n,) squared distances of `points` (n, D) to their nearest centroids, from the `scores` that `nearest` gave."""
+    """Return (n,) squared distances of `points` (n, D) to their nearest centroids.
+
+    Args:
+        points: (n, D).
+        scores: (n,), as returned by `nearest`.
+    """
     norms: Tensor = torch.linalg.vector_norm(points, dim=1)
     return (norms.square_() - 2 * scores).clamp_(min=0)
 
 
 def assign(points: Tensor, centroids: Tensor, unit: bool = False) -> tuple[Tensor, Tensor]:
-    """(n,) int64 nearest clusters and (n,) squared distances of `points` (n, D) to `centroids` (K, D), as `nearest` takes them.
+    """Assign `points` (n, D) to the nearest of `centroids` (K, D).
 
-    With `unit` a point of norm 0, which has no direction, counts as one of norm 1 that is orthogonal to all centroids.
+    With `unit` a zero point, which has no direction, counts as a point of norm 1 orthogonal to all
+    centroids.
+
+    Returns:
+        (n,) int64 clusters and (n,) squared distances.
     """
     clusters, scores = nearest(points, centroids, unit)
     return clusters, (1 - 2 * scores).clamp_(min=0) if unit else distances(points, scores)
 
 
 def plus_plus(points: Tensor, k: int, generator: torch.Generator, starts: int = 1) -> Tensor:
-    """K of `points` (n, D) as a k-means++ start (Arthur and Vassilvitskii 2007): each is drawn by squared distance.
+    """Choose K of `points` (n, D) by k-means++ (Arthur and Vassilvitskii 2007).
 
-    Several starts go through the points together, each with the numbers that it would have drawn after the one before it.
+    Each centroid is drawn with probability proportional to its squared distance from those before.
+    Several starts are computed together; each uses the numbers that it would draw after the one
+    before it.
 
     Returns:
         (starts, K, D) centroids.
@@ -105,21 +127,22 @@ def plus_plus(points: Tensor, k: int, generator: torch.Generator, starts: int = 
         torch.minimum(least, away, out=least)
         cumulative = least.cpu().cumsum(1, dtype=torch.float64)
         total = cumulative[:, -1:]
-        found = torch.searchsorted(cumulative, uniform[:, i : i + 1] * total)
-        # Where all points coincide with chosen ones, any is as good.
-        index = torch.where(total > 0, found, (uniform[:, i : i + 1] * n).long())[:, 0].clamp_(max=n - 1)
+        drawn = torch.searchsorted(cumulative, uniform[:, i : i + 1] * total)
+        # If all points coincide with chosen ones, any point is equally good.
+        index = torch.where(total > 0, drawn, (uniform[:, i : i + 1] * n).long())[:, 0].clamp_(max=n - 1)
         chosen[:, i] = points[index.to(points.device)]
     return chosen
 
 
 def lloyd(points: Tensor, centroids: Tensor, steps: int, metric: Metric, reseed: bool = True) -> tuple[Tensor, Tensor]:
-    """Lloyd's iterations on `points` (n, D) from `centroids` (K, D), until nothing moves or `steps` are done.
+    """Run Lloyd's iterations on `points` (n, D) from `centroids` (K, D).
 
-    Empty clusters are moved to the points farthest from their centroids if `reseed`, else stay where they are.
+    They end at convergence or after `steps` iterations. Empty clusters are moved to the points
+    farthest from their centroids if `reseed`, otherwise they keep their position.
 
     Returns:
-        (K, D) float64 means, on the CPU, of the clusters of the last assignment, and (K,) float64 counts. The centroids
-        are their projection, `project(means, metric)`.
+        (K, D) float64 means, on the CPU, of the clusters of the last assignment, and (K,) float64
+        counts. The centroids are the projection of the means, `project(means, metric)`.
     """
     previous: Tensor | None = None
     means, counts = centroids.cpu().double(), torch.zeros(len(centroids), dtype=torch.float64)
@@ -139,12 +162,16 @@ def lloyd(points: Tensor, centroids: Tensor, steps: int, metric: Metric, reseed:
 
 
 def cluster_sums(points: Tensor, clusters: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """(K, D) float64 sums and (K,) float64 counts, on the CPU, of `points` (n, D) by `clusters` (n,).
+    """Sum and count `points` (n, D) by `clusters` (n,).
 
-    On a GPU, where scattered additions come in any order, a sum is a product with the 0/1 membership matrix. On a CPU they come
-    in one order, and take 0.3 ms where the product takes 1.6 (2^14 points, K = 11, D = 128) or 33 (K = 512).
+    On a GPU the order of scattered additions varies, so the sum is a product with the 0/1
+    membership matrix. On a CPU their order is fixed, and they take 0.3 ms where the product takes
+    1.6 (2^14 points, K = 11, D = 128) or 33 (K = 512).
+
+    Returns:
+        (K, D) float64 sums and (K,) float64 counts, on the CPU.
     """
-    device = points.device if points.device.type == "cuda" else torch.device("cpu")  # where float64 is
+    device = points.device if points.device.type == "cuda" else torch.device("cpu")  # MPS has no float64
     sums = torch.zeros(k, points.shape[1], dtype=torch.float64, device=device)
     for chunk, members in zip(_chunks(points, k), _chunks(clusters, k), strict=True):
         if chunk.device.type == "cpu":
@@ -155,32 +182,38 @@ def cluster_sums(points: Tensor, clusters: Tensor, k: int) -> tuple[Tensor, Tens
 
 
 def cluster_counts(clusters: Tensor, k: int) -> Tensor:
-    """(K,) int64, on the device, how many of `clusters` (n,) are each of the `k`. A GPU is not waited for."""
+    """Count the points of each of `k` clusters.
+
+    Returns:
+        (K,) int64 on the device of `clusters`; a GPU is not synchronised.
+    """
     if clusters.device.type == "cpu":
         return torch.bincount(clusters, minlength=k)
     return clusters.new_zeros(k).scatter_add_(0, clusters, torch.ones_like(clusters))
 
 
 def project(centroids: Tensor, metric: Metric) -> Tensor:
-    """`centroids` (..., K, D) as the metric wants them: at norm 1 if spherical."""
+    """Normalise `centroids` (..., K, D) to norm 1 if the metric is spherical."""
     return F.normalize(centroids, dim=-1) if metric == "spherical" else centroids
 
 
 class KMeans:
     """Streaming k-means (paper, section 3.1; METHOD 2.1).
 
-    Feed `start` one sample, then `update` every later batch, then read `centroids`. A batch moves centroid k by
-    a running mean, c_k <- (1 - eta) c_k + eta mean_k with eta = n_k / count_k.
+    Call `start` with one sample, then `update` with every later batch, then read `centroids`. A
+    batch moves centroid k by a running mean, c_k <- (1 - eta) c_k + eta mean_k with eta = n_k /
+    count_k.
 
     Args:
-        k: number of clusters.
-        metric: "spherical" keeps centroids at norm 1 (for points of norm 1 the nearest is then the most similar),
-            "euclidean" leaves them at the mean.
-        steps: most Lloyd iterations of the start; where a part of the sample is enough to go most of the way, these are
-            taken there, and a tenth of them on all.
-        reseed: move empty clusters to the points that are represented worst.
-        seed: of the k-means++ starts.
-        restarts: k-means++ starts to choose from, by their inertia after a short trial on a part of the sample.
+        k: Number of clusters.
+        metric: "spherical" keeps centroids at norm 1 (for points of norm 1 the nearest is then the
+            most similar), "euclidean" keeps them at the mean.
+        steps: Maximum number of Lloyd iterations of the start. If the sample is large, they run on
+            a part of it, followed by a tenth of them on the whole sample.
+        reseed: Move empty clusters to the points farthest from their centroids.
+        seed: Seed of the k-means++ starts.
+        restarts: Number of k-means++ starts, from which the one with the lowest inertia after a
+            short trial on a part of the sample is chosen.
     """
 
     def __init__(
@@ -198,55 +231,65 @@ class KMeans:
         self._means = torch.empty(0)  # float64 running means; `centroids` is their projection
 
     def start(self, sample: Tensor, centroids: Tensor | None = None, weight: float = 1.0) -> None:
-        """Find the first centroids by Lloyd's iterations on `sample` (n, D).
+        """Find the initial centroids by Lloyd's iterations on `sample` (n, D).
 
         Args:
-            sample: points, n >= K.
-            centroids: (K, D) to begin from; none: `best_start`.
-            weight: points that each point of the sample stands for; it scales the counts of the running mean.
+            sample: Points, n >= K.
+            centroids: (K, D) initial centroids; by default those of `best_start`.
+            weight: Number of points that each point of the sample represents; it scales the counts
+                of the running mean.
 
         Raises:
-            ValueError: fewer points than clusters.
+            ValueError: There are fewer points than clusters.
         """
         if len(sample) < self.k:
             raise ValueError(f"{self.k} clusters cannot be made of {len(sample)} points")
         if centroids is None:
             centroids = self.best_start(sample)
         first = centroids
-        self._means, counts = distributed.run_on_main(lambda: self._settled(sample, first))
+        self._means, counts = distributed.run_on_main(lambda: self._refine(sample, first))
         self.centroids = project(self._means, self.metric).to(sample)
         self.counts = counts * weight
 
-    def _settled(self, sample: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-        """As `lloyd`, from `centroids`."""
-        part, steps = self._part(sample, *_PART), self.steps
-        if len(part) < len(sample):  # most of the way on few of the points (docs/log.md)
+    def _refine(self, sample: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
+        """Run `lloyd` from `centroids`, first on a part of a large sample."""
+        part, steps = self._subsample(sample, *_SUBSAMPLE), self.steps
+        if len(part) < len(sample):  # most iterations on a part of the points (docs/log.md)
             means, _ = lloyd(part, centroids, steps, self.metric, self.reseed)
             centroids, steps = project(means, self.metric).to(sample), max(1, steps // 10)
         return lloyd(sample, centroids, steps, self.metric, self.reseed)
 
     def best_start(self, sample: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
-        """(K, D) the k-means++ start of `sample` (n, D), or one of `others`, that comes to the lowest inertia in a trial."""
+        """Return the (K, D) start with the lowest inertia in a trial on `sample` (n, D).
+
+        The candidates are the k-means++ starts and `others`.
+        """
         return distributed.run_on_main(lambda: self._best_start(sample, others).cpu()).to(sample.device)
 
     def _best_start(self, sample: Tensor, others: Sequence[Tensor]) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed)
-        trial = self._part(sample, *_TRIAL)
+        trial = self._subsample(sample, *_TRIAL)
         starts: list[Tensor] = [*project(plus_plus(trial, self.k, generator, self.restarts), self.metric), *others]
         if len(starts) == 1:
             return starts[0]
         trials = [lloyd(trial, start, _TRIAL_STEPS, self.metric, self.reseed)[0] for start in starts]
         tried = [project(means, self.metric).to(sample) for means in trials]
-        scores = [float(nearest(trial, centroids)[1].mean()) for centroids in tried]  # the higher, the nearer
+        scores = [float(nearest(trial, centroids)[1].mean()) for centroids in tried]  # higher scores mean smaller distances
         return tried[scores.index(max(scores))]
 
-    def _part(self, sample: Tensor, points: int, points_per_cluster: int) -> Tensor:
-        """An even part of `sample` that shows where its clusters are: `points`, or so many a cluster if that is more."""
+    def _subsample(self, sample: Tensor, points: int, points_per_cluster: int) -> Tensor:
+        """Return every n-th point of `sample`, in total about `points`.
+
+        It is about `points_per_cluster` for each cluster if that is more.
+        """
         step = max(1, len(sample) // max(points, points_per_cluster * self.k))
-        return sample[:: step - 1 + step % 2].contiguous()  # odd, for points may come row by row of maps of even width
+        return sample[:: step - 1 + step % 2].contiguous()  # odd, because points may be rows of maps of even width
 
     def update(self, points: Tensor) -> None:
-        """Move the centroids by the running mean of one batch of `points` (n, D), or of this process's part of one."""
+        """Move the centroids by the running mean of one batch of `points` (n, D).
+
+        With several processes each passes its part of the batch.
+        """
         clusters, _ = nearest(points, self.centroids)
         sums, counts = map(distributed.all_reduce_sum, cluster_sums(points, clusters, self.k))
         self.counts += counts

@@ -1,4 +1,4 @@
-"""What k-means starts from: a bounded sample of the points of many batches of feature maps."""
+"""A bounded sample of the points of many batches of feature maps, from which k-means starts."""
 
 from __future__ import annotations
 
@@ -11,48 +11,53 @@ from picie.runtime.device import to_device
 
 
 def points_of(z: Tensor) -> Tensor:
-    """(B * h * w, D) points of features `z` (B, D, h, w), a view of them if they are channels last."""
+    """Return the points (B * h * w, D) of features `z` (B, D, h, w).
+
+    The result is a view if the features are channels_last.
+    """
     return z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])
 
 
 def points_per_batch(size: int, n_batches: int) -> int:
-    """How many points a sample of `size` takes from each of `n_batches` batches."""
+    """Return how many points a sample of `size` takes from each of `n_batches` batches."""
     return -(-size // n_batches)
 
 
 class PointSample:
-    """A bounded sample of points, at norm 1: an equal, random share of each batch.
+    """A bounded sample of points, normalised to norm 1, with an equal random share of each batch.
 
-    Of several processes each adds its part of a batch. The points are picked, and stand, as if one had it all.
+    With several processes each adds its part of a batch. The chosen points and their order are
+    those of one process.
 
     Args:
-        size: most points, to be shared by the batches.
-        n_batches: how many batches will be added.
-        seed: of the choice.
+        size: Maximum number of points, shared by the batches.
+        n_batches: Number of batches that will be added.
+        seed: Seed of the choice.
     """
 
     def __init__(self, size: int, n_batches: int, seed: int) -> None:
-        self._most = points_per_batch(size, n_batches)
+        self._per_batch = points_per_batch(size, n_batches)
         self._generator = torch.Generator().manual_seed(seed)
         self._parts: list[Tensor] = []
         self._seen = 0
 
     def add(self, points: Tensor) -> None:
-        """Take a share of a batch's `points` (n, D), floating point, of any norm; of several processes each brings its part,
-        maybe none.
+        """Add a share of a batch's `points` (n, D), floating point, of any norm.
+
+        With several processes each passes its part of the batch, which may be empty.
         """
         sizes = distributed.all_gather_object(len(points))
         before, n = sum(sizes[: distributed.rank()]), sum(sizes)
-        picked = torch.arange(n) if n <= self._most else torch.randperm(n, generator=self._generator)[: self._most]
-        own = ((picked >= before) & (picked < before + len(points))).nonzero()[:, 0]
-        found = F.normalize(points[to_device(picked[own] - before, points.device)].float(), dim=1)
-        if len(own) < len(picked):  # zeros where points of other processes stand
-            found = found.new_zeros(len(picked), points.shape[1]).index_copy_(0, to_device(own, points.device), found)
-        self._parts.append(found)
+        picked = torch.arange(n) if n <= self._per_batch else torch.randperm(n, generator=self._generator)[: self._per_batch]
+        local = ((picked >= before) & (picked < before + len(points))).nonzero()[:, 0]
+        sample = F.normalize(points[to_device(picked[local] - before, points.device)].float(), dim=1)
+        if len(local) < len(picked):  # zeros in place of the points of other processes
+            sample = sample.new_zeros(len(picked), points.shape[1]).index_copy_(0, to_device(local, points.device), sample)
+        self._parts.append(sample)
         self._seen += n
 
     def take(self) -> tuple[Tensor, float]:
-        """The sample (n, D) float32, and the number of points that each of its points stands for."""
+        """Return the sample (n, D) float32, and how many points each of its points represents."""
         sample = distributed.all_reduce_sum(torch.cat(self._parts))
         self._parts = []
         return sample, self._seen / len(sample)

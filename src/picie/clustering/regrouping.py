@@ -1,4 +1,6 @@
-"""Groups from groups: parts of a cluster, several clusters as one, a tree of points. It knows nothing of images or runs.
+"""Regroups clusters: splits a cluster, averages groups of clusters, builds trees.
+
+It is independent of images and runs.
 
 Shapes: D feature dimension, K clusters, V groups of them.
 """
@@ -15,32 +17,34 @@ from torch.nn import functional as F
 
 from picie.clustering.kmeans import Metric, bias, project
 
-_INNER = 2.0**-8  # differences between the parts of a cluster, relative to those between clusters
-_FINEST = 1e-6  # the same, relative to the weights; float32 resolves 1e-7
-_TREE = 2000  # points of a tree; its cost is their square
+_INNER = 2.0**-8  # distance between parts of a cluster, relative to that between clusters
+_FINEST = 1e-6  # smallest distance relative to the weights; float32 resolves 1e-7
+_TREE = 2000  # points of a tree; its cost is quadratic
 
 
 def split_clusters(
     weight: Tensor, offset: Tensor, centroids: Tensor, clusters: Sequence[int], parts: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, list[int]]:
-    """Split `clusters` of a linear classifier into parts, so that the cells of all others stay where they are.
+    """Split `clusters` of a linear classifier into parts; the regions of the others are unchanged.
 
-    Part i of cluster w gets the weight w + s (mu_i - mean mu), with s so small that the parts together win where w did
-    (all but 1/256 of the way to the nearest other cluster); among them the nearest mu_i wins, whatever s is.
+    Part i of cluster w gets the weight w + s (mu_i - mean mu). The factor s is so small that the
+    parts together win where w did (except for 1/256 of the way to the nearest other cluster);
+    among them the nearest mu_i wins for any s.
 
     Args:
-        weight: (K, D) of the classifier.
-        offset: (K,) of the classifier.
+        weight: (K, D) weights of the classifier.
+        offset: (K,) biases of the classifier.
         centroids: (K, D).
-        clusters: those to split.
+        clusters: The clusters to split.
         parts: (n, D) mu, the centroids of the parts, the same for each of `clusters`.
 
     Returns:
-        weight, offset and centroids of K + len(clusters) (n - 1) clusters: the first part of each in its place, the others in
-        the end; and the part of each of `clusters`, then of each new one.
+        Weights, biases and centroids of K + len(clusters) (n - 1) clusters, with the first part of
+        each in its place and the others at the end; and the part number of each of `clusters`,
+        then of each new one.
 
     Raises:
-        ValueError: the parts would differ by less than float32 resolves.
+        ValueError: The parts would differ by less than float32 resolves.
     """
     inner, by = parts - parts.mean(0), bias(parts) - bias(parts).mean()
     spread = float(inner.norm(dim=1).max())
@@ -62,18 +66,22 @@ def split_clusters(
 
 
 def mean_centroids(centroids: Tensor, assignment: Sequence[int], v: int, metric: Metric) -> Tensor:
-    """(V, D) mean, as the metric wants it, of the `centroids` (K, D) of each of `v` groups; 0 where there is none.
+    """Return (V, D) means of the `centroids` (K, D) of each of `v` groups, projected by `metric`.
 
-    `assignment` (K,) says which group each is in.
+    The mean of an empty group is 0. `assignment` (K,) holds the group of each cluster.
     """
     member = F.one_hot(torch.tensor(assignment, device=centroids.device), v).to(centroids)
     return project(member.T @ centroids / member.sum(0).clamp(min=1)[:, None], metric)
 
 
 def agglomerate(centroids: Tensor, n: int) -> np.ndarray:
-    """(V,) groups 0..n-1 of `centroids` (V, D): average linkage (UPGMA) on their squared distances.
+    """Group `centroids` (V, D) into `n` groups by average linkage (UPGMA) on squared distances.
 
-    For unit norms these are twice the cosine distances, so groups are joined by the mean similarity of their members.
+    For unit norms these are twice the cosine distances, so groups are joined by the mean
+    similarity of their members.
+
+    Returns:
+        (V,) group of each centroid, 0..n-1.
     """
     points = centroids.double()
     squared = torch.cdist(points, points).square().numpy()
@@ -85,12 +93,13 @@ def agglomerate(centroids: Tensor, n: int) -> np.ndarray:
 class WardTree:
     """A Ward tree of a part of the points, which gives k-means a start for any K.
 
-    Where groups stand apart, k-means++ alone too often gives two centroids to one and none to another: of 9 mixtures of 12
-    groups `suggest-k` named that number for 4 with the best of 4 starts, for 7 with that of 16, for all with the tree's.
+    For well-separated groups, k-means++ alone too often puts two centroids into one and none into
+    another: of 9 mixtures of 12 groups `suggest-k` found that number for 4 with the best of 4
+    starts, for 7 with that of 16, for all with the tree's.
 
     Args:
         points: (n, D).
-        seed: of the part, at most 2000 points.
+        seed: Seed of the choice of at most 2000 points.
     """
 
     def __init__(self, points: Tensor, seed: int) -> None:
@@ -99,7 +108,10 @@ class WardTree:
         self._tree = linkage(self._points.cpu().double().numpy(), "ward")
 
     def starts(self, k: int) -> list[Tensor]:
-        """One start, the (k, D) means of the tree's `k` groups; none where `k` is more than its points."""
+        """Return one start, the (k, D) means of the tree's `k` groups.
+
+        The list is empty if `k` exceeds the number of points.
+        """
         if k > len(self._points):
             return []
         groups = cut_tree(self._tree, k)[:, 0].tolist()

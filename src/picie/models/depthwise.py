@@ -1,9 +1,15 @@
-"""Depthwise convolutions in bfloat16 on a CPU, with gradients that oneDNN has quick kernels for.
+"""Faster gradients of depthwise convolutions in bfloat16 on a CPU, by fast kernels of oneDNN.
 
-Left to itself it is quick for 3x3 kernels at stride 1 alone. The weights' gradient of larger ones goes to a kernel for dense
-convolutions, in float32, too, and the inputs' gradient at stride 2 to another. Here the former is put together from 3x3 pieces,
-and the latter is a forward convolution. Forwards and backwards, ms a batch of 16 on 2 cores (channels, cells a side, kernel,
-stride), float32 between casts against this: (96, 80, 3, 2) 31 / 10, (240, 20, 5, 1) 10 / 4, (672, 10, 5, 1) 8 / 3.
+By itself oneDNN is fast only for 3x3 kernels at stride 1. It computes the weight gradient of
+larger kernels with a dense convolution, in float32 too, and likewise the input gradient at stride
+2. Here the weight gradient is assembled from 3x3 pieces and the input gradient is a forward
+convolution. Forward and backward, ms per batch of 16 on 2 cores (channels, cells per side, kernel,
+stride), float32 between casts against this: (96, 80, 3, 2) 31 / 10, (240, 20, 5, 1) 10 / 4, (672,
+10, 5, 1) 8 / 3.
+
+A training step of EfficientNet-Lite0 (160 px, batch 16, one thread of a busy machine, median CPU
+time per image of 10 interleaved steps) takes 85.5 ms with autocast alone, 51.0 with grouped
+convolutions in float32 and 47.3 with this.
 """
 
 from __future__ import annotations
@@ -24,10 +30,10 @@ Pad = tuple[int, int, int, int]
 
 
 def speed_up_depthwise(network: nn.Module) -> None:
-    """Let grouped convolutions of `network` train quickly under CPU autocast to bfloat16; names of weights stay as they are.
+    """Speed up training of grouped convolutions of `network` under CPU autocast to bfloat16.
 
-    Those that are depthwise, square and odd are computed in bfloat16 throughout; the others leave autocast while gradients are
-    taken. Without gradients nothing changes.
+    Weight names are unchanged. Depthwise convolutions with square odd kernels are computed in bfloat16; other grouped ones in
+    float32. Without gradients nothing changes.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.groups > 1:
@@ -63,12 +69,12 @@ def _is_plain_depthwise(module: nn.Conv2d) -> bool:
 
 
 def is_plain(module: nn.Conv2d) -> bool:
-    """Whether it convolves with the weight that it holds, and not with what it first makes of it."""
+    """Return whether the module convolves with its own weight, unmodified."""
     return (type(module).forward is nn.Conv2d.forward or _pads_by_size(module)) and "weight" in module._parameters
 
 
 def _pads_by_size(module: nn.Conv2d) -> bool:
-    """Whether it is timm's convolution that pads as TensorFlow does: just enough, one cell more at the end."""
+    """Return whether it is timm's convolution with minimal padding, as TensorFlow's."""
     return type(module) is Conv2dSame
 
 
@@ -82,22 +88,25 @@ def _pad(module: nn.Conv2d, size: tuple[int, int]) -> Pad:
 
 
 class _Depthwise(Function):
-    """y = weight * x, depthwise, in x's dtype; the gradient of the weight in the weight's."""
+    """y = weight * x, depthwise, in the dtype of x.
+
+    The weight gradient has the dtype of the weight.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, pad: Pad) -> Tensor:
-        """(B, C, h, w) of `x` (B, C, H, W), `weight` (C, 1, k, k), which may differ in dtype, and `pad`."""
+        """Convolve `x` (B, C, H, W) with `weight` (C, 1, k, k), of any dtype."""
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.pad = stride, pad
         left, right, top, bottom = pad
-        even = left == right and top == bottom  # which the convolution does itself
-        padded = x if even else F.pad(x, pad)
-        return F.conv2d(padded, weight.to(x.dtype), None, stride, (top, left) if even else 0, 1, len(weight))
+        symmetric = left == right and top == bottom  # the convolution can pad symmetrically
+        padded = x if symmetric else F.pad(x, pad)
+        return F.conv2d(padded, weight.to(x.dtype), None, stride, (top, left) if symmetric else 0, 1, len(weight))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of x, in its dtype and memory layout, and of the weight."""
+        """Return the gradients of x, in its dtype and memory layout, and of the weight."""
         (x, weight), stride, pad = ctx.saved_tensors, ctx.stride, ctx.pad
         dx = _of_input(x, weight, dy, stride, pad) if ctx.needs_input_grad[0] else None
         dw = _of_weight(F.pad(x, pad), weight, dy, stride) if ctx.needs_input_grad[1] else None
@@ -105,7 +114,11 @@ class _Depthwise(Function):
 
 
 def _of_input(x: Tensor, weight: Tensor, dy: Tensor, stride: int, pad: Pad) -> Tensor:
-    """The gradient of `x`: each value of `dy` spread by the kernel, i.e. the turned kernel over `dy` with zeros between."""
+    """Return the gradient of `x`.
+
+    It is the convolution of `dy`, with zeros between its cells at stride 2, with the flipped
+    kernel.
+    """
     (height, width), (rows, columns), reach = x.shape[2:], dy.shape[2:], weight.shape[2] - 1
     top, left = reach - pad[2], reach - pad[0]
     spread = dy.new_zeros(len(dy), height + reach, width + reach, dy.shape[1])
@@ -115,15 +128,15 @@ def _of_input(x: Tensor, weight: Tensor, dy: Tensor, stride: int, pad: Pad) -> T
 
 
 def _of_weight(padded: Tensor, weight: Tensor, dy: Tensor, stride: int) -> Tensor:
-    """The gradient of `weight`, from 3x3 pieces of it; what they share of a row or a column comes to the same in both."""
+    """Return the gradient of `weight`, from 3x3 pieces that agree where they overlap."""
     (height, width), dw = ((side - 1) * stride + 3 for side in dy.shape[2:]), torch.empty_like(weight)
-    piece = torch.empty(len(weight), 1, 3, 3, dtype=dy.dtype)  # of which only the shape counts
+    piece = torch.empty(len(weight), 1, 3, 3, dtype=dy.dtype)  # only its shape is used
     strides, none, wanted = [stride, stride], [0, 0], [False, True, False]
     for i in range(0, weight.shape[2] - 2, 2):
         for j in range(0, weight.shape[3] - 2, 2):
             part = padded[:, :, i : i + height, j : j + width].contiguous(memory_format=torch.channels_last)
-            found = torch.ops.aten.convolution_backward(
+            gradients = torch.ops.aten.convolution_backward(
                 dy, part, piece, None, strides, none, [1, 1], False, none, len(weight), wanted
             )
-            dw[:, :, i : i + 3, j : j + 3] = found[1]
+            dw[:, :, i : i + 3, j : j + 3] = gradients[1]
     return dw

@@ -1,4 +1,7 @@
-"""The paper's decoder: 1x1 laterals and a top-down sum, linear from end to end; and its label-free PCA start."""
+"""The paper's linear decoder: 1x1 laterals and a top-down sum.
+
+Its initialisation by PCA needs no labels.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,12 @@ from picie.runtime import distributed
 
 
 class FPN(nn.Module):
-    """One 1x1 convolution a level to D channels, summed from coarse to fine with bilinear enlargement; no norm, no 3x3.
+    """Projects each level to D channels by a 1x1 convolution and sums them from coarse to fine.
+
+    Coarser levels are enlarged bilinearly. There is no normalisation and no 3x3 convolution.
 
     Args:
-        channels: channels of each level, fine to coarse.
+        channels: Channels of each level, fine to coarse.
         dim: D.
     """
 
@@ -25,7 +30,7 @@ class FPN(nn.Module):
         self.laterals = nn.ModuleList(nn.Conv2d(c, dim, 1) for c in channels)
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
-        """(B, D, h, w) at the finest level's resolution."""
+        """Return (B, D, h, w) at the resolution of the finest level."""
         out: Tensor | None = None
         for lateral, level in zip(reversed(self.laterals), reversed(levels), strict=True):
             projected = lateral(level)
@@ -39,32 +44,35 @@ class FPN(nn.Module):
 
 
 def channel_blocks(channels: Sequence[int], dim: int) -> list[int]:
-    """How many of the D channels each level gets, fine to coarse: half for the coarsest, half of the rest for the next.
+    """Return how many of the D channels each level gets, fine to coarse.
 
-    At D = 128 and four levels these are 16, 16, 32, 64 (METHOD 8). No level gets more than it has channels.
+    The coarsest level gets half, the next half of the rest, and so on: 16, 16, 32, 64 for D = 128
+    and four levels (METHOD 8). No level gets more than its number of channels.
 
     >>> channel_blocks([24, 40, 112, 320], 128)
     [16, 16, 32, 64]
     """
-    blocks, left = [], dim
+    blocks, remaining = [], dim
     for position, available in enumerate(reversed(channels)):
         is_last = position == len(channels) - 1
-        block = min(available, left if is_last else left // 2)
+        block = min(available, remaining if is_last else remaining // 2)
         blocks.append(block)
-        left -= block
+        remaining -= block
     return blocks[::-1]
 
 
 @torch.no_grad()
 def pca_start(fpn: FPN, batches: Iterable[Sequence[Tensor]]) -> None:
-    """Set each lateral to its level's centred PCA, divided by the level's total standard deviation.
+    """Initialise each lateral with the centred PCA of its level.
 
-    Each level writes to a block of output channels of its own, so that the decoder starts as the concatenation of the
-    levels' principal components, each level with about the same energy. Random laterals throw ImageNet's features away.
+    It is divided by the level's total standard deviation. Each level writes to its own block of
+    output channels, so the decoder starts as the concatenation of the levels' principal
+    components, with about equal energy. Random laterals would discard ImageNet's features.
 
     Args:
-        fpn: the decoder to start.
-        batches: levels, fine to coarse, of some images: (B, C_i, h_i, w_i) each; of several processes, each gives its own.
+        fpn: The decoder.
+        batches: Levels of some images, fine to coarse, (B, C_i, h_i, w_i) each; every process
+            passes its own.
     """
     moments = [_Moments(c) for c in fpn.channels]
     for levels in batches:
@@ -85,7 +93,7 @@ def pca_start(fpn: FPN, batches: Iterable[Sequence[Tensor]]) -> None:
 
 
 class _Moments:
-    """Mean and covariance of C-dimensional vectors that come in batches, in float64."""
+    """Mean and covariance of C-dimensional vectors, accumulated over batches in float64."""
 
     def __init__(self, channels: int) -> None:
         self.count = 0
@@ -99,12 +107,15 @@ class _Moments:
         self.outer += (points.T @ points).cpu().double()
 
     def add_others(self) -> None:
-        """Take in what the other processes of a run have seen."""
+        """Add the moments of the other processes of a run."""
         self.count = sum(distributed.all_gather_object(self.count))
         self.sum, self.outer = distributed.all_reduce_sum(self.sum), distributed.all_reduce_sum(self.outer)
 
     def principal(self, n: int) -> tuple[Tensor, Tensor, float]:
-        """The n leading components (n, C), the mean (C,) and the total standard deviation; signs are fixed."""
+        """Return the n leading components (n, C), the mean (C,) and the total standard deviation.
+
+        The signs of the components are fixed.
+        """
         mean = self.sum / self.count
         covariance = self.outer / self.count - torch.outer(mean, mean)
         _, vectors = torch.linalg.eigh(covariance)

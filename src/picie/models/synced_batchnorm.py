@@ -1,7 +1,7 @@
-"""BatchNorm over the whole batch, where several processes hold a part of it each.
+"""BatchNorm over the whole batch when it is split over several processes.
 
-torch's SyncBatchNorm runs on GPUs alone. Layers stay the objects that they are, with their names and weights; what changes is
-how they work out the mean and the variance of a batch when training.
+torch's SyncBatchNorm runs only on GPUs. Here the layers keep their class, names and weights; only
+their computation of the batch mean and variance in training changes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from picie.runtime import distributed
 
 
 def synchronise(network: nn.Module) -> None:
-    """Make every BatchNorm of `network`, timm's with an activation in it included, take statistics over all processes."""
+    """Make every BatchNorm of `network`, including timm's, use statistics over all processes."""
     for module in network.modules():
         if isinstance(module, _BatchNorm):
             module.forward = functools.partial(_forward, module, module.forward)  # type: ignore[method-assign]
@@ -30,7 +30,10 @@ def synchronise(network: nn.Module) -> None:
 
 @contextlib.contextmanager
 def uncounted(network: nn.Module) -> Iterator[None]:
-    """Inside, what `network` is given goes along with the other processes' batch and counts nowhere."""
+    """Exclude this process's input of `network` from statistics and gradients within the block.
+
+    A process without images passes a placeholder so that it takes part in the exchanges.
+    """
     layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     for layer in layers:
         layer.uncounted = True  # type: ignore[assignment]
@@ -42,7 +45,7 @@ def uncounted(network: nn.Module) -> Iterator[None]:
 
 
 def _forward(layer: _BatchNorm, plain: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    if not layer.training:  # processes do not score alike many batches: nothing to go by together
+    if not layer.training:  # processes may evaluate different numbers of batches, so nothing is exchanged
         return plain(x)
     counted = not hasattr(layer, "uncounted")
     y, mean, variance, n = _Normalise.apply(x, layer.weight, layer.bias, layer.eps, counted)
@@ -67,13 +70,17 @@ def _track(layer: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
 
 
 class _Normalise(Function):
-    """y = (x - mean) / sqrt(variance + eps) * weight + bias, mean and biased variance over all processes' x."""
+    """y = (x - mean) / sqrt(variance + eps) * weight + bias, by statistics over all processes."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, counted: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(y as x, mean (C,), biased variance (C,), and n, the number of values behind each)."""
+        """Normalise `x`.
+
+        Returns:
+            y like x, mean (C,), biased variance (C,), and n, the number of values behind each.
+        """
         mean, variance, n = _statistics(x, counted)
         ctx.save_for_backward(x, weight, mean, torch.rsqrt(variance + eps), n)
         ctx.counted = counted
@@ -83,16 +90,19 @@ class _Normalise(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of x, weight and bias; those of weight and bias are this process's share of a sum."""
+        """Return the gradients of x, weight and bias.
+
+        Those of weight and bias are this process's share of a sum.
+        """
         x, weight, mean, scale, n = ctx.saved_tensors
         over = _but_channels(x)
         shape = [1, -1, *[1] * (x.dim() - 2)]
         normal = (x.float() - mean.view(shape)) * scale.view(shape)
-        own = torch.stack([(dy.float() * normal).sum(over), dy.float().sum(over)]) * ctx.counted
-        along, level = (distributed.all_reduce_sum(own) / n).unbind()
+        local = torch.stack([(dy.float() * normal).sum(over), dy.float().sum(over)]) * ctx.counted
+        along, level = (distributed.all_reduce_sum(local) / n).unbind()
         slope = scale if weight is None else scale * weight.float()
         dx = (dy.float() - level.view(shape) - normal * along.view(shape)) * slope.view(shape) * ctx.counted
-        affine = (None, None) if weight is None else (own[0].to(weight), own[1].to(weight))
+        affine = (None, None) if weight is None else (local[0].to(weight), local[1].to(weight))
         return dx.to(x), *affine, None, None
 
 
@@ -101,13 +111,14 @@ def _but_channels(x: Tensor) -> list[int]:
 
 
 def _statistics(x: Tensor, counted: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """(C,) mean and biased variance over all processes, and the number of values; float32.
+    """Return (C,) mean and biased variance over all processes, and the number of values; float32.
 
-    From each process's own mean and variance (Chan, Golub, LeVeque 1979), for the mean of squares less the square of the mean
-    would lose the variance of channels that lie far from 0.
+    They are combined from each process's mean and variance (Chan, Golub, LeVeque 1979). The mean
+    of squares minus the square of the mean would lose the variance of channels whose mean is far
+    from 0.
     """
     variance, mean = torch.var_mean(x.float(), _but_channels(x), correction=0)
-    n = torch.full_like(mean, x.numel() // x.shape[1] if counted else 0)  # a tensor sent from here would be waited for
+    n = torch.full_like(mean, x.numel() // x.shape[1] if counted else 0)  # built on the device to avoid a synchronising copy
     means, variances, counts = distributed.all_gather(torch.stack([mean, variance, n])).unbind(1)
     share = counts / counts.sum(0)
     common = (share * means).sum(0)

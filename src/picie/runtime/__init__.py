@@ -1,1 +1,1 @@
-"""The machine and the run's folder: device, processes, files, records, random numbers."""
+"""Devices, processes, the files in a run folder, and random numbers."""

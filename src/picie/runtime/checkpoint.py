@@ -1,7 +1,8 @@
-"""One file that holds all a run needs: to go on, to be scored, to predict.
+"""The checkpoint: one file with all that is needed to resume, evaluate and predict.
 
-Files are written beside their place and moved there, so that a reader sees the old one or the new one whole. They hold tensors
-and plain values alone and load with `weights_only=True`: opening somebody's checkpoint runs nothing.
+Files are written to a temporary name and then renamed, so a reader sees either the old or the new
+file. They contain only tensors and plain values and are loaded with `weights_only=True`, so
+opening a checkpoint runs no code.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ _VERSION = 1
 
 
 def find_checkpoint(run: str | Path) -> Path:
-    """The checkpoint of `run`, a run's folder or the file itself. Raises `InputError` where there is none."""
+    """Find the checkpoint of `run`, a run folder or the file itself.
+
+    Raises `InputError` if there is none.
+    """
     path = Path(run)
     if not path.exists():
         raise InputError(f"{run}: no such run; give a folder that `picie train` made")
@@ -36,21 +40,22 @@ def find_checkpoint(run: str | Path) -> Path:
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write `state`, of tensors and plain values, to `path` in one step."""
+    """Write `state`, which holds tensors and plain values, to `path` atomically."""
     with_format = {"format": _FORMAT, "version": _VERSION, **state}
     write_atomically(path, lambda file: torch.save(with_format, file))
 
 
 def load(run: str | Path) -> dict[str, Any]:
-    """The state that `save` wrote, its tensors on the CPU.
+    """Load the state that `save` wrote, with its tensors on the CPU.
 
     Raises:
-        InputError: no checkpoint, a broken one, one of something else, or one of a newer picie.
+        InputError: There is no checkpoint, it is damaged, it is not of picie, or a newer version
+            wrote it.
     """
     path = find_checkpoint(run)
     state = read_tensors(path)
     if not (isinstance(state, dict) and state.get("format") == _FORMAT):
-        raise InputError(f"{path}: is a checkpoint of something else; give a folder that `picie train` made")
+        raise InputError(f"{path}: is not a checkpoint of picie; give a folder that `picie train` made")
     if state.get("version", 0) > _VERSION:
         raise InputError(f"{path}: was written by a newer picie ({state.get('picie')}); upgrade picie to read it")
     _check_finite(path, state)
@@ -70,28 +75,32 @@ def _check_finite(path: Path, state: dict[str, Any]) -> None:
 
 
 def read_tensors(path: Path, also: Sequence[type] = ()) -> Any:
-    """What a file of torch holds, on the CPU, if that is tensors and plain values; nothing in it is run.
+    """Load a PyTorch file of tensors and plain values to the CPU; no code in it is run.
 
     Args:
-        path: the file.
-        also: classes whose instances it may hold; they must do nothing when they are made and given attributes.
+        path: The file.
+        also: Additional classes whose instances it may hold; creating them and setting their
+            attributes must be harmless.
 
     Raises:
-        InputError: another format, a damaged file, or one that holds more than that.
+        InputError: The format is another one, the file is damaged, or it holds other objects.
     """
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(list(also)):
-            warnings.simplefilter("ignore")  # torch remarks on pickles of another protocol; the error below says it all
+            warnings.simplefilter("ignore")  # torch warns of other pickle protocols; the error below is enough
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file that is no pickle can end in any error at all
+    except Exception as error:  # a file that is not a pickle can raise any error
         raise InputError(
-            f"{path}: is not a file of torch, is damaged, or holds more than tensors and plain values (nothing was run); "
+            f"{path}: is not a PyTorch file, is damaged, or holds more than tensors and plain values (nothing was run); "
             "compare its size with the source's, or fetch it again"
         ) from error
 
 
 def classifier_in_use(state: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """(K, D) weights and (K,) offsets of the clusters that a checkpoint predicts: those of its naming, else the trained."""
+    """Return (K, D) weights and (K,) biases of the clusters that a checkpoint predicts.
+
+    These are the clusters of its naming if it has one, otherwise the trained clusters.
+    """
     naming = state.get("naming")
     clusters = naming["clusters"] if naming is not None else None
     chosen = state["classifier"] if clusters is None else clusters
@@ -99,18 +108,18 @@ def classifier_in_use(state: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
 
 
 def centroids_in_use(state: Mapping[str, Any]) -> Tensor:
-    """(K, D) centroids of the clusters that a checkpoint predicts."""
+    """Return the (K, D) centroids of the clusters that a checkpoint predicts."""
     naming = state.get("naming")
     if naming is not None and naming["clusters"] is not None:
         centroids: Tensor = naming["clusters"]["centroids"]
         return centroids.clone()
     weight: Tensor = state["classifier"]["weight"]
-    prototypes: Tensor = state["method"].get("prototypes", weight)  # of the same clusters, where the classifier is trained
+    prototypes: Tensor = state["method"].get("prototypes", weight)  # if the classifier is trained
     return (prototypes if prototypes.shape == weight.shape else weight).clone()
 
 
 def without_naming(state: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint's `state` as before any `picie name`: with the trained clusters and the matching that they had."""
+    """Return `state` as before any `picie name`: the trained clusters and their matching."""
     naming = state.get("naming")
     if naming is None:
         return state
@@ -120,21 +129,28 @@ def without_naming(state: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[bool]:
-    """Hold a run's folder against other processes of picie; yields whether that worked. It ends with the process."""
+    """Lock a run folder against other picie processes and yield whether that succeeded.
+
+    The lock ends with the process.
+    """
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            alone = True
+            locked = True
         except OSError:
-            alone = False
-        yield alone
+            locked = False
+        yield locked
     finally:
         os.close(handle)
 
 
 def write_atomically(path: Path, write: Any) -> None:
-    """Call `write(file)` on a binary file beside `path`, force it to disk, and move it to `path`."""
+    """Write `path` atomically.
+
+    `write(file)` is called on a temporary binary file beside `path`, which is then synced to disk
+    and renamed.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:

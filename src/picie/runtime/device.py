@@ -1,4 +1,4 @@
-"""The device that computes, its precision, and copies to and from it."""
+"""The device, its precision, and copies to and from it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def pick_device(name: str) -> torch.device:
-    """The device that `run.device` names; "auto" is cuda, else mps, else cpu.
+    """Return the device that `run.device` names; "auto" is cuda, otherwise mps, otherwise cpu.
 
-    Each process of a run takes a GPU of its own.
+    Each process of a run uses a GPU of its own.
 
     Raises:
-        InputError: an unknown device or one that is not here.
+        InputError: The device is unknown or not on this machine.
     """
     if distributed.world_size() > 1 and (name.startswith("cuda") or (name == "auto" and torch.cuda.is_available())):
         return _own_gpu(name)
@@ -46,11 +46,12 @@ def _own_gpu(name: str) -> torch.device:
         raise InputError(f"run.device: {name!r} is one GPU, and each of this run's processes needs its own; give cuda or cpu")
     if distributed.local_world_size() > torch.cuda.device_count():
         raise InputError(
-            f"run.device: {distributed.local_world_size()} processes on this machine, which has {torch.cuda.device_count()} GPUs; "
+            f"run.device: {distributed.local_world_size()} processes on this machine, "
+            f"which has {torch.cuda.device_count()} GPUs; "
             "start one for each GPU, or set run.device=cpu"
         )
     device = torch.device("cuda", distributed.local_rank())
-    torch.cuda.set_device(device)  # which NCCL goes by
+    torch.cuda.set_device(device)  # NCCL uses the current device
     return device
 
 
@@ -65,56 +66,60 @@ def _gpu_has_bf16(device: torch.device) -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc hand out again what tensors gave back, instead of asking the kernel for zeroed pages each time.
+    """Let glibc reuse freed tensor memory instead of requesting new pages from the kernel.
 
-    By default it returns large blocks at once, and every step pays for faulting them in anew: on 2 cores, 13.3 s a training
-    pass over CamVid instead of 10.4, and 8.1 s of clustering and labelling instead of 6.3. The process then keeps what it
-    once needed, so only runs ask for it, not whoever predicts from Python.
+    By default glibc returns large blocks at once, and every step pays for page faults: on 2 cores,
+    13.3 s for a training pass over CamVid instead of 10.4, and 8.1 s for clustering and labelling
+    instead of 6.3. The process then keeps its peak memory, so only training runs enable this, not
+    prediction from Python.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None  # musl has none
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 2**25)  # the most that glibc takes
+        mallopt(_M_MMAP_THRESHOLD, 2**25)  # the maximum that glibc accepts
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 class Engine:
-    """A device and the precision that pays on it.
+    """A device and the precision that is fastest on it.
 
-    bf16 pays on GPUs that have it, and on CPUs that have it (AMX, AVX512-BF16) but for the backward of depthwise and other
-    grouped convolutions, see `picie.models.depthwise`. Measured on 2 cores with AVX512-BF16, ms an image at 160 px and batch
-    16, forward and backward, fp32 / bf16, medians of 12 taken in turn: ResNet-18 17.5 / 11.1, EfficientNet-Lite0 17.9 / 22.5,
-    and 14.4 with its depthwise convolutions in fp32; as they are now they take a fifth off that (docs/log.md). Forward alone,
-    fp32 / bf16: 5.0 / 3.1 and 2.9 / 2.0.
+    bf16 is faster on GPUs that support it, and on CPUs that support it (AMX, AVX512-BF16) except
+    for the backward pass of depthwise and other grouped convolutions, see
+    `picie.models.depthwise`. Measured on 2 cores with AVX512-BF16, in ms per image at 160 px and
+    batch 16, forward and backward, fp32 / bf16, medians of 12 interleaved runs: ResNet-18 17.5 /
+    11.1, EfficientNet-Lite0 17.9 / 22.5, and 14.4 with its depthwise convolutions in fp32; the
+    current implementation takes a fifth off that (docs/log.md). Forward alone, fp32 / bf16: 5.0 /
+    3.1 and 2.9 / 2.0.
 
     Args:
-        device: where to compute.
+        device: The device.
         precision: "auto", "fp32" or "bf16".
     """
 
     def __init__(self, device: torch.device, precision: str) -> None:
         self.device = device
         if device.type == "cuda" and device.index is not None:
-            torch.cuda.set_device(device)  # which a stopwatch waits for
+            torch.cuda.set_device(device)  # a stopwatch synchronises with the current device
         has_bf16 = _cpu_has_bf16() if device.type == "cpu" else device.type == "cuda" and _gpu_has_bf16(device)
         self.bf16 = has_bf16 if precision == "auto" else precision == "bf16"
         if device.type == "cuda" and not self.bf16:
-            torch.backends.cudnn.allow_tf32 = False  # else convolutions in "fp32" would have 10 bits
+            torch.backends.cudnn.allow_tf32 = False  # otherwise "fp32" convolutions would have a 10-bit mantissa
 
     def to_images(self, pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """(B, 3, H, W) uint8 on the CPU -> `dtype` in [0, 1] on the device."""
+        """Convert (B, 3, H, W) uint8 on the CPU to `dtype` in [0, 1] on the device."""
         return to_device(pixels, self.device).to(dtype).div_(255)
 
     @property
     def picture_dtype(self) -> torch.dtype:
-        """What views are cut and coloured in: bfloat16 where the network computes with it.
+        """The dtype in which views are cropped and recoloured: bfloat16 if the network uses it.
 
-        Its 8 bits of mantissa are those of the pixels, and the network's first convolution would round to them anyway. Cutting
-        and colouring both views of 16 images takes 17 ms instead of 28 (2 cores, frames of 320, views of 160).
+        Its 8-bit mantissa is as precise as the pixels, and the network's first convolution would
+        round to it anyway. Cropping and recolouring both views of 16 images takes 17 ms instead of
+        28 (2 cores, frames of 320, views of 160).
         """
         return torch.bfloat16 if self.bf16 else torch.float32
 
     def describe(self) -> dict[str, object]:
-        """Device and precisions, for the run's record."""
+        """Describe the device and the precision for the run record."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
         return {
             "device": name,
@@ -125,36 +130,39 @@ class Engine:
 
 
 def peak_memory_mb() -> float:
-    """Peak resident memory of this process so far, in MB."""
+    """Return the peak resident memory of this process so far, in MB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e6 if sys.platform == "darwin" else 1e6 / 1024)
 
 
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """`tensor` on `device`. A CUDA device fetches it while both sides go on; elsewhere that would read memory already freed."""
+    """Copy `tensor` to `device`, asynchronously on CUDA.
+
+    Elsewhere an asynchronous copy could read memory that was already freed.
+    """
     return tensor.to(device, non_blocking=torch.device(device).type == "cuda")
 
 
 class AsyncCopy:
-    """A tensor on its way here.
+    """An asynchronous copy of a tensor to the CPU.
 
-    A CUDA device brings it when it has come that far, and meanwhile this side goes on; `tensor.cpu()`, asked for later, would
-    wait for all that the device has been given until then.
+    On CUDA, the copy runs once the device has computed the tensor, while the caller continues. A
+    later `tensor.cpu()` would instead wait for everything queued on the device until then.
 
     Args:
-        tensor: on any device, of any shape.
+        tensor: A tensor of any shape on any device.
     """
 
     def __init__(self, tensor: Tensor) -> None:
-        self._arrived: torch.cuda.Event | None = None
-        self._held = tensor
+        self._done: torch.cuda.Event | None = None
+        self._copy = tensor
         if tensor.device.type == "cuda":
-            self._held = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-            self._held.copy_(tensor, non_blocking=True)
-            self._arrived = torch.cuda.current_stream(tensor.device).record_event()
+            self._copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._copy.copy_(tensor, non_blocking=True)
+            self._done = torch.cuda.current_stream(tensor.device).record_event()
 
     def read(self) -> Tensor:
-        """It, on the CPU; waits for it, and for nothing that the device was given later."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        return self._held.cpu()
+        """Wait for this copy, but not for work queued later, and return the tensor on the CPU."""
+        if self._done is not None:
+            self._done.synchronize()
+        return self._copy.cpu()

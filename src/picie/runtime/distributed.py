@@ -1,8 +1,9 @@
-"""One run in several processes, on one machine or on several, as torchrun starts them (docs/several-processes.md).
+"""One run in several processes, started by torchrun (docs/several-processes.md).
 
-Outside `joined`, and with one process, every function here does what it says for one: a sum is its only summand, nothing is
-waited for, and torch.distributed is not touched. All must call the same functions in the same order. Tensors on a GPU go by
-NCCL, everything else by gloo. What goes wrong in one process, and how the others come to know, is in `mishaps`.
+Outside `process_group`, and with one process, each function returns the result of a single
+process: a sum is its only summand, there is no waiting, and torch.distributed is not used. All
+processes must call the same functions in the same order. Tensors on a GPU use NCCL, everything
+else gloo. `failures` passes errors of one process on to the others.
 """
 
 from __future__ import annotations
@@ -15,64 +16,64 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from picie.errors import InputError
 from picie.runtime import failures
 
-if TYPE_CHECKING:  # they cost seconds, which `picie --help` need not wait for
+if TYPE_CHECKING:  # importing them takes seconds, which `picie --help` should not wait for
     import numpy as np
     from torch import Tensor
 
 T = TypeVar("T")
-_joined = 0  # processes that work together now; 0 outside `joined`
-_times = 0  # that this process has joined others
-_store: Any = None  # where all can leave notes; of the first time, for a port can be listened to once
+_joined = 0  # number of processes in the group; 0 outside `process_group`
+_joins = 0  # how often this process has joined a group
+_store: Any = None  # the store of the first group, reused because its port can be opened only once
 
 
 def launched() -> int:
-    """How many processes the launcher started for this run, by WORLD_SIZE."""
+    """Return how many processes the launcher started for this run (WORLD_SIZE)."""
     return int(os.environ.get("WORLD_SIZE") or 1)
 
 
 def rank() -> int:
-    """Which of them this is, from 0."""
+    """Return the rank of this process, from 0."""
     return int(os.environ.get("RANK") or 0) if launched() > 1 else 0
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes and speaks."""
+    """Return whether this is the main process, which writes files and prints messages."""
     return rank() == 0
 
 
 def world_size() -> int:
-    """How many processes work together; 1 outside `joined`."""
+    """Return the number of processes in the group; 1 outside `process_group`."""
     return _joined or 1
 
 
 def local_rank() -> int:
-    """Which of this machine's processes this is, from 0."""
+    """Return the rank of this process on its machine, from 0."""
     return int(os.environ.get("LOCAL_RANK") or rank()) if launched() > 1 else 0
 
 
 def local_world_size() -> int:
-    """How many processes work together on this machine; 1 outside `joined`."""
+    """Return the number of processes on this machine; 1 outside `process_group`."""
     return int(os.environ.get("LOCAL_WORLD_SIZE") or _joined) if _joined else 1
 
 
 def local_ranks() -> range:
-    """The ranks of this machine's processes."""
+    """Return the ranks of the processes on this machine."""
     first = rank() - local_rank() if _joined else 0
     return range(first, first + local_world_size())
 
 
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
-    """Inside, the processes of a run work together; an error that leaves one of them is known to all.
+    """Connect the processes of a run within the block; an error in one of them is raised in all.
 
     Raises:
-        InputError: there are several, and they cannot find each other.
+        InputError: There are several processes, and they cannot connect.
     """
     global _joined
     if launched() == 1:
         yield
         return
-    with failures.shared(_meet(), rank()):
+    with failures.shared_failures(_join(), rank()):
         _joined = launched()
         try:
             yield
@@ -80,32 +81,35 @@ def process_group() -> Iterator[None]:
             _joined = 0
 
 
-def _meet() -> Any:
-    """Wait for all processes to begin, and return where they leave notes."""
-    global _store, _times
+def _join() -> Any:
+    """Connect to the other processes and return the store that they share."""
+    global _store, _joins
     import torch
     import torch.distributed as dist
     from torch.distributed.rendezvous import rendezvous
 
-    _times += 1
+    _joins += 1
     try:
         if _store is None:
             _store, *_ = next(rendezvous("env://"))
-        # A prefix of its own for each time: addresses of the last time are still in the store.
-        ours = dist.PrefixStore(f"picie/{_times}", _store)  # type: ignore[attr-defined]
+        # A new prefix for each group: the store still holds the addresses of the last one.
+        store = dist.PrefixStore(f"picie/{_joins}", _store)  # type: ignore[attr-defined]
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, store=ours, rank=rank(), world_size=launched())
+        dist.init_process_group(backend, store=store, rank=rank(), world_size=launched())
     except (ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"the {launched()} processes of this run (WORLD_SIZE) cannot find each other ({reason}); start them with torchrun, "
-            "or unset WORLD_SIZE for one"
+            f"the {launched()} processes of this run (WORLD_SIZE) cannot connect to each other ({reason}); "
+            "start them with torchrun, or unset WORLD_SIZE for one"
         ) from error
-    return ours
+    return store
 
 
 def shard(items: np.ndarray) -> np.ndarray:
-    """The share of `items` that is this process's: consecutive, as large as the others' or one less; may be empty."""
+    """Return this process's consecutive share of `items`.
+
+    Shares differ in length by at most one; a share may be empty.
+    """
     if not _joined:
         return items
     import numpy as np
@@ -115,71 +119,77 @@ def shard(items: np.ndarray) -> np.ndarray:
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
-    """The sum of `tensor` over the processes, the same to the bit in each; without a gradient where there are several."""
+    """Return the sum of `tensor` over the processes, bit-identical in each of them.
+
+    With several processes the result has no gradient.
+    """
     if not _joined:
         return tensor
     import torch.distributed as dist
 
-    apart = tensor.device.type == "mps"  # which no backend takes
-    summed = (tensor.detach().cpu() if apart else tensor.detach().clone()).contiguous()
-    with failures.reaching():
+    on_mps = tensor.device.type == "mps"  # no backend supports it
+    summed = (tensor.detach().cpu() if on_mps else tensor.detach().clone()).contiguous()
+    with failures.communication():
         dist.all_reduce(summed)
     return summed.to(tensor.device)
 
 
 def all_gather(tensor: Tensor) -> Tensor:
-    """(P, ...) `tensor` of each of the P processes, in the order of their ranks."""
+    """Return (P, ...) with the `tensor` of each of the P processes, in order of their ranks."""
     if not _joined:
         return tensor[None]
     import torch
     import torch.distributed as dist
 
-    own = tensor.detach().cpu() if tensor.device.type == "mps" else tensor.detach()
-    found = [torch.empty_like(own) for _ in range(_joined)]
-    with failures.reaching():
-        dist.all_gather(found, own.contiguous())
-    return torch.stack(found).to(tensor.device)
+    local = tensor.detach().cpu() if tensor.device.type == "mps" else tensor.detach()
+    gathered = [torch.empty_like(local) for _ in range(_joined)]
+    with failures.communication():
+        dist.all_gather(gathered, local.contiguous())
+    return torch.stack(gathered).to(tensor.device)
 
 
 def all_gather_object(value: T) -> list[T]:
-    """`value` of each process, in the order of their ranks; anything that pickle takes, but tensors on the CPU alone."""
+    """Return the `value` of each process, in order of their ranks.
+
+    Any value that pickle supports is allowed, but tensors must be on the CPU.
+    """
     if not _joined:
         return [value]
     import torch.distributed as dist
 
-    found: list[Any] = [None] * _joined
-    with failures.reaching():
-        dist.all_gather_object(found, value)
-    return found
+    gathered: list[Any] = [None] * _joined
+    with failures.communication():
+        dist.all_gather_object(gathered, value)
+    return gathered
 
 
 def gather_object(value: T) -> list[T]:
-    """As `gathered`, in the main process alone; elsewhere the list is empty."""
+    """As `all_gather_object`, in the main process only; elsewhere the list is empty."""
     if not _joined:
         return [value]
     import torch.distributed as dist
 
-    found: list[Any] = [None] * _joined if is_main() else []
-    with failures.reaching():
-        dist.gather_object(value, found if is_main() else None)
-    return found
+    gathered: list[Any] = [None] * _joined if is_main() else []
+    with failures.communication():
+        dist.gather_object(value, gathered if is_main() else None)
+    return gathered
 
 
 def run_on_main(make: Callable[[], T]) -> T:
-    """What `make` gives in the main process, which alone calls it; as for `gathered`."""
+    """Call `make` in the main process only and return its result in all of them."""
     if not _joined:
         return make()
     import torch.distributed as dist
 
-    held: list[Any] = [make() if is_main() else None]
-    with failures.reaching():
-        dist.broadcast_object_list(held)
-    value: T = held[0]
+    content: list[Any] = [make() if is_main() else None]
+    with failures.communication():
+        dist.broadcast_object_list(content)
+    value: T = content[0]
     return value
 
 
 def all_reduce_max(value: int) -> int:
-    """The largest `value` of any process."""
+    """Return the largest `value` of all processes."""
     if not _joined:
         return value
     import torch
@@ -188,7 +198,7 @@ def all_reduce_max(value: int) -> int:
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Wait until every process has called this."""
     all_reduce_max(0)
 
 
@@ -199,7 +209,7 @@ def broadcast(tensors: list[Tensor]) -> None:
     import torch.distributed as dist
 
     for tensor in tensors:
-        held = tensor.detach().cpu() if tensor.device.type == "mps" else tensor.detach().contiguous()
-        with failures.reaching():
-            dist.broadcast(held, 0)
-        tensor.detach().copy_(held)
+        content = tensor.detach().cpu() if tensor.device.type == "mps" else tensor.detach().contiguous()
+        with failures.communication():
+            dist.broadcast(content, 0)
+        tensor.detach().copy_(content)

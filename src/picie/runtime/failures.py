@@ -1,8 +1,14 @@
-"""What goes wrong in one of several processes, and how the others come to know of it, so that none waits in vain.
+"""Passes an error in one of several processes on to the others, so that none waits forever.
 
-A process that an error leaves writes a note to a store that all can read, then closes its connections. Whoever waits for it at
-that time, or later, is told so by the backend, finds the note, and raises the same error. Where there is no note the process
-was killed, or its machine cannot be reached. One process says it: the main one, or the first to notice if that is gone.
+A process that fails writes a note to a store that all can read and closes its connections. The
+backend reports this to any process that waits for it, then or later; that process reads the note
+and raises the same error. If there is no note, the process was killed or its machine cannot be
+reached. One process prints the message: the main process, or the first to notice if that is gone.
+
+torchrun's error records cannot replace this: they are written by the failed process and read by
+the launcher after it has ended the others, so the others could not raise the error, and a killed
+process leaves none. Its summary is also a report of many lines, and it knows no rank that waits
+for a machine that stopped responding.
 """
 
 from __future__ import annotations
@@ -22,70 +28,78 @@ from typing import Any
 from picie import errors
 from picie.errors import LostError, PicieError, Stopped, TrainingError
 
-_PATIENCE = 20.0  # seconds; torchrun ends its processes 30 after it asked them to stop
-_team: _Team | None = None  # inside `shared`
-_last: _Team | None = None  # the latest
+_TIMEOUT = 20.0  # seconds; torchrun kills processes 30 s after asking them to stop
+_group: _Group | None = None  # inside `shared_failures`
+_last: _Group | None = None  # the latest group
 
 
 @contextlib.contextmanager
-def shared(store: Any, rank: int) -> Iterator[None]:
-    """Inside, processes depend on each other; `store` is where they leave notes."""
-    global _team, _last
-    _team = _last = _Team(store, rank)
-    watch = _Watch(_team)
+def shared_failures(store: Any, rank: int) -> Iterator[None]:
+    """Share errors between processes within the block, by notes in `store`."""
+    global _group, _last
+    _group = _last = _Group(store, rank)
+    watch = _Watch(_group)
     try:
         yield
     except BaseException as error:
-        _team.fail(error)
+        _group.fail(error)
         raise
     else:
-        _team.silent = rank > 0
+        _group.silent = rank > 0
         _close()
     finally:
         watch.close()
-        _team = None
+        _group = None
 
 
 @contextlib.contextmanager
-def reaching() -> Iterator[None]:
-    """Inside, this process waits for others. Raises the error that one of them left, or `LostError`."""
-    assert _team is not None
-    _team.exchanges += 1
+def communication() -> Iterator[None]:
+    """Mark that this process waits for others within the block.
+
+    Raises the error that another process noted, or `LostError`.
+    """
+    assert _group is not None
+    _group.exchanges += 1
     try:
         yield
     except RuntimeError as error:
-        raise _team.cause(error) from error
+        raise _group.cause(error) from error
     finally:
-        _team.exchanges += 1
+        _group.exchanges += 1
 
 
-def wording(message: str, local_rank: int) -> str | None:
-    """How this process says `message`, with which it ends; None where another process says it.
+def final_message(message: str, local_rank: int) -> str | None:
+    """Return the final error line of this process, or None if another process prints it.
 
-    What goes wrong before processes meet goes wrong in each of a machine's: its first says it. The others wait for their end,
-    which torchrun brings them when the first ends; if they ended before, it would bring it to that one, maybe unheard.
+    An error before the processes connect occurs in each process of a machine, and its first
+    process prints it. The others wait for torchrun to end them after the first has ended; if they
+    ended earlier, torchrun might end the first process before it has printed the message.
     """
     if _last is None:
         if local_rank > 0:
-            time.sleep(_PATIENCE)
+            time.sleep(_TIMEOUT)
         return message if local_rank == 0 else None
     return None if _last.silent else f"{_last.prefix}{message}"
 
 
-def said() -> None:
-    """The main process has said with what it ends: the others may go, upon which torchrun ends all."""
+def announce_reported() -> None:
+    """Announce that the main process has printed its error.
+
+    The others may exit, and torchrun then ends all.
+    """
     if _last is not None and _last.rank == 0:
         with contextlib.suppress(RuntimeError):
-            _last.store.set("said", "")
+            _last.store.set("reported", "")
 
 
-class _Team:
-    """What this process knows of the others.
+class _Group:
+    """The state that this process shares with the others of its run.
 
     Attributes:
-        exchanges: odd while it waits for others, and one more at each beginning and end.
-        silent: whether another process says with what this one ends.
-        prefix: what comes before it.
+        exchanges: Counts beginnings and ends of exchanges; odd while this process waits for
+            others.
+        silent: Whether another process prints the final error.
+        prefix: The text before the final error.
     """
 
     def __init__(self, store: Any, rank: int) -> None:
@@ -94,45 +108,48 @@ class _Team:
         self._from_others = False
 
     def cause(self, failed: RuntimeError) -> PicieError:
-        """Why an exchange `failed`."""
+        """Return the error behind a `failed` exchange."""
         with contextlib.suppress(RuntimeError):
             if self.store.check(["note"]):
                 self._from_others = True
                 return _read_note(self.store.get("note").decode())
-        first = (str(failed).splitlines() or [type(failed).__name__])[0]
-        reason = re.sub(r"^\[\S+\] ", "", first).split(". ")[0]  # without the source line, and advice that is not for here
+        first_line = (str(failed).splitlines() or [type(failed).__name__])[0]
+        reason = re.sub(r"^\[\S+\] ", "", first_line).split(". ")[0]  # without the source location and advice
         return LostError(f"rank {self.rank}: another process of this run died or cannot be reached ({reason})")
 
     def fail(self, error: BaseException) -> None:
-        """Leave a note, go away, and find out who says it."""
+        """Write a note, close the connections, and determine which process prints the error."""
         if not (self._from_others or isinstance(error, LostError)):
             with contextlib.suppress(RuntimeError):
                 self.store.compare_set("note", "", _write_note(error, self.rank))
         _close()
-        if self.rank > 0 and not isinstance(error, LostError) and self._hears_it_said():
+        if self.rank > 0 and not isinstance(error, LostError) and self._wait_for_report():
             self.silent = True
             return
-        self.silent = not self._is_first_to_say()
+        self.silent = not self._is_first_to_report()
         if self.rank > 0 and not isinstance(error, LostError):
             self.prefix = f"rank {self.rank}: "
 
-    def _hears_it_said(self) -> bool:
-        """Whether the main process says it; until then this one stays, or torchrun would end that one before it can."""
+    def _wait_for_report(self) -> bool:
+        """Wait until the main process has printed the error; return whether it did.
+
+        If this process exited earlier, torchrun would end the main process before it could print.
+        """
         try:
-            self.store.wait(["said"], timedelta(seconds=_PATIENCE))
+            self.store.wait(["reported"], timedelta(seconds=_TIMEOUT))
         except RuntimeError:
             return False
         return True
 
-    def _is_first_to_say(self) -> bool:
+    def _is_first_to_report(self) -> bool:
         try:
-            return bool(self.store.add("saying", 1) == 1)
+            return bool(self.store.add("reporting", 1) == 1)
         except RuntimeError:  # the store is gone with the main process
             return True
 
 
 def _close() -> None:
-    """Close the connections to the others."""
+    """Close the connections to the other processes."""
     import torch.distributed as dist
 
     with contextlib.suppress(RuntimeError, AssertionError, ValueError):
@@ -140,61 +157,61 @@ def _close() -> None:
 
 
 def _write_note(error: BaseException, rank: int) -> str:
-    of_picie = isinstance(error, PicieError)
-    text = str(error) if of_picie else f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-    bases = (base.__name__ for base in type(error).__mro__) if of_picie else iter([TrainingError.__name__])
+    is_picie_error = isinstance(error, PicieError)
+    text = str(error) if is_picie_error else f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    bases = (base.__name__ for base in type(error).__mro__) if is_picie_error else iter([TrainingError.__name__])
     kind = next(name for name in bases if hasattr(errors, name))
     return json.dumps({"kind": kind, "text": text, "signum": getattr(error, "signum", None), "rank": rank})
 
 
 def _read_note(note: str) -> PicieError:
-    found = json.loads(note)
-    if found["signum"] is not None:
-        return Stopped(found["signum"], found["text"])
-    kind = getattr(errors, found["kind"], TrainingError)
-    error: PicieError = kind(f"rank {found['rank']}: {found['text']}" if found["rank"] else found["text"])
+    content = json.loads(note)
+    if content["signum"] is not None:
+        return Stopped(content["signum"], content["text"])
+    kind = getattr(errors, content["kind"], TrainingError)
+    error: PicieError = kind(f"rank {content['rank']}: {content['text']}" if content["rank"] else content["text"])
     return error
 
 
 class _Watch:
-    """Ends this process, with a word, if it was asked to stop and goes on waiting for others.
+    """Ends this process with a message if it was asked to stop but keeps waiting for others.
 
-    A process that waits inside an exchange takes no signal in Python. gloo tells at once of connections that were closed; NCCL
-    and a machine that fell silent do not.
+    A process that waits inside an exchange runs no Python signal handlers. gloo reports closed
+    connections at once; NCCL and machines that stopped responding do not.
     """
 
-    def __init__(self, team: _Team) -> None:
-        self._team, self._asked, self._over = team, threading.Event(), threading.Event()
-        self._ends: tuple[int, int] | None = None
+    def __init__(self, group: _Group) -> None:
+        self._group, self._closed = group, threading.Event()
+        self._pipe: tuple[int, int] | None = None
         if threading.current_thread() is threading.main_thread():
-            self._ends = os.pipe()
-            os.set_blocking(self._ends[1], False)
-            self._before = signal.set_wakeup_fd(self._ends[1], warn_on_full_buffer=False)
-            threading.Thread(target=self._watch, args=(self._ends[0],), name="picie-watch", daemon=True).start()
+            self._pipe = os.pipe()
+            os.set_blocking(self._pipe[1], False)
+            self._before = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
+            threading.Thread(target=self._watch, args=(self._pipe[0],), name="picie-watch", daemon=True).start()
 
-    def _watch(self, asked: int) -> None:
-        with os.fdopen(asked, "rb", buffering=0) as signals:
+    def _watch(self, descriptor: int) -> None:
+        with os.fdopen(descriptor, "rb", buffering=0) as signals:
             number = signals.read(1)
-            while number and number[0] not in (signal.SIGINT, signal.SIGTERM):  # a scheduler's word, say
+            while number and number[0] not in (signal.SIGINT, signal.SIGTERM):  # another signal, e.g. of a scheduler
                 number = signals.read(1)
             if not number:
                 return
-        seen, since = self._team.exchanges, time.monotonic()
-        while not self._over.wait(_PATIENCE / 20):
-            if self._team.exchanges != seen or seen % 2 == 0:
-                seen, since = self._team.exchanges, time.monotonic()
-            elif time.monotonic() - since > _PATIENCE:
-                if self._team._is_first_to_say():
+        seen, since = self._group.exchanges, time.monotonic()
+        while not self._closed.wait(_TIMEOUT / 20):
+            if self._group.exchanges != seen or seen % 2 == 0:
+                seen, since = self._group.exchanges, time.monotonic()
+            elif time.monotonic() - since > _TIMEOUT:
+                if self._group._is_first_to_report():
                     sys.stderr.write(
-                        f"picie: error: rank {self._team.rank}: was asked to stop, and waits in vain for another process of "
-                        "this run, which died or cannot be reached; the last checkpoint is kept, --resume goes on with it\n"
+                        f"picie: error: rank {self._group.rank}: was asked to stop but is still waiting for another process of "
+                        "this run, which died or cannot be reached; the last checkpoint is kept, continue with --resume\n"
                     )
                     sys.stderr.flush()
                 os._exit(1)
 
     def close(self) -> None:
         """Stop watching."""
-        self._over.set()
-        if self._ends is not None:
+        self._closed.set()
+        if self._pipe is not None:
             signal.set_wakeup_fd(self._before)
-            os.close(self._ends[1])  # which ends the thread's wait
+            os.close(self._pipe[1])  # ends the thread's read

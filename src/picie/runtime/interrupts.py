@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as requests to stop at the next safe point."""
+"""Turns SIGINT and SIGTERM into requests to stop at the next safe point."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ log = logging.getLogger(__name__)
 
 
 class StopRequest:
-    """Set by SIGINT or SIGTERM while `graceful_stop` is active."""
+    """A stop request, set by SIGINT or SIGTERM while `graceful_stop` is active."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
 
     def is_asked(self) -> bool:
-        """Whether a signal has arrived, here or in another process of the run; all must ask, and all get one answer."""
-        asked = distributed.all_reduce_max(self.signum or 0)
-        if asked and self.signum is None:  # not else: a signal of this process's own may have come while it waited
-            self.signum = asked
-        return asked > 0
+        """Return whether a signal has arrived here or in another process of the run.
+
+        All processes must call this, and all get the same answer.
+        """
+        signum = distributed.all_reduce_max(self.signum or 0)
+        if signum and self.signum is None:  # otherwise a signal arrived here while waiting; keep it
+            self.signum = signum
+        return signum > 0
 
     def check(self, message: str = "stopped; nothing was lost") -> None:
         """Raise `Stopped` if a signal has arrived."""
@@ -36,9 +39,9 @@ class StopRequest:
 
 @contextlib.contextmanager
 def graceful_stop() -> Iterator[StopRequest]:
-    """Turn the first SIGINT or SIGTERM into a request; a second one acts as it would have without this.
+    """Turn the first SIGINT or SIGTERM into a request; a second one has its normal effect.
 
-    Signals can be caught in the main thread alone; in any other this does nothing.
+    Python handles signals only in the main thread; in any other thread this does nothing.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -50,13 +53,13 @@ def graceful_stop() -> Iterator[StopRequest]:
         for signum, handler in previous.items():
             signal.signal(signum, handler)
 
-    def note(signum: int, frame: FrameType | None) -> None:
+    def handle(signum: int, frame: FrameType | None) -> None:
         request.signum = signum
         restore()
-        log.warning("%s: finishing the step and saving; once more to stop at once", signal.Signals(signum).name)
+        log.warning("%s: finishing the step and saving; send it again to stop at once", signal.Signals(signum).name)
 
     for signum in previous:
-        signal.signal(signum, note)
+        signal.signal(signum, handle)
     try:
         yield request
     finally:

@@ -1,4 +1,4 @@
-"""Elsewhere that an epoch's line goes: TensorBoard and Weights & Biases, by `run.loggers`. metrics.jsonl stays the source."""
+"""Sends the metrics of each epoch to TensorBoard and Weights & Biases (`run.loggers`)."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from picie.errors import InputError
 
 
 class Logger(Protocol):
-    """Takes an epoch's line of metrics.jsonl."""
+    """A destination for lines of metrics.jsonl."""
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Add the numbers of `line` as a point at its epoch."""
+        """Log the numbers of `line` at its epoch."""
         ...
 
     def close(self) -> None:
-        """Write out what is held back."""
+        """Flush and close."""
         ...
 
 
 def numbers(line: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers of a line by name; those of lists are numbered from 1, those of sections named "section/key".
+    """Yield the numbers of a line with their names.
+
+    List items are numbered from 1, sections give "section/key".
 
     >>> list(numbers({"epoch": 1, "inertia": [0.2, 0.3], "seconds": {"train": 2.5}, "protocol": "val", "miou": None}))
     [('inertia/1', 0.2), ('inertia/2', 0.3), ('seconds/train', 2.5)]
@@ -44,9 +46,9 @@ class TensorBoard:
     """Event files in `folder`/tensorboard.
 
     Args:
-        folder: the run's folder.
-        key: not needed.
-        purge: the first epoch to come, where the run is gone on with: what is there of it and later ones is dropped.
+        folder: The run folder.
+        key: Unused.
+        purge: The first epoch of a resumed run; existing entries from this epoch on are dropped.
     """
 
     def __init__(self, folder: Path, key: str, purge: int | None) -> None:
@@ -54,23 +56,25 @@ class TensorBoard:
         self._writer = module.SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Add the numbers of `line` as a point at its epoch."""
+        """Log the numbers of `line` at its epoch."""
         for name, value in numbers(line):
             self._writer.add_scalar(name, value, line["epoch"])
         self._writer.flush()
 
     def close(self) -> None:
-        """Write out what is held back."""
+        """Flush and close."""
         self._writer.close()
 
 
 class WandB:
-    """A run of Weights & Biases, gone on with where the run is; WANDB_MODE=offline and its other variables hold.
+    """A run of Weights & Biases, continued when the run is resumed.
+
+    Its environment variables apply (WANDB_MODE=offline).
 
     Args:
-        folder: the run's folder.
-        key: the run's id there.
-        purge: not needed: of a step that is there already no second point is taken.
+        folder: The run folder.
+        key: The run's id there.
+        purge: Unused: a second point at an existing step is ignored.
     """
 
     def __init__(self, folder: Path, key: str, purge: int | None) -> None:
@@ -81,11 +85,11 @@ class WandB:
         )
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Add the numbers of `line` as a point at its epoch."""
+        """Log the numbers of `line` at its epoch."""
         self._run.log(dict(numbers(line)), step=line["epoch"])
 
     def close(self) -> None:
-        """Write out what is held back."""
+        """Flush and close."""
         self._run.finish()
 
 
@@ -94,7 +98,7 @@ _LOGGERS: dict[str, Callable[[Path, str, int | None], Logger]] = {"tensorboard":
 
 
 def check(names: Iterable[str]) -> None:
-    """Raises `InputError` if what a logger needs is not installed."""
+    """Raise `InputError` if a package that a logger needs is not installed."""
     for name in names:
         try:
             importlib.import_module(_MODULES[name])
@@ -103,27 +107,29 @@ def check(names: Iterable[str]) -> None:
 
 
 def open_loggers(names: Iterable[str], folder: Path, keys: dict[str, str], past: Sequence[Mapping[str, Any]]) -> list[Logger]:
-    """The loggers of a run at its next line; one that is new to the run first gets the lines that went before.
+    """Open the loggers of a run before its next line.
+
+    A logger new to the run first receives the earlier lines.
 
     Args:
         names: "tensorboard" or "wandb".
-        folder: the run's folder.
-        keys: an id for each logger that the run has had; new ones are added.
-        past: the lines of metrics.jsonl.
+        folder: The run folder.
+        keys: An id for each logger that the run has used; new ones are added.
+        past: The lines of metrics.jsonl.
 
     Raises:
-        InputError: a logger that cannot be opened, e.g. for want of an account.
+        InputError: A logger cannot be opened, e.g. because an account is missing.
     """
     opened: list[Logger] = []
-    to_come = past[-1]["epoch"] + 1 if past else 1
+    next_epoch = past[-1]["epoch"] + 1 if past else 1
     for name in names:
         new = name not in keys
         key = keys.setdefault(name, uuid.uuid4().hex)
         try:
-            logger = _LOGGERS[name](folder, key, None if new else to_come)
-        except Exception as error:  # whatever another's package raises
+            logger = _LOGGERS[name](folder, key, None if new else next_epoch)
+        except Exception as error:  # the package may raise anything
             raise InputError(
-                f"run.loggers: {name} cannot be opened ({error}); go on with --resume and run.loggers= (none)"
+                f"run.loggers: {name} cannot be opened ({error}); continue with --resume and run.loggers= (none)"
             ) from error
         for line in past if new else ():
             logger.write(line)

@@ -1,4 +1,4 @@
-"""Where results go: a run's folder, which must be new and is taken back if no run comes of it, and files."""
+"""Output files, and run folders, which must be new and are removed if a run fails to start."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ from picie.errors import InputError
 
 
 def check_new(out: Path, otherwise: str = "") -> None:
-    """Raise `InputError` unless `out` is missing or an empty folder; `otherwise` is what else the caller may do."""
+    """Raise `InputError` unless `out` is missing or an empty folder.
+
+    `otherwise` names an alternative for the user.
+    """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out}: exists already; give another folder{otherwise}")
 
 
 def check_file(option: str, file: Path | None) -> None:
-    """Raise `InputError` unless `file`, given as `option`, can be a file in a folder that is there; None is no file."""
+    """Raise `InputError` unless `file` can be written into an existing folder.
+
+    `file` is the value of `option`; None is valid.
+    """
     if file is not None and file.is_dir():
         raise InputError(f"{option} {file}: is a folder; give a file in it")
     if file is not None and not file.absolute().parent.is_dir():
@@ -27,30 +33,33 @@ def check_file(option: str, file: Path | None) -> None:
 
 
 def write_json(file: Path | None, content: Mapping[str, Any]) -> None:
-    """Write `content` to `file`, if there is one."""
+    """Write `content` to `file` as JSON, if a file is given."""
     if file is not None:
         file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
 def missing(out: Path) -> list[Path]:
-    """The folders that making `out` makes, `out` first."""
+    """Return the folders that have to be created for `out`, with `out` first."""
     return [path for path in (out, *out.parents) if not path.exists()]
 
 
 def clear(out: Path, made: Sequence[Path]) -> None:
-    """Take back the content of `out`, which was empty, and the folders `made` for it."""
+    """Remove the content of `out`, which was empty before, and the folders `made` for it."""
     for path in out.iterdir():
         path.unlink()
     if made:
         shutil.rmtree(out)
-    with contextlib.suppress(OSError):  # a parent that holds something else by now stays
+    with contextlib.suppress(OSError):  # a parent with other content stays
         for parent in made[1:]:
             parent.rmdir()
 
 
 @contextlib.contextmanager
 def new_folder(out: Path) -> Iterator[None]:
-    """Make `out`, missing or empty, for the block to fill with files; if the block fails, nothing of it is left."""
+    """Create `out`, missing or empty, for the block to fill with files.
+
+    If the block fails, remove all of it.
+    """
     made = missing(out)
     out.mkdir(parents=True, exist_ok=True)
     try:

@@ -1,7 +1,7 @@
-"""Where time goes: marks in the code, and a stopwatch for whoever asks.
+"""Measures where time is spent, with named stages in the code and a stopwatch.
 
-A mark is a name for what runs inside it. Marks lie in each other, "train" around "forward", and time is counted once, for the
-innermost. While no stopwatch runs, a mark costs a microsecond and waits for nothing.
+Stages can be nested, e.g. "forward" in "train"; time is counted once, for the innermost. Without a
+stopwatch a stage costs a microsecond and never synchronises.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ class Stopwatch:
     """Seconds by stage.
 
     Attributes:
-        seconds: exclusive time by the marks around it, outermost first: {("train", "forward"): 2.5, ...}.
+        seconds: Exclusive time by the stages around it, outermost first: {("train", "forward"):
+            2.5, ...}.
     """
 
     def __init__(self) -> None:
@@ -27,12 +28,12 @@ class Stopwatch:
         self._since = self._now()
 
     def enter(self, name: str) -> None:
-        """A stage begins."""
+        """Begin a stage."""
         self._charge()
         self._open = (*self._open, name)
 
     def leave(self) -> None:
-        """The innermost stage ends."""
+        """End the innermost stage."""
         self._charge()
         self._open = self._open[:-1]
 
@@ -44,7 +45,7 @@ class Stopwatch:
     @staticmethod
     def _now() -> float:
         if torch.cuda.is_initialized():
-            torch.cuda.synchronize()  # what was asked for before counts before
+            torch.cuda.synchronize()  # queued work counts towards the earlier stage
         return time.perf_counter()
 
 
@@ -53,7 +54,7 @@ _running: Stopwatch | None = None
 
 @contextlib.contextmanager
 def stage(name: str) -> Iterator[None]:
-    """What runs inside is the stage `name`; in the main thread alone."""
+    """Mark the block as the stage `name`; use it in the main thread only."""
     watch = _running
     if watch is None:
         yield
@@ -67,7 +68,10 @@ def stage(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stopwatch() -> Iterator[Stopwatch]:
-    """Measure the stages of what runs inside. On a GPU each mark then waits for the device, so the whole takes longer."""
+    """Measure the stages in the block.
+
+    On a GPU each stage then synchronises with the device, so the block takes longer.
+    """
     global _running
     before, _running = _running, Stopwatch()
     try:

@@ -28,13 +28,13 @@ from picie.runtime import distributed
 
 log = logging.getLogger("picie")
 console = Console(stderr=True)  # progress bars and log lines; results go to stdout
-_LINE_EVERY = 60.0  # seconds, where there is no terminal
+_LINE_EVERY = 60.0  # seconds, without a terminal
 
 
 def set_up_logging(quiet: bool = False) -> None:
-    """Send the package's log lines to stderr, above any progress bar; `quiet` keeps warnings alone.
+    """Send the package's log lines to stderr, above any progress bar; `quiet` keeps only warnings.
 
-    Of several processes of a run the main one speaks.
+    In a run of several processes only the main process logs.
     """
     log.handlers[:] = [_Handler() if distributed.is_main() else logging.NullHandler()]
     log.propagate = False
@@ -42,7 +42,7 @@ def set_up_logging(quiet: bool = False) -> None:
 
 
 class _Handler(logging.Handler):
-    """Lines on stderr; on a terminal above the progress bars."""
+    """Writes lines to stderr, above the progress bars on a terminal."""
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "picie: warning: " if record.levelno >= logging.WARNING else ""
@@ -85,13 +85,14 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Progress bars with rate and time left, on a terminal; elsewhere a log line a minute.
+    """Progress bars with rate and remaining time on a terminal; elsewhere a log line per minute.
 
-    Of several processes of a run the main one shows its own progress, times their number.
+    In a run of several processes the main process shows its own progress, multiplied by their
+    number.
 
     Args:
-        enabled: False never shows any.
-        unit: what is counted, "images" or "bytes".
+        enabled: False shows nothing.
+        unit: The unit that is counted, "images" or "bytes".
     """
 
     def __init__(self, enabled: bool = True, unit: Literal["images", "bytes"] = "images") -> None:
@@ -123,17 +124,20 @@ class Progress:
 
     @contextlib.contextmanager
     def bar(self, name: str, total: int | None) -> Iterator[Callable[[int], None]]:
-        """A bar of `total` (None: unknown) for the duration of the context; call what it yields with the number just done."""
+        """Show a bar of `total` (None: unknown) within the block.
+
+        Call the yielded function with each number done.
+        """
         task = self._shown.add_task(name, total=total)
-        done, told = 0, time.monotonic()
+        done, last_line = 0, time.monotonic()
 
         def advance(n: int) -> None:
-            nonlocal done, told
+            nonlocal done, last_line
             n *= distributed.world_size()
             self._shown.advance(task, n)
             done += n
-            if self._lines and time.monotonic() - told > _LINE_EVERY:
-                told = time.monotonic()
+            if self._lines and time.monotonic() - last_line > _LINE_EVERY:
+                last_line = time.monotonic()
                 shown = [decimal(amount) if self._unit == "bytes" else f"{amount:,}" for amount in (done, total or 0)]
                 left = self.run_left()
                 log.info("%s: %s%s%s", name, shown[0], f" of {shown[1]}" if total else "", f" {left}" if left else "")

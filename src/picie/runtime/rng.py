@@ -1,7 +1,8 @@
-"""Randomness as a function: every number drawn depends on (seed, epoch, image, purpose) and on nothing else.
+"""Stateless random numbers: each depends only on (seed, epoch, image, purpose).
 
-There is no generator whose state would have to be stored: the clustering, labelling and training passes of an epoch ask
-for the same numbers and get them, in any order, with any number of workers, and after a resume.
+No generator state has to be stored. The clustering, labelling and training passes of an epoch
+request the same numbers and receive them, in any order, with any number of workers, and after
+resuming.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _MIX2 = np.uint64(0x94D049BB133111EB)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser: a bijection of uint64 whose output bits each depend on all input bits."""
+    """Apply SplitMix64's finaliser: a bijection of uint64 that mixes all bits."""
     x = (x ^ (x >> np.uint64(30))) * _MIX1
     x = (x ^ (x >> np.uint64(27))) * _MIX2
     mixed: np.ndarray = x ^ (x >> np.uint64(31))
@@ -28,7 +29,10 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache
 def _word(part: int | str) -> np.ndarray:
-    """(1,) uint64 that stands for `part` of a key: an array, for only scalars are warned of where they overflow."""
+    """(1,) uint64 that represents `part` of a key.
+
+    It is an array because NumPy warns of overflow in scalars.
+    """
     word = zlib.crc32(part.encode()) + (1 << 40) if isinstance(part, str) else part
     return _mix(np.array([word & (2**64 - 1)], dtype=np.uint64) + _GOLDEN)
 
@@ -38,13 +42,14 @@ def _fold(state: np.ndarray, part: int | str) -> np.ndarray:
 
 
 class ImageRNG:
-    """Random numbers for a batch of images, one independent stream an image.
+    """Random numbers for a batch of images, with an independent stream for each image.
 
     Args:
-        key: what the numbers are for, e.g. (seed, epoch, "equivariance").
+        key: The purpose of the numbers, e.g. (seed, epoch, "equivariance").
         indices: B image indices in the dataset.
 
-    The n-th call of `uniform` on equal `key` and index gives the equal number; images do not influence each other.
+    The n-th call of `uniform` with equal `key` and index returns the same number; images do not
+    influence each other.
 
     >>> a = ImageRNG((0, 3, "demo"), [5, 9]).uniform()
     >>> b = ImageRNG((0, 3, "demo"), [9]).uniform()
@@ -63,23 +68,26 @@ class ImageRNG:
         return len(self._state)
 
     def child(self, name: str) -> ImageRNG:
-        """An independent set of streams for `name`; so adding a transform leaves the numbers of the others alone."""
-        draws = copy.copy(self)
-        draws._state, draws._calls = _fold(self._state, name), 0
-        return draws
+        """Return independent streams for `name`.
+
+        Adding a transform therefore does not change the numbers of the others.
+        """
+        rng = copy.copy(self)
+        rng._state, rng._calls = _fold(self._state, name), 0
+        return rng
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> np.ndarray:
-        """(B,) float64, uniform in [low, high)."""
+        """Return (B,) float64 values, uniform in [low, high)."""
         self._calls += 1
         bits = _mix(self._state + np.uint64(int(_GOLDEN) * self._calls & 2**64 - 1))
         return low + (high - low) * ((bits >> np.uint64(11)).astype(np.float64) * 2.0**-53)
 
 
 def derived_seed(*key: int | str) -> int:
-    """A seed in [0, 2**53) for a library generator, from e.g. (seed, epoch, "kmeans")."""
+    """Return a seed in [0, 2**53) for a library generator, from e.g. (seed, epoch, "kmeans")."""
     return int(ImageRNG(key, [0]).uniform()[0] * 2**53)
 
 
 def permutation(n: int, *key: int | str) -> np.ndarray:
-    """(n,) int64: the order in which images are visited, a function of `key` alone."""
+    """Return (n,) int64, the order in which images are visited; it depends only on `key`."""
     return np.argsort(ImageRNG(key, np.arange(n)).uniform(), kind="stable")

@@ -1,4 +1,4 @@
-"""The records in a run's folder: run.json and metrics.jsonl."""
+"""The records in a run folder: run.json and metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _PACKAGES = ("picie", "torch", "torchvision", "timm", "numpy", "scipy", "pillow"
 
 
 class RunRecord:
-    """The records in a run's folder; of several processes the main one writes.
+    """The records in a run folder. With several processes only the main process writes.
 
     Args:
-        folder: the run's folder.
-        loggers: where the lines of metrics.jsonl go, too, as `run.loggers` names it.
+        folder: The run folder.
+        loggers: Further destinations of the lines of metrics.jsonl, as in `run.loggers`.
     """
 
     def __init__(self, folder: Path, loggers: Sequence[str] = ()) -> None:
@@ -33,7 +33,10 @@ class RunRecord:
         self._record = folder / "run.json"
 
     def start(self, details: dict[str, Any]) -> None:
-        """Write run.json: versions, machine, git state and `details`; a resumed run keeps its first start."""
+        """Write run.json: versions, machine, git state and `details`.
+
+        A resumed run keeps its first start time.
+        """
         if not distributed.is_main():
             return
         record = self.read()
@@ -42,7 +45,7 @@ class RunRecord:
         self._write(record)
 
     def open_loggers(self) -> None:
-        """Get the loggers ready, before the run's first line or that with which it goes on. Raises `InputError`."""
+        """Open the loggers before the first line of a new or resumed run. Raises `InputError`."""
         if not distributed.is_main():
             return
         keys = self.read().get("loggers", {})
@@ -51,12 +54,12 @@ class RunRecord:
             self.update(loggers=keys)
 
     def update(self, **details: Any) -> None:
-        """Add to run.json."""
-        if distributed.is_main():  # others do not even read: over a network the file may just be replaced
+        """Add `details` to run.json."""
+        if distributed.is_main():  # the others must not read either: on a network drive the file may be replaced meanwhile
             self._write({**self.read(), **details})
 
     def finish(self, status: str, epochs: int, seconds: float, peak_memory_mb: int) -> None:
-        """Close run.json; `seconds` add up over the times that a run was resumed."""
+        """Mark the run in run.json as ended; `seconds` is added to those of earlier sessions."""
         if not distributed.is_main():
             return
         seconds = round(self.read().get("seconds", 0) + seconds, 1)
@@ -65,7 +68,7 @@ class RunRecord:
             logger.close()
 
     def read(self) -> dict[str, Any]:
-        """The content of run.json."""
+        """Return the content of run.json, empty if there is none."""
         if not self._record.is_file():
             return {}
         content: dict[str, Any] = json.loads(self._record.read_text("utf-8"))
@@ -75,7 +78,7 @@ class RunRecord:
         _replace(self._record, json.dumps(record, indent=2) + "\n")
 
     def metrics(self, line: dict[str, Any]) -> None:
-        """Append one line to metrics.jsonl, and hand it to the loggers."""
+        """Append one line to metrics.jsonl and pass it to the loggers."""
         if not distributed.is_main():
             return
         with self._metrics.open("a", encoding="utf-8") as file:
@@ -84,11 +87,14 @@ class RunRecord:
             logger.write(line)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl."""
+        """Return the lines of metrics.jsonl."""
         return read_metrics(self.folder)
 
     def keep_epochs(self, n: int) -> None:
-        """Drop the metrics of epochs after the first `n`: a killed run may have written what it did not save."""
+        """Drop metrics after the first `n` epochs.
+
+        A killed run may have written metrics of an epoch that its checkpoint does not hold.
+        """
         if not distributed.is_main():
             return
         lines = [line for line in self.read_metrics() if line["epoch"] <= n]
@@ -97,13 +103,13 @@ class RunRecord:
 
 
 def _replace(path: Path, text: str) -> None:
-    from picie.runtime.checkpoint import write_atomically  # it imports torch: seconds, which `picie --help` need not wait for
+    from picie.runtime.checkpoint import write_atomically  # imports torch, which takes seconds
 
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; a last line that was cut off is passed over."""
+    """Return the lines of metrics.jsonl in `folder`; a truncated last line is ignored."""
     path = folder / "metrics.jsonl"
     lines = []
     for line in path.read_text("utf-8").splitlines() if path.is_file() else []:
@@ -113,20 +119,23 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the packages that affect results."""
+    result = {"python": platform.python_version()}
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+            result[name] = importlib.metadata.version(name)
+    return result
 
 
 def git_state() -> str | None:
-    """The commit that picie runs from, with "+changes" if files differ from it; None for an installed package."""
+    """Return the commit of the picie source, or None for an installed package.
+
+    "+changes" is appended if files differ from it.
+    """
     here = Path(__file__)
     commands = (["ls-files", "--error-unmatch", here.name], ["describe", "--always", "--dirty=+changes", "--abbrev=12"])
     text = ""
-    for command in commands:  # the first fails where picie lies in somebody's checkout without being part of it
+    for command in commands:  # the first fails if picie is in another repository's checkout without being part of it
         try:
             done = subprocess.run(["git", "-C", str(here.parent), *command], capture_output=True, text=True, timeout=10)
         except (OSError, subprocess.TimeoutExpired):

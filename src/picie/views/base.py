@@ -1,4 +1,6 @@
-"""What a view transform is. Each draws its parameters once, for a batch, and applies them to whatever is given.
+"""The base classes of view transforms.
+
+A transform draws its parameters once for a batch and then applies them.
 
 Shapes: B batch, C channels, H W pixels, h w feature cells.
 """
@@ -22,45 +24,57 @@ Params = dict[str, Tensor]
 
 
 class Photometric(ABC):
-    """A transform of colours: it moves no pixel and keeps shape, dtype and range [0, 1] (paper: P)."""
+    """A colour transform (paper: P).
+
+    It moves no pixel and keeps shape, dtype and the range [0, 1].
+    """
 
     @abstractmethod
-    def draw(self, draws: ImageRNG) -> Params:
-        """The parameters of a batch, each a tensor with first dimension B."""
+    def draw(self, rng: ImageRNG) -> Params:
+        """Draw the parameters of a batch; each is a tensor with first dimension B."""
 
     @abstractmethod
     def apply(self, images: Tensor, params: Params) -> Tensor:
-        """Transform `images` (B, 3, H, W) float in [0, 1] with one parameter each. Rows of `params` match images."""
+        """Transform `images` (B, 3, H, W), floating point in [0, 1].
+
+        Row i of each tensor in `params` belongs to image i.
+        """
 
 
 class Geometric(ABC):
-    """A transform of positions (paper: G): it draws a `Geometry`, which applies to images, features and labels alike.
+    """A transform of positions (paper: G).
+
+    It draws a `Geometry`, which applies to images, features and labels.
 
     Attributes:
-        needs_square: whether it exchanges rows and columns, which frames of `views.aspect` other than 1 do not allow.
+        needs_square: Whether it exchanges rows and columns, which needs square frames
+            (`views.aspect` = 1).
     """
 
     needs_square: ClassVar[bool] = False
 
     @abstractmethod
-    def draw(self, draws: ImageRNG) -> Geometry:
-        """The geometry of a batch."""
+    def draw(self, rng: ImageRNG) -> Geometry:
+        """Draw the geometry of a batch."""
 
 
 def build_transform(family: type[Photometric] | type[Geometric], spec: Mapping[str, Any]) -> Any:
-    """Make the transform that `spec` describes: {"name": ..., parameter: value, ...}.
+    """Build the transform that `spec` describes: {"name": ..., parameter: value, ...}.
 
     Raises:
-        InputError: an unknown name or parameter, a value that the transform refuses, or a member of the other family.
+        InputError: The name or a parameter is unknown, the transform refuses a value, or the
+            transform belongs to the other family.
     """
     photometric = issubclass(family, Photometric)
     where = "views.invariance" if photometric else "views.equivariance"
-    own, other = (registry.INVARIANCE, registry.EQUIVARIANCE) if photometric else (registry.EQUIVARIANCE, registry.INVARIANCE)
+    same_family, other_family = (
+        (registry.INVARIANCE, registry.EQUIVARIANCE) if photometric else (registry.EQUIVARIANCE, registry.INVARIANCE)
+    )
     name = spec["name"]
     other_list = "views.equivariance" if photometric else "views.invariance"
-    if name in other:
+    if name in other_family:
         raise InputError(f"{where}: {name!r} belongs in {other_list}; move it there")
-    transform = registry.find(own, name, where)
+    transform = registry.find(same_family, name, where)
     if not (isinstance(transform, type) and issubclass(transform, family)):
         raise InputError(f"{where}: {name!r} is not a {family.__name__} transform; see docs/extending.md")
     params = {key: value for key, value in spec.items() if key != "name"}
@@ -74,13 +88,13 @@ def build_transform(family: type[Photometric] | type[Geometric], spec: Mapping[s
         raise InputError(f"{where}: {name}: {error}") from error
 
 
-def chance(draws: ImageRNG, p: float) -> Tensor:
-    """(B,) bool: true with probability p."""
-    return torch.from_numpy(draws.uniform() < p)
+def chance(rng: ImageRNG, p: float) -> Tensor:
+    """Draw (B,) booleans that are true with probability `p`."""
+    return torch.from_numpy(rng.uniform() < p)
 
 
 def check_probability(p: float) -> float:
-    """`p` if it is a probability. Raises ValueError otherwise."""
+    """Return `p` as a float. Raises ValueError if it is not a probability."""
     if not 0 <= p <= 1:
-        raise ValueError(f"p = {p} is no probability; give a number in [0, 1]")
+        raise ValueError(f"p = {p} is not a probability; give a number in [0, 1]")
     return float(p)

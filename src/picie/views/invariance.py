@@ -1,8 +1,9 @@
-"""Photometric transforms: what the features must not notice (paper, section 3.2.1: invariance).
+"""Photometric transforms, which features must ignore (paper, section 3.2.1: invariance).
 
-Most are affine in colour, c -> A c + b. Runs of them are composed into one 3x3 matrix and one offset an image, so that a
-list of six costs one pass over the pixels. Composition differs from applying them one at a time only in that values are
-clipped to [0, 1] once, at the end of a run.
+Most are affine in colour, c -> A c + b. Consecutive affine transforms are composed into one 3x3
+matrix and one offset per image, so a list of six costs one pass over the pixels. The result
+differs from applying them one at a time only because values are clipped to [0, 1] once, at the end
+of the sequence.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from picie.views.resampling import filtered, gaussian
 
 
 class _Constants:
-    """What the transforms multiply by, on one device."""
+    """The constant matrices that the transforms use, on one device."""
 
     def __init__(self, device: torch.device) -> None:
         luminance = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's and torchvision's greyscale
@@ -31,7 +32,7 @@ class _Constants:
         self.from_yiq, self.eye = torch.linalg.inv(to_yiq).to(device), torch.eye(3, device=device)
 
 
-_on = functools.cache(_Constants)  # copied once: a GPU that is sent a value from here is waited for
+_on = functools.cache(_Constants)  # cached, because copying values to a GPU would synchronise with it
 
 
 class ColorAffine(Photometric):
@@ -39,9 +40,10 @@ class ColorAffine(Photometric):
 
     @abstractmethod
     def affine(self, params: Params, mean: Tensor) -> tuple[Tensor, Tensor]:
-        """A (B, 3, 3) and b (B, 3) of c -> A c + b; `mean` (B, 3) is each image's mean colour at that point.
+        """Return A (B, 3, 3) and b (B, 3) of c -> A c + b.
 
-        All are float32 on the images' device: a look at their values from here would have a GPU waited for.
+        `mean` (B, 3) is each image's mean colour before the transform. All tensors are float32 on
+        the images' device; reading their values here would synchronise with a GPU.
         """
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
@@ -49,7 +51,10 @@ class ColorAffine(Photometric):
 
 
 def apply_photometric(transforms: Sequence[Photometric], images: Tensor, params: Sequence[Params]) -> Tensor:
-    """Apply `transforms` in order to `images` (B, 3, H, W) float in [0, 1], merging runs that are affine in colour."""
+    """Apply `transforms` in order to `images` (B, 3, H, W), floating point in [0, 1].
+
+    Consecutive transforms that are affine in colour are merged into one.
+    """
     position = 0
     while position < len(transforms):
         run = position
@@ -78,37 +83,44 @@ def _apply_affine(transforms: Sequence[Photometric], images: Tensor, params: Seq
     return out.clamp_(0, 1).view(images.shape)
 
 
-def _factor(draws: ImageRNG, strength: float, p: float) -> Tensor:
-    """(B,) float32: 1 + uniform[-strength, strength] with probability p, else 1."""
-    active = chance(draws, p)
-    return torch.where(active, torch.from_numpy(draws.uniform(1 - strength, 1 + strength)).float(), 1.0)
+def _factor(rng: ImageRNG, strength: float, p: float) -> Tensor:
+    """(B,) float32: 1 + uniform[-strength, strength] with probability `p`, otherwise 1."""
+    active = chance(rng, p)
+    return torch.where(active, torch.from_numpy(rng.uniform(1 - strength, 1 + strength)).float(), 1.0)
 
 
 class _Strength(ColorAffine):
-    """A transform by a factor in [1 - strength, 1 + strength], with probability p; 1 leaves the image alone."""
+    """A transform with a factor in [1 - strength, 1 + strength], drawn with probability `p`.
+
+    A factor of 1 changes nothing.
+    """
 
     def __init__(self, strength: float = 0.3, p: float = 0.8) -> None:
         if not 0 <= strength <= 1:
             raise ValueError(f"strength = {strength} must lie in [0, 1]")
         self.strength, self.p = float(strength), check_probability(p)
 
-    def draw(self, draws: ImageRNG) -> Params:
-        return {"factor": _factor(draws, self.strength, self.p)}
+    def draw(self, rng: ImageRNG) -> Params:
+        return {"factor": _factor(rng, self.strength, self.p)}
 
 
 class Brightness(_Strength):
-    """All channels times a factor in [1 - strength, 1 + strength], with probability p."""
+    """Multiplies all channels by a factor in [1 - strength, 1 + strength], with probability p."""
 
     def affine(self, params: Params, mean: Tensor) -> tuple[Tensor, Tensor]:
         return params["factor"][:, None, None] * _on(mean.device).eye, torch.zeros_like(mean)
 
 
 class Contrast(_Strength):
-    """Distances from the image's mean grey times a factor in [1 - strength, 1 + strength], with probability p."""
+    """Scales distances from the image's mean grey, with probability `p`.
+
+    The factor lies in [1 - strength, 1 + strength].
+    """
 
     def affine(self, params: Params, mean: Tensor) -> tuple[Tensor, Tensor]:
         factor = params["factor"]
-        # Not a matrix-vector product: its rounding depends on the number of images in the batch (MKL).
+        # Not a matrix-vector product: its rounding depends on the number of images in the batch
+        # (MKL).
         grey = (mean * _on(mean.device).luminance).sum(1)
         offset = (1 - factor) * grey
         return factor[:, None, None] * _on(mean.device).eye, offset[:, None].expand(-1, 3)
@@ -120,30 +132,33 @@ def _saturate(factor: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Saturation(_Strength):
-    """Each pixel's distance from its own grey times a factor in [1 - strength, 1 + strength], with probability p."""
+    """Scales each pixel's distance from its own grey, with probability `p`.
+
+    The factor lies in [1 - strength, 1 + strength].
+    """
 
     def affine(self, params: Params, mean: Tensor) -> tuple[Tensor, Tensor]:
         return _saturate(params["factor"], mean)
 
 
 class Greyscale(ColorAffine):
-    """Colour taken out with probability p."""
+    """Removes colour with probability `p`."""
 
     def __init__(self, p: float = 0.2) -> None:
         self.p = check_probability(p)
 
-    def draw(self, draws: ImageRNG) -> Params:
-        return {"factor": 1 - chance(draws, self.p).float()}
+    def draw(self, rng: ImageRNG) -> Params:
+        return {"factor": 1 - chance(rng, self.p).float()}
 
     def affine(self, params: Params, mean: Tensor) -> tuple[Tensor, Tensor]:
         return _saturate(params["factor"], mean)
 
 
 class Hue(ColorAffine):
-    """Hue turned by uniform[-strength, strength] of the full circle, with probability p.
+    """Rotates the hue by uniform[-strength, strength] of the full circle, with probability `p`.
 
-    The turn is a rotation about the grey axis in YIQ: linear, so it joins the other colour operators, and it keeps
-    luminance, which a turn in HSV does not.
+    The rotation is about the grey axis in YIQ. It is linear, so it can be composed with the other
+    colour operators, and it keeps luminance, which a rotation in HSV does not.
     """
 
     def __init__(self, strength: float = 0.1, p: float = 0.8) -> None:
@@ -151,25 +166,28 @@ class Hue(ColorAffine):
             raise ValueError(f"strength = {strength} must lie in [0, 0.5] (a fraction of the colour circle)")
         self.strength, self.p = float(strength), check_probability(p)
 
-    def draw(self, draws: ImageRNG) -> Params:
-        return {"turn": _factor(draws, self.strength, self.p) - 1}
+    def draw(self, rng: ImageRNG) -> Params:
+        return {"turn": _factor(rng, self.strength, self.p) - 1}
 
     def affine(self, params: Params, mean: Tensor) -> tuple[Tensor, Tensor]:
-        angle = params["turn"] * (-2 * math.pi)  # with YIQ's orientation this sends red towards green, as HSV does
+        angle = params["turn"] * (-2 * math.pi)  # in YIQ's orientation, red moves towards green, as in HSV
         cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
         rotation = torch.stack([zero + 1, zero, zero, zero, cos, -sin, zero, sin, cos], dim=1).view(-1, 3, 3)
         return _on(mean.device).from_yiq @ rotation @ _on(mean.device).to_yiq, torch.zeros_like(mean)
 
 
 class Cast(_Strength):
-    """A colour cast: each channel times its own factor in [1 - strength, 1 + strength], with probability p."""
+    """A colour cast: scales each channel by its own factor, with probability `p`.
+
+    The factors lie in [1 - strength, 1 + strength].
+    """
 
     def __init__(self, strength: float = 0.1, p: float = 0.8) -> None:
         super().__init__(strength, p)
 
-    def draw(self, draws: ImageRNG) -> Params:
-        active = chance(draws, self.p)
-        channels = [torch.from_numpy(draws.uniform(1 - self.strength, 1 + self.strength)).float() for _ in range(3)]
+    def draw(self, rng: ImageRNG) -> Params:
+        active = chance(rng, self.p)
+        channels = [torch.from_numpy(rng.uniform(1 - self.strength, 1 + self.strength)).float() for _ in range(3)]
         return {"factor": torch.where(active[:, None], torch.stack(channels, dim=1), 1.0)}
 
     def affine(self, params: Params, mean: Tensor) -> tuple[Tensor, Tensor]:
@@ -177,29 +195,33 @@ class Cast(_Strength):
 
 
 class Gamma(Photometric):
-    """Values to the power of a factor in [1 / (1 + strength), 1 + strength], log-uniform, with probability p."""
+    """Raises values to a power, with probability `p`.
+
+    The power is log-uniform in [1 / (1 + strength), 1 + strength].
+    """
 
     def __init__(self, strength: float = 0.3, p: float = 0.8) -> None:
         if strength < 0:
             raise ValueError(f"strength = {strength} must not be negative")
         self.strength, self.p = float(strength), check_probability(p)
 
-    def draw(self, draws: ImageRNG) -> Params:
-        active = chance(draws, self.p)
+    def draw(self, rng: ImageRNG) -> Params:
+        active = chance(rng, self.p)
         limit = math.log1p(self.strength)
-        return {"power": torch.where(active, torch.from_numpy(draws.uniform(-limit, limit)).float().exp(), 1.0)}
+        return {"power": torch.where(active, torch.from_numpy(rng.uniform(-limit, limit)).float().exp(), 1.0)}
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         return images ** params["power"].to(images)[:, None, None, None]
 
 
 class Blur(Photometric):
-    """A Gaussian blur with probability p.
+    """A Gaussian blur with probability `p`.
 
     Args:
-        sigma: bounds of the uniform standard deviation in pixels of an image of 640 (the paper's frame); it is scaled to
-            the view's own size. Of a negative draw the magnitude counts: preset `reference` needs that (METHOD 4.2).
-        p: probability.
+        sigma: Bounds of the uniform standard deviation, in pixels of an image of 640 (the paper's
+            frame); it is scaled to the size of the view. The magnitude of a negative draw is used,
+            which preset `reference` needs (METHOD 4.2).
+        p: Probability.
     """
 
     def __init__(self, sigma: tuple[float, float] = (0.1, 2.0), p: float = 0.5) -> None:
@@ -208,17 +230,17 @@ class Blur(Photometric):
             raise ValueError(f"sigma = {list(sigma)} must hold two rising numbers, e.g. [0.1, 2.0]")
         self.sigma, self.p = (float(low), float(high)), check_probability(p)
 
-    def draw(self, draws: ImageRNG) -> Params:
-        active = chance(draws, self.p)
-        return {"sigma": torch.where(active, torch.from_numpy(draws.uniform(*self.sigma)).float().abs(), 0.0)}
+    def draw(self, rng: ImageRNG) -> Params:
+        active = chance(rng, self.p)
+        return {"sigma": torch.where(active, torch.from_numpy(rng.uniform(*self.sigma)).float().abs(), 0.0)}
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         height, width = images.shape[2:]
         scale = min(height, width) / 640
-        sigma, most = params["sigma"] * scale, max(map(abs, self.sigma)) * scale
-        blurred = (sigma > 0.05).nonzero()[:, 0]  # a narrower Gaussian's weight beside the centre is below 1e-80
+        sigma, max_sigma = params["sigma"] * scale, max(map(abs, self.sigma)) * scale
+        blurred = (sigma > 0.05).nonzero()[:, 0]  # below this, the weights of neighbours are under 1e-80
         if not len(blurred):
             return images
         sigma, where = sigma[blurred], to_device(blurred, images.device)
-        rows, columns = (gaussian(sigma, side, most, images.device) for side in (height, width))
+        rows, columns = (gaussian(sigma, side, max_sigma, images.device) for side in (height, width))
         return images.index_copy(0, where, filtered(images[where], rows, columns).clamp_(0, 1))

@@ -1,4 +1,7 @@
-"""The draws behind the two views of a batch: one geometry G, shared, and one set of colours P for each view."""
+"""Draws the two views of a batch.
+
+There is one shared geometry G, and one set of colours P for each view.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +20,22 @@ from picie.views.invariance import apply_photometric
 
 @dataclass(frozen=True)
 class ViewDraws:
-    """What was drawn for a batch: `geometry` (G) and, of as many views as were asked for, colour parameters (P1, P2)."""
+    """The draws of a batch.
+
+    The `geometry` (G) and colour parameters (P1, P2) of as many views as requested.
+    """
 
     geometry: Geometry
     photometric: tuple[tuple[Params, ...], ...]
     transforms: tuple[Photometric, ...]
 
     def pictures(self, frames: Tensor, view: int, size: tuple[int, int]) -> Tensor:
-        """What the network is given of `view`: G(P1 x) for view 0, and for view 1 P2 x, whole, whose features G crops.
+        """The input of the network for `view`: G(P1 x) for view 0, and the whole P2 x for view 1.
+
+        The features of view 1 are cropped by G instead.
 
         Args:
-            frames: (B, 3, H, W) float in [0, 1].
+            frames: (B, 3, H, W), floating point in [0, 1].
             view: 0 or 1.
             size: (H, W) of a view.
         """
@@ -35,26 +43,28 @@ class ViewDraws:
         return self.recolor(shown.apply(frames, size), view)
 
     def recolor(self, images: Tensor, view: int) -> Tensor:
-        """P of `view` on `images` (B, 3, H, W) float in [0, 1].
+        """Apply the colours of `view` to `images` (B, 3, H, W), floating point in [0, 1].
 
-        It is applied at the resolution that the network sees. Operators that are affine in colour commute with
-        resampling, so this equals recolouring the full frame first (but for contrast's reference grey, which is that of
-        the visible part, and for the blur, whose sigma is relative to the view) at a fraction of the cost.
+        They are applied at the resolution that the network sees. Operators that are affine in
+        colour commute with resampling, so this equals recolouring the full frame first, at a
+        fraction of the cost. There are two exceptions: the reference grey of contrast is that of
+        the visible part, and the sigma of the blur is relative to the view.
         """
         return apply_photometric(self.transforms, images, self.photometric[view])
 
 
 @dataclass(frozen=True)
 class BatchViews:
-    """The views of a batch of images, made when they are asked for.
+    """The views of a batch of images, computed on first use.
 
     Attributes:
-        draws: G of these images, and P if there are frames.
+        draws: Geometry of the images, and colours if there are frames.
         size: (H, W) of a view.
-        frames: (B, 3, H, W) floating point in [0, 1]; None if an earlier pass cached the views.
-        load: draws with P, and frames, for pictures that are neither cached nor made; None if there are frames.
-        made: pictures, by view, that are made or cached.
-        levels: cached levels, by view.
+        frames: (B, 3, H, W), floating point in [0, 1]; None if an earlier pass cached the views.
+        load: Returns draws with colours, and frames, for images that are not cached; None if there
+            are frames.
+        made: Images that are computed or cached, by view.
+        levels: Cached backbone levels, by view.
     """
 
     draws: ViewDraws
@@ -65,7 +75,7 @@ class BatchViews:
     levels: Mapping[int, Sequence[Tensor]] = field(default_factory=dict)
 
     def pictures(self, view: int) -> Tensor:
-        """(B, 3, *size) in [0, 1]: the network's input for `view`, see `ViewDraws.pictures`."""
+        """The network input for `view`, (B, 3, *size) in [0, 1]; see `ViewDraws.pictures`."""
         if view not in self.made:
             draws, frames = self.draws, self.frames
             if frames is None:
@@ -76,15 +86,16 @@ class BatchViews:
 
 
 class TwoViews:
-    """ImageRNG views as the function of (seed, epoch, image) that `picie.runtime.rng` describes.
+    """Draws views as a function of (seed, epoch, image), as `picie.runtime.rng` describes.
 
     Args:
-        invariance: specs of the photometric transforms, {"name": ..., parameter: value}, applied in this order.
-        equivariance: specs of the geometric transforms, applied in this order.
-        seed: the run's seed.
+        invariance: Specs of the photometric transforms, {"name": ..., parameter: value}, applied
+            in this order.
+        equivariance: Specs of the geometric transforms, applied in this order.
+        seed: The seed of the run.
 
     Raises:
-        InputError: an unknown transform or parameter, or a transform in the wrong list.
+        InputError: A transform or parameter is unknown, or a transform is in the wrong list.
     """
 
     def __init__(self, invariance: Sequence[Mapping[str, Any]], equivariance: Sequence[Mapping[str, Any]], seed: int) -> None:
@@ -94,20 +105,23 @@ class TwoViews:
         self.seed = seed
 
     def draw(self, epoch: int, indices: Sequence[int] | np.ndarray, n_views: int = 2) -> ViewDraws:
-        """The draws of the images `indices` in `epoch`, colours of the first `n_views`; equal arguments give equal draws."""
+        """Draw the views of the images `indices` in `epoch`, with colours of the first `n_views`.
+
+        Equal arguments give equal draws.
+        """
         geometry = Geometry.identity(len(indices))
         shared = ImageRNG((self.seed, epoch, "equivariance"), indices)
         for transform, stream in zip(self.geometric, self._streams[1], strict=True):
             geometry = geometry.then(transform.draw(shared.child(stream)))
         photometric = []
         for view in range(n_views):
-            own = ImageRNG((self.seed, epoch, "invariance", view), indices)
+            colours = ImageRNG((self.seed, epoch, "invariance", view), indices)
             drawn = zip(self.photometric, self._streams[0], strict=True)
-            photometric.append(tuple(transform.draw(own.child(stream)) for transform, stream in drawn))
+            photometric.append(tuple(transform.draw(colours.child(stream)) for transform, stream in drawn))
         return ViewDraws(geometry, tuple(photometric), self.photometric)
 
 
 def _stream(specs: Sequence[Mapping[str, Any]], position: int) -> str:
-    """A name for the random stream of one list entry: its transform's name, numbered where that is listed again."""
+    """Name the random stream of one list entry: its transform, numbered if listed repeatedly."""
     names = [spec["name"] for spec in specs[: position + 1]]
     return f"{names[-1]}/{names.count(names[-1])}"
