@@ -7,7 +7,7 @@ command line. An unknown key is an error that names the nearest valid one.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import tomli_w
 from pydantic import BaseModel, ValidationError
 
+from picie import registry
 from picie.config.methods import all_sections, config_class
 from picie.config.sections import Config
 from picie.errors import InputError, nearest
@@ -42,6 +43,7 @@ def load(preset: str | None = None, file: Path | None = None, overrides: Sequenc
         preset: a name from `preset_names()`; none is `default`.
         file: a TOML file with any of the sections.
         overrides: "section.key=value" strings; values in TOML's syntax, where bare words are strings. Or nested dictionaries.
+            The names of code ("module:attribute") in the strings are trusted, see `picie.registry.trust`.
 
     Raises:
         InputError: an unknown preset or key, a file that is no TOML, or a value out of range.
@@ -54,6 +56,8 @@ def load(preset: str | None = None, file: Path | None = None, overrides: Sequenc
     if file is not None:
         _merge(values, read_toml(file))
     for override in overrides:
+        if isinstance(override, str):
+            registry.trust(_code_names(_parse_override(override)))
         _merge(values, _parse_override(override) if isinstance(override, str) else override)
     for override in overrides:  # an unknown key that is unset ("key=") leaves no trace in `values`
         if isinstance(override, str):
@@ -110,6 +114,18 @@ def _class_of(values: Mapping[str, Any]) -> type[Config]:
     """The configuration's class, by the method that `values` name."""
     method = values.get("method", Config.model_fields["method"].default)
     return config_class(method) if isinstance(method, str) else Config
+
+
+def _code_names(value: Any) -> Iterator[str]:
+    """Every "module:attribute" in the value of an option; lists of transforms may be written with commas."""
+    if isinstance(value, str):
+        yield from (part.strip() for part in value.split(",") if ":" in part)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _code_names(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _code_names(item)
 
 
 _UNSET = object()  # the value of "key=": what lower layers say is dropped, and the default holds
