@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from picie import registry
 from picie.config.methods import all_sections, config_class
 from picie.config.sections import Config
-from picie.errors import InputError, nearest
+from picie.errors import InputError, nearest, validation_message
 
 
 def preset_names() -> list[str]:
@@ -93,7 +93,7 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        raise InputError(_first_error(error)) from error
+        raise InputError(validation_message(error)) from error
 
 
 def to_toml(config: Config) -> str:
@@ -176,14 +176,3 @@ def _nearest_key(key: str, model: type[BaseModel], prefix: str) -> str:
     if not prefix and key in all_sections():
         return f"it holds options of method={key} alone"
     return nearest(prefix + key, [prefix + name for name in model.model_fields])
-
-
-def _first_error(error: ValidationError) -> str:
-    """One line from pydantic's report: the option, what is wrong, and the value given."""
-    first = error.errors()[0]
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("should be", "must be")
-    where = ".".join(str(part) for part in first["loc"])
-    if not where:
-        return message
-    given = first["input"]
-    return f"{where} = {given!r}: {message[0].lower() + message[1:]}"

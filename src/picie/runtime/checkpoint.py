@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from picie.errors import InputError
+from picie.runtime import checkpoint_schema
 
 FILE_NAME = "checkpoint.pt"
 _FORMAT = "picie"
@@ -51,8 +52,12 @@ def load(run: str | Path) -> dict[str, Any]:
     state = read_tensors(path)
     if not (isinstance(state, dict) and state.get("format") == _FORMAT):
         raise InputError(f"{path}: is a checkpoint of something else; give a folder that `picie train` made")
-    if state.get("version", 0) > _VERSION:
+    version = state.get("version", 0)
+    if isinstance(version, int) and version > _VERSION:
         raise InputError(f"{path}: was written by a newer picie ({state.get('picie')}); upgrade picie to read it")
+    problem = checkpoint_schema.fault(state)
+    if problem is not None:
+        raise InputError(f"{path}: the checkpoint is damaged: {problem}; restore a copy of it, or train again")
     _check_finite(path, state)
     return state
 
