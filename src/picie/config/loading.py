@@ -81,7 +81,7 @@ def read_toml(file: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputError(f"{file}: cannot be read: {reason}; give a TOML file") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also an integer of thousands of digits
         raise InputError(f"{file}: not valid TOML: {error}") from error
     return content
 
@@ -149,7 +149,7 @@ def _parse_override(text: str) -> dict[str, Any]:
         raise InputError(f"{text!r} is not an option; write section.key=value, e.g. train.lr=1e-4")
     try:
         parsed: Any = tomllib.loads(f"value = {value}")["value"] if value.strip() else _UNSET
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         parsed = value
     first, *rest = key.strip().split(".")
     for part in reversed(rest):

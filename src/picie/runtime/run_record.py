@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from picie.errors import InputError
 from picie.runtime import distributed
 from picie.runtime.loggers import Logger, open_loggers
+from picie.runtime.record_schema import parse_line, parse_record
 
 _PACKAGES = ("picie", "torch", "torchvision", "timm", "numpy", "scipy", "pillow", "safetensors")
 
@@ -65,11 +67,8 @@ class RunRecord:
             logger.close()
 
     def read(self) -> dict[str, Any]:
-        """The content of run.json."""
-        if not self._record.is_file():
-            return {}
-        content: dict[str, Any] = json.loads(self._record.read_text("utf-8"))
-        return content
+        """The content of run.json; empty if there is no such file. Raises `InputError` if it is damaged."""
+        return parse_record(self._record, _read_text(self._record)) if self._record.is_file() else {}
 
     def _write(self, record: dict[str, Any]) -> None:
         _replace(self._record, json.dumps(record, indent=2) + "\n")
@@ -103,13 +102,21 @@ def _replace(path: Path, text: str) -> None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; a last line that was cut off is passed over."""
+    """The lines of a run's metrics.jsonl; a last line that was cut off is ignored. Raises `InputError` if it is damaged."""
     path = folder / "metrics.jsonl"
-    lines = []
-    for line in path.read_text("utf-8").splitlines() if path.is_file() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            lines.append(json.loads(line))
-    return lines
+    *lines, rest = (_read_text(path) if path.is_file() else "").split("\n")
+    metrics = [parse_line(path, n, line) for n, line in enumerate(lines, 1)]
+    with contextlib.suppress(InputError):  # of a run that was killed while it wrote, the last line may end anywhere
+        metrics.append(parse_line(path, len(lines) + 1, rest))
+    return metrics
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"{path}: cannot be read: {reason}; restore a copy of it, or remove it") from error
 
 
 def versions() -> dict[str, str]:

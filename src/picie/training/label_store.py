@@ -47,6 +47,8 @@ class PseudoLabelStore:
             raise InputError(f"{path}: {_NEEDED} but cannot be read; put it back or train anew") from error
         if self._map.shape != shape or self._map.dtype != self._dtype:
             raise InputError(f"{path}: {_NEEDED} but belongs to another run; put the right one back or train anew")
+        if any(int(images.max(initial=0)) >= k for row in self._map for images in row):
+            raise InputError(f"{path}: {_NEEDED} but holds labels of no cluster; it is damaged: put it back or train anew")
 
     def write(self, row: int, indices: np.ndarray, labels: Tensor) -> None:
         """Store `labels` (B, h, w) of the images `indices` in row `row` of the M; each process passes its own."""
