@@ -92,6 +92,11 @@ def trust_all() -> None:
     _trusted.add(_EVERYTHING)
 
 
+def trusts_code() -> bool:
+    """Whether any name outside the tables is trusted."""
+    return bool(_trusted)
+
+
 @contextlib.contextmanager
 def trust_scope() -> Iterator[None]:
     """A context that starts with nothing trusted; at its end, what was trusted before it is trusted again."""

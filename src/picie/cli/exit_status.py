@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from picie import registry
 from picie.config import all_sections
 from picie.errors import InputError, PicieError, Stopped
 from picie.runtime import distributed, failures
@@ -30,9 +31,10 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
         128 + signal if the command was interrupted.
     """
     try:
-        status = typer.main.get_command(app).main(
-            args=None if arguments is None else list(arguments), prog_name=name, standalone_mode=False
-        )
+        with registry.trust_scope():
+            status = typer.main.get_command(app).main(
+                args=None if arguments is None else list(arguments), prog_name=name, standalone_mode=False
+            )
         if status == 128 + signal.SIGINT:  # Typer's silent status for an interrupt outside training
             return _end(name, "stopped", status)
         return status if isinstance(status, int) else 0

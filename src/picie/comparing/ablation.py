@@ -16,6 +16,7 @@ from pathlib import Path
 
 import typer
 
+from picie import registry
 from picie.comparing.ablation_plan import Job
 from picie.comparing.comparison import compare
 from picie.comparing.comparison_view import save_plot, show_comparison
@@ -162,7 +163,7 @@ def _start(job: Job, parallel: int) -> subprocess.Popen[bytes]:
     threads = max(1, (os.cpu_count() or 1) // parallel)
     with _file_beside(job, "log").open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "picie", "train", *arguments],
+            [sys.executable, "-m", "picie", "train", *arguments, *["--trust"] * registry.trusts_code()],
             env={"OMP_NUM_THREADS": str(threads), **os.environ},
             stdin=subprocess.DEVNULL,
             stdout=output,

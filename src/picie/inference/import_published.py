@@ -76,6 +76,7 @@ def import_checkpoint(file: str | Path, out: str | Path, dataset: str = "cocostu
     """
     file, out = Path(file), Path(out)
     output_paths.check_new(out)
+    registry.trust([dataset])
     registry.find(registry.DATASETS, dataset, "--dataset")
     published = _read(file)
     settings = _settings(published, dataset)
