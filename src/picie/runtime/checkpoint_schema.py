@@ -7,7 +7,6 @@ The configuration in it is checked by `picie.config`, the weights by the method 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
@@ -40,11 +39,16 @@ def _color(text: str) -> str:
     return text
 
 
-def _shallow(value: dict[str, Any]) -> dict[str, Any]:
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    """`value` if it is a nest of texts and numbers."""
     level: list[Any] = [value]
     for _ in range(_MAX_DEPTH):
-        level = [item for part in level for item in (part.values() if isinstance(part, Mapping) else part)]
-        level = [item for item in level if isinstance(item, Mapping | list | tuple)]
+        if any(not isinstance(key, str) for part in level if isinstance(part, dict) for key in part):
+            raise ValueError("has a key that is not a text")
+        level = [item for part in level for item in (part.values() if isinstance(part, dict) else part)]
+        if any(not isinstance(item, dict | list | tuple | str | int | float | None) for item in level):
+            raise ValueError("contains something other than texts and numbers")
+        level = [item for item in level if isinstance(item, dict | list | tuple)]
     if level:
         raise ValueError("is nested too deeply")
     return value
@@ -139,7 +143,7 @@ class _Checkpoint(_Part):
     format: Literal["picie"]
     version: Annotated[int, Field(ge=0)]
     picie: str = ""
-    config: Annotated[dict[str, Any], AfterValidator(_shallow)]
+    config: Annotated[dict[str, Any], AfterValidator(_plain)]
     images: str | None = None
     imported: dict[str, Any] | None = None
     method: dict[str, _Dense]

@@ -34,7 +34,7 @@ from picie.scoring.evaluation import Evaluation, matching_state
 from picie.training.collapse import collapse_signs
 from picie.training.feature_source import FeatureSource
 from picie.training.label_store import PseudoLabelStore
-from picie.training.optimization import Optimizer
+from picie.training.optimization import Optimizer, load_optimizer_state
 from picie.training.prototype_refit import refit_images, refit_prototypes
 from picie.training.pseudo_labels import Clustering, generate_pseudo_labels
 from picie.training.run_folder import RunFolder
@@ -106,8 +106,8 @@ class Trainer:
         try:
             self.method.load_state_dict(saved["method"])  # after `start_epoch`, which may make a new classifier
             for optimizer, values in zip(self.optimizer.optimizers, saved["optimizers"], strict=True):
-                optimizer.load_state_dict(values)
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+                load_optimizer_state(optimizer, values)
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             reason = (str(error).strip().splitlines() or [""])[-1].strip()
             raise InputError(
                 f"--resume {self.folder.out}: the checkpoint does not fit its configuration ({reason:.200}); it is damaged: "
