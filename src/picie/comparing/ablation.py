@@ -5,7 +5,6 @@ Finished runs are not repeated, and a run that fails does not stop the others.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from picie.comparing.run_records import Run, options_of
 from picie.config import to_toml
 from picie.errors import InputError, PicieError, Stopped, TrainingError, nearest
 from picie.runtime.interrupts import graceful_stop
+from picie.runtime.output_paths import write_json
 from picie.runtime.progress import log
 from picie.training import api
 from picie.training.checks import with_absolute_root
@@ -195,6 +195,6 @@ def _compare(jobs: Sequence[Job], out: Path, against: str | None) -> None:
     reference = against if against in {job.setting for job in jobs} else None
     comparison = compare([job.folder for job in jobs], {job.folder: job.setting for job in jobs}, reference)
     show_comparison(comparison)
-    (out / "comparison.json").write_text(json.dumps(comparison.to_dict(), indent=2) + "\n", "utf-8")
+    write_json(out / "comparison.json", comparison.to_dict())
     save_plot(comparison, out / "comparison.png")
     typer.echo(f"{out / 'comparison.png'}")

@@ -95,7 +95,7 @@ def import_checkpoint(file: str | Path, out: str | Path, dataset: str = "cocostu
         **{"epoch": published.epoch or 0, "step": 0, "finished": True, "matching": None},
     }
     with output_paths.new_folder(out):
-        (out / "config.toml").write_text(config.to_toml(settings), "utf-8")
+        output_paths.write_text(out / "config.toml", config.to_toml(settings))
         record = RunRecord(out)
         record.start({})
         record.update(status="imported", imported={**source, "args": published.args})

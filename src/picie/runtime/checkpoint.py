@@ -19,6 +19,7 @@ from torch import Tensor
 
 from picie.errors import InputError
 from picie.runtime import checkpoint_schema
+from picie.runtime.atomic_write import clear_partials, write_atomically
 
 FILE_NAME = "checkpoint.pt"
 _FORMAT = "picie"
@@ -133,19 +134,8 @@ def exclusive(folder: Path) -> Iterator[bool]:
             alone = True
         except OSError:
             alone = False
+        if alone and os.access(folder, os.W_OK):
+            clear_partials(folder)
         yield alone
     finally:
         os.close(handle)
-
-
-def write_atomically(path: Path, write: Any) -> None:
-    """Call `write(file)` on a binary file beside `path`, force it to disk, and move it to `path`."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

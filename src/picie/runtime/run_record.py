@@ -14,6 +14,7 @@ from typing import Any
 
 from picie.errors import InputError
 from picie.runtime import distributed
+from picie.runtime.atomic_write import write_atomically
 from picie.runtime.loggers import Logger, open_loggers
 from picie.runtime.record_schema import parse_line, parse_record
 
@@ -96,8 +97,6 @@ class RunRecord:
 
 
 def _replace(path: Path, text: str) -> None:
-    from picie.runtime.checkpoint import write_atomically  # it imports torch: seconds, which `picie --help` need not wait for
-
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
@@ -135,7 +134,7 @@ def git_state() -> str | None:
     text = ""
     for command in commands:  # the first fails where picie lies in somebody's checkout without being part of it
         try:
-            done = subprocess.run(["git", "-C", str(here.parent), *command], capture_output=True, text=True, timeout=10)
+            done = subprocess.run(["git", "--no-optional-locks", "-C", str(here.parent), *command], capture_output=True, text=True, timeout=10)
         except (OSError, subprocess.TimeoutExpired):
             return None
         if done.returncode != 0:
