@@ -5,13 +5,12 @@ from __future__ import annotations
 import errno
 import io
 import os
-import re
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-_PARTIAL = re.compile(r"\..+\.\d+\.partial")
 _ZEROS = bytes(2**20)
 
 
@@ -31,7 +30,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     content = io.BytesIO()
     write(content)
     _check_room(path, content.tell())
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # A short name fits where a long name with a suffix would not.
+    partial = path.with_name(f".{zlib.crc32(path.name.encode()):08x}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
             file.write(content.getbuffer())
@@ -89,14 +89,13 @@ def is_disk_full(error: OSError) -> bool:
 
 def is_partial(path: Path) -> bool:
     """Whether `path` is named like a temporary file of `write_atomically`."""
-    return _PARTIAL.fullmatch(path.name) is not None
+    return path.name.startswith(".") and path.name.endswith(".partial")
 
 
 def clear_partials(folder: Path) -> None:
-    """Delete the temporary files that killed processes left in `folder`, which the caller has locked."""
-    for path in folder.iterdir():
-        if is_partial(path):
-            path.unlink(missing_ok=True)
+    """Delete the temporary files that killed processes left in `folder` or below, which nobody else writes to."""
+    for path in folder.rglob(".*.partial"):
+        path.unlink(missing_ok=True)
 
 
 def _check_room(path: Path, size: int) -> None:

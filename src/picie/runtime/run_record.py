@@ -131,10 +131,10 @@ def git_state() -> str | None:
     """The commit that picie runs from, with "+changes" if files differ from it; None for an installed package."""
     here = Path(__file__)
     commands = (["ls-files", "--error-unmatch", here.name], ["describe", "--always", "--dirty=+changes", "--abbrev=12"])
-    text = ""
+    git, text = ("git", "--no-optional-locks", "-C", str(here.parent)), ""
     for command in commands:  # the first fails where picie lies in somebody's checkout without being part of it
         try:
-            done = subprocess.run(["git", "--no-optional-locks", "-C", str(here.parent), *command], capture_output=True, text=True, timeout=10)
+            done = subprocess.run([*git, *command], capture_output=True, text=True, timeout=10)
         except (OSError, subprocess.TimeoutExpired):
             return None
         if done.returncode != 0:
