@@ -142,7 +142,8 @@ def test_a_run_goes_on_after_space_is_freed(
     assert "--resume" in line
     monkeypatch.undo()
     torch.load(run / "checkpoint.pt", weights_only=True)  # the earlier one, whole
-    assert cli("train", "--resume", run)[0] == 0
+    status, _, error = cli("train", "--resume", run)
+    assert status == 0, error
     whole = torch.load(trained / "checkpoint.pt", weights_only=True)["method"]
     resumed = torch.load(run / "checkpoint.pt", weights_only=True)["method"]
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
