@@ -22,7 +22,7 @@ from tests.equal_runs import assert_equal_runs
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from picie import Segmenter
+from picie import Segmenter, registry
 from picie.config import Section
 from picie.data.base import ClassMap
 from picie.methods.base import Method
@@ -259,6 +259,14 @@ OTHERS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _trusted() -> Iterator[None]:
+    """Python code here may open the runs of these extensions."""
+    with registry.trust_scope():
+        registry.trust_all()
+        yield
+
+
 def train(cli: Cli, data: Path, out: Path, *options: str) -> Path:
     """A run of these options on `data`; `TINY` says the rest."""
     named = {option.partition("=")[0] for option in options}
@@ -276,15 +284,15 @@ def test_an_extension_trains_resumes_predicts_and_shows(
     whole = train(cli, labelled_folder, tmp_path / "whole", *options)
     half = train(cli, labelled_folder, tmp_path / "half", *options, "train.epochs=1", "train.schedule=constant")
     constant = train(cli, labelled_folder, tmp_path / "constant", *options, "train.schedule=constant")
-    status, _, error = cli("train", "--resume", half, "train.epochs=2")
+    status, _, error = cli("train", "--resume", half, "train.epochs=2", "--trust")
     assert status == 0, error
     assert_equal_runs(half, constant)
 
-    status, _, error = cli("predict", whole, labelled_folder / "images" / "val", "--out", tmp_path / "out")
+    status, _, error = cli("predict", whole, labelled_folder / "images" / "val", "--out", tmp_path / "out", "--trust")
     assert status == 0, error
     assert (tmp_path / "out" / "predictions.json").is_file()
     scores = tmp_path / "scores.json"
-    status, _, error = cli("evaluate", whole, "--json", scores)
+    status, _, error = cli("evaluate", whole, "--json", scores, "--trust")
     assert status == 0, error
     assert json.loads(scores.read_text("utf-8"))["miou"] > 0
     assert read_metrics(whole)[-1]["loss"] != read_metrics(trained)[-1]["loss"]  # its effect
@@ -293,7 +301,7 @@ def test_an_extension_trains_resumes_predicts_and_shows(
 @pytest.mark.parametrize("name", EXTENSIONS)
 def test_an_extension_is_exported(cli: Cli, labelled_folder: Path, tmp_path: Path, name: str) -> None:
     run = train(cli, labelled_folder, tmp_path / "run", *EXTENSIONS[name], "train.epochs=0")
-    status, _, error = cli("export", run, tmp_path / "net.pt2")
+    status, _, error = cli("export", run, tmp_path / "net.pt2", "--trust")
     assert status == 0, error
     program = torch.export.load(tmp_path / "net.pt2").module()
     pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -306,7 +314,7 @@ def test_an_extension_is_exported(cli: Cli, labelled_folder: Path, tmp_path: Pat
 def test_predicted_features_are_the_methods_everywhere(cli: Cli, labelled_folder: Path, tmp_path: Path, refit: int) -> None:
     """Clusters, refit, scores and predictions see what `predict_features` makes: the scores while training are those after."""
     run = train(cli, labelled_folder, tmp_path / "run", f"method={HERE}:Swapped", f"cluster.refit={refit}")
-    assert cli("evaluate", run, "--json", tmp_path / "scores.json")[0] == 0
+    assert cli("evaluate", run, "--json", tmp_path / "scores.json", "--trust")[0] == 0
     scores = json.loads((tmp_path / "scores.json").read_text("utf-8"))
     line = read_metrics(run)[-1]
     assert (scores["accuracy"], scores["miou"]) == (line["accuracy"], line["miou"])
@@ -359,8 +367,8 @@ def test_one_of_each_at_once(cli: Cli, tmp_path: Path) -> None:
     run = tmp_path / "run"
     options = [option for name in EXTENSIONS if name != "projection head" for option in EXTENSIONS[name]]
     train(cli, tmp_path, run, *options)
-    assert cli("evaluate", run, "--baselines")[0] == 0
-    assert cli("report", run)[0] == 0
+    assert cli("evaluate", run, "--baselines", "--trust")[0] == 0
+    assert cli("report", run, "--trust")[0] == 0
 
 
 @pytest.mark.parametrize(

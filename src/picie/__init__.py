@@ -14,11 +14,12 @@ from picie.version import __version__
 if TYPE_CHECKING:
     from picie.config import Config
     from picie.inference.segmenter import Segmenter
+    from picie.registry import trust
     from picie.scoring.evaluation import ScoreOptions, evaluate
     from picie.scoring.folders import FolderOptions, score_folders
     from picie.training.api import train
 
-__all__ = ["Config", "FolderOptions", "ScoreOptions", "Segmenter", "__version__", "evaluate", "score_folders", "train"]
+__all__ = ["Config", "FolderOptions", "ScoreOptions", "Segmenter", "__version__", "evaluate", "score_folders", "train", "trust"]
 
 _HOMES = {
     "Config": "config",
@@ -28,6 +29,7 @@ _HOMES = {
     "evaluate": "scoring.evaluation",
     "score_folders": "scoring.folders",
     "train": "training.api",
+    "trust": "registry",
 }
 
 

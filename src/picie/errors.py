@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class PicieError(Exception):
@@ -60,3 +64,25 @@ def nearest(name: str, valid: Iterable[str]) -> str:
         match = next(n for n in names if n.lower() == close[0])
         return f"did you mean '{match}'? (valid: {listing})" if len(names) <= 12 else f"did you mean '{match}'?"
     return f"valid: {listing}"
+
+
+def validation_message(error: ValidationError) -> str:
+    """One line from pydantic's report: the first value that does not fit, where it is, and what is wrong with it."""
+    first = error.errors(include_url=False)[0]
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("should be", "must be")
+    where = ".".join(str(part) for part in first["loc"])
+    if not where:
+        return message
+    shown = "" if first["type"] == "missing" else _shown(first["input"])
+    return f"{where}{shown}: {message[0].lower() + message[1:]}"
+
+
+def _shown(value: object) -> str:
+    """A value for a message; nothing for a long one, because a damaged file may hold anything."""
+    if not isinstance(value, str | int | float | list | tuple | dict | None):
+        return ""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply, or an integer of thousands of digits
+        return ""
+    return f" = {text}" if len(text) <= 200 else ""

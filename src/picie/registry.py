@@ -7,9 +7,10 @@ implementation can be found by searching for its name. Code outside the package 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from picie.errors import InputError, nearest
@@ -72,21 +73,63 @@ BACKBONES = {
 }
 
 
+_EVERYTHING = "*"
+_trusted: set[str] = set()  # names outside the tables that may be imported
+
+
+def trust(names: Iterable[str]) -> None:
+    """Allow `find` to import these "module:attribute" names.
+
+    `config.load` trusts the names in its "section.key=value" strings, because the user wrote them. Names in a
+    checkpoint, a run's folder, a recipe or a configuration file are not trusted: importing them runs code that
+    whoever wrote the file chose. See SECURITY.md.
+    """
+    _trusted.update(names)
+
+
+def trust_all() -> None:
+    """Allow `find` to import any name, as the option --trust does."""
+    _trusted.add(_EVERYTHING)
+
+
+def trusts_code() -> bool:
+    """Whether any name outside the tables is trusted."""
+    return bool(_trusted)
+
+
+@contextlib.contextmanager
+def trust_scope() -> Iterator[None]:
+    """A context that starts with nothing trusted; at its end, what was trusted before it is trusted again."""
+    before = set(_trusted)
+    _trusted.clear()
+    try:
+        yield
+    finally:
+        _trusted.clear()
+        _trusted.update(before)
+
+
 def find(table: dict[str, str], name: str, where: str) -> Any:
-    """The object that `name` stands for: a key of `table`, or "module:attribute" of anybody's code.
+    """The object that `name` stands for: a key of `table`, or a trusted "module:attribute" of other code.
 
     Args:
         table: one of this module's tables.
-        name: the name asked for.
-        where: the option it was given to, for the error message.
+        name: the requested name.
+        where: the option that it was given to, for the error message.
 
     Raises:
-        InputError: an unknown name, a module that cannot be imported, or an attribute it does not have.
+        InputError: an unknown name, one outside the package that is not trusted (nothing is imported), a module
+            that cannot be imported, or an attribute that it does not have.
     """
     target = table.get(name, name)
     module_name, colon, attribute = target.partition(":")
     if not colon:
         raise InputError(f"{where}: unknown name {name!r}; {nearest(name, table)}")
+    if name not in table and not _trusted & {name, _EVERYTHING}:
+        raise InputError(
+            f"{where}: {name!r} is not part of picie: using it would import {module_name!r} and run its code. If you trust "
+            "the file that names it, repeat the command with --trust"
+        )
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:

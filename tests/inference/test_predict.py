@@ -388,10 +388,10 @@ def test_a_full_disk_stops_and_the_command_continues(trained: Path, photos: Path
     def full(_: int) -> None:
         nonlocal synced
         synced += 1
-        if synced > 7:
+        if synced > 14:  # each file and its folder
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(predict_module.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(PicieError, match=r"No space left on device; 2 of 7 images are done. Free some space") as error:
         predict_files(trained, [photos], out)
     assert not isinstance(error.value, InputError)  # exit status 1

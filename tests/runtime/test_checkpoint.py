@@ -16,10 +16,11 @@ import torch
 from picie import Segmenter
 from picie.errors import InputError
 from picie.runtime import checkpoint
+from picie.runtime.atomic_write import write_atomically
 
 
-def test_what_is_saved_comes_back(tmp_path: Path) -> None:
-    state = {"a": torch.arange(3), "b": {"c": [1, None, "x"]}, "version_of": 2.5}
+def test_what_is_saved_comes_back(tmp_path: Path, trained: Path) -> None:
+    state = {**checkpoint.load(trained), "a": torch.arange(3), "b": {"c": [1, None, "x"]}}
     checkpoint.save(tmp_path / "checkpoint.pt", state)
     for where in (tmp_path, tmp_path / "checkpoint.pt", str(tmp_path)):
         loaded = checkpoint.load(where)
@@ -71,7 +72,7 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
         seen.append(path.read_bytes())
         file.write(b"content")  # type: ignore[attr-defined]
 
-    checkpoint.write_atomically(path, write)
+    write_atomically(path, write)
     assert seen == [b"old"]
     assert path.read_bytes() == b"new content"
 
@@ -81,7 +82,7 @@ def test_content_is_forced_to_disk_before_the_move(tmp_path: Path, monkeypatch: 
     fsync, replace = os.fsync, Path.replace
     monkeypatch.setattr(os, "fsync", lambda fd: (events.append("fsync"), fsync(fd))[1])
     monkeypatch.setattr(Path, "replace", lambda self, to: (events.append("replace"), replace(self, to))[1])
-    checkpoint.write_atomically(tmp_path / "file", lambda file: file.write(b"x"))
+    write_atomically(tmp_path / "file", lambda file: file.write(b"x"))
     assert events[:2] == ["fsync", "replace"]
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from picie.cli.options import Trust
 from picie.errors import InputError
 
 
@@ -26,6 +27,7 @@ def page(
         int, typer.Option(min=1, max=178, help="Maximum size of an uploaded picture, in megapixels.")
     ] = 40,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    trust: Trust = False,
 ) -> None:
     """Serve a local page: drop a picture, see and name its segments, click for similar places.
 

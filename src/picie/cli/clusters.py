@@ -9,6 +9,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from picie.cli.options import Trust
 from picie.errors import InputError
 from picie.runtime.output_paths import check_file, write_json
 
@@ -47,6 +48,7 @@ def name(
     ] = False,
     data: _Data = None,
     device: _Device = "auto",
+    trust: Trust = False,
 ) -> None:
     """Name, colour, merge or split the segments of a run, or make new clusters; then show the
     segments.
@@ -121,6 +123,7 @@ def suggest_k(
     ] = None,
     data: _Data = None,
     device: _Device = "auto",
+    trust: Trust = False,
 ) -> None:
     """Suggest a number of clusters from a run's features, without labels: the quality of each K,
     and a recommendation.

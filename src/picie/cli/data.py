@@ -9,6 +9,8 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
+from picie import registry
+
 app = typer.Typer(
     name="data", no_args_is_help=True, rich_markup_mode=None, help="Check, download and curate benchmark datasets."
 )
@@ -41,6 +43,7 @@ def check(
     """Show what a dataset's folder contains, what is missing, and what is expected."""
     from picie.data.admin import check
 
+    registry.trust([name])
     for line in check.check(name, root):
         typer.echo(line)
 

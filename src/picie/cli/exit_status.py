@@ -9,9 +9,11 @@ from typing import Any
 
 import typer
 
+from picie import registry
 from picie.config import all_sections
 from picie.errors import InputError, PicieError, Stopped
 from picie.runtime import distributed, failures
+from picie.runtime.atomic_write import is_disk_full
 
 # Depending on its version, Typer raises click's exceptions or its own copies of them; this is their common base.
 _UsageError: Any = typer.BadParameter.__base__
@@ -30,9 +32,10 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
         128 + signal if the command was interrupted.
     """
     try:
-        status = typer.main.get_command(app).main(
-            args=None if arguments is None else list(arguments), prog_name=name, standalone_mode=False
-        )
+        with registry.trust_scope():
+            status = typer.main.get_command(app).main(
+                args=None if arguments is None else list(arguments), prog_name=name, standalone_mode=False
+            )
         if status == 128 + signal.SIGINT:  # Typer's silent status for an interrupt outside training
             return _end(name, "stopped", status)
         return status if isinstance(status, int) else 0
@@ -51,6 +54,8 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
         return 0
     except OSError as error:  # with a file name: a path that the caller can change; without: a full disk and the like
         where = "" if error.filename is None else f"{error.filename}: "
+        if is_disk_full(error):
+            return _end(name, f"error: {where}the disk is full; free some space, then repeat the command", 1)
         return _end(name, f"error: {where}{error.strerror or error}", 1 if error.filename is None else 2)
 
 

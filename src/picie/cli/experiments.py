@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from picie.cli.options import data_options, join_options
+from picie.cli.options import Trust, data_options, join_options
 from picie.errors import InputError
 from picie.runtime.output_paths import check_file, write_json
 
@@ -23,6 +23,7 @@ def compare(
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the comparison to this file.")
     ] = None,
     against: _Against = None,
+    trust: Trust = False,
 ) -> None:
     """Show how runs differ, and whether the differences of their scores are significant.
 
@@ -59,6 +60,7 @@ def ablate(
     config: Annotated[Path | None, typer.Option(help="As for `picie train`.")] = None,
     clusters: Annotated[int | None, typer.Option("--clusters", "-k", help="Number of clusters K.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Number of epochs, unless the setting defines it.")] = None,
+    trust: Trust = False,
 ) -> None:
     """Train every setting with every seed, and compare them.
 

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from picie.cli.options import Exclude, Include
+from picie.cli.options import Exclude, Include, Trust
 
 
 def predict(
@@ -25,6 +25,7 @@ def predict(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     include: Include = None,
     exclude: Exclude = None,
+    trust: Trust = False,
 ) -> None:
     """Segment images: write an index PNG of the same size and an overlay for each, and one legend.
 
@@ -59,6 +60,7 @@ def export(
     size: Annotated[
         Optional[tuple[int, int]], typer.Option(metavar="HEIGHT WIDTH", help="Fix the size of the input. [default: any]")
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Export the segmentation network to one file that does not need picie."""
     from picie.inference import export
@@ -78,6 +80,7 @@ def neighbors(
         Optional[Path], typer.Option(help="Write a picture of query and neighbours, a .png, and a .json file next to it.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    trust: Trust = False,
 ) -> None:
     """Find the pixels of a folder that are most similar to one pixel, by exact search over all feature cells."""
     from picie.inference import neighbors as neighborhood

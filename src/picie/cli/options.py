@@ -22,6 +22,17 @@ Exclude = Annotated[
 _OBJECT = re.compile(r"[A-Za-z_][\w]+(\.\w+)*:[A-Za-z_]\w*")  # my_module:MyDataset, but not C:photos
 
 
+def _trust(value: bool) -> None:
+    if value:
+        registry.trust_all()
+
+
+Trust = Annotated[
+    bool, typer.Option("--trust", callback=_trust, help="Allow the run or file to name code of your own, which is then run.")
+]
+"""Option of the commands that open a run or a file of settings; see SECURITY.md."""
+
+
 def data_options(data: str | None, options: Sequence[str]) -> list[str]:
     """Return DATA as options: data.root for an existing folder, otherwise data.name.
 

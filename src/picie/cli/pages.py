@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from picie.cli.options import Trust
 from picie.errors import InputError, nearest
 
 
@@ -15,6 +16,7 @@ def report(
     out: Annotated[Optional[Path], typer.Option(metavar="FILE", help="File to write. [default: RUN/report.html]")] = None,
     data: Annotated[Optional[Path], typer.Option(help="Where the dataset is now. [default: its path in training]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    trust: Trust = False,
 ) -> None:
     """Write one HTML page about a run: curves, examples, scores, crops of each cluster, both views, settings."""
     from picie.report import write_report

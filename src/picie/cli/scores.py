@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from picie.cli.options import join_options
+from picie.cli.options import Trust, join_options
 from picie.runtime.output_paths import check_file, write_json
 
 _JsonFile = Annotated[Optional[Path], typer.Option("--json", metavar="FILE", help="Also write the scores to this file.")]
@@ -42,6 +42,7 @@ def evaluate(
     ] = False,
     bootstrap: _Bootstrap = 1000,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    trust: Trust = False,
 ) -> None:
     """Score a run on labelled images. The run is only read, unless --name-clusters is given."""
     from picie.cli import tables

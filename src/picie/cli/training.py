@@ -9,7 +9,7 @@ from typing import Annotated, Any, Optional
 import typer
 from pydantic import BaseModel
 
-from picie.cli.options import Exclude, Include, data_options, join_options
+from picie.cli.options import Exclude, Include, Trust, data_options, join_options
 from picie.config import Config, all_sections, load
 from picie.errors import InputError
 from picie.runtime import distributed
@@ -34,6 +34,7 @@ def train(
     device: Annotated[Optional[str], typer.Option(help="auto, cpu, cuda, cuda:N or mps. [default: auto]")] = None,
     workers: Annotated[Optional[int], typer.Option(help="Decoding threads. [default: depends on the cores]")] = None,
     resume: Annotated[Optional[Path], typer.Option(metavar="DIR", help="Resume the run in DIR where it stopped.")] = None,
+    trust: Trust = False,
 ) -> None:
     """Train on a folder of images; labels are not needed.
 

@@ -5,7 +5,6 @@ Finished runs are not repeated, and a run that fails does not stop the others.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import typer
 
+from picie import registry
 from picie.comparing.ablation_plan import Job
 from picie.comparing.comparison import compare
 from picie.comparing.comparison_view import save_plot, show_comparison
@@ -23,6 +23,7 @@ from picie.comparing.run_records import Run, options_of
 from picie.config import to_toml
 from picie.errors import InputError, PicieError, Stopped, TrainingError, nearest
 from picie.runtime.interrupts import graceful_stop
+from picie.runtime.output_paths import write_json
 from picie.runtime.progress import log
 from picie.training import api
 from picie.training.checks import with_absolute_root
@@ -162,7 +163,7 @@ def _start(job: Job, parallel: int) -> subprocess.Popen[bytes]:
     threads = max(1, (os.cpu_count() or 1) // parallel)
     with _file_beside(job, "log").open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "picie", "train", *arguments],
+            [sys.executable, "-m", "picie", "train", *arguments, *["--trust"] * registry.trusts_code()],
             env={"OMP_NUM_THREADS": str(threads), **os.environ},
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -194,6 +195,6 @@ def _compare(jobs: Sequence[Job], out: Path, against: str | None) -> None:
     reference = against if against in {job.setting for job in jobs} else None
     comparison = compare([job.folder for job in jobs], {job.folder: job.setting for job in jobs}, reference)
     show_comparison(comparison)
-    (out / "comparison.json").write_text(json.dumps(comparison.to_dict(), indent=2) + "\n", "utf-8")
+    write_json(out / "comparison.json", comparison.to_dict())
     save_plot(comparison, out / "comparison.png")
     typer.echo(f"{out / 'comparison.png'}")

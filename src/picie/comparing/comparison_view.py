@@ -15,6 +15,7 @@ from picie.comparing.comparison import LABEL_FREE, SCORES, Comparison, Group
 from picie.comparing.significance import Spread
 from picie.display.colors import palette, rgb_to_hex, srgb_to_lab
 from picie.errors import InputError
+from picie.runtime.atomic_write import write_atomically
 from picie.runtime.output_paths import check_file
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def save_plot(comparison: Comparison, path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
-    figure.savefig(path, dpi=150)
+    write_atomically(path, lambda file: figure.savefig(file, dpi=150, format=path.suffix[1:]))
 
 
 def _line_colors(n: int) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,11 +42,10 @@ class Run:
         """
         settings = read_toml(path / "config.toml")
         try:
-            return Run(path, from_dict(settings), RunRecord(path).read(), read_metrics(path))
+            config = from_dict(settings)
         except InputError as error:
             raise InputError(f"{path / 'config.toml'}: {error}") from error
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path / 'run.json'}: is damaged; remove this run from the comparison") from error
+        return Run(path, config, RunRecord(path).read(), read_metrics(path))
 
     @property
     def finished(self) -> bool:

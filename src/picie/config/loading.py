@@ -7,7 +7,7 @@ command line. An unknown key is an error that names the nearest valid one.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from typing import Any
 import tomli_w
 from pydantic import BaseModel, ValidationError
 
+from picie import registry
 from picie.config.methods import all_sections, config_class
 from picie.config.sections import Config
-from picie.errors import InputError, nearest
+from picie.errors import InputError, nearest, validation_message
 
 
 def preset_names() -> list[str]:
@@ -42,6 +43,7 @@ def load(preset: str | None = None, file: Path | None = None, overrides: Sequenc
         preset: a name from `preset_names()`; none is `default`.
         file: a TOML file with any of the sections.
         overrides: "section.key=value" strings; values in TOML's syntax, where bare words are strings. Or nested dictionaries.
+            The names of code ("module:attribute") in the strings are trusted, see `picie.registry.trust`.
 
     Raises:
         InputError: an unknown preset or key, a file that is no TOML, or a value out of range.
@@ -54,6 +56,8 @@ def load(preset: str | None = None, file: Path | None = None, overrides: Sequenc
     if file is not None:
         _merge(values, read_toml(file))
     for override in overrides:
+        if isinstance(override, str):
+            registry.trust(_code_names(_parse_override(override)))
         _merge(values, _parse_override(override) if isinstance(override, str) else override)
     for override in overrides:  # an unknown key that is unset ("key=") leaves no trace in `values`
         if isinstance(override, str):
@@ -77,7 +81,7 @@ def read_toml(file: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputError(f"{file}: cannot be read: {reason}; give a TOML file") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also an integer of thousands of digits
         raise InputError(f"{file}: not valid TOML: {error}") from error
     return content
 
@@ -89,7 +93,7 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        raise InputError(_first_error(error)) from error
+        raise InputError(validation_message(error)) from error
 
 
 def to_toml(config: Config) -> str:
@@ -110,6 +114,18 @@ def _class_of(values: Mapping[str, Any]) -> type[Config]:
     """The configuration's class, by the method that `values` name."""
     method = values.get("method", Config.model_fields["method"].default)
     return config_class(method) if isinstance(method, str) else Config
+
+
+def _code_names(value: Any) -> Iterator[str]:
+    """Every "module:attribute" in the value of an option; lists of transforms may be written with commas."""
+    if isinstance(value, str):
+        yield from (part.strip() for part in value.split(",") if ":" in part)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _code_names(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _code_names(item)
 
 
 _UNSET = object()  # the value of "key=": what lower layers say is dropped, and the default holds
@@ -133,7 +149,7 @@ def _parse_override(text: str) -> dict[str, Any]:
         raise InputError(f"{text!r} is not an option; write section.key=value, e.g. train.lr=1e-4")
     try:
         parsed: Any = tomllib.loads(f"value = {value}")["value"] if value.strip() else _UNSET
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         parsed = value
     first, *rest = key.strip().split(".")
     for part in reversed(rest):
@@ -160,14 +176,3 @@ def _nearest_key(key: str, model: type[BaseModel], prefix: str) -> str:
     if not prefix and key in all_sections():
         return f"it holds options of method={key} alone"
     return nearest(prefix + key, [prefix + name for name in model.model_fields])
-
-
-def _first_error(error: ValidationError) -> str:
-    """One line from pydantic's report: the option, what is wrong, and the value given."""
-    first = error.errors()[0]
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("should be", "must be")
-    where = ".".join(str(part) for part in first["loc"])
-    if not where:
-        return message
-    given = first["input"]
-    return f"{where} = {given!r}: {message[0].lower() + message[1:]}"

@@ -20,7 +20,7 @@ def config_class(method: str) -> type[Config]:
     """
     if method in registry.METHOD_OPTIONS:
         target = registry.METHOD_OPTIONS[method]
-        return Config if target is None else _with_section(method, registry.find({}, target, "method"))
+        return Config if target is None else _with_section(method, registry.find({method: target}, method, "method"))
     method_class = registry.find(registry.METHODS, method, "method")
     options = getattr(method_class, "Options", None)
     if options is None:

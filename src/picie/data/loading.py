@@ -8,6 +8,7 @@ operating system deletes the file when the process ends, even if it is killed.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import logging
@@ -155,7 +156,7 @@ class FrameCache:
             return error
         frame = centre_frame(image, self.size).tobytes()
         if self._file is not None and os.pwrite(self._file.fileno(), frame, index * self._bytes) < len(frame):
-            raise InputError("the disk with the run's folder is full; free some space, or set run.cache_gb=0")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return _Filled(hashlib.sha256(frame).digest(), inspect(image))
 
     def batches(self, batches: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, Tensor]]:

@@ -28,6 +28,7 @@ from picie.errors import InputError
 from picie.inference.segmenter import Segmenter
 from picie.methods.base import Method
 from picie.runtime import checkpoint
+from picie.runtime.atomic_write import write_atomically
 from picie.runtime.device import Engine
 from picie.runtime.output_paths import check_file
 from picie.runtime.progress import log
@@ -74,12 +75,12 @@ def export(run: str | Path, file: str | Path, size: tuple[int, int] | None = Non
     if file.suffix == ".pt2":
         log.info("writing %s", file)
         extra = {METADATA: json.dumps(metadata)}
-        checkpoint.write_atomically(file, lambda opened: torch.export.save(program, opened, extra_files=extra))
+        write_atomically(file, lambda opened: torch.export.save(program, opened, extra_files=extra))
     else:
         log.info("converting to ONNX (20 to 60 s)")
         content = _to_onnx(segmenter, program, metadata)
         log.info("writing %s", file)
-        checkpoint.write_atomically(file, lambda opened: opened.write(content))
+        write_atomically(file, lambda opened: opened.write(content))
     if Engine(segmenter.engine.device, precision).bf16:
         log.info(
             "the file computes in fp32, picie predict on this machine in bf16: labels can differ "

@@ -25,6 +25,7 @@ from picie.config import Config
 from picie.errors import InputError
 from picie.models.extractor import Extractor
 from picie.runtime import checkpoint, output_paths
+from picie.runtime.checkpoint_schema import is_dense
 from picie.runtime.progress import log
 from picie.runtime.run_record import RunRecord
 from picie.version import __version__
@@ -75,6 +76,7 @@ def import_checkpoint(file: str | Path, out: str | Path, dataset: str = "cocostu
     """
     file, out = Path(file), Path(out)
     output_paths.check_new(out)
+    registry.trust([dataset])
     registry.find(registry.DATASETS, dataset, "--dataset")
     published = _read(file)
     settings = _settings(published, dataset)
@@ -93,7 +95,7 @@ def import_checkpoint(file: str | Path, out: str | Path, dataset: str = "cocostu
         **{"epoch": published.epoch or 0, "step": 0, "finished": True, "matching": None},
     }
     with output_paths.new_folder(out):
-        (out / "config.toml").write_text(config.to_toml(settings), "utf-8")
+        output_paths.write_text(out / "config.toml", config.to_toml(settings))
         record = RunRecord(out)
         record.start({})
         record.update(status="imported", imported={**source, "args": published.args})
@@ -130,22 +132,12 @@ def _tensors(content: Mapping[Any, Any], section: str, file: Path) -> dict[str, 
     for name, tensor in state.items():
         if not (isinstance(name, str) and isinstance(tensor, Tensor)):
             raise InputError(f"{file}: {section}: {name!r:.80} is not a named tensor; the file is damaged")
-        if not _is_dense(tensor):
+        if not is_dense(tensor):
             raise InputError(f"{file}: {section}: {name!r:.80} is not a dense tensor of real numbers")
         if not tensor.isfinite().all():
             raise InputError(f"{file}: {section}: {name!r:.80} has values that are not finite; the training diverged")
         tensors[name.removeprefix("module.")] = tensor.detach()
     return tensors
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    """Whether a tensor is dense and real, and all its values are stored: a strided view of a small
-    file may claim 40 TB.
-    """
-    unusual = tensor.is_nested or tensor.is_quantized or tensor.is_complex()
-    if unusual or tensor.layout != torch.strided or tensor.device.type != "cpu":
-        return False
-    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _classifier(state: Mapping[str, Tensor], section: str, file: Path) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ from picie.data.loading import read_ahead
 from picie.data.search import search_photos
 from picie.errors import InputError, UnreadableImageError
 from picie.inference.segmenter import Segmenter
-from picie.runtime.output_paths import check_file
+from picie.runtime.atomic_write import write_atomically
+from picie.runtime.output_paths import check_file, write_json
 from picie.runtime.progress import Progress, log
 
 _SIDE, _COLUMNS, _GAP, _FONT_SIZE, _RADIUS = 200, 6, 6, 14, 9  # layout of the picture, in pixels
@@ -177,7 +177,7 @@ def _features(segmenter: Segmenter, paths: Sequence[Path], advance: Callable[[in
 def _write(out: Path, query: Neighbor, results: Sequence[Neighbor]) -> None:
     """Write the picture of the query and its neighbours, and the same as JSON."""
     content = {"query": _plain(query), "neighbors": [_plain(neighbor) for neighbor in results]}
-    out.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    write_json(out.with_suffix(".json"), content)
     shown = [query, *results]
     titles = ["query", *(f"{n.similarity:.3f} {n.name}" for n in results)]
     columns = min(_COLUMNS, len(shown))
@@ -191,7 +191,7 @@ def _write(out: Path, query: Neighbor, results: Sequence[Neighbor]) -> None:
             title = title[:-2] + "…"
         draw.text((left, top), title, fill="black", font=font)
         canvas.paste(surroundings(open_image(Path(neighbor.path)), neighbor.x, neighbor.y), (left, top + _FONT_SIZE + _GAP))
-    canvas.save(out)
+    write_atomically(out, lambda file: canvas.save(file, "PNG"))
 
 
 def _plain(neighbor: Neighbor) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,14 +25,14 @@ from picie.inference.input_files import find_inputs, output_names
 from picie.inference.prediction_record import FILE_NAME, MadeBy, Prediction, Record, fingerprint, signature
 from picie.inference.segmenter import Segmenter
 from picie.runtime import checkpoint
+from picie.runtime.atomic_write import clear_partials, write_atomically
 from picie.runtime.interrupts import graceful_stop
 from picie.runtime.progress import Progress, log
 
 _LEGEND = "legend"
 _LEGEND_WIDTH = 640
 _MAX_JPEG = 65_500  # pixels a side; a longer overlay is a PNG
-_PARTIAL = ".picie.partial"  # a file that is being written
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # they affect all files
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}  # they affect all files
 
 
 @dataclass(frozen=True)
@@ -229,25 +228,21 @@ class _Prediction:
         """Write the record and the legend, once there is something to write. Raises `OSError`."""
         if not self.begun:
             self.out.mkdir(parents=True, exist_ok=True)
+            clear_partials(self.out)
             self.record.save()
             self._write(f"{_LEGEND}.png", _encoded(legend(self.segmenter.names, self.segmenter.colors, _LEGEND_WIDTH), "PNG"))
             self.begun = True
 
     def _write(self, name: str, data: bytes) -> None:
         """Write a file in one step. Raises `OSError`."""
-        target, partial = self.out / name, self.out / _PARTIAL  # of a short name, which fits where the target's does not
+        target = self.out / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
+        write_atomically(target, lambda file: file.write(data))
 
     def _end(self) -> None:
         """Save the record of what is done."""
         if self.begun:
             self.record.skipped = self.summary.skipped
-            (self.out / _PARTIAL).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # on a full disk the last record stays
                 self.record.save()
 

@@ -14,7 +14,8 @@ import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from picie.errors import InputError
-from picie.runtime.checkpoint import classifier_in_use, write_atomically
+from picie.runtime.atomic_write import write_atomically
+from picie.runtime.checkpoint import classifier_in_use
 from picie.runtime.progress import log
 from picie.version import __version__
 

@@ -19,7 +19,7 @@ from picie.data.scaling import Reading
 from picie.display.colors import hex_to_rgb
 from picie.errors import InputError
 from picie.inference.segments import Segments
-from picie.methods.base import build_method
+from picie.methods.base import Method, build_method
 from picie.methods.losses import prototype_logits
 from picie.runtime import checkpoint
 from picie.runtime.device import Engine, pick_device
@@ -113,7 +113,7 @@ class Segmenter:
             raise InputError("the run was stopped before its first clusters; go on with picie train --resume RUN")
         config = from_dict(state["config"])
         method = build_method(config, pretrained=False)
-        method.load_state_dict(state["method"])
+        _load_weights(method, state)
         engine = Engine(pick_device(device), config.train.precision)
         method.prepare(engine.device, engine.bf16)
         method.eval()
@@ -189,6 +189,19 @@ class Segmenter:
         height, width = whole_size(image.height, image.width, self.config.evaluate_size)
         resized = image.resize((width, height), Image.Resampling.BILINEAR)
         return torch.from_numpy(np.asarray(resized).transpose(2, 0, 1)[None].copy())
+
+
+def _load_weights(method: Method, state: dict[str, Any]) -> None:
+    """Load a checkpoint's weights. Raises `InputError` if they are not those of its configuration."""
+    advice = "the checkpoint is damaged, restore a copy of it, or train again"
+    try:
+        method.load_state_dict(state["method"])
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise InputError(f"the weights do not fit the configuration ({reason:.200}): {advice}") from error
+    dim = checkpoint.classifier_in_use(state)[0].shape[1]
+    if dim != method.dim:
+        raise InputError(f"the clusters have {dim} dimensions, and the features have {method.dim}: {advice}")
 
 
 def enlarged_argmax(logits: Tensor, size: tuple[int, int], values: Tensor | None = None) -> Tensor:

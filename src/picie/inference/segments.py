@@ -20,6 +20,7 @@ from picie.config import read_toml
 from picie.data.base import UNMATCHED, ClassMap
 from picie.display.colors import is_hex, palette, rgb_to_hex
 from picie.errors import InputError, nearest
+from picie.runtime.output_paths import write_text
 
 _AUTOMATIC = re.compile(r"cluster \d+(\.\d+)*")
 _MAX_NAME = 200  # characters
@@ -220,7 +221,7 @@ def write_file(path: Path, segments: Segments, clusters: str) -> None:
         {"name": name, "color": color, "clusters": clusters}
         for name, color, clusters in zip(segments.names, segments.colors, segments.members(), strict=True)
     ]
-    path.write_text(tomli_w.dumps({"k": len(segments.assignment), "of": clusters, "segments": rows}), "utf-8")
+    write_text(path, tomli_w.dumps({"k": len(segments.assignment), "of": clusters, "segments": rows}))
 
 
 def read_file(path: Path, k: int, clusters: str) -> Segments:

@@ -30,7 +30,8 @@ from picie.report.score_tables import class_rows, confusion_matrices
 from picie.report.settings import changed_options, environment
 from picie.report.subject import Subject, open_subject
 from picie.report.view_pairs import gather_views
-from picie.runtime.checkpoint import find_checkpoint, write_atomically
+from picie.runtime.atomic_write import write_atomically
+from picie.runtime.checkpoint import find_checkpoint
 from picie.runtime.output_paths import check_file
 from picie.scoring.evaluation import Evaluation
 from picie.version import __version__

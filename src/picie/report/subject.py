@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,7 +64,7 @@ def open_subject(run: str | Path, data: str | Path | None, device: str, evaluati
     if data is not None and not Path(data).is_dir():
         raise InputError(f"--data {data}: no such folder; give the one that holds the run's dataset")
     folder = path.parent
-    subject = Subject(folder, from_dict(state["config"]), state, _record(folder), read_metrics(folder))
+    subject = Subject(folder, from_dict(state["config"]), state, RunRecord(folder).read(), read_metrics(folder))
     notes = subject.notes
     try:
         subject.images = training_images(subject.config.data, data)
@@ -91,13 +90,6 @@ def open_subject(run: str | Path, data: str | Path | None, device: str, evaluati
     if not subject.metrics:
         notes.append("No curves: the run has no metrics.jsonl. It was imported, or the file was removed.")
     return subject
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    try:
-        return RunRecord(folder).read()
-    except json.JSONDecodeError:
-        return {}
 
 
 def _share_names(subject: Subject) -> None:

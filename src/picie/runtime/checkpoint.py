@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from picie.errors import InputError
+from picie.runtime import checkpoint_schema
+from picie.runtime.atomic_write import clear_partials, write_atomically
 
 FILE_NAME = "checkpoint.pt"
 _FORMAT = "picie"
@@ -56,8 +58,12 @@ def load(run: str | Path) -> dict[str, Any]:
     state = read_tensors(path)
     if not (isinstance(state, dict) and state.get("format") == _FORMAT):
         raise InputError(f"{path}: is not a checkpoint of picie; give a folder that `picie train` made")
-    if state.get("version", 0) > _VERSION:
+    version = state.get("version", 0)
+    if isinstance(version, int) and version > _VERSION:
         raise InputError(f"{path}: was written by a newer picie ({state.get('picie')}); upgrade picie to read it")
+    problem = checkpoint_schema.fault(state)
+    if problem is not None:
+        raise InputError(f"{path}: the checkpoint is damaged: {problem}; restore a copy of it, or train again")
     _check_finite(path, state)
     return state
 
@@ -140,23 +146,8 @@ def exclusive(folder: Path) -> Iterator[bool]:
             locked = True
         except OSError:
             locked = False
+        if locked and os.access(folder, os.W_OK):
+            clear_partials(folder)
         yield locked
     finally:
         os.close(handle)
-
-
-def write_atomically(path: Path, write: Any) -> None:
-    """Write `path` atomically.
-
-    `write(file)` is called on a temporary binary file beside `path`, which is then synced to disk
-    and renamed.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

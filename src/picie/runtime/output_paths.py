@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from picie.errors import InputError
+from picie.runtime.atomic_write import is_partial, write_atomically
 
 
 def check_new(out: Path, otherwise: str = "") -> None:
@@ -17,8 +18,13 @@ def check_new(out: Path, otherwise: str = "") -> None:
 
     `otherwise` names an alternative for the user.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or not is_empty(out)):
         raise InputError(f"--out {out}: exists already; give another folder{otherwise}")
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a folder contains nothing but temporary files of a process that was killed."""
+    return all(is_partial(path) for path in folder.iterdir())
 
 
 def check_file(option: str, file: Path | None) -> None:
@@ -35,7 +41,12 @@ def check_file(option: str, file: Path | None) -> None:
 def write_json(file: Path | None, content: Mapping[str, Any]) -> None:
     """Write `content` to `file` as JSON, if a file is given."""
     if file is not None:
-        file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+        write_text(file, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a text file in one step."""
+    write_atomically(file, lambda opened: opened.write(text.encode()))
 
 
 def missing(out: Path) -> list[Path]:

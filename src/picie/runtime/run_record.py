@@ -12,8 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from picie.errors import InputError
 from picie.runtime import distributed
+from picie.runtime.atomic_write import write_atomically
 from picie.runtime.loggers import Logger, open_loggers
+from picie.runtime.record_schema import parse_line, parse_record
 
 _PACKAGES = ("picie", "torch", "torchvision", "timm", "numpy", "scipy", "pillow", "safetensors")
 
@@ -68,11 +71,8 @@ class RunRecord:
             logger.close()
 
     def read(self) -> dict[str, Any]:
-        """Return the content of run.json, empty if there is none."""
-        if not self._record.is_file():
-            return {}
-        content: dict[str, Any] = json.loads(self._record.read_text("utf-8"))
-        return content
+        """Return the content of run.json, empty if there is none. Raises `InputError` if it is damaged."""
+        return parse_record(self._record, _read_text(self._record)) if self._record.is_file() else {}
 
     def _write(self, record: dict[str, Any]) -> None:
         _replace(self._record, json.dumps(record, indent=2) + "\n")
@@ -103,19 +103,25 @@ class RunRecord:
 
 
 def _replace(path: Path, text: str) -> None:
-    from picie.runtime.checkpoint import write_atomically  # imports torch, which takes seconds
-
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of metrics.jsonl in `folder`; a truncated last line is ignored."""
+    """Return the lines of metrics.jsonl; a truncated last line is ignored. Raises `InputError` if it is damaged."""
     path = folder / "metrics.jsonl"
-    lines = []
-    for line in path.read_text("utf-8").splitlines() if path.is_file() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            lines.append(json.loads(line))
-    return lines
+    *lines, rest = (_read_text(path) if path.is_file() else "").split("\n")
+    metrics = [parse_line(path, n, line) for n, line in enumerate(lines, 1)]
+    with contextlib.suppress(InputError):  # of a run that was killed while it wrote, the last line may end anywhere
+        metrics.append(parse_line(path, len(lines) + 1, rest))
+    return metrics
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"{path}: cannot be read: {reason}; restore a copy of it, or remove it") from error
 
 
 def versions() -> dict[str, str]:
@@ -134,10 +140,10 @@ def git_state() -> str | None:
     """
     here = Path(__file__)
     commands = (["ls-files", "--error-unmatch", here.name], ["describe", "--always", "--dirty=+changes", "--abbrev=12"])
-    text = ""
+    git, text = ("git", "--no-optional-locks", "-C", str(here.parent)), ""
     for command in commands:  # the first fails if picie is in another repository's checkout without being part of it
         try:
-            done = subprocess.run(["git", "-C", str(here.parent), *command], capture_output=True, text=True, timeout=10)
+            done = subprocess.run([*git, *command], capture_output=True, text=True, timeout=10)
         except (OSError, subprocess.TimeoutExpired):
             return None
         if done.returncode != 0:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from picie import registry
 from picie.config import Config, EvaluateConfig, with_overrides
 from picie.data import label_summary, open_dataset, takes_folder
 from picie.data.base import Dataset
@@ -125,7 +126,9 @@ def open_labelled(
         InputError: there is no such dataset, or it has no labels.
     """
     run_data = config.data
-    if name is None:
+    if name is not None:
+        registry.trust([name])  # the caller's own word
+    else:
         name = run_data.name if data is None or takes_folder(run_data.name) else "folder"
     root = str(data) if data is not None else run_data.root if takes_folder(name) else None
     source = run_data.model_copy(update={"name": name, "root": root})

@@ -14,6 +14,7 @@ import torch
 from picie.config import Config, from_dict, read_toml, with_overrides
 from picie.errors import InputError, LostError, TrainingError
 from picie.runtime import checkpoint, distributed, output_paths
+from picie.runtime.atomic_write import is_disk_full
 from picie.runtime.interrupts import graceful_stop
 from picie.runtime.progress import Progress, log
 from picie.runtime.run_record import RunRecord
@@ -124,6 +125,17 @@ def _train(config: Config, out: Path, saved: dict[str, Any] | None) -> _Outcome:
                 if empty and not (out / checkpoint.FILE_NAME).exists():
                     output_paths.clear(out, made)
                 raise
+            except OSError as error:
+                if not is_disk_full(error):
+                    raise
+                if empty and not (out / checkpoint.FILE_NAME).exists():
+                    output_paths.clear(out, made)
+                    raise TrainingError(
+                        f"{out}: the disk is full, and nothing is kept; free some space or set run.cache_gb=0, then train again"
+                    ) from error
+                raise TrainingError(
+                    f"{out}: the disk is full; the last checkpoint is kept; free some space, then {folder.how_to_resume}"
+                ) from error
             except torch.OutOfMemoryError as error:
                 advice = "lower run.keep_gb, train.batch_size, cluster.batch_size or views.size"
                 raise TrainingError(f"{out}: out of memory on {setup.engine.device}; {advice}") from error
@@ -208,7 +220,7 @@ def _locked(out: Path) -> Iterator[bool]:
         if not alone:  # and nothing here is this run's to clear or to close
             raise InputError(f"{out}: another picie is at work on this run; wait for it")
         distributed.barrier()
-        yield not any(out.iterdir())
+        yield output_paths.is_empty(out)
 
 
 def _conclude(outcome: _Outcome) -> None:

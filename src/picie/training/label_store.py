@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from picie.errors import InputError
 from picie.runtime import distributed
+from picie.runtime.atomic_write import reserve
 from picie.runtime.device import to_device
 
 _NEEDED = "is needed to resume within an epoch,"
@@ -38,7 +40,8 @@ class PseudoLabelStore:
         self._path, self._dtype = path, np.dtype(np.uint8 if k <= 256 else np.uint16)
         if not keep:
             if distributed.is_main():
-                self._map = np.lib.format.open_memmap(path, mode="w+", dtype=self._dtype, shape=shape)
+                _create(path, shape, self._dtype)
+                self._map = np.lib.format.open_memmap(path, mode="r+")
             return
         try:
             np.lib.format.open_memmap(path, mode="r")  # refuses a file cut short, which "r+" would lengthen with zeros
@@ -47,6 +50,8 @@ class PseudoLabelStore:
             raise InputError(f"{path}: {_NEEDED} but cannot be read; put it back or train anew") from error
         if self._map.shape != shape or self._map.dtype != self._dtype:
             raise InputError(f"{path}: {_NEEDED} but belongs to another run; put the right one back or train anew")
+        if any(int(images.max(initial=0)) >= k for row in self._map for images in row):
+            raise InputError(f"{path}: {_NEEDED} but holds labels of no cluster; it is damaged: put it back or train anew")
 
     def write(self, row: int, indices: np.ndarray, labels: Tensor) -> None:
         """Store `labels` (B, h, w) of the images `indices` in row `row` of the M; each process passes its own."""
@@ -82,3 +87,11 @@ class PseudoLabelStore:
             raise InputError(
                 f"{self._path}: cannot be read by every process of the run; give an --out that all its machines share"
             ) from error
+
+
+def _create(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Make an .npy file whose bytes are all on the disk. Raises `OSError` if it is full."""
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        reserve(file, path, file.tell() + math.prod(shape) * dtype.itemsize)

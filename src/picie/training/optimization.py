@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,3 +90,29 @@ class Optimizer:
             gradient.copy_(total.view_as(gradient))
         result: Tensor = weighted
         return result
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Restore an optimizer from a checkpoint, like `load_state_dict`, which checks little.
+
+    Raises:
+        ValueError: the state does not fit the optimizer's parameters; a damaged checkpoint may also raise other errors.
+    """
+    before = [_kinds(group) for group in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    if [_kinds(group) for group in optimizer.param_groups] != before:
+        raise ValueError("the optimizer's options are not those of its configuration")
+    kinds = []
+    for parameter, values in optimizer.state.items():
+        tensors = [value for value in values.values() if isinstance(value, Tensor)]
+        if not isinstance(parameter, Tensor) or any(t.dim() > 0 and t.shape != parameter.shape for t in tensors):
+            raise ValueError("the optimizer's state does not fit the parameters")
+        kinds.append({name: (type(value), getattr(value, "dtype", None)) for name, value in values.items()})
+    if any(kind != kinds[0] for kind in kinds):
+        raise ValueError("the optimizer's state differs from parameter to parameter")
+
+
+def _kinds(group: dict[str, Any]) -> dict[str, Any]:
+    """The type of each option of a parameter group."""
+    options = {name: value for name, value in group.items() if name != "params"}
+    return {name: [type(v) for v in value] if isinstance(value, tuple) else type(value) for name, value in options.items()}

@@ -15,7 +15,7 @@ import numpy as np
 from picie.config import to_toml
 from picie.data.loading import FrameCache
 from picie.errors import InputError
-from picie.runtime import checkpoint, distributed
+from picie.runtime import distributed, output_paths
 from picie.runtime.device import peak_memory_mb
 from picie.runtime.interrupts import StopRequest
 from picie.runtime.profiling import stage
@@ -51,8 +51,7 @@ class RunFolder:
     def begin(self, setup: Setup, new: bool) -> None:
         """Write run.json, and the configuration of a `new` run."""
         if new and distributed.is_main():
-            text = to_toml(setup.config).encode()
-            checkpoint.write_atomically(self.out / "config.toml", lambda file: file.write(text))
+            output_paths.write_text(self.out / "config.toml", to_toml(setup.config))
         self.record.start({"engine": setup.engine.describe()})
 
     @contextlib.contextmanager

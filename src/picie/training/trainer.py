@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from picie.data.loading import split_batches
-from picie.errors import TrainingError
+from picie.errors import InputError, TrainingError
 from picie.methods.losses import class_weights
 from picie.runtime import checkpoint, distributed
 from picie.runtime.device import AsyncCopy, peak_memory_mb
@@ -34,7 +34,7 @@ from picie.scoring.evaluation import Evaluation, matching_state
 from picie.training.collapse import collapse_signs
 from picie.training.feature_source import FeatureSource
 from picie.training.label_store import PseudoLabelStore
-from picie.training.optimization import Optimizer
+from picie.training.optimization import Optimizer, load_optimizer_state
 from picie.training.prototype_refit import refit_images, refit_prototypes
 from picie.training.pseudo_labels import Clustering, generate_pseudo_labels
 from picie.training.run_folder import RunFolder
@@ -103,9 +103,16 @@ class Trainer:
         state.finished = state.finished and state.epoch >= self.config.train.epochs
         if state.clusterings:
             self._start_epoch()
-        self.method.load_state_dict(saved["method"])  # after `start_epoch`, which may make a new classifier
-        for optimizer, values in zip(self.optimizer.optimizers, saved["optimizers"], strict=True):
-            optimizer.load_state_dict(values)
+        try:
+            self.method.load_state_dict(saved["method"])  # after `start_epoch`, which may make a new classifier
+            for optimizer, values in zip(self.optimizer.optimizers, saved["optimizers"], strict=True):
+                load_optimizer_state(optimizer, values)
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+            reason = (str(error).strip().splitlines() or [""])[-1].strip()
+            raise InputError(
+                f"--resume {self.folder.out}: the checkpoint does not fit its configuration ({reason:.200}); it is damaged: "
+                "restore a copy of it, or train again"
+            ) from error
         self.folder.record.keep_epochs(state.epoch)
         if state.finished:
             log.info("finished already, %d epochs; --epochs N trains more", state.epoch)

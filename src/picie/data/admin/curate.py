@@ -15,7 +15,7 @@ from picie.data.labels import check_values
 from picie.data.layout import DATASET_FOLDER, existing_folder
 from picie.data.loading import read_ahead
 from picie.errors import InputError
-from picie.runtime.checkpoint import write_atomically
+from picie.runtime.atomic_write import write_atomically
 
 log = logging.getLogger(__name__)
 

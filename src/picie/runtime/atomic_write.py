@@ -1,0 +1,123 @@
+"""Writes files so that a full disk or a kill leaves the earlier file whole."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import shutil
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+_ZEROS = bytes(2**20)
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Replace the file at `path` in one step.
+
+    The content is made in memory, because a writer of torch aborts the process if the disk is full. Then it is written to a
+    temporary file beside `path`, forced to disk, and renamed.
+
+    Args:
+        path: the file.
+        write: called with a binary file in memory; writes the content to it.
+
+    Raises:
+        OSError: the file cannot be written; what was at `path` before is unchanged.
+    """
+    content = io.BytesIO()
+    write(content)
+    _check_room(path, content.tell())
+    # A short name fits where a long name with a suffix would not.
+    partial = path.with_name(f".{zlib.crc32(path.name.encode()):08x}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise _named(error, path) from error
+    finally:
+        partial.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def reserve(file: BinaryIO, path: Path, size: int) -> None:
+    """Let an open file have `size` bytes that are really on the disk.
+
+    A file that is only long, and mapped into memory, would end the process by SIGBUS on a full disk.
+
+    Args:
+        file: the file, open for writing.
+        path: its path, for the error.
+        size: its size in bytes.
+
+    Raises:
+        OSError: there is no room for it.
+    """
+    try:
+        _check_room(path, size - os.fstat(file.fileno()).st_size)
+        if not _allocate(file, size):
+            file.seek(0, os.SEEK_END)
+            while (missing := size - file.tell()) > 0:
+                file.write(_ZEROS[:missing])
+            file.flush()
+    except OSError as error:
+        raise _named(error, path) from error
+
+
+def _allocate(file: BinaryIO, size: int) -> bool:
+    """Ask the system for the room; False where it cannot (macOS, some network drives)."""
+    if not hasattr(os, "posix_fallocate"):
+        return False
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        if error.errno in {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}:
+            return False
+        raise
+    return True
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether a write failed for want of room: a full disk, a quota, or the limit on the size of a file."""
+    return error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def is_partial(path: Path) -> bool:
+    """Whether `path` is named like a temporary file of `write_atomically`."""
+    return path.name.startswith(".") and path.name.endswith(".partial")
+
+
+def clear_partials(folder: Path) -> None:
+    """Delete the temporary files that killed processes left in `folder` or below, which nobody else writes to."""
+    for path in folder.rglob(".*.partial"):
+        path.unlink(missing_ok=True)
+
+
+def _check_room(path: Path, size: int) -> None:
+    free = shutil.disk_usage(path.parent).free
+    if size > free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def _named(error: OSError, path: Path) -> OSError:
+    """`error` with the file's own name, not that of the temporary file."""
+    return OSError(error.errno, error.strerror, str(path))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force a rename to disk, on systems that can."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:  # some network drives cannot
+        pass
+    finally:
+        os.close(handle)
