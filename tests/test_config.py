@@ -287,3 +287,7 @@ def test_values_that_would_exhaust_memory_or_time_are_refused(option: str) -> No
     key = option.partition("=")[0]
     with pytest.raises(InputError, match=rf"{key} = "):
         load(None, None, [option])
+
+
+def test_the_defaults_are_valid() -> None:
+    assert from_dict(Config().model_dump(mode="json")) == Config()

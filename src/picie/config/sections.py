@@ -41,7 +41,9 @@ class DataConfig(Section):
     scale: dict[str, tuple[float, float]] = Field(
         {}, description="values that become black and white, by type, e.g. scale.uint16=[0, 4095]; measured if not given"
     )
-    max_pixels: PositiveInt = Field(500_000_000, description="images with more pixels are not read")
+    max_pixels: Annotated[int, Field(ge=1, le=2**40, strict=True)] = Field(
+        500_000_000, description="images with more pixels are not read"
+    )
 
     @field_validator("include", "exclude", mode="before")
     @classmethod
