@@ -127,7 +127,6 @@ def _flag(fixture: Fixture, place: Path, rng: Rng) -> Command:
         ["name", _own_run(fixture, place), f"--split={value}"],
         ["name", _own_run(fixture, place), f"--merge-to={value}"],
         ["name", _own_run(fixture, place), f"--k={value}"],
-        ["clusters", "suggest-k", fixture.run, f"--device={value}"],
         ["ablate", fixture.data, "--out", place / "ablation", f"--vary={value}", *UNTRAINED],
         ["compare", fixture.run, value],
         ["list", value],
@@ -229,7 +228,6 @@ def _read_run(fixture: Fixture, run: Path, place: Path, rng: Rng) -> Command:
         ["name", run, "0=sky:#0000ff"],
         ["train", "--resume", run, "train.epochs=3", "run.report=false"],
         ["neighbors", run, images / "100.jpg", "3", "4", "--in", images, "--out", place / "n.png"],
-        ["clusters", "suggest-k", run],
         ["report", run, "--out", place / "report.html"],
         ["compare", run, fixture.run],
     ]
