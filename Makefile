@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 READY := .venv/.ready
 BENCH = .venv/bin/python -m benchmarks $(DATA) --out benchmarks/results
 
-.PHONY: setup demo test fuzz check bench docs clean
+.PHONY: setup demo test test-long fuzz check bench docs clean
 
 setup: $(READY)
 
@@ -18,6 +18,9 @@ demo: $(READY)   ## train, evaluate and predict on built-in scenes; prints the p
 
 test: $(READY)   ## run the whole test suite
 	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2
+
+test-long: $(READY)  ## export every listed backbone; takes about 3 minutes of CPU
+	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 -m long tests
 
 fuzz: $(READY)   ## try 2,016 damaged inputs; takes about 20 minutes
 	OMP_NUM_THREADS=1 .venv/bin/python -m tests.robustness

@@ -11,7 +11,7 @@ from tests.tiny_datasets import MAKERS
 from picie.config import load, preset_names, preset_text
 from picie.runtime.run_record import read_metrics
 
-HOW_IT_WORKS = (Path(__file__).parents[2] / "docs" / "how-it-works.md").read_text("utf-8")
+RECIPES = (Path(__file__).parents[2] / "docs" / "research" / "published-recipes.md").read_text("utf-8")
 SMALL = (
     "model.backbone=test_efficientnet",
     "model.pretrained=false",
@@ -70,7 +70,7 @@ def test_a_published_recipe_has_the_published_settings(preset: str) -> None:
         assert config.model_dump()["mdc"]["lr"] == config.train.lr
     assert config.data.train_split == ("train" if preset.startswith("coco") else "test+train_extra")
     assert config.evaluate.split == "val"
-    row = next(line for line in HOW_IT_WORKS.splitlines() if line.startswith("| points that k-means starts from "))
+    row = next(line for line in RECIPES.splitlines() if line.startswith("| points that k-means starts from "))
     points = 20 * config.cluster.batch_size * (config.views.size // 4) ** 2
     assert f"{points / 1e6:.1f} million" in row  # of the published code
     assert f"`cluster.init_points` = {config.cluster.init_points:,}" in row

@@ -231,7 +231,7 @@ def test_the_default_backbone_is_exported_within_a_minute_of_cpu(tmp_path: Path,
     assert metadata_of(file)["size"] is None
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("backbone", [name for name in BACKBONES if name != SHIPPED_BACKBONE])
 def test_every_listed_backbone_can_be_exported(tmp_path: Path, labelled_folder: Path, backbone: str) -> None:
     run, file = tmp_path / "run", tmp_path / "net.pt2"

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -173,5 +174,7 @@ def _check_tensors(tensors: Mapping[str, Tensor], own: StateDict, path: Path) ->
             )
         if tensor.is_meta:
             raise InputError(f"model.weights: {path}: {name} has no values (a meta tensor); save the weights again")
+        if tensor.layout != torch.strided or tensor.is_complex() or tensor.is_quantized:
+            raise InputError(f"model.weights: {path}: {name} is not a dense tensor of real numbers; save it as one")
         if not tensor.isfinite().all():
             raise InputError(f"model.weights: {path}: {name} holds values that are not finite (NaN or infinity)")
