@@ -36,6 +36,10 @@ def test_nothing_given_is_the_defaults() -> None:
     assert Config().evaluate_size == 160
 
 
+def test_the_defaults_pass_their_own_limits() -> None:
+    assert from_dict(Config().model_dump()) == Config()
+
+
 def test_layers_lie_over_each_other(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text("seed = 5\n[cluster]\nk = 7\nwarm_start = true\n[loss]\ntemperature = 0.9\n", "utf-8")
