@@ -15,7 +15,7 @@ from picie.data.labels import check_values
 from picie.data.layout import DATASET_FOLDER, existing_folder
 from picie.data.loading import read_ahead
 from picie.errors import InputError
-from picie.runtime.atomic_write import write_atomically
+from picie.runtime.output_paths import write_text
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +61,7 @@ def curate(root: Path, reporter: Reporter) -> None:
     for split, ids in selected.items():
         path = list_path(root, split)
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = "".join(f"{i}\n" for i in ids).encode()
-        write_atomically(path, lambda file, content=content: file.write(content))
+        write_text(path, "".join(f"{i}\n" for i in ids))
 
 
 def stuff_share(raw: np.ndarray) -> float:
