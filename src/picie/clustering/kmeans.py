@@ -254,7 +254,7 @@ class KMeans:
     def _refine(self, sample: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
         """Run `lloyd` from `centroids`, first on a part of a large sample."""
         part, steps = self._subsample(sample, *_SUBSAMPLE), self.steps
-        if len(part) < len(sample):  # most iterations on a part of the points (docs/log.md)
+        if len(part) < len(sample):  # most iterations on a part of the points (docs/research/log.md)
             means, _ = lloyd(part, centroids, steps, self.metric, self.reseed)
             centroids, steps = project(means, self.metric).to(sample), max(1, steps // 10)
         return lloyd(sample, centroids, steps, self.metric, self.reseed)

@@ -1,4 +1,4 @@
-"""One run in several processes, started by torchrun (docs/several-processes.md).
+"""One run in several processes, started by torchrun (docs/guides/gpu.md).
 
 Outside `process_group`, and with one process, each function returns the result of a single
 process: a sum is its only summand, there is no waiting, and torch.distributed is not used. All
