@@ -38,7 +38,10 @@ def epoch_charts(metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
 
     def by_view(key: str) -> dict[str, list[tuple[int, float | None]]]:
         views = max((len(line.get(key, ())) for line in metrics), default=0)
-        return {f"view {v + 1}": [(line["epoch"], line[key][v]) for line in metrics if key in line] for v in range(views)}
+        return {
+            f"view {v + 1}": [(line["epoch"], line[key][v]) for line in metrics if v < len(line.get(key, ()))]
+            for v in range(views)
+        }
 
     charts = [
         ("Loss", "the loss and its terms, averaged over the images of each epoch", series(_LOSSES)),
