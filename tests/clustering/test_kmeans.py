@@ -240,12 +240,12 @@ def test_an_empty_cluster_moves_to_the_worst_represented_point() -> None:
 
 def few_points_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the start go most of its way on some 50 points, as it does on 2^14 of a large sample."""
-    monkeypatch.setattr(module, "_PART", (50, 1))
+    monkeypatch.setattr(module, "_SUBSAMPLE", (50, 1))
 
 
 @pytest.mark.parametrize(("steps", "last"), [(2, 1), (20, 2), (30, 3)])
 @pytest.mark.parametrize("metric", ["spherical", "euclidean"])
-def test_a_large_sample_is_settled_on_a_part_of_it_then_on_all(
+def test_a_large_sample_is_refine_on_a_part_of_it_then_on_all(
     metric: Metric, steps: int, last: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few_points_first(monkeypatch)
