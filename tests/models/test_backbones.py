@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from picie.config import Config, ModelConfig
 from picie.errors import InputError
+from picie.methods.base import Method, build_method
 from picie.models.backbones import TimmBackbone, build_backbone, shipped_weights
-from picie.models.extractor import Extractor
 from picie.models.fpn import FPN
 from picie.models.weight_files import read_state_dicts
 from picie.runtime.device import Engine
@@ -175,12 +175,11 @@ def test_models_without_feature_maps_are_refused(monkeypatch: pytest.MonkeyPatch
         TimmBackbone("resnet18", pretrained=False)
 
 
-def sized(backbone: str, side: int) -> tuple[Extractor, Engine, Config]:
-    """What `feature_size` wants."""
+def sized(backbone: str, side: int) -> tuple[Method, Engine, Config]:
+    """The arguments of `feature_size`."""
     values = {"model": {"backbone": backbone, "pretrained": False, "dim": 8}, "views": {"size": side}}
     config = Config.model_validate(values)
-    network = Extractor(config.model)
-    return network, Engine(torch.device("cpu"), "fp32"), config
+    return build_method(config), Engine(torch.device("cpu"), "fp32"), config
 
 
 @pytest.mark.parametrize(
@@ -188,10 +187,10 @@ def sized(backbone: str, side: int) -> tuple[Extractor, Engine, Config]:
     [("swin_tiny_patch4_window7_224", 96, 24), ("resnet18", 96, 24), ("resnet18", 75, 16), ("vit_tiny_patch16_224", 96, 6)],
 )
 def test_the_features_of_a_view_are_as_large_as_found(name: str, side: int, cells: int) -> None:
-    network, engine, config = sized(name, side)
-    assert feature_size(network, engine, config) == (cells, cells)
+    method, engine, config = sized(name, side)
+    assert feature_size(method, engine, config) == (cells, cells)
     with torch.no_grad():
-        assert network(torch.rand(2, 3, side, side)).shape == (2, 8, cells, cells)
+        assert method.predict_features(torch.rand(2, 3, side, side)).shape == (2, 8, cells, cells)
 
 
 @pytest.mark.parametrize("side", [160, 224])
@@ -205,14 +204,14 @@ def test_models_of_one_size_are_refused_before_any_work(side: int) -> None:
 
 
 def test_models_of_squares_alone_are_refused_before_any_work() -> None:
-    network, engine, config = sized(TINY, 64)
+    method, engine, config = sized(TINY, 64)
 
     def squares(_: nn.Module, given: tuple[Tensor]) -> None:
         assert given[0].shape[2] == given[0].shape[3], "squares, please"
 
-    network.backbone.net.register_forward_pre_hook(squares)
+    method.network.backbone.net.register_forward_pre_hook(squares)
     with pytest.raises(InputError, match=rf"'{TINY}' cannot take images of 64x96 pixels \(squares, please"):
-        feature_size(network, engine, config)
+        feature_size(method, engine, config)
 
 
 def test_nothing_drops_out_and_nothing_is_drawn() -> None:
