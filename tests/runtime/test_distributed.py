@@ -31,7 +31,7 @@ ONE_STEP = ("train.epochs=1", "train.batch_size=9", "loss.class_weights=inverse"
 # How far apart BatchNorm's running means may be, in standard deviations of their channel. Adam moves a weight by about the
 # learning rate whatever the size of its gradient, so where a gradient is only rounding, each of the 8 steps may put a weight
 # 2e-5 further apart. A layer's normalised output has a standard deviation of about 1, so its bias alone may move the next
-# mean by 1.6e-4; the bound is that of two layers (measured: 1.9e-4). Means of half a batch would be off by 1e-2 or more.
+# mean by 1.6e-4; the bound is that of two layers (measured: 1.9e-4).
 MEAN_DRIFT = 2 * 8 * 2e-5
 RUNS = {
     "default": (),
