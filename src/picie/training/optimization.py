@@ -104,8 +104,11 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]
         raise ValueError("the optimizer's options are not those of its configuration")
     kinds = []
     for parameter, values in optimizer.state.items():
-        tensors = [value for value in values.values() if isinstance(value, Tensor)]
-        if not isinstance(parameter, Tensor) or any(t.dim() > 0 and t.shape != parameter.shape for t in tensors):
+        tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+        # A fused optimizer reads as many values of each tensor as the parameter has, whatever the tensor's size.
+        if not isinstance(parameter, Tensor) or any(
+            t.numel() != 1 if name == "step" else t.shape != parameter.shape for name, t in tensors.items()
+        ):
             raise ValueError("the optimizer's state does not fit the parameters")
         kinds.append({name: (type(value), getattr(value, "dtype", None)) for name, value in values.items()})
     if any(kind != kinds[0] for kind in kinds):
