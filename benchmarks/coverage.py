@@ -41,7 +41,8 @@ def main() -> None:
 
 def _world(k: int, rng: np.random.Generator) -> np.ndarray:
     """(WORLD, CLASSES, k) confusion matrices."""
-    usual = 0.6 * rng.dirichlet(np.full(k, 0.15), CLASSES)  # distribution of a class over the clusters
+    # distribution of a class over the clusters
+    usual = 0.6 * rng.dirichlet(np.full(k, 0.15), CLASSES)
     usual[np.arange(CLASSES), np.arange(CLASSES) % k] += 0.4
     images = np.zeros((WORLD, CLASSES, k), dtype=np.int64)
     for image in images:

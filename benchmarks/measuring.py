@@ -59,9 +59,11 @@ def measure(config: Config, folder: Path, rounds: int, floor: bool = True) -> di
         memory = peaks(device)
         given = ready(calls if floor else (), device)
         with as_it_was(network):
-            replay(network, list(given.inputs), given)  # each kind of call once, as warm-up of the floor
+            # each kind of call once, as warm-up of the floor
+            replay(network, list(given.inputs), given)
         for number in range(rounds):
-            for name in sorted(seconds, reverse=number % 2 == 0):  # alternate the order, so that drift of the machine cancels
+            # alternate the order, so that drift of the machine cancels
+            for name in sorted(seconds, reverse=number % 2 == 0):
                 if name == "picie":
                     seconds[name].append(timed(run.epoch, device))
                 else:

@@ -60,7 +60,8 @@ class Ready:
 def recorded(network: Extractor) -> Iterator[list[Call]]:
     """Record every call of `network` or its parts inside the block in the yielded list."""
     calls: list[Call] = []
-    latest: list[weakref.ref[Tensor]] = []  # finest level of the last backbone call; a weak reference
+    # finest level of the last backbone call; a weak reference
+    latest: list[weakref.ref[Tensor]] = []
 
     def on_backbone(module: nn.Module, inputs: tuple[Tensor], levels: Sequence[Tensor]) -> None:
         calls.append(_call("backbone", inputs, module.training))

@@ -106,7 +106,8 @@ class Gallery:
     def _compute(self) -> None:
         try:
             self._compute_all()
-        except Exception as error:  # any error, e.g. no GPU memory; without this the page would wait forever
+        except Exception as error:
+            # any error, e.g. no GPU memory; without this the page would wait forever
             text = "no neighbours in the pictures from number %d on: %s (%s)"
             log.warning(text, self._seen, type(error).__name__, _one_line(error))
             self._failed = True

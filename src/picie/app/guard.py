@@ -56,7 +56,8 @@ class Guard:
         host = headers.get("host", "")
         if not self._is_own(_name(f"//{host}")):
             return f"the page is not served as {host!r}; open it at the address that picie app printed"
-        if headers.get("sec-fetch-site") in {"cross-site", "same-site"} and path != "/":  # a link to the page is allowed
+        # a link to the page is allowed
+        if headers.get("sec-fetch-site") in {"cross-site", "same-site"} and path != "/":
             return "this request comes from another site; only the page itself may send it"
         origin = headers.get("origin")
         if origin is not None and origin.lower().partition("://")[2] != host.lower():

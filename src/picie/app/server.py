@@ -28,7 +28,8 @@ from picie.version import __version__
 
 _STATIC = Path(__file__).parent / "static"
 _MAX_JSON = 2**16  # bytes of a request without a picture
-_MAX_CONCURRENT = 2  # pictures processed at once: 40 megapixels take 120 MB as RGB and 320 MB as clusters
+# pictures processed at once: 40 megapixels take 120 MB as RGB and 320 MB as clusters
+_MAX_CONCURRENT = 2
 _MAX_LISTED = 200  # pictures of the gallery that one request lists
 
 
@@ -106,7 +107,8 @@ class Pages:
         try:
             change = json.loads(await read_body(request, _MAX_JSON, "64 KB"))
             was, name, color = (str(change[key]) for key in ("was", "name", "color"))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:  # RecursionError: thousands of nested brackets
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            # RecursionError: thousands of nested brackets
             raise HTTPException(400, "give was, name and color as JSON") from error
         await run_in_threadpool(self.studio.rename, request.path_params["value"], was, name, color)
         return JSONResponse(self.studio.segments())

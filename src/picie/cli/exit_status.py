@@ -52,7 +52,8 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
         return _end(name, "stopped", 130)
     except BrokenPipeError:
         return 0
-    except OSError as error:  # with a file name: a path that the caller can change; without: a full disk and the like
+    except OSError as error:
+        # with a file name: a path that the caller can change; without: a full disk and the like
         where = "" if error.filename is None else f"{error.filename}: "
         if is_disk_full(error):
             return _end(name, f"error: {where}the disk is full; free some space, then repeat the command", 1)
@@ -68,7 +69,8 @@ def _usage_message(error: Any) -> str:
         return message
     wanted = flag.lstrip("-").replace("-", "_")
     sections = all_sections()
-    if overrides[0].metavar.startswith("[evaluate."):  # the only section that `picie evaluate` accepts
+    # the only section that `picie evaluate` accepts
+    if overrides[0].metavar.startswith("[evaluate."):
         sections = {"evaluate": sections["evaluate"]}
     options = [f"{name}.{key}=VALUE" for name, section in sections.items() for key in section.model_fields if key == wanted]
     return f"No such option: {flag}; write {' or '.join(options)}" if options else message

@@ -19,7 +19,8 @@ Include = Annotated[
 Exclude = Annotated[
     Optional[list[str]], typer.Option(metavar="PATTERN", help="Leave out these images of a folder, e.g. 'masks/*'; repeatable.")
 ]
-_OBJECT = re.compile(r"[A-Za-z_][\w]+(\.\w+)*:[A-Za-z_]\w*")  # my_module:MyDataset, but not C:photos
+# my_module:MyDataset, but not C:photos
+_OBJECT = re.compile(r"[A-Za-z_][\w]+(\.\w+)*:[A-Za-z_]\w*")
 
 
 def _trust(value: bool) -> None:
@@ -59,7 +60,8 @@ def _data_option(data: str) -> str:
 
 
 def _toml_string(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)  # a JSON string is valid TOML, except for escaped surrogate pairs
+    # a JSON string is valid TOML, except for escaped surrogate pairs
+    return json.dumps(text, ensure_ascii=False)
 
 
 def join_options(flags: dict[str, Any], overrides: Sequence[str]) -> list[str]:

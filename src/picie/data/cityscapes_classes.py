@@ -44,7 +44,8 @@ _CLASSES = (  # of ids 7..33: name, colour
 _THINGS = frozenset(
     ("person", "rider", "car", "truck", "bus", "caravan", "trailer", "train", "motorcycle", "bicycle")
 )  # the classes that are annotated as instances
-_TRAIN_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)  # in the order of classes 0..18
+# in the order of classes 0..18
+_TRAIN_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
 
 def all_labels() -> tuple[ClassMap, np.ndarray]:

@@ -130,7 +130,8 @@ def _read(file: BinaryIO, reading: Reading) -> Image.Image:
         file.seek(0)
         with Image.open(file, formats=DECODERS) as image:
             image.load()
-            operation = _TRANSPOSES.get(image.getexif().get(0x0112, 1))  # `exif_transpose` would always copy
+            # `exif_transpose` would always copy
+            operation = _TRANSPOSES.get(image.getexif().get(0x0112, 1))
             rgb = to_rgb(image if operation is None else image.transpose(operation))
     else:
         rgb = _compose(pixels, reading)

@@ -70,7 +70,8 @@ def _looks_like_label_map(path: Path) -> bool:
             if image.width * image.height > _MAX_PIXELS:
                 return False
             stored = np.asarray(image.convert("RGB") if image.mode in {"RGBA", "CMYK"} else image)
-    except Exception:  # a decoder may raise anything for a damaged file, which is reported when it is read
+    except Exception:
+        # a decoder may raise anything for a damaged file, which is reported when it is read
         return False
     values = stored if stored.ndim == 2 else stored.astype(np.int64) @ (256 ** np.arange(stored.shape[2]))
     distinct = len(np.unique(values))

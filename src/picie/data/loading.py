@@ -93,7 +93,8 @@ class FrameCache:
         self._pool = ThreadPoolExecutor(default_workers() if workers is None else max(1, workers), "picie-decode")
         self._bytes = 3 * size[0] * size[1]
         needed = self._bytes * len(dataset)
-        machines = distributed.world_size() // distributed.local_world_size()  # each has a cache file in the shared folder
+        # each has a cache file in the shared folder
+        machines = distributed.world_size() // distributed.local_world_size()
         fits = all(distributed.all_gather_object(needed <= min(cache_gb * 1e9, shutil.disk_usage(folder).free / 2 / machines)))
         if cache_gb and not fits:
             limit = "run.cache_gb or half of the free disk space: images are decoded in every pass"
@@ -132,7 +133,8 @@ class FrameCache:
         good = np.array([i for i in range(len(self.dataset)) if i not in self.unreadable], dtype=np.int64)
         if not len(good):
             raise InputError(f"none of the {len(self.dataset)} image files can be read; the first: {self.unreadable[0]}")
-        for problem in self.unreadable.values():  # after the check, so that a folder of unreadable images gives one line
+        # after the check, so that a folder of unreadable images gives one line
+        for problem in self.unreadable.values():
             log.warning("skipped: %s", problem)
         for line in remarks.lines():
             log.warning("%s", line)

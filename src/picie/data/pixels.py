@@ -14,13 +14,15 @@ from PIL import Image
 
 from picie.data.formats import DECODERS
 
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # damaged files are reported once, by picie
+# damaged files are reported once, by picie
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 _PNM = re.compile(rb"P([56])" + rb"(?:\s|#[^\n]*\n)+(\d+)" * 3 + rb"\s")
-_SIMPLE_TIFFS = {(0, 1), (1, 1), (2, 3), (3, 1), (5, 4), (6, 3), (8, 3)}  # photometric, samples: Pillow reads them
+# photometric, samples: Pillow reads them
+_SIMPLE_TIFFS = {(0, 1), (1, 1), (2, 3), (3, 1), (5, 4), (6, 3), (8, 3)}
 _PILLOW_COMPRESSIONS = {1, 2, 3, 4, 5, 7, 8, 32771, 32773, 32946, 34925, 50000, 50001}
 _NODATA, _ORIENTATION, _PROFILE = 42113, 274, 34675  # TIFF tags
 _OVERVIEW, _MASK = 1, 4  # bits of the TIFF tag NewSubfileType
@@ -92,7 +94,8 @@ def read_header(file: BinaryIO) -> Header:
     with Image.open(file, formats=DECODERS) as image:
         # the further frames of an MPO are previews of the same photo, those of a PSD its layers
         pages = 1 if image.format in {"MPO", "PSD"} else getattr(image, "n_frames", 1)
-        has_exif = image.format != "PNG" or "exif" in image.info  # else Pillow decodes the PNG to search its end
+        # else Pillow decodes the PNG to search its end
+        has_exif = image.format != "PNG" or "exif" in image.info
         orientation = _valid_orientation(image.getexif().get(_ORIENTATION) if has_exif else None)
         return Header(kind, (image.height, image.width), orientation, pages, 8 if kind == "pillow" else 16)
 

@@ -19,7 +19,8 @@ Scale = tuple[float, float]
 _MAX_SAMPLE = 50_000  # values per image
 _PERCENTILES = (0.1, 99.9)
 _MAX_MAGNITUDE = 1e15  # larger floats mark pixels without data
-_NODATA = (-9999, -99999, -32768)  # common values of pixels without data, in files that do not state theirs
+# common values of pixels without data, in files that do not state theirs
+_NODATA = (-9999, -99999, -32768)
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ def to_8_bits(pixels: Pixels, scales: Mapping[str, Scale]) -> np.ndarray:
         if dtype == np.uint16:
             scaled = _rescale(np.arange(2**16), low, factor)[values]
         else:
-            scaled = np.stack([_rescale(row, low, factor) for row in values])  # row by row, to save memory
+            # row by row, to save memory
+            scaled = np.stack([_rescale(row, low, factor) for row in values])
     if pixels.white_is_zero:
         scaled = 255 - scaled
     if dtype != np.uint8 and not (valid := _valid(pixels)).all():

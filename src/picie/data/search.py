@@ -17,7 +17,8 @@ from picie.errors import InputError
 
 log = logging.getLogger(__name__)
 
-_OUTPUTS = ("run.json", "predictions.json")  # a folder with one of these contains picie's output, not input
+# a folder with one of these contains picie's output, not input
+_OUTPUTS = ("run.json", "predictions.json")
 _SYSTEM_FOLDERS = {"@eadir", "__macosx", "#recycle", "@recycle", "$recycle.bin", "lost+found", "system volume information"}
 _MAX_ENDINGS = 4
 _reported: set[str] = set()

@@ -70,7 +70,8 @@ def write_report(
     check_file("--out", path)
     subject = open_subject(run, data, device, evaluation)
     page = _render(subject, start)
-    write_atomically(path, lambda file: file.write(page.encode("utf-8", "replace")))  # file names may not be valid Unicode
+    # file names may not be valid Unicode
+    write_atomically(path, lambda file: file.write(page.encode("utf-8", "replace")))
     return path
 
 

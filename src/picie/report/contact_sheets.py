@@ -134,7 +134,8 @@ def _add(stats: list[_ValueStats], index: int, image: Image.Image, values: np.nd
     Every image has the same weight, whatever its size.
     """
     h, w = values.shape
-    colors = np.asarray(image.resize((w, h), Image.Resampling.BOX)).reshape(-1, 3).astype(float)  # mean colour of each cell
+    # mean colour of each cell
+    colors = np.asarray(image.resize((w, h), Image.Resampling.BOX)).reshape(-1, 3).astype(float)
     flat = values.ravel()
     for value in np.unique(flat):
         inside = flat == value
