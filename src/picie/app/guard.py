@@ -1,8 +1,8 @@
 """Protection of the page against other sites that are open in the same browser.
 
-Every site that a user visits can reach a page on 127.0.0.1: it can post to it, and with a domain
-name of its own that resolves to 127.0.0.1 (DNS rebinding) it could read from it. Both kinds of
-request carry headers that a site cannot change.
+Every site that a user visits can send requests to a page on 127.0.0.1. If the site's own domain
+name resolves to 127.0.0.1 (DNS rebinding), it could also read the responses. Both kinds of request
+carry headers that a site cannot change.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class Listening:
         images: see `Studio`.
         host: the name or address to listen on.
         port: the port to listen on; 0 takes a free one.
-        limits: of uploaded pictures.
+        limits: maximum size of uploaded pictures.
         device: where to compute.
 
     Attributes:

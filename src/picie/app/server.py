@@ -30,7 +30,7 @@ _STATIC = Path(__file__).parent / "static"
 _MAX_JSON = 2**16  # bytes of a request without a picture
 # pictures processed at once: 40 megapixels take 120 MB as RGB and 320 MB as clusters
 _MAX_CONCURRENT = 2
-_MAX_LISTED = 200  # pictures of the gallery that one request lists
+_MAX_LISTED = 200  # maximum number of gallery pictures in one response
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Pages:
     """The handlers of the routes.
 
     Args:
-        studio: the model and the pictures that they work with.
-        limits: of uploaded pictures.
+        studio: the model and the open pictures.
+        limits: maximum size of uploaded pictures.
     """
 
     def __init__(self, studio: Studio, limits: Limits) -> None:

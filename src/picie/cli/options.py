@@ -38,7 +38,7 @@ def data_options(data: str | None, options: Sequence[str]) -> list[str]:
     """Return DATA as options: data.root for an existing folder, otherwise data.name.
 
     Raises:
-        InputError: `options` set the same key, or there is neither such a folder nor such a dataset.
+        InputError: `options` set the same key, or there is no folder or dataset of that name.
     """
     from_data = [] if data is None else [_data_option(data)]
     for key in (option.partition("=")[0] for option in from_data):

@@ -62,7 +62,7 @@ def _draw(series: Mapping[str, Sequence[tuple[int, float]]]) -> str:
         "ytick.color": _TEXT,
         "grid.color": _TEXT,
         "svg.fonttype": "none",
-        # makes identifiers; two charts of one page must not share any
+        # seeds the identifiers; charts on the same page must not share any
         "svg.hashsalt": f"picie {dict(series)}",
     }
     file = io.StringIO()

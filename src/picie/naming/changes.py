@@ -31,7 +31,7 @@ from picie.runtime.progress import Progress, log
 from picie.runtime.rng import derived_seed
 
 _RESTARTS, _STEPS = 8, 100  # of k-means
-MAX_CLUSTERS = 4096  # made at a time: about the most that k-means finishes in minutes
+MAX_CLUSTERS = 4096  # maximum number of new clusters; k-means takes minutes for so many
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,10 @@ def fingerprint(weight: Tensor) -> str:
 
 
 def _segments_to_merge(segments: Segments, references: Iterable[Reference]) -> list[int]:
-    """The values of segments to merge; a single one if they are merged already. Raises `InputError`."""
+    """The values of the segments to merge; a single value if they are already merged.
+
+    Raises `InputError` for fewer than two segments.
+    """
     listed = list(dict.fromkeys(str(reference).strip() for reference in references))
     values = list(dict.fromkeys(map(segments.find, listed)))
     if len(values) == 1 and (len(listed) < 2 or len(segments.clusters(values[0])) < 2):
@@ -150,7 +153,7 @@ class _Edit:
             values = _segments_to_merge(before, references)
             if len(values) > 1:
                 merges.append((values, name, color))
-            else:  # merged already, by the same command
+            else:  # already merged by an earlier run of the same command
                 names.setdefault(values[0], (name, color))
         if names:
             self.segments = before.renamed(names)

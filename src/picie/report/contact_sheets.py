@@ -22,7 +22,7 @@ from picie.runtime.checkpoint import centroids_in_use
 from picie.runtime.rng import permutation
 
 _IMAGES = 120  # images that the sheets are made from
-_MAX_CROPS, _MAX_TOTAL_CROPS = 8, 480  # per value, and on the whole page, whose size they determine
+_MAX_CROPS, _MAX_TOTAL_CROPS = 8, 480  # per value, and on the whole page, to limit its size
 _MAX_SHEETS = 256
 _CROP_SIZE = 112  # pixels of a crop's side on the page
 _CROP_SHARE = 0.45  # share of the picture's short side that a crop shows

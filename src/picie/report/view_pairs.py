@@ -1,7 +1,7 @@
 """Both views of a few images in the run's latest epoch, with their pseudo-labels.
 
-The file of pseudo-labels holds those of a single epoch, which run.json records: labels are valid
-for that epoch's random draws only.
+The file of pseudo-labels holds the labels of a single epoch, and run.json records which one. They
+are valid only for the random draws of that epoch.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ViewPairs:
         views: 2, or 1 for a method with one view.
         rows: one image each.
         agreement: share of cells in [0, 1] whose two pseudo-labels agree after matching the
-            clusters of view 2 to those of view 1; None without labels of two views.
+            clusters of view 2 to those of view 1; None unless both views have labels.
     """
 
     epoch: int
@@ -153,7 +153,7 @@ def _row(frame: torch.Tensor, pictures: list[torch.Tensor], geometry: Geometry, 
 
 
 def frame_box(geometry: Geometry) -> tuple[Box, tuple[float, float]]:
-    """The part of the frame that `geometry` shows, and the corner moved to the upper left (y, x)."""
+    """The part of the frame that `geometry` shows, and the corner (y, x) that becomes upper left."""
     y0, y1, x0, x1 = (float(edge) for edge in geometry.box[0])
     if bool(geometry.transpose[0]):
         y0, y1, x0, x1 = x0, x1, y0, y1
