@@ -57,7 +57,7 @@ def growth(config: Config, grow: Grow, folder: Path, rounds: int) -> Iterator[Re
 
     Args:
         config: from `settings.setting`.
-        grow: the quantity that increases; "images" repeats the images of the data and scores none.
+        grow: the quantity that increases; "images" repeats the images of the data, without scores.
         folder: for all files that are written; the caller removes it.
         rounds: timed epochs.
 
@@ -100,7 +100,7 @@ def _check_all(settings: Sequence[Config]) -> None:
 
 
 def _check_naive(config: Config) -> None:
-    """Raise `InputError` unless the setting is PiCIE on image files, as the naive recipe is."""
+    """Raise `InputError` unless the setting is PiCIE on image files, like the naive recipe."""
     try:
         image_paths(open_dataset(config.data, config.data.train_split))
     except InputError as error:

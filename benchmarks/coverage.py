@@ -3,9 +3,9 @@ resample.
 
     python -m benchmarks.coverage
 
-A population of 4000 simulated images of 12 classes, whose clusters follow the classes loosely and
-differently from image to image. The true score is the one on the whole population. Samples of it
-are scored, each with both kinds of intervals.
+The population is 4000 simulated images of 12 classes. Their clusters follow the classes loosely,
+and differently in each image. The true score is that of the whole population. Samples of the
+population are scored, each with both kinds of intervals.
 """
 
 from __future__ import annotations

@@ -24,8 +24,9 @@ T = TypeVar("T")
 
 
 def in_process(function: Callable[..., T], *arguments: Any, **options: Any) -> T:
-    """Call `function` in a new process, with its own memory, threads and settings; returns or
-    raises what it does.
+    """Call `function` in a new process, with its own memory, threads and settings.
+
+    Returns the result of `function`, or raises its exception.
 
     A process starts with the peak memory of its parent, so the parent should be small (without
     torch). The process is terminated if the parent is interrupted.
@@ -63,7 +64,7 @@ def _answer(to: Connection, function: Callable[..., object], arguments: Any, opt
     try:
         to.send((function(*arguments, **options), None))
     except Exception as error:
-        # Python's, torch's
+        # raised by Python, or by torch
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
             error = TrainingError("the benchmark is out of memory; lower --batch-size or --size")
         elif not isinstance(error, PicieError):

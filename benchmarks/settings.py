@@ -29,8 +29,8 @@ _KEYS = {"size": "views.size", "k": "cluster.k"}
 def setting(backbone: str, options: Sequence[str], epochs: int) -> Config:
     """The configuration to measure for a backbone.
 
-    Pretrained weights are used if they are installed with picie or given; otherwise the network
-    starts at random, which is as fast.
+    Pretrained weights are used if they are installed with picie or given. Otherwise the network
+    starts from random weights, which does not change its speed.
 
     Args:
         backbone: name of the backbone.

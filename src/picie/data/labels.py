@@ -50,7 +50,7 @@ def named_labels(name: str) -> tuple[ClassMap, np.ndarray]:
 
 
 def summarise_labels(name: str, lookup: np.ndarray, seen: LabelStatistics) -> tuple[dict[str, Any], list[str]]:
-    """What was `seen` in the labels of a label set, and warnings where the ids fit another numbering.
+    """Summarise the values `seen` in labels, and warn if the ids fit another numbering.
 
     Args:
         name: a key of `LABELS`.

@@ -72,7 +72,7 @@ class FrameCache:
         folder: folder of the cache file.
         cache_gb: maximum size of the cache file in GB. If the frames need more, or more than half
             of the free disk space, they are decoded in every pass.
-        workers: number of decoding threads; None: chosen by the number of cores.
+        workers: number of decoding threads; None: `default_workers`.
         pin: return batches in page-locked memory, for a GPU.
 
     Attributes:
@@ -180,7 +180,7 @@ class FrameCache:
                     job.cancel()
 
     def _begin(self, indices: np.ndarray) -> tuple[np.ndarray, Tensor, list[Future[None]]]:
-        """Start to load a batch: its indices, its frames, and the jobs that fill them."""
+        """Start loading a batch. Returns its indices, its frames, and the jobs that fill them."""
         frames = torch.empty(len(indices), 3, *self.size, dtype=torch.uint8, pin_memory=self._pin)
         rows, n = frames.numpy(), _READ_CHUNK if self._filled else 1
         fill = self._read if self._filled else self._decode_into
@@ -273,7 +273,7 @@ def _ahead(
 ) -> Iterator[T]:
     """As `read_ahead`, in the threads of `pool`."""
     waiting: deque[Future[T]] = deque()
-    costs: deque[int] = deque()  # of the result that the caller is using, and of those that wait
+    costs: deque[int] = deque()  # of the result in use by the caller, and of the waiting ones
     position = 0
     try:
         for taken in range(len(items)):
