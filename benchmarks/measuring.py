@@ -32,7 +32,8 @@ def measure(config: Config, folder: Path, rounds: int, floor: bool = True) -> di
     picie alone.
 
     Args:
-        config: configuration of the run; `train.epochs` is at least `rounds` + `settings.EXTRA_EPOCHS`.
+        config: configuration of the run; `train.epochs` is at least `rounds` +
+            `settings.EXTRA_EPOCHS`.
         folder: folder of the run; it is created and must not exist.
         rounds: number of timed epochs.
         floor: whether to time the replays too.

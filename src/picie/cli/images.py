@@ -83,7 +83,7 @@ def neighbors(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     trust: Trust = False,
 ) -> None:
-    """Find the pixels of a folder that are most similar to one pixel; searches all feature cells."""
+    """Find the pixels of a folder that are most similar to one pixel, by exact search."""
     from picie.inference import neighbors as neighborhood
 
     query = neighborhood.Query(image, x, y, folder, k, per_image)

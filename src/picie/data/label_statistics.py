@@ -1,4 +1,4 @@
-"""Count the stored values of label maps, and detect values that probably do not mean what was stated."""
+"""Count the stored values of label maps, and detect values that are probably misinterpreted."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ def _row(frame: torch.Tensor, pictures: list[torch.Tensor], geometry: Geometry, 
 
 
 def frame_box(geometry: Geometry) -> tuple[Box, tuple[float, float]]:
-    """The part of the frame that `geometry` shows, and the corner (y, x) that becomes upper left."""
+    """The part of the frame that `geometry` shows, and the corner (y, x) moved to upper left."""
     y0, y1, x0, x1 = (float(edge) for edge in geometry.box[0])
     if bool(geometry.transpose[0]):
         y0, y1, x0, x1 = x0, x1, y0, y1

@@ -201,7 +201,8 @@ byId("file").onchange = (event) => {
   if (file) openFile(file);
 };
 for (const kind of ["dragover", "dragleave", "drop"]) {
-  document.addEventListener(kind, (event) => { // on the whole page: elsewhere the browser would open the file instead
+  // on the whole page; otherwise the browser opens a file that is dropped beside the picture
+  document.addEventListener(kind, (event) => {
     event.preventDefault();
     byId("drop").classList.toggle("over", kind === "dragover");
     const file = event.dataTransfer?.files[0];

@@ -1,4 +1,4 @@
-"""The files of each dataset: their addresses, their terms of use, and the files they must unpack to."""
+"""The files of each dataset: their addresses, terms of use, and the files after unpacking."""
 
 from __future__ import annotations
 
