@@ -21,7 +21,7 @@ EXTRA_EPOCHS = 3
 because it would differ.
 """
 
-# those of the CamVid runs in docs/research/reproduction.md
+# the settings of the CamVid runs in docs/research/reproduction.md
 _DEFAULTS = {"cluster.k": 11, "views.size": 160, "train.batch_size": 16, "cluster.batch_size": 16}
 _KEYS = {"size": "views.size", "k": "cluster.k"}
 

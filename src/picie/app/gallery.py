@@ -107,7 +107,7 @@ class Gallery:
         try:
             self._compute_all()
         except Exception as error:
-            # any error, e.g. no GPU memory; without this the page would wait forever
+            # any error, e.g. no GPU memory; if it were not caught, the page would wait forever
             text = "no neighbours in the pictures from number %d on: %s (%s)"
             log.warning(text, self._seen, type(error).__name__, _one_line(error))
             self._failed = True

@@ -22,7 +22,7 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
-    "Cache-Control": "no-store",  # names, colours and even the run can change at the same address
+    "Cache-Control": "no-store",  # the same address may later show other names, colours or runs
 }
 
 

@@ -26,7 +26,7 @@ from picie.inference.segments import check_color, check_name
 from picie.naming import changes as naming
 from picie.runtime import checkpoint
 
-_MAX_SIDE = 2048  # pixels a side of the picture that the page shows; masks are saved at full size
+_MAX_SIDE = 2048  # maximum side in pixels of the picture on the page; masks are saved at full size
 _MEMORY = 2**28  # budget for segmented pictures, in bytes; the latest one is always kept
 _NEIGHBORS = 8
 

@@ -9,7 +9,7 @@ import numpy as np
 from picie.data.base import ClassMap
 
 LAST_ID = 33
-IGNORED = 255  # also the id -1, licence plate, as an unsigned byte
+IGNORED = 255  # also the value of id -1 (licence plate) as an unsigned byte
 
 _FIRST_CLASS = 7  # lower ids are void: the ego vehicle, borders, unlabelled
 _CLASSES = (  # of ids 7..33: name, colour

@@ -22,7 +22,7 @@ from picie.errors import InputError, UnreadableImageError
 DEFAULT_READING = Reading()
 
 _DEEP_SUFFIXES = frozenset({".png", ".apng", ".tif", ".tiff", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm"})
-_MAX_HEADERS, _MAX_MEASURED = 2048, 32  # files
+_MAX_HEADERS, _MAX_MEASURED = 2048, 32  # maximum numbers of files
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

@@ -14,7 +14,7 @@ _SUFFIXES = (
     *("", "_mask", "_masks", "_label", "_labels", "_labelIds", "_gtFine_labelIds", "_gt", "_seg", "_segmentation"),
     *("_annotation", "_annotations", "_L", "-mask", "-label", ".mask", ".label"),
 )
-_IMAGE_SUFFIX = "_leftImg8bit"  # of Cityscapes images; their labels have another suffix
+_IMAGE_SUFFIX = "_leftImg8bit"  # suffix of Cityscapes images; their labels have another suffix
 
 
 class LabelLookup:

@@ -15,7 +15,7 @@ from PIL import Image
 from picie.data.formats import DECODERS
 
 _MAX_LISTED = 12
-_BINARY = 2  # classes of a binary mask
+_BINARY = 2  # number of classes in a binary mask
 _FREQUENT = 0.25  # minimum share of ignored pixels that is reported if a class does not occur
 
 

@@ -15,7 +15,7 @@ from picie.data.cocostuff_classes import FINE, UNUSED, coarse_labels, fine_label
 from picie.data.label_statistics import LabelStatistics
 from picie.errors import InputError, nearest
 
-_LAST_TRAIN_ID = 18  # of Cityscapes
+_LAST_TRAIN_ID = 18  # the largest trainId of Cityscapes
 
 LABELS: dict[str, Callable[[], tuple[ClassMap, np.ndarray]]] = {
     "cocostuff27": coarse_labels,

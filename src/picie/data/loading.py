@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 S = TypeVar("S")
 T = TypeVar("T")
 _AHEAD = 3  # batches in flight, including the current one
-_AHEAD_BYTES = 2**29  # memory of the results of `read_ahead`
+_AHEAD_BYTES = 2**29  # memory budget for the results of `read_ahead`
 _READ_CHUNK = 16  # frames per read job, so that all threads share a GPU's batch of 256
 
 
@@ -93,7 +93,7 @@ class FrameCache:
         self._pool = ThreadPoolExecutor(default_workers() if workers is None else max(1, workers), "picie-decode")
         self._bytes = 3 * size[0] * size[1]
         needed = self._bytes * len(dataset)
-        # each has a cache file in the shared folder
+        # each machine has a cache file in the shared folder
         machines = distributed.world_size() // distributed.local_world_size()
         fits = all(distributed.all_gather_object(needed <= min(cache_gb * 1e9, shutil.disk_usage(folder).free / 2 / machines)))
         if cache_gb and not fits:
@@ -133,7 +133,7 @@ class FrameCache:
         good = np.array([i for i in range(len(self.dataset)) if i not in self.unreadable], dtype=np.int64)
         if not len(good):
             raise InputError(f"none of the {len(self.dataset)} image files can be read; the first: {self.unreadable[0]}")
-        # after the check, so that a folder of unreadable images gives one line
+        # warn after the check above, so that a folder without readable images gives one line
         for problem in self.unreadable.values():
             log.warning("skipped: %s", problem)
         for line in remarks.lines():
@@ -273,7 +273,7 @@ def _ahead(
 ) -> Iterator[T]:
     """As `read_ahead`, in the threads of `pool`."""
     waiting: deque[Future[T]] = deque()
-    costs: deque[int] = deque()  # of the result in use by the caller, and of the waiting ones
+    costs: deque[int] = deque()  # of the result in use by the caller, and of the waiting results
     position = 0
     try:
         for taken in range(len(items)):

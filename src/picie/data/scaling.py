@@ -16,7 +16,7 @@ MAX_PIXELS = 500_000_000
 Scale = tuple[float, float]
 """The values that become 0 and 255."""
 
-_MAX_SAMPLE = 50_000  # values per image
+_MAX_SAMPLE = 50_000  # maximum number of values per image
 _PERCENTILES = (0.1, 99.9)
 _MAX_MAGNITUDE = 1e15  # larger floats mark pixels without data
 # common values of pixels without data, in files that do not state theirs

@@ -30,7 +30,7 @@ from picie.runtime import checkpoint
 from picie.runtime.progress import Progress, log
 from picie.runtime.rng import derived_seed
 
-_RESTARTS, _STEPS = 8, 100  # of k-means
+_RESTARTS, _STEPS = 8, 100  # k-means initialisations, and maximum number of steps of each
 MAX_CLUSTERS = 4096  # maximum number of new clusters; k-means takes minutes for so many
 
 

@@ -123,7 +123,7 @@ def judge(
         seed: random seed.
         advance: called with 1 after each K.
     """
-    # -1 is the tree of all points; the others are those of the halves
+    # key -1 is the tree of all points; the other keys are the trees of the halves
     trees: dict[int, WardTree] = {}
 
     def fit(k: int, part: Tensor, number: int) -> Tensor:

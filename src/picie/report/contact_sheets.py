@@ -21,7 +21,7 @@ from picie.report.subject import Subject
 from picie.runtime.checkpoint import centroids_in_use
 from picie.runtime.rng import permutation
 
-_IMAGES = 120  # images that the sheets are made from
+_IMAGES = 120  # maximum number of images that the sheets are made from
 _MAX_CROPS, _MAX_TOTAL_CROPS = 8, 480  # per value, and on the whole page, to limit its size
 _MAX_SHEETS = 256
 _CROP_SIZE = 112  # pixels of a crop's side on the page

@@ -27,7 +27,7 @@ from picie.views.two_views import TwoViews
 
 _PAIRS = 4
 _MAX_SIDE = 280
-_COMPARED = 400  # images whose pseudo-labels are compared
+_COMPARED = 400  # maximum number of images whose pseudo-labels are compared
 _MAX_MATCHED = 1024  # clusters; the time of the assignment grows with the cube of their number
 
 
@@ -68,7 +68,7 @@ def gather_views(subject: Subject) -> ViewPairs | None:
     ] * views  # colours that no cluster has elsewhere on the page
     agreement = None
     if labels is not None and views == 2 and subject.config.cluster.k <= _MAX_MATCHED:
-        skipped = subject.record.get("skipped", {})  # unreadable images have zeros for labels
+        skipped = subject.record.get("skipped", {})  # the labels of unreadable images are zeros
         compared = sorted(int(i) for i in order[:_COMPARED] if subject.images.name(int(i)) not in skipped)
         matched, agreement = match_views(labels[:2, compared], subject.config.cluster.k)
         colors[1] = tuple(colors[0][i] for i in matched)

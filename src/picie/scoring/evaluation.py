@@ -23,7 +23,7 @@ from picie.runtime.progress import Progress, log
 from picie.scoring.counting import Pairs, score_split
 from picie.scoring.intervals import RESAMPLES, check_resamples
 
-# re-exported: the result type of this module
+# re-exported, because it is the result type of this module
 from picie.scoring.results import Evaluation as Evaluation
 from picie.scoring.results import named_assignment, with_intervals
 

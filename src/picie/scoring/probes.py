@@ -118,7 +118,7 @@ def logistic_regression(points: Tensor, labels: Tensor, n_classes: int) -> tuple
         `Segmenter`.
     """
     points, labels = points.cpu(), labels.cpu()
-    # below this, unit-norm features are noise
+    # smaller deviations of unit-norm features are noise
     mean, std = points.mean(0), points.std(0, correction=0).clamp(min=1e-4)
     standardised = (points - mean) / std
     weight = torch.zeros(n_classes, points.shape[1], requires_grad=True)

@@ -9,8 +9,8 @@ import { View } from "./view.js";
 
 const POLL = 1500; // ms between requests for the progress of the features
 const current = {
-  segments: [], gallery: null, limits: null, // the run's
-  picture: null, name: "", hidden: new Set(), // the shown picture's
+  segments: [], gallery: null, limits: null, // of the run
+  picture: null, name: "", hidden: new Set(), // of the picture on the page
   point: null, answer: null, cursor: { x: 0.5, y: 0.5 },
 };
 const view = new View(byId("canvas"));

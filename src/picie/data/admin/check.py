@@ -18,7 +18,7 @@ from picie.data.layout import DATASET_FOLDER, Part, existing_folder
 from picie.errors import InputError, UnreadableImageError
 
 _SPLITS = ("train", "val")
-_SAMPLED_IMAGES = 5  # of each split
+_SAMPLED_IMAGES = 5  # number of images checked in each split
 
 
 def check(name: str, root: Path | None) -> Iterator[str]:

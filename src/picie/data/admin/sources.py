@@ -91,9 +91,9 @@ _COCOSTUFF = Download(
             holds={"train2017/*.png": 118_287, "val2017/*.png": 5_000},
             size=691_000_000,  # published as 659 MB; assumed to be MiB
         ),
-        # COCO does not publish SHA-256 and size of the two image archives. More than five
-        # unrelated projects state these values, and some of them say that they computed them from
-        # the files.
+        # COCO does not publish the SHA-256 and size of the two image archives. More than five
+        # unrelated projects state these values, and some say that they computed them from the
+        # files.
         Source(
             url="http://images.cocodataset.org/zips/val2017.zip",
             folders={"val2017": image_places("val2017")},
