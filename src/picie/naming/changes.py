@@ -4,7 +4,8 @@ The checkpoint stores them in its entry `naming`; the trained clusters are not c
 
     clusters    None, or the clusters used instead of the trained ones: weight (K, D), bias (K,)
                 and centroids (K, D)
-    segments    names, colors, assignment (K,) and user_defined, see `segments.py`
+    segments    names, colors, assignment (K,) and user_defined, see
+                `picie.inference.segments`
     matching    the matching of the trained clusters, while other clusters are used
 """
 
@@ -45,7 +46,7 @@ class Changes:
         reset: remove all names and clusters of earlier changes.
         k: cluster the features again into `k` clusters. This removes the names, so it cannot be
             combined with `names`, `splits` or `merges`.
-        file: read the segments from this file, see `segments.read_file`.
+        file: read the segments from this file, see `picie.inference.segments.read_file`.
         names: maps a segment to (name, "#rrggbb"); "" keeps the current name or colour.
         splits: maps a segment to the number of parts that it is split into.
         merges: groups of segments to merge, each as (segments, name, "#rrggbb").

@@ -70,7 +70,7 @@ def write_report(
     check_file("--out", path)
     subject = open_subject(run, data, device, evaluation)
     page = _render(subject, start)
-    # file names may not be valid Unicode
+    # "replace", because file names may not be valid Unicode
     write_atomically(path, lambda file: file.write(page.encode("utf-8", "replace")))
     return path
 

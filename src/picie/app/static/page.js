@@ -215,7 +215,7 @@ guarded(async () => {
   Object.assign(current, { segments: state.segments, limits: state.limits, gallery: state.gallery });
   document.title = `picie · ${state.run}`;
   byId("run").textContent = state.run;
-  byId("limits").textContent = `or open one, of at most ${state.limits.megabytes} MB and ${state.limits.megapixels} megapixels. It is sent to picie app only.`;
+  byId("limits").textContent = `or open one (at most ${state.limits.megabytes} MB and ${state.limits.megapixels} megapixels). It is sent only to picie app.`;
   if (state.gallery) await gallery.add(state.gallery.count);
   show();
   document.body.dataset.ready = "yes";
