@@ -57,7 +57,7 @@ def growth(config: Config, grow: Grow, folder: Path, rounds: int) -> Iterator[Re
 
     Args:
         config: from `settings.setting`.
-        grow: the quantity that increases; "images" repeats the images of the data and scores none.
+        grow: the quantity that increases; "images" repeats the images of the data, without scores.
         folder: for all files that are written; the caller removes it.
         rounds: timed epochs.
 
@@ -100,7 +100,7 @@ def _check_all(settings: Sequence[Config]) -> None:
 
 
 def _check_naive(config: Config) -> None:
-    """Raise `InputError` unless the setting is PiCIE on image files, as the naive recipe is."""
+    """Raise `InputError` unless the setting is PiCIE on image files, like the naive recipe."""
     try:
         image_paths(open_dataset(config.data, config.data.train_split))
     except InputError as error:
@@ -113,7 +113,8 @@ def _check_naive(config: Config) -> None:
 
 
 def _measure(*arguments: Any, **options: Any) -> Record:
-    from benchmarks.measuring import measure  # imports torch; the parent process stays small without it
+    # imports torch; the parent process stays small without it
+    from benchmarks.measuring import measure
 
     return measure(*arguments, **options)
 
@@ -140,7 +141,8 @@ def record(config: Config, ours: Mapping[str, Any], naive: Sequence[Mapping[str,
         naive: from `measure_naive`, one item per epoch; may be empty.
     """
     seconds = {**ours["seconds"], **({"naive": [epoch["seconds"] for epoch in naive]} if naive else {})}
-    least = {name: min(values) for name, values in seconds.items()}  # other load on the machine can only add time
+    # other load on the machine can only add time
+    least = {name: min(values) for name, values in seconds.items()}
     total = sum(ours["stages"].values())
     result: Record = {
         "taken": time.strftime("%Y-%m-%d"),

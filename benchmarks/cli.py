@@ -69,9 +69,9 @@ def bench(
     The floor is the bare network: as many forward and backward passes as picie's epoch makes, on
     inputs that are already in memory. The naive recipe is the published method as it is usually
     written. Compare ratios, not seconds. The default backbone starts from its ImageNet weights; the
-    others use model.pretrained=false unless model.weights or model.pretrained is given, because speed
-    does not depend on the weights. An unreadable image is an error, since all contestants must process
-    the same images. Everything is written to a temporary folder.
+    others use model.pretrained=false unless model.weights or model.pretrained is given, because
+    speed does not depend on the weights. An unreadable image is an error, since all contestants
+    must process the same images. Everything is written to a temporary folder.
     """
     from benchmarks import pictures
     from benchmarks.meters import stoppable
@@ -108,7 +108,7 @@ def bench(
 
 
 def _check_out(out: Path | None) -> None:
-    """Raise `InputError` now if the results could not be appended to `out`, a file or a folder, later."""
+    """Raise `InputError` before measuring if `out`, a file or a folder, cannot be written."""
     if out is None:
         return
     check_file("--out", None if out.is_dir() else out)

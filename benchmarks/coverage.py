@@ -3,9 +3,9 @@ resample.
 
     python -m benchmarks.coverage
 
-A population of 4000 simulated images of 12 classes, whose clusters follow the classes loosely and
-differently from image to image. The true score is the one on the whole population. Samples of it
-are scored, each with both kinds of intervals.
+The population is 4000 simulated images of 12 classes. Their clusters follow the classes loosely,
+and differently in each image. The true score is that of the whole population. Samples of the
+population are scored, each with both kinds of intervals.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def main() -> None:
 
 def _world(k: int, rng: np.random.Generator) -> np.ndarray:
     """(WORLD, CLASSES, k) confusion matrices."""
-    usual = 0.6 * rng.dirichlet(np.full(k, 0.15), CLASSES)  # distribution of a class over the clusters
+    # distribution of a class over the clusters
+    usual = 0.6 * rng.dirichlet(np.full(k, 0.15), CLASSES)
     usual[np.arange(CLASSES), np.arange(CLASSES) % k] += 0.4
     images = np.zeros((WORLD, CLASSES, k), dtype=np.int64)
     for image in images:

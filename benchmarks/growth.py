@@ -36,7 +36,8 @@ def draw(records: Iterable[dict[str, Any]]) -> Figure:
     for record in records:
         if "grow" in record:
             name = f"{record['backbone']}{', frozen' * record['freeze']}; {machine_of(record)}"
-            found[record["grow"]][name][_value(record)] = record  # the last of several equal settings is used
+            # of several records of one setting, the last is used
+            found[record["grow"]][name][_value(record)] = record
     kinds = [kind for kind in GROWING if kind in found]
     if not kinds:
         sys.exit("these files hold no record of `python -m benchmarks --grow ...`")

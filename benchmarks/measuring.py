@@ -32,8 +32,9 @@ def measure(config: Config, folder: Path, rounds: int, floor: bool = True) -> di
     picie alone.
 
     Args:
-        config: of the run; `train.epochs` is at least `rounds` + `settings.EXTRA_EPOCHS`.
-        folder: of the run; created, and must not exist.
+        config: configuration of the run; `train.epochs` is at least `rounds` +
+            `settings.EXTRA_EPOCHS`.
+        folder: folder of the run; it is created and must not exist.
         rounds: number of timed epochs.
         floor: whether to time the replays too.
 
@@ -59,9 +60,11 @@ def measure(config: Config, folder: Path, rounds: int, floor: bool = True) -> di
         memory = peaks(device)
         given = ready(calls if floor else (), device)
         with as_it_was(network):
-            replay(network, list(given.inputs), given)  # each kind of call once, as warm-up of the floor
+            # warm up the floor with one call of each kind
+            replay(network, list(given.inputs), given)
         for number in range(rounds):
-            for name in sorted(seconds, reverse=number % 2 == 0):  # alternate the order, so that drift of the machine cancels
+            # alternate the order, so that drift of the machine cancels
+            for name in sorted(seconds, reverse=number % 2 == 0):
                 if name == "picie":
                     seconds[name].append(timed(run.epoch, device))
                 else:

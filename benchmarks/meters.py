@@ -24,8 +24,9 @@ T = TypeVar("T")
 
 
 def in_process(function: Callable[..., T], *arguments: Any, **options: Any) -> T:
-    """Call `function` in a new process, with its own memory, threads and settings; returns or
-    raises what it does.
+    """Call `function` in a new process, with its own memory, threads and settings.
+
+    Returns the result of `function`, or raises its exception.
 
     A process starts with the peak memory of its parent, so the parent should be small (without
     torch). The process is terminated if the parent is interrupted.
@@ -55,13 +56,16 @@ def in_process(function: Callable[..., T], *arguments: Any, **options: Any) -> T
 
 def _answer(to: Connection, function: Callable[..., object], arguments: Any, options: Any) -> None:
     """Run in the new process: send (result, None) or (None, error)."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent reports it
-    set_start_method(None, force=True)  # otherwise DataLoader workers would also be spawned and import torch again
+    # Ctrl-C reaches the whole group; the parent reports it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # otherwise DataLoader workers would also be spawned and import torch again
+    set_start_method(None, force=True)
     set_up_logging(quiet=True)  # the parent logs progress
     try:
         to.send((function(*arguments, **options), None))
     except Exception as error:
-        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # Python's, torch's
+        # raised by Python, or by torch
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
             error = TrainingError("the benchmark is out of memory; lower --batch-size or --size")
         elif not isinstance(error, PicieError):
             traceback.print_exc()  # tracebacks are not pickled

@@ -131,7 +131,7 @@ class Naive:
 
     @torch.no_grad()
     def _cluster(self, epoch: int, view: int) -> Tensor:
-        """(K, D) centroids of one view: Lloyd iterations on the first batches, then running means."""
+        """(K, D) centroids of a view: Lloyd iterations on the first batches, then running means."""
         options = self.config.cluster
         self.network.eval()
         gathered: list[Tensor] = []

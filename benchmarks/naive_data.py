@@ -16,7 +16,7 @@ from torchvision.transforms import functional as TF
 from picie.data.base import Dataset as Labelled
 from picie.data.images import centre_label
 
-_GEOMETRY = 2  # random stream after those of the two views
+_GEOMETRY = 2  # number of the random stream; 0 and 1 are those of the two views
 
 
 def recolour(image: Image.Image, rng: np.random.Generator) -> Image.Image:

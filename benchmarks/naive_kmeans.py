@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_CHUNK = 2**15  # points assigned at a time
+_CHUNK = 2**15  # number of points assigned at a time
 
 
 def points(z: Tensor) -> Tensor:

@@ -42,8 +42,10 @@ def write(root: Path, images: int, size: tuple[int, int] = SIZE) -> None:
 
 
 def _picture(number: int, size: tuple[int, int]) -> tuple[Image.Image, Image.Image]:
-    """A picture of noisy single-colour regions, one per smooth random field where it is the
-    maximum, and its labels.
+    """A picture of noisy single-colour regions, and its labels.
+
+    Each region belongs to a smooth random field and covers the pixels at which that field is the
+    largest.
     """
     rng = np.random.default_rng(number)
     label = np.stack([_smooth(rng, size, _COARSE) for _ in range(CLASSES)]).argmax(0).astype(np.uint8)

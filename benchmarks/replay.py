@@ -1,7 +1,7 @@
 """The floor: repeat the network calls of an epoch of picie on ready tensors, and nothing else.
 
 Hooks record the calls while an epoch runs, so the floor changes when picie makes fewer of them. The
-network is called unfolded, even where picie folds BatchNorm into convolutions.
+network is called unfolded, even if picie folds BatchNorm into convolutions.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class Ready:
 def recorded(network: Extractor) -> Iterator[list[Call]]:
     """Record every call of `network` or its parts inside the block in the yielded list."""
     calls: list[Call] = []
-    latest: list[weakref.ref[Tensor]] = []  # finest level of the last backbone call; a weak reference
+    # finest level of the last backbone call; a weak reference
+    latest: list[weakref.ref[Tensor]] = []
 
     def on_backbone(module: nn.Module, inputs: tuple[Tensor], levels: Sequence[Tensor]) -> None:
         calls.append(_call("backbone", inputs, module.training))
@@ -110,8 +111,9 @@ def _random(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) ->
 
 
 def replay(network: Extractor, calls: Sequence[Call], given: Ready) -> None:
-    """Repeat the `calls` of `network` on the inputs of `ready`, with a backward pass where there
-    was one; no loss.
+    """Repeat the `calls` of `network` on the inputs of `ready`, without a loss.
+
+    Calls that had a backward pass have one here, too.
     """
     for call in calls:
         if network.training != call.training:

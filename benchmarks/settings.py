@@ -21,7 +21,7 @@ EXTRA_EPOCHS = 3
 because it would differ.
 """
 
-# those of the CamVid runs in docs/research/reproduction.md
+# the settings of the CamVid runs in docs/research/reproduction.md
 _DEFAULTS = {"cluster.k": 11, "views.size": 160, "train.batch_size": 16, "cluster.batch_size": 16}
 _KEYS = {"size": "views.size", "k": "cluster.k"}
 
@@ -29,8 +29,8 @@ _KEYS = {"size": "views.size", "k": "cluster.k"}
 def setting(backbone: str, options: Sequence[str], epochs: int) -> Config:
     """The configuration to measure for a backbone.
 
-    Pretrained weights are used if they are installed with picie or given; otherwise the network
-    starts at random, which is as fast.
+    Pretrained weights are used if they are installed with picie or given. Otherwise the network
+    starts from random weights, which does not change its speed.
 
     Args:
         backbone: name of the backbone.

@@ -1,7 +1,8 @@
 """Measure the structure of the package: `python -m benchmarks.structure`.
 
-Prints the row of docs/development/house.md for this checkout: modules, import graph (by grimp, with the children of `picie` as
-parts), lines, long files, long functions and functions with many parameters.
+Prints the figures of docs/development/house.md for this checkout: modules, import graph (by grimp,
+with the children of `picie` as parts), lines, long files, long functions and functions with many
+parameters.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ MAX_FILE, MAX_PARAMETERS = 350, 6
 
 @dataclass(frozen=True)
 class Structure:
-    """The figures of one checkout; loose modules are the files at the top, `__init__` and `__main__` included."""
+    """The figures of one checkout.
+
+    Loose modules are the files at the top, including `__init__` and `__main__`.
+    """
 
     loose_modules: int
     modules: int
@@ -75,7 +79,7 @@ def _parameters(node: Function) -> int:
 
 
 def _edges() -> dict[str, set[str]]:
-    """Which children of `picie` import which, imports under TYPE_CHECKING left out."""
+    """Which children of `picie` import which, without imports under TYPE_CHECKING."""
     graph = grimp.build_graph("picie", exclude_type_checking_imports=True)
     edges: dict[str, set[str]] = {child: set() for child in graph.find_children("picie")}
     for module in graph.modules:

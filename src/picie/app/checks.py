@@ -12,7 +12,7 @@ async def read_body(request: Request, max_bytes: int, limit: str) -> bytes:
     Args:
         request: a request whose body has not been read yet.
         max_bytes: the maximum length.
-        limit: the same in words, for the error message.
+        limit: the maximum length as text, for the error message.
 
     Raises:
         HTTPException: the body is too long.
@@ -32,7 +32,7 @@ async def read_body(request: Request, max_bytes: int, limit: str) -> bytes:
 def check_type(request: Request, *types: str) -> None:
     """Raise `HTTPException` unless the body has one of `types`.
 
-    A form of another site can send none of them.
+    HTML forms of other sites cannot send these types.
     """
     if not request.headers.get("content-type", "").startswith(types):
         raise HTTPException(415, f"the content type must be {' or '.join(types)}")

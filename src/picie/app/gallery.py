@@ -30,10 +30,10 @@ class Gallery:
 
     Args:
         images: the pictures.
-        source: describes for the user where they come from.
-        features: makes unit-norm features (D, h, w) of an RGB picture.
-        memory: budget for the features, in bytes. The first picture that does not fit and all
-            after it are left out.
+        source: tells the user where the pictures come from.
+        features: computes unit-norm features (D, h, w) of an RGB picture.
+        memory: budget for the features, in bytes. The first picture that does not fit is left
+            out, and so are all after it.
     """
 
     def __init__(self, images: Dataset, source: str, features: Callable[[Image.Image], Tensor], memory: int = _MEMORY) -> None:
@@ -106,7 +106,8 @@ class Gallery:
     def _compute(self) -> None:
         try:
             self._compute_all()
-        except Exception as error:  # any error, e.g. no GPU memory; without this the page would wait forever
+        except Exception as error:
+            # any error, e.g. no GPU memory; if it were not caught, the page would wait forever
             text = "no neighbours in the pictures from number %d on: %s (%s)"
             log.warning(text, self._seen, type(error).__name__, _one_line(error))
             self._failed = True
@@ -132,7 +133,7 @@ class Gallery:
 def open_gallery(segmenter: Segmenter, features: Callable[[Image.Image], Tensor], folder: Path | None) -> Gallery | None:
     """Open the pictures in `folder`, or those that the run was trained on.
 
-    Returns None, with a warning, if those are gone.
+    Returns None, with a warning, if the training pictures no longer exist.
 
     Raises:
         InputError: `folder` does not exist or has no picture.

@@ -1,8 +1,8 @@
 """Protection of the page against other sites that are open in the same browser.
 
-Every site that a user visits can reach a page on 127.0.0.1: it can post to it, and with a domain
-name of its own that resolves to 127.0.0.1 (DNS rebinding) it could read from it. Both kinds of
-request carry headers that a site cannot change.
+Every site that a user visits can send requests to a page on 127.0.0.1. If the site's own domain
+name resolves to 127.0.0.1 (DNS rebinding), it could also read the responses. Both kinds of request
+carry headers that a site cannot change.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
-    "Cache-Control": "no-store",  # names, colours and even the run can change at the same address
+    "Cache-Control": "no-store",  # the same address may later show other names, colours or runs
 }
 
 
@@ -56,7 +56,8 @@ class Guard:
         host = headers.get("host", "")
         if not self._is_own(_name(f"//{host}")):
             return f"the page is not served as {host!r}; open it at the address that picie app printed"
-        if headers.get("sec-fetch-site") in {"cross-site", "same-site"} and path != "/":  # a link to the page is allowed
+        # a link to the page is allowed
+        if headers.get("sec-fetch-site") in {"cross-site", "same-site"} and path != "/":
             return "this request comes from another site; only the page itself may send it"
         origin = headers.get("origin")
         if origin is not None and origin.lower().partition("://")[2] != host.lower():

@@ -22,7 +22,7 @@ class Listening:
         images: see `Studio`.
         host: the name or address to listen on.
         port: the port to listen on; 0 takes a free one.
-        limits: of uploaded pictures.
+        limits: maximum size of uploaded pictures.
         device: where to compute.
 
     Attributes:
@@ -50,7 +50,8 @@ class Listening:
     def run(self) -> None:
         """Serve until a signal; then raise `KeyboardInterrupt`."""
         self._server.run(sockets=[self._socket])
-        raise KeyboardInterrupt  # also if the server handled the signal itself, which happens under load
+        # also if the server handled the signal itself, which happens under load
+        raise KeyboardInterrupt
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -28,8 +28,9 @@ from picie.version import __version__
 
 _STATIC = Path(__file__).parent / "static"
 _MAX_JSON = 2**16  # bytes of a request without a picture
-_MAX_CONCURRENT = 2  # pictures processed at once: 40 megapixels take 120 MB as RGB and 320 MB as clusters
-_MAX_LISTED = 200  # pictures of the gallery that one request lists
+# pictures processed at once: 40 megapixels take 120 MB as RGB and 320 MB as clusters
+_MAX_CONCURRENT = 2
+_MAX_LISTED = 200  # maximum number of gallery pictures in one response
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class Pages:
     """The handlers of the routes.
 
     Args:
-        studio: the model and the pictures that they work with.
-        limits: of uploaded pictures.
+        studio: the model and the open pictures.
+        limits: maximum size of uploaded pictures.
     """
 
     def __init__(self, studio: Studio, limits: Limits) -> None:
@@ -106,7 +107,8 @@ class Pages:
         try:
             change = json.loads(await read_body(request, _MAX_JSON, "64 KB"))
             was, name, color = (str(change[key]) for key in ("was", "name", "color"))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:  # RecursionError: thousands of nested brackets
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            # RecursionError: thousands of nested brackets
             raise HTTPException(400, "give was, name and color as JSON") from error
         await run_in_threadpool(self.studio.rename, request.path_params["value"], was, name, color)
         return JSONResponse(self.studio.segments())

@@ -26,7 +26,7 @@ from picie.inference.segments import check_color, check_name
 from picie.naming import changes as naming
 from picie.runtime import checkpoint
 
-_MAX_SIDE = 2048  # pixels a side of the picture that the page shows; masks are saved at full size
+_MAX_SIDE = 2048  # maximum side in pixels of the picture on the page; masks are saved at full size
 _MEMORY = 2**28  # budget for segmented pictures, in bytes; the latest one is always kept
 _NEIGHBORS = 8
 
@@ -160,7 +160,7 @@ class Studio:
         }
         if self.gallery is not None:
             images = self.gallery.features(feature.device, opened.index)
-            with self._model:  # no name may change in between
+            with self._model:  # prevents a change of names in the meantime
                 results = search(self.segmenter, feature, images, _NEIGHBORS, per_image=1)
                 values = [self.segmenter.names.index(n.name) for n in results]
             answer["neighbors"] = [
@@ -179,8 +179,8 @@ class Studio:
             color: the new colour, "#rrggbb".
 
         Raises:
-            ChangedError: the run has other clusters, or other names, in which case they are
-                loaded.
+            ChangedError: the run has other clusters, or its names were changed elsewhere. In the
+                second case the new names are loaded.
             InputError: the name or colour is not valid, or another process is using the run.
                 Nothing is changed.
         """

@@ -1,1 +1,1 @@
-"""The command line: one file a command group, one plain function a command."""
+"""The command line: one file per command group and one plain function per command."""

@@ -15,7 +15,8 @@ from picie.errors import InputError, PicieError, Stopped
 from picie.runtime import distributed, failures
 from picie.runtime.atomic_write import is_disk_full
 
-# Depending on its version, Typer raises click's exceptions or its own copies of them; this is their common base.
+# Depending on its version, Typer raises click's exceptions or its own copies of them. This is their
+# common base class.
 _UsageError: Any = typer.BadParameter.__base__
 
 
@@ -28,7 +29,7 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
         arguments: the command line without the program; None takes that of the process.
 
     Returns:
-        0 for success; 2 if the input was at fault; 1 if the run, the disk or the network failed;
+        0 for success; 2 if the input was invalid; 1 if the run, the disk or the network failed;
         128 + signal if the command was interrupted.
     """
     try:
@@ -52,7 +53,8 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
         return _end(name, "stopped", 130)
     except BrokenPipeError:
         return 0
-    except OSError as error:  # with a file name: a path that the caller can change; without: a full disk and the like
+    except OSError as error:
+        # with a file name: a path that the caller can change; without: e.g. a full disk
         where = "" if error.filename is None else f"{error.filename}: "
         if is_disk_full(error):
             return _end(name, f"error: {where}the disk is full; free some space, then repeat the command", 1)
@@ -60,7 +62,7 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
 
 
 def _usage_message(error: Any) -> str:
-    """The message of a usage error; names the section.key=value option that an unknown flag stands for."""
+    """The message of a usage error; for an unknown flag it suggests a section.key=value option."""
     message: str = error.format_message().rstrip(".")
     flag: str = getattr(error, "option_name", "")
     overrides = [p for p in error.ctx.command.params if p.name == "overrides"] if flag and error.ctx is not None else []
@@ -68,7 +70,8 @@ def _usage_message(error: Any) -> str:
         return message
     wanted = flag.lstrip("-").replace("-", "_")
     sections = all_sections()
-    if overrides[0].metavar.startswith("[evaluate."):  # the only section that `picie evaluate` accepts
+    # the only section that `picie evaluate` accepts
+    if overrides[0].metavar.startswith("[evaluate."):
         sections = {"evaluate": sections["evaluate"]}
     options = [f"{name}.{key}=VALUE" for name, section in sections.items() for key in section.model_fields if key == wanted]
     return f"No such option: {flag}; write {' or '.join(options)}" if options else message

@@ -79,7 +79,7 @@ def ablate(
     if plan[0].config.data.name == "folder" and plan[0].config.data.root is None:
         raise InputError("DATA is missing; give a folder of images, e.g. picie ablate photos/ ...")
 
-    # imported late: torch takes seconds, which an invalid option should not
+    # imported here, after the options are checked, because torch takes seconds
     from picie.comparing import ablation
 
     ablation.ablate(plan, out, jobs, against)

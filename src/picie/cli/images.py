@@ -29,7 +29,8 @@ def predict(
 ) -> None:
     """Segment images: write an index PNG of the same size and an overlay for each, and one legend.
 
-    Images that the run has already predicted into --out are skipped, so an interrupted command can be repeated.
+    Images that the run has already predicted into --out are skipped, so an interrupted command can
+    be repeated.
     """
     from picie.inference import predict
     from picie.runtime.progress import set_up_logging
@@ -82,7 +83,7 @@ def neighbors(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     trust: Trust = False,
 ) -> None:
-    """Find the pixels of a folder that are most similar to one pixel, by exact search over all feature cells."""
+    """Find the pixels of a folder that are most similar to one pixel, by exact search."""
     from picie.inference import neighbors as neighborhood
 
     query = neighborhood.Query(image, x, y, folder, k, per_image)

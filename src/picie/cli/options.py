@@ -19,7 +19,8 @@ Include = Annotated[
 Exclude = Annotated[
     Optional[list[str]], typer.Option(metavar="PATTERN", help="Leave out these images of a folder, e.g. 'masks/*'; repeatable.")
 ]
-_OBJECT = re.compile(r"[A-Za-z_][\w]+(\.\w+)*:[A-Za-z_]\w*")  # my_module:MyDataset, but not C:photos
+# my_module:MyDataset, but not C:photos
+_OBJECT = re.compile(r"[A-Za-z_][\w]+(\.\w+)*:[A-Za-z_]\w*")
 
 
 def _trust(value: bool) -> None:
@@ -37,7 +38,7 @@ def data_options(data: str | None, options: Sequence[str]) -> list[str]:
     """Return DATA as options: data.root for an existing folder, otherwise data.name.
 
     Raises:
-        InputError: `options` set the same key, or there is neither such a folder nor such a dataset.
+        InputError: `options` set the same key, or there is no folder or dataset of that name.
     """
     from_data = [] if data is None else [_data_option(data)]
     for key in (option.partition("=")[0] for option in from_data):
@@ -59,7 +60,8 @@ def _data_option(data: str) -> str:
 
 
 def _toml_string(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)  # a JSON string is valid TOML, except for escaped surrogate pairs
+    # a JSON string is valid TOML, except for escaped surrogate pairs
+    return json.dumps(text, ensure_ascii=False)
 
 
 def join_options(flags: dict[str, Any], overrides: Sequence[str]) -> list[str]:

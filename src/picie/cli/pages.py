@@ -18,7 +18,7 @@ def report(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     trust: Trust = False,
 ) -> None:
-    """Write one HTML page about a run: curves, examples, scores, crops of each cluster, both views, settings."""
+    """Write one HTML page about a run: examples, scores, clusters, curves, views and settings."""
     from picie.report import write_report
 
     typer.echo(f"{write_report(run, out, data, device)}")
@@ -28,7 +28,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Output folder for the dataset, the run and the pictures.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Random seed of the scenes and of training.")] = 0,
 ) -> None:
-    """Generate scenes, train, evaluate and predict on them; takes a few minutes on two CPU cores."""
+    """Generate scenes, train, evaluate and predict; takes a few minutes on two CPU cores."""
     from picie.cli import demo as demonstration
 
     demonstration.demo(out, seed)

@@ -123,9 +123,9 @@ def _list_rows(what: str) -> Iterator[tuple[str, str]]:
         for name in registry.BACKBONES:
             shipped = name == registry.SHIPPED_BACKBONE
             yield name, "ImageNet weights installed with picie" if shipped else "weights from timm's hub, or model.weights=FILE"
-        import timm  # imported here because it takes seconds, which a table of scores does not need
+        import timm  # imported here because it takes seconds, and tables of scores do not use it
 
-        yield f"... and {len(timm.list_models()):,} more of timm", "any that has a feature pyramid or patches"
+        yield f"any of timm's {len(timm.list_models()):,} models", "if it has a feature pyramid or patches"
     else:
         entries = {"datasets": registry.DATASETS, "methods": registry.METHODS, "losses": registry.LOSSES}[what]
         for name in entries:

@@ -72,7 +72,8 @@ def train(
     settings = load(preset, config, [*data_options(data, options), *options])
     if settings.data.name == "folder" and settings.data.root is None:
         raise InputError("DATA is missing; give a folder of images, e.g. picie train photos/")
-    from picie.training import api  # imports torch and timm, which takes seconds; check the options first
+    # imports torch and timm, which takes seconds; check the options first
+    from picie.training import api
 
     _print_run(api.train(settings, out or _default_out(settings)))
 

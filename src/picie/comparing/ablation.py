@@ -38,7 +38,7 @@ def ablate(jobs: Sequence[Job], out: Path, parallel: int = 1, against: str | Non
     Args:
         jobs: result of `plan`.
         out: folder of the ablation.
-        parallel: number of runs at a time; more than one run in separate processes.
+        parallel: number of runs at a time; if it exceeds 1, each has its own process.
         against: setting that the others are tested against; None tests every pair.
 
     Raises:
@@ -86,7 +86,7 @@ def _is_finished(job: Job) -> bool:
 
 
 def _remove_partial_files(folder: Path) -> None:
-    """Remove what is left of a run that was killed while it wrote its first file."""
+    """Remove the partial files of a run that was killed while it wrote its first file."""
     entries = list(folder.iterdir()) if folder.is_dir() else []
     if all(entry.name.startswith(".") and entry.name.endswith(".partial") for entry in entries):
         for entry in entries:
@@ -123,11 +123,10 @@ def _run_in_turn(jobs: Sequence[Job]) -> dict[Path, str]:
 
 
 def _run_in_parallel(jobs: Sequence[Job], parallel: int) -> dict[Path, str]:
-    """Run the jobs as processes, `parallel` at a time. Returns the reason of each failure, by
-    folder.
+    """Run the jobs as processes, `parallel` at a time.
 
-    Each process has its own session, so that it receives a SIGINT of the terminal only once, from
-    here.
+    Each process has its own session, so that a Ctrl-C in the terminal reaches it only once, through
+    this process. Returns the reason of each failure, by folder.
     """
     failed: dict[Path, str] = {}
     waiting, signalled = list(jobs), False

@@ -44,8 +44,9 @@ class Group:
 
     @property
     def protocols(self) -> set[str]:
-        """The scoring protocols of its runs: one, unless they are of different versions of picie,
-        or none without scores.
+        """The scoring protocols of its runs.
+
+        Empty without scores; more than one only if versions of picie differ.
         """
         return {run.last["protocol"] for run in self.counted if "protocol" in run.last}
 

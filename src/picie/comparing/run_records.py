@@ -13,8 +13,8 @@ from picie.config import Config, from_dict, read_toml
 from picie.errors import InputError
 from picie.runtime.run_record import RunRecord, read_metrics
 
-# Options, besides the section [run], that do not define a setting: they do not change its expected
-# score.
+# Options that do not define a setting, because they do not change its expected score. The section
+# [run] does not, either.
 _WITHOUT_EFFECT = ("seed", "data.root", "evaluate.every")
 
 

@@ -2,7 +2,8 @@
 
 Runs with the same seed are not treated as pairs. A paired test has half the degrees of freedom
 (with three seeds |t| > 4.3 instead of 2.8), and its gain is not known in advance
-(docs/research/comparing.md). Welch's test is valid in both cases and does not assume equal variances.
+(docs/research/comparing.md). Welch's test is valid in both cases and does not assume equal
+variances.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def differences(pairs: Sequence[tuple[Spread, Spread]]) -> list[Difference]:
 
     No pair may be `untestable`.
     """
-    # imported here, because it takes a second that `picie --help` does not need
+    # imported here, because it takes a second, which would slow down `picie --help`
     from scipy import stats
 
     with warnings.catch_warnings():

@@ -42,9 +42,9 @@ def open_dataset(config: DataConfig, split: str) -> Dataset:
 
 
 def with_scale(config: DataConfig, dataset: Dataset) -> DataConfig:
-    """`config` with the scale of the dataset's images of more than 8 bits, if it does not state one.
+    """Return `config` with a scale for images of more than 8 bits, measured unless it states one.
 
-    `dataset` uses it from then on.
+    From then on, `dataset` uses this scale.
     """
     if config.scale or not isinstance(dataset, ImageFiles):
         return config
@@ -53,9 +53,9 @@ def with_scale(config: DataConfig, dataset: Dataset) -> DataConfig:
 
 
 def label_summary(dataset: Dataset) -> tuple[dict[str, Any] | None, list[str]]:
-    """What was seen in the labels that `dataset` has read, and warnings about their values.
+    """Summarise the labels that `dataset` has read, with warnings about their values.
 
-    Custom datasets that do not count their values have neither.
+    Custom datasets that do not count label values give None and no warnings.
     """
     summarise = getattr(dataset, "label_summary", None)
     return (None, []) if summarise is None else summarise()

@@ -76,7 +76,7 @@ class Cityscapes(ImageFiles):
         return to_classes(stored, self._lookup, LAST_ID, path)
 
     def label_summary(self) -> tuple[dict[str, Any], list[str]]:
-        """What was seen in the labels so far, and warnings; see `summarise_labels`."""
+        """Summary of the labels read so far, and warnings; see `summarise_labels`."""
         return summarise_labels("cityscapes", self._lookup, self.label_statistics)
 
     def label_path(self, index: int) -> Path:

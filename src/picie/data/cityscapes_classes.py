@@ -9,7 +9,7 @@ import numpy as np
 from picie.data.base import ClassMap
 
 LAST_ID = 33
-IGNORED = 255  # also the id -1, licence plate, as an unsigned byte
+IGNORED = 255  # also the value of id -1 (licence plate) as an unsigned byte
 
 _FIRST_CLASS = 7  # lower ids are void: the ego vehicle, borders, unlabelled
 _CLASSES = (  # of ids 7..33: name, colour
@@ -44,7 +44,8 @@ _CLASSES = (  # of ids 7..33: name, colour
 _THINGS = frozenset(
     ("person", "rider", "car", "truck", "bus", "caravan", "trailer", "train", "motorcycle", "bicycle")
 )  # the classes that are annotated as instances
-_TRAIN_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)  # in the order of classes 0..18
+# in the order of classes 0..18
+_TRAIN_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
 
 def all_labels() -> tuple[ClassMap, np.ndarray]:

@@ -78,7 +78,7 @@ class CocoStuff(ImageFiles):
         return to_classes(stored, self._lookup, len(FINE) - 1, path)
 
     def label_summary(self) -> tuple[dict[str, Any], list[str]]:
-        """What was seen in the labels so far, and warnings; see `summarise_labels`."""
+        """Summary of the labels read so far, and warnings; see `summarise_labels`."""
         return summarise_labels("cocostuff", self._lookup, self.label_statistics)
 
     def label_path(self, index: int) -> Path:

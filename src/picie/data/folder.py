@@ -31,12 +31,13 @@ class Folder(ImageFiles):
     Args:
         root: the folder.
         split: name of the split in a labelled folder.
-        include: patterns of images to use; none: all photos.
+        include: patterns of images to use; if empty, all photos.
         exclude: patterns of images to leave out.
-        label_suffix: what names of labels have after the image's name; None: the usual suffixes.
+        label_suffix: text that label names have after the image's name; None: the usual suffixes.
 
     Attributes:
-        why_unlabelled: the reason why a folder with a classes.toml has no labels; None for other folders.
+        why_unlabelled: the reason why a folder with a classes.toml has no labels; None for other
+            folders.
 
     Raises:
         InputError: no such folder or split, no image file in it, or an invalid classes.toml.
@@ -122,7 +123,7 @@ class Folder(ImageFiles):
         return label
 
     def label_summary(self) -> tuple[dict[str, Any], list[str]]:
-        """What was seen in the labels so far, and warnings; see `LabelStatistics`."""
+        """Summary of the labels read so far, and warnings; see `LabelStatistics`."""
         assert self.coding is not None
         coding, statistics = self.coding, self.label_statistics
         warnings = statistics.warnings(coding.classes.names, coding.values, coding.ignore)

@@ -12,10 +12,11 @@ with contextlib.suppress(ImportError):  # the extra picie[heic]
 
     pillow_heif.register_heif_opener()
 
-# Pillow warns about damaged metadata. What matters is reported once, by picie.
+# Pillow warns about damaged metadata; picie reports relevant problems once.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
-# Pillow raises for images above this limit and warns from half of it on. picie checks data.max_pixels instead.
+# Pillow raises for images above this limit and warns above half of it. picie checks
+# data.max_pixels instead.
 Image.MAX_IMAGE_PIXELS = None
 
 HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
@@ -40,7 +41,7 @@ _SUFFIXES = {
 
 Image.init()
 DECODERS = tuple(name for name in _SUFFIXES if name in Image.OPEN)
-"""Pillow's decoders that are used. None of them runs another program, as Pillow's EPS decoder does."""
+"""The Pillow decoders in use. None runs another program, unlike Pillow's EPS decoder."""
 
 IMAGE_SUFFIXES = frozenset(suffix for name in DECODERS for suffix in _SUFFIXES[name])
 """Endings of image files, in lower case."""

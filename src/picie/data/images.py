@@ -22,7 +22,7 @@ from picie.errors import InputError, UnreadableImageError
 DEFAULT_READING = Reading()
 
 _DEEP_SUFFIXES = frozenset({".png", ".apng", ".tif", ".tiff", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm"})
-_MAX_HEADERS, _MAX_MEASURED = 2048, 32  # files
+_MAX_HEADERS, _MAX_MEASURED = 2048, 32  # maximum numbers of files
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -37,19 +37,19 @@ _TRANSPOSES = {
 def open_image(path: Path, reading: Reading = DEFAULT_READING) -> Image.Image:
     """Read an image as 8-bit RGB: upright, in sRGB, with transparency over white.
 
-    Images of more than 8 bits are scaled by `reading.scales`, or by their own values. Of several pages
-    or frames the first is used.
+    Images of more than 8 bits are scaled by `reading.scales`, or by their own values. Only the
+    first page or frame is used.
 
     Returns:
-        The image. Its `info["notes"]` is a tuple of what was not used: further pages, further
-        bands.
+        The image. Its `info["notes"]` is a tuple that names what was not used: further pages,
+        further bands.
 
     Raises:
         UnreadableImageError: not a regular file, not an image, damaged, or more than
             `reading.max_pixels`.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would wait for ever
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would block forever
             raise _RefusedError("it is not a regular file")
         with path.open("rb") as file:
             return _read(file, reading)
@@ -65,8 +65,8 @@ def open_image(path: Path, reading: Reading = DEFAULT_READING) -> Image.Image:
 def decode_image(data: bytes, reading: Reading) -> Image.Image:
     """Decode an image from an untrusted source, as `open_image` does.
 
-    The number of pixels is read from the header, so a small file that expands to gigabytes is refused
-    before it is decoded. Raises `UnreadableImageError`.
+    The number of pixels is read from the header, so a small file that expands to gigabytes is
+    refused before it is decoded. Raises `UnreadableImageError`.
     """
     try:
         return _read(io.BytesIO(data), reading)
@@ -119,7 +119,7 @@ class _RefusedError(Exception):
 
 
 def _read(file: BinaryIO, reading: Reading) -> Image.Image:
-    """Raises any exception."""
+    """Decode an image; may raise any exception."""
     header = read_header(file)
     height, width = header.size
     if height * width > reading.max_pixels:
@@ -130,7 +130,8 @@ def _read(file: BinaryIO, reading: Reading) -> Image.Image:
         file.seek(0)
         with Image.open(file, formats=DECODERS) as image:
             image.load()
-            operation = _TRANSPOSES.get(image.getexif().get(0x0112, 1))  # `exif_transpose` would always copy
+            # `exif_transpose` would always copy
+            operation = _TRANSPOSES.get(image.getexif().get(0x0112, 1))
             rgb = to_rgb(image if operation is None else image.transpose(operation))
     else:
         rgb = _compose(pixels, reading)
@@ -180,7 +181,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _as_stored(values: np.ndarray) -> np.ndarray:
-    """Pillow's 32-bit integers as unsigned 16-bit ones where these hold them."""
+    """Convert Pillow's 32-bit integers to unsigned 16 bits if all values fit."""
     return values.astype(np.uint16) if values.dtype.kind == "i" and values.min() >= 0 and values.max() < 2**16 else values
 
 
@@ -229,7 +230,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def pixel_bytes(path: Path) -> int:
-    """The memory that the decoded image takes, in bytes, by its header; 0 if it is unreadable."""
+    """Memory of the decoded image in bytes, computed from its header; 0 if it is unreadable."""
     try:
         height, width = image_size(path)
     except UnreadableImageError:

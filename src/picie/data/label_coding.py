@@ -19,7 +19,7 @@ from picie.errors import InputError, nearest
 _KEYS = ("names", "colors", "ignore", "groups", "values")  # of classes.toml
 _INDEX_MODES = {"L", "P", "1", "I", "I;16", "I;16B", "I;16L"}
 _VOID_COLORS = (0x000000, 0xE0E0C0)
-_INTERNAL_IGNORE = 255  # or -1, where 255 is a class
+_INTERNAL_IGNORE = 255  # -1 is used instead if 255 is a class
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class LabelCoding:
         classes: the classes.
         values: (C,) stored value of each class; None: the class index.
         ignore: stored value of pixels without a class.
-        colors: the colours by which RGB label maps are decoded; empty: not stated by the user.
+        colors: the colours by which RGB label maps are decoded; empty if the user states none.
     """
 
     classes: ClassMap
@@ -87,7 +87,10 @@ def check_label(label: np.ndarray, classes: ClassMap, where: str | Path) -> None
 
 
 def read_coding(path: Path) -> LabelCoding:
-    """Read a classes.toml: names and, optionally, colors, ignore, groups and values. Raises `InputError`."""
+    """Read a classes.toml: names and, optionally, colors, ignore, groups and values.
+
+    Raises `InputError` if it is invalid.
+    """
     content = read_toml(path)
     unknown = set(content) - set(_KEYS)
     if unknown:
@@ -134,8 +137,8 @@ def read_stored(path: Path, colors: tuple[str, ...] = (), ignore: int = 255) -> 
 
     Args:
         path: an image, or a .npy file.
-        colors: colours of the classes, by which RGB files are decoded; black and the border colour of
-            Pascal VOC mean `ignore`, unless they are among them.
+        colors: colours of the classes, by which RGB files are decoded. Black and the border colour
+            of Pascal VOC mean `ignore`, unless they are class colours.
         ignore: index of pixels without a class in such files.
 
     Returns:

@@ -14,14 +14,14 @@ _SUFFIXES = (
     *("", "_mask", "_masks", "_label", "_labels", "_labelIds", "_gtFine_labelIds", "_gt", "_seg", "_segmentation"),
     *("_annotation", "_annotations", "_L", "-mask", "-label", ".mask", ".label"),
 )
-_IMAGE_SUFFIX = "_leftImg8bit"  # of Cityscapes, whose labels have another one
+_IMAGE_SUFFIX = "_leftImg8bit"  # suffix of Cityscapes images; their labels have another suffix
 
 
 class LabelLookup:
     """The label maps of a folder by the names of their images.
 
-    The label of a/p0.jpg is a/p0.png, or has another usual ending (of any case) or suffix, as
-    a/p0_mask.tif or a/p0.jpg.png.
+    The label of a/p0.jpg is a/p0.png, or a file with another usual ending (in any case) or suffix,
+    such as a/p0_mask.tif or a/p0.jpg.png.
 
     Args:
         folder: the folder with the label maps.
@@ -48,7 +48,10 @@ class LabelLookup:
         return {key: path for key, (_, path) in found.items()}
 
     def find(self, image: str) -> Path | None:
-        """The label map of an image, given by its path below the folder of images; None if there is none."""
+        """The label map of an image, or None if there is none.
+
+        `image` is the path of the image below the folder of images.
+        """
         stem = PurePosixPath(image).with_suffix("").as_posix()
         for suffix in _SUFFIXES if self.suffix is None else (self.suffix,):
             for base in (stem, image, stem.removesuffix(_IMAGE_SUFFIX)):
@@ -59,7 +62,7 @@ class LabelLookup:
         return None
 
     def hint(self, image: str) -> str:
-        """What to do about a missing label, from the files that the folder has."""
+        """Advice about a missing label, based on the files in the folder."""
         stem = PurePosixPath(image).with_suffix("").as_posix()
         keys = [key for key in self._files if not key.startswith("lower:")]
         similar = next((key for key in sorted(keys) if key.startswith(stem)), None)

@@ -16,19 +16,19 @@ _LOSSLESS = {".png", ".tif", ".tiff", ".bmp", ".gif"}
 _WORDS = ("mask", "label", "annot", "segment", "groundtruth", "semantic", "stuffthing", "trimap", "matte")
 _SHORT_WORDS = {"ann", "anns", "gt", "gts", "seg", "segs", "semseg", "truth", "palette", "color"}
 _TOKEN = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
-_MAX_CHECKED = 8  # files of each group
-_MAX_VALUES = 64  # distinct values of a label map
+_MAX_CHECKED = 8  # maximum number of files checked in each group
+_MAX_VALUES = 64  # maximum number of distinct values in a label map
 _MAX_FLAT_VALUES, _FLAT = 1024, 0.9  # more are allowed if most neighbouring pixels are equal
 _MAX_PIXELS = 100_000_000
-_SHARE = 0.75  # of the checked files of a group
+_SHARE = 0.75  # minimum share of label maps among the checked files of a group
 
 
 def find_label_maps(images: Sequence[Path], root: Path) -> list[Path]:
-    """Those of `images` that are label maps of the others.
+    """Find those of `images` that are label maps of other images.
 
-    A group of files is a candidate if its folder or file names say so, as masks/, ann_dir/ or
-    p0_mask.png, or if its files have the names of other images. Its content decides: label maps have
-    few distinct values. If no photo would remain, the result is empty.
+    A group of files is a candidate if its folder or file names suggest it (masks/, ann_dir/,
+    p0_mask.png), or if its files have the names of other images. A candidate is a group of label
+    maps if its images have few distinct values. If no photo would remain, the result is empty.
     """
     groups: defaultdict[tuple[Path, bool], list[Path]] = defaultdict(list)
     stems: defaultdict[str, int] = defaultdict(int)
@@ -44,7 +44,7 @@ def find_label_maps(images: Sequence[Path], root: Path) -> list[Path]:
 
 
 def _is_named(relative: Path) -> bool:
-    """Whether a path names label maps: one of its folders, or the file."""
+    """Whether the name of the file or of one of its folders suggests a label map."""
     return any(_is_label_word(token) for part in (*relative.parent.parts, relative.stem) for token in _TOKEN.findall(part))
 
 
@@ -54,7 +54,7 @@ def _is_label_word(token: str) -> bool:
 
 
 def _base(stem: str) -> str:
-    """The stem without CamVid's mark of label maps, _L."""
+    """The stem without _L, CamVid's suffix of label maps."""
     return stem[:-2].lower() if stem.endswith(("_L", "_P")) else ""
 
 
@@ -70,7 +70,8 @@ def _looks_like_label_map(path: Path) -> bool:
             if image.width * image.height > _MAX_PIXELS:
                 return False
             stored = np.asarray(image.convert("RGB") if image.mode in {"RGBA", "CMYK"} else image)
-    except Exception:  # a decoder may raise anything for a damaged file, which is reported when it is read
+    except Exception:
+        # a decoder may raise anything for a damaged file, which is reported when it is read
         return False
     values = stored if stored.ndim == 2 else stored.astype(np.int64) @ (256 ** np.arange(stored.shape[2]))
     distinct = len(np.unique(values))

@@ -1,4 +1,4 @@
-"""Count the stored values of label maps, and notice values that probably mean something else."""
+"""Count the stored values of label maps, and detect values that are probably misinterpreted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 from picie.data.formats import DECODERS
 
 _MAX_LISTED = 12
-_BINARY = 2  # classes of a binary mask
+_BINARY = 2  # number of classes in a binary mask
 _FREQUENT = 0.25  # minimum share of ignored pixels that is reported if a class does not occur
 
 
@@ -46,7 +46,7 @@ class LabelStatistics:
                     self._conflict = f"{path}: value {value} has another colour than in other files"
 
     def summary(self, ignored: Iterable[int]) -> dict[str, Any]:
-        """For JSON: the percentage of pixels with one of the `ignored` values, and all values that occur."""
+        """For JSON: the percentage of pixels with one of the `ignored` values, and all values."""
         share = sum(self.counts[value] for value in ignored) / max(1, self.counts.total())
         return {"ignored": round(100 * share, 2), "values": sorted(self.counts), "files": self.n_files}
 
@@ -55,11 +55,11 @@ class LabelStatistics:
         return self.counts[value] / max(1, self.counts.total())
 
     def warnings(self, names: Sequence[str], values: Sequence[int] | None, ignore: int) -> list[str]:
-        """Hints that the values mean something else than stated; each is one line.
+        """Warnings about values that probably do not mean what was stated, one line each.
 
         Args:
             names: the classes.
-            values: the stored value of each class; None: not stated, the class index.
+            values: the stored value of each class; None if not stated: the class index.
             ignore: the stored value of pixels without a class.
         """
         lines = []

@@ -15,7 +15,7 @@ from picie.data.cocostuff_classes import FINE, UNUSED, coarse_labels, fine_label
 from picie.data.label_statistics import LabelStatistics
 from picie.errors import InputError, nearest
 
-_LAST_TRAIN_ID = 18  # of Cityscapes
+_LAST_TRAIN_ID = 18  # the largest trainId of Cityscapes
 
 LABELS: dict[str, Callable[[], tuple[ClassMap, np.ndarray]]] = {
     "cocostuff27": coarse_labels,
@@ -50,7 +50,7 @@ def named_labels(name: str) -> tuple[ClassMap, np.ndarray]:
 
 
 def summarise_labels(name: str, lookup: np.ndarray, seen: LabelStatistics) -> tuple[dict[str, Any], list[str]]:
-    """What was `seen` in the labels of a label set, and warnings where the ids fit another numbering.
+    """Summarise the values `seen` in labels, and warn if the ids fit another numbering.
 
     Args:
         name: a key of `LABELS`.

@@ -15,7 +15,7 @@ from picie.data.scaling import Reading
 from picie.errors import InputError, nearest
 
 DATASET_FOLDER = "the folder that contains the dataset"
-"""What to give as a root if the dataset's name is given already."""
+"""What `existing_folder` expects as a root if the dataset's name is already given."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class ImageFiles:
 def existing_folder(root: str | Path, expected: str = "a folder of images or a name from `picie list datasets`") -> Path:
     """`root` as a path.
 
-    Raises `InputError`, which names what is `expected`, if it is not a folder.
+    Raises `InputError`, whose text says what is `expected`, if it is not a folder.
     """
     path = Path(root)
     if not path.exists():
@@ -72,7 +72,7 @@ def existing_folder(root: str | Path, expected: str = "a folder of images or a n
 
 
 def _path_hint(root: str) -> str:
-    """What to do about an address of another system; "" for an ordinary path."""
+    """Advice about a Windows path or an address; "" for an ordinary path."""
     if match := re.match(r"([A-Za-z]):[\\/](.*)", root):
         rest = match[2].replace("\\", "/")
         return f"under WSL this is /mnt/{match[1].lower()}/{rest}"

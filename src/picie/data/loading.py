@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 S = TypeVar("S")
 T = TypeVar("T")
 _AHEAD = 3  # batches in flight, including the current one
-_AHEAD_BYTES = 2**29  # memory of the results of `read_ahead`
+_AHEAD_BYTES = 2**29  # memory budget for the results of `read_ahead`
 _READ_CHUNK = 16  # frames per read job, so that all threads share a GPU's batch of 256
 
 
@@ -72,7 +72,7 @@ class FrameCache:
         folder: folder of the cache file.
         cache_gb: maximum size of the cache file in GB. If the frames need more, or more than half
             of the free disk space, they are decoded in every pass.
-        workers: number of decoding threads; None: chosen by the number of cores.
+        workers: number of decoding threads; None: `default_workers`.
         pin: return batches in page-locked memory, for a GPU.
 
     Attributes:
@@ -93,7 +93,8 @@ class FrameCache:
         self._pool = ThreadPoolExecutor(default_workers() if workers is None else max(1, workers), "picie-decode")
         self._bytes = 3 * size[0] * size[1]
         needed = self._bytes * len(dataset)
-        machines = distributed.world_size() // distributed.local_world_size()  # each has a cache file in the shared folder
+        # each machine has a cache file in the shared folder
+        machines = distributed.world_size() // distributed.local_world_size()
         fits = all(distributed.all_gather_object(needed <= min(cache_gb * 1e9, shutil.disk_usage(folder).free / 2 / machines)))
         if cache_gb and not fits:
             limit = "run.cache_gb or half of the free disk space: images are decoded in every pass"
@@ -132,7 +133,8 @@ class FrameCache:
         good = np.array([i for i in range(len(self.dataset)) if i not in self.unreadable], dtype=np.int64)
         if not len(good):
             raise InputError(f"none of the {len(self.dataset)} image files can be read; the first: {self.unreadable[0]}")
-        for problem in self.unreadable.values():  # after the check, so that a folder of unreadable images gives one line
+        # warn after the check above, so that a folder without readable images gives one line
+        for problem in self.unreadable.values():
             log.warning("skipped: %s", problem)
         for line in remarks.lines():
             log.warning("%s", line)
@@ -178,7 +180,7 @@ class FrameCache:
                     job.cancel()
 
     def _begin(self, indices: np.ndarray) -> tuple[np.ndarray, Tensor, list[Future[None]]]:
-        """Start to load a batch: its indices, its frames, and the jobs that fill them."""
+        """Start loading a batch. Returns its indices, its frames, and the jobs that fill them."""
         frames = torch.empty(len(indices), 3, *self.size, dtype=torch.uint8, pin_memory=self._pin)
         rows, n = frames.numpy(), _READ_CHUNK if self._filled else 1
         fill = self._read if self._filled else self._decode_into
@@ -271,7 +273,7 @@ def _ahead(
 ) -> Iterator[T]:
     """As `read_ahead`, in the threads of `pool`."""
     waiting: deque[Future[T]] = deque()
-    costs: deque[int] = deque()  # of the result that the caller is using, and of those that wait
+    costs: deque[int] = deque()  # of the result in use by the caller, and of the waiting results
     position = 0
     try:
         for taken in range(len(items)):

@@ -1,4 +1,4 @@
-"""Decode images that Pillow would read wrongly: more than 8 bits per channel, and TIFFs with unusual samples."""
+"""Decode images that Pillow reads wrongly: more than 8 bits per channel, or unusual TIFFs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from PIL import Image
 
 from picie.data.formats import DECODERS
 
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # damaged files are reported once, by picie
+# damaged files are reported once, by picie
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 _PNM = re.compile(rb"P([56])" + rb"(?:\s|#[^\n]*\n)+(\d+)" * 3 + rb"\s")
-_SIMPLE_TIFFS = {(0, 1), (1, 1), (2, 3), (3, 1), (5, 4), (6, 3), (8, 3)}  # photometric, samples: Pillow reads them
+# (photometric interpretation, samples per pixel) of TIFFs that Pillow reads correctly
+_SIMPLE_TIFFS = {(0, 1), (1, 1), (2, 3), (3, 1), (5, 4), (6, 3), (8, 3)}
 _PILLOW_COMPRESSIONS = {1, 2, 3, 4, 5, 7, 8, 32771, 32773, 32946, 34925, 50000, 50001}
 _NODATA, _ORIENTATION, _PROFILE = 42113, 274, 34675  # TIFF tags
 _OVERVIEW, _MASK = 1, 4  # bits of the TIFF tag NewSubfileType
@@ -58,14 +60,14 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of an image before it is decoded.
+    """Properties of an image that are known before it is decoded.
 
     Attributes:
         kind: which decoder is needed; "pillow" for images of 8 bits.
         size: (H, W) as stored.
         orientation: EXIF orientation, 1 to 8.
         pages: number of pages or frames.
-        bits: bits per channel, as far as more than 8.
+        bits: bits per channel; exact only if there are more than 8.
     """
 
     kind: Literal["pillow", "tiff", "png", "jpeg2000", "pnm"]
@@ -90,15 +92,19 @@ def read_header(file: BinaryIO) -> Header:
     elif match and int(match[4]) > 255:
         kind = "pnm"
     with Image.open(file, formats=DECODERS) as image:
-        # the further frames of an MPO are previews of the same photo, those of a PSD its layers
+        # further frames are previews of the same photo in an MPO, and layers in a PSD
         pages = 1 if image.format in {"MPO", "PSD"} else getattr(image, "n_frames", 1)
-        has_exif = image.format != "PNG" or "exif" in image.info  # else Pillow decodes the PNG to search its end
+        # without this test Pillow would decode the whole PNG to look for EXIF data at its end
+        has_exif = image.format != "PNG" or "exif" in image.info
         orientation = _valid_orientation(image.getexif().get(_ORIENTATION) if has_exif else None)
         return Header(kind, (image.height, image.width), orientation, pages, 8 if kind == "pillow" else 16)
 
 
 def decode(file: BinaryIO, header: Header) -> Pixels | None:
-    """Decode an image; None if Pillow decodes it correctly. Raises any exception of the decoders."""
+    """Decode an image; None if Pillow decodes it correctly.
+
+    Raises any exception of the decoders.
+    """
     file.seek(0)
     if header.kind == "tiff":
         return _decode_tiff(file)
@@ -190,7 +196,7 @@ def _decode_tiff(file: BinaryIO) -> Pixels:
 
 
 def _channels_last(page: tifffile.TiffPage) -> np.ndarray:
-    """(H, W, C) values of a page; of a volume the first plane."""
+    """(H, W, C) values of a page, or of the first plane of a volume."""
     values: np.ndarray = page.asarray()
     axes = page.axes
     while "Z" in axes:
@@ -209,7 +215,10 @@ def _channels_last(page: tifffile.TiffPage) -> np.ndarray:
 
 
 def _is_alpha(band: np.ndarray, is_geotiff: bool) -> bool:
-    """Whether a band that is tagged as alpha is alpha. GDAL tags a fourth band, e.g. near infrared, as alpha."""
+    """Whether a band that is tagged as alpha is an alpha channel.
+
+    GDAL tags any fourth band as alpha, e.g. near infrared.
+    """
     opaque = np.iinfo(band.dtype).max if band.dtype.kind in "ui" else 1
     if band.min() == band.max():
         return bool(band.min() == opaque)

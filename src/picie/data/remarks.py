@@ -1,4 +1,4 @@
-"""Warnings about images that were read, but perhaps not as meant."""
+"""Warnings about images that were read, but perhaps not as intended."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-_DARK, _BRIGHT, _FLAT = 20, 235, 3  # of 255
+_DARK, _BRIGHT, _FLAT = 20, 235, 3  # thresholds for values in 0..255
 _TONES = ("nearly black", "nearly white", "of one colour")
 _MAX_NAMES = 3
 _MIN_SIDE = 4  # pixels
@@ -16,7 +16,10 @@ MORE_BANDS = "more bands"
 
 
 def inspect(image: Image.Image) -> tuple[str, ...]:
-    """Remarks on an image: notes from `open_image`, and whether it is nearly black, white or of one colour."""
+    """Remarks on an image: the notes of `open_image`, and whether it is almost empty.
+
+    An image is almost empty if it is nearly black, nearly white or of one colour.
+    """
     values = np.asarray(image.resize((min(64, image.width), min(64, image.height)), Image.Resampling.NEAREST))
     darkest, brightest = np.percentile(values, (1, 99))
     tone = None

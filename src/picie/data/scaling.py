@@ -16,10 +16,11 @@ MAX_PIXELS = 500_000_000
 Scale = tuple[float, float]
 """The values that become 0 and 255."""
 
-_MAX_SAMPLE = 50_000  # values per image
+_MAX_SAMPLE = 50_000  # maximum number of values per image
 _PERCENTILES = (0.1, 99.9)
 _MAX_MAGNITUDE = 1e15  # larger floats mark pixels without data
-_NODATA = (-9999, -99999, -32768)  # common values of pixels without data, in files that do not state theirs
+# common values of pixels without data, in files that do not state theirs
+_NODATA = (-9999, -99999, -32768)
 
 
 @dataclass(frozen=True)
@@ -36,22 +37,22 @@ class Reading:
     max_pixels: int = MAX_PIXELS
 
     def with_scales(self, scales: Mapping[str, Scale]) -> Reading:
-        """The same with further scales; existing ones are not changed."""
+        """A copy with further scales; existing scales are not changed."""
         return replace(self, scales={**scales, **self.scales})
 
 
 def sample(pixels: Pixels) -> np.ndarray:
-    """(n,) some values of an image, without those that mark missing data."""
+    """(n,) a sample of an image's values, without those that mark missing data."""
     values: np.ndarray = pixels.values[_valid(pixels)]
     return values[:: max(1, values.size // _MAX_SAMPLE)].ravel()
 
 
 def estimate(samples: Sequence[np.ndarray]) -> Scale:
-    """The scale of images, from a `sample` of each.
+    """Estimate the scale of images from a `sample` of each.
 
     Nonnegative integers are scaled by the smallest power of two that holds their 99.9th percentile,
-    so that 12-bit data in 16 bits is not black and a few extreme pixels do not darken the rest. Other
-    values are scaled from the 0.1st to the 99.9th percentile.
+    so that 12-bit data in 16 bits is not black and a few extreme pixels do not darken the rest.
+    Other values are scaled from the 0.1st to the 99.9th percentile.
 
     >>> estimate([np.arange(4000, dtype=np.uint16)])
     (0.0, 4095.0)
@@ -85,7 +86,8 @@ def to_8_bits(pixels: Pixels, scales: Mapping[str, Scale]) -> np.ndarray:
         if dtype == np.uint16:
             scaled = _rescale(np.arange(2**16), low, factor)[values]
         else:
-            scaled = np.stack([_rescale(row, low, factor) for row in values])  # row by row, to save memory
+            # row by row, to save memory
+            scaled = np.stack([_rescale(row, low, factor) for row in values])
     if pixels.white_is_zero:
         scaled = 255 - scaled
     if dtype != np.uint8 and not (valid := _valid(pixels)).all():
@@ -94,7 +96,10 @@ def to_8_bits(pixels: Pixels, scales: Mapping[str, Scale]) -> np.ndarray:
 
 
 def alpha_of(pixels: Pixels) -> np.ndarray | None:
-    """(H, W) float32 opacity in [0, 1], or None. Alpha uses as many bits as its largest value needs."""
+    """(H, W) float32 opacity in [0, 1], or None.
+
+    The number of bits of alpha is derived from its largest value.
+    """
     if pixels.alpha is None:
         return None
     alpha = pixels.alpha.astype(np.float32)
@@ -110,7 +115,7 @@ def _rescale(values: np.ndarray, low: float, factor: float) -> np.ndarray:
 
 
 def _valid(pixels: Pixels) -> np.ndarray:
-    """Which `values` are data: finite, not the file's nodata value, and none of its common substitutes."""
+    """Mask of the `values` that are data: finite, and neither nodata nor one of `_NODATA`."""
     values = pixels.values
     valid = np.ones(values.shape, np.bool_)
     with np.errstate(all="ignore"):

@@ -17,7 +17,8 @@ from picie.errors import InputError
 
 log = logging.getLogger(__name__)
 
-_OUTPUTS = ("run.json", "predictions.json")  # a folder with one of these contains picie's output, not input
+# a folder with one of these contains picie's output, not input
+_OUTPUTS = ("run.json", "predictions.json")
 _SYSTEM_FOLDERS = {"@eadir", "__macosx", "#recycle", "@recycle", "$recycle.bin", "lost+found", "system volume information"}
 _MAX_ENDINGS = 4
 _reported: set[str] = set()
@@ -47,7 +48,7 @@ class Search:
 
     @property
     def is_suspicious(self) -> bool:
-        """Whether something was left out that may be wanted."""
+        """Whether files were left out that the user may want."""
         return bool(self.label_maps or self.special or self.unreadable or HEIF_SUFFIXES & self.others.keys() - IMAGE_SUFFIXES)
 
     def summary(self) -> str:
@@ -89,7 +90,7 @@ def search_photos(root: Path, include: Sequence[str] = (), exclude: Sequence[str
 
     Args:
         root: the folder.
-        include: patterns, as *.png or day/*; if there are any, exactly the matching images are used.
+        include: patterns such as *.png or day/*; if there are any, only matching images are used.
         exclude: patterns of images to leave out.
 
     Raises:
@@ -133,7 +134,7 @@ def _search_files(root: Path) -> Search:
 
 
 def _walk(search: Search) -> Iterator[tuple[Path, list[str]]]:
-    """Folders below the root with their files, without hidden folders, thumbnails and picie's output."""
+    """Folders below the root with their files; skips hidden folders, thumbnails and output."""
 
     def note(error: OSError) -> None:
         search.unreadable.append(f"{error.filename} ({error.strerror})")

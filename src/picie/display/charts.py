@@ -12,7 +12,8 @@ SERIES_COLORS = ("#1f5fbf", "#c4572b", "#2c8a57", "#8a4fb0", "#a07d10", "#4b5a68
 """Line colours. A page may replace the i-th, counted from 1, by its CSS variable `--series-i`."""
 
 _TEXT = "#1c2024"  # replaced by the page's own text colour
-_INCHES = (5.2, 2.9)  # the page scales the chart; this fixes its proportions and the relative size of the text
+# the page scales the chart; this fixes its proportions and the relative size of the text
+_INCHES = (5.2, 2.9)
 _FONT_SIZE = 11
 _MAX_TICKS = 8
 
@@ -61,7 +62,8 @@ def _draw(series: Mapping[str, Sequence[tuple[int, float]]]) -> str:
         "ytick.color": _TEXT,
         "grid.color": _TEXT,
         "svg.fonttype": "none",
-        "svg.hashsalt": f"picie {dict(series)}",  # makes identifiers; two charts of one page must not share any
+        # seeds the identifiers; charts on the same page must not share any
+        "svg.hashsalt": f"picie {dict(series)}",
     }
     file = io.StringIO()
     with mpl.rc_context(style):
@@ -76,7 +78,8 @@ def _draw(series: Mapping[str, Sequence[tuple[int, float]]]) -> str:
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
         for artist in axes.findobj():
-            artist.set_clip_on(False)  # all points lie within the axes; clip paths would only need identifiers
+            # all points lie within the axes; clip paths would only need identifiers
+            artist.set_clip_on(False)
         figure.legend(loc="outside upper left", ncols=3, frameon=False)
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     return file.getvalue()

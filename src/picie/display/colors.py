@@ -10,7 +10,8 @@ import numpy as np
 Color = tuple[int, int, int]
 """(R, G, B) in 0..255."""
 
-_TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])  # sRGB, D65
+# sRGB, D65
+_TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 _WHITE = np.array([0.9505, 1.0, 1.089])
 _STEPS = np.arange(0, 256, 15)  # values of each channel of the candidate colours
 _LIGHTNESS = (30, 88)  # visible on black and on white
@@ -57,7 +58,8 @@ def palette(n: int) -> tuple[Color, ...]:
     lab = srgb_to_lab(grid / 255)
     usable = (lab[:, 0] > _LIGHTNESS[0]) & (lab[:, 0] < _LIGHTNESS[1]) & (np.hypot(lab[:, 1], lab[:, 2]) < _CHROMA)
     grid, lab = grid[usable], lab[usable]
-    chosen = [int(np.square(lab - srgb_to_lab(np.array([[40, 90, 200]]) / 255)).sum(1).argmin())]  # start with a blue
+    # start with a blue
+    chosen = [int(np.square(lab - srgb_to_lab(np.array([[40, 90, 200]]) / 255)).sum(1).argmin())]
     distance = np.square(lab - lab[chosen[0]]).sum(1)
     while len(chosen) < n:
         chosen.append(int(distance.argmax()))

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from picie.display.colors import Color
 
 _OPACITY = 0.55
-_PIXELS_AT_ONCE = 2**22  # of an overlay: about 100 MB
+_PIXELS_AT_ONCE = 2**22  # pixels of an overlay drawn at once: about 100 MB
 _FONT_SIZE = 14
 _GAP = 6
 

@@ -4,7 +4,8 @@ The checkpoint stores them in its entry `naming`; the trained clusters are not c
 
     clusters    None, or the clusters used instead of the trained ones: weight (K, D), bias (K,)
                 and centroids (K, D)
-    segments    names, colors, assignment (K,) and user_defined, see `segments.py`
+    segments    names, colors, assignment (K,) and user_defined, see
+                `picie.inference.segments`
     matching    the matching of the trained clusters, while other clusters are used
 """
 
@@ -30,8 +31,8 @@ from picie.runtime import checkpoint
 from picie.runtime.progress import Progress, log
 from picie.runtime.rng import derived_seed
 
-_RESTARTS, _STEPS = 8, 100  # of k-means
-MAX_CLUSTERS = 4096  # made at a time: about the most that k-means finishes in minutes
+_RESTARTS, _STEPS = 8, 100  # k-means initialisations, and maximum number of steps of each
+MAX_CLUSTERS = 4096  # maximum number of new clusters; k-means takes minutes for so many
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Changes:
         reset: remove all names and clusters of earlier changes.
         k: cluster the features again into `k` clusters. This removes the names, so it cannot be
             combined with `names`, `splits` or `merges`.
-        file: read the segments from this file, see `segments.read_file`.
+        file: read the segments from this file, see `picie.inference.segments.read_file`.
         names: maps a segment to (name, "#rrggbb"); "" keeps the current name or colour.
         splits: maps a segment to the number of parts that it is split into.
         merges: groups of segments to merge, each as (segments, name, "#rrggbb").
@@ -113,7 +114,10 @@ def fingerprint(weight: Tensor) -> str:
 
 
 def _segments_to_merge(segments: Segments, references: Iterable[Reference]) -> list[int]:
-    """The values of segments to merge; a single one if they are merged already. Raises `InputError`."""
+    """The values of the segments to merge; a single value if they are already merged.
+
+    Raises `InputError` for fewer than two segments.
+    """
     listed = list(dict.fromkeys(str(reference).strip() for reference in references))
     values = list(dict.fromkeys(map(segments.find, listed)))
     if len(values) == 1 and (len(listed) < 2 or len(segments.clusters(values[0])) < 2):
@@ -150,7 +154,7 @@ class _Edit:
             values = _segments_to_merge(before, references)
             if len(values) > 1:
                 merges.append((values, name, color))
-            else:  # merged already, by the same command
+            else:  # already merged by an earlier run of the same command
                 names.setdefault(values[0], (name, color))
         if names:
             self.segments = before.renamed(names)

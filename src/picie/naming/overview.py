@@ -17,7 +17,7 @@ from picie.inference.segments import Segments
 from picie.runtime import checkpoint
 from picie.runtime.progress import Progress, log
 
-# maximum sample: shares are accurate to about a percent, within seconds
+# maximum sample size: takes seconds, and shares are accurate to about a percent
 _IMAGES, _POINTS = 64, 2**15
 
 

@@ -23,11 +23,11 @@ from picie.inference.segmenter import Segmenter
 from picie.runtime.progress import Progress
 from picie.runtime.rng import derived_seed
 
-# a minute on one CPU core for K = 2..40; twice the points led to the same K on CamVid
+# takes a minute on one CPU core for K = 2..40; twice the points gave the same K on CamVid
 _IMAGES, _POINTS = 256, 2**13
-# of k-means: one k-means++ start, besides the start from the tree
+# k-means: one k-means++ start, in addition to the start from the tree
 _RESTARTS, _STEPS, _HALVINGS = 1, 30, 4
-_MAX_K = 500  # trying all numbers up to it takes hours
+_MAX_K = 500  # trying every K up to this takes hours
 _STABLE = 0.9  # a K is stable if it has this fraction of the best stability
 # silhouettes below this mean "no substantial structure" (Kaufman and Rousseeuw 1990)
 _LOOSE = 0.25
@@ -123,7 +123,7 @@ def judge(
         seed: random seed.
         advance: called with 1 after each K.
     """
-    # -1 is the tree of all points; the others are those of the halves
+    # key -1 is the tree of all points; the other keys are the trees of the halves
     trees: dict[int, WardTree] = {}
 
     def fit(k: int, part: Tensor, number: int) -> Tensor:

@@ -48,8 +48,8 @@ def write_report(
 ) -> Path:
     """Write one HTML page about a run: curves, examples, scores, clusters, views and settings.
 
-    Whatever is not available (labels, images that have moved, an epoch) is left out, and the page
-    says so.
+    Parts that are not available (labels, images that have moved, an epoch) are left out, and the
+    page says so.
 
     Args:
         run: a run's folder or checkpoint file.
@@ -70,7 +70,8 @@ def write_report(
     check_file("--out", path)
     subject = open_subject(run, data, device, evaluation)
     page = _render(subject, start)
-    write_atomically(path, lambda file: file.write(page.encode("utf-8", "replace")))  # file names may not be valid Unicode
+    # "replace", because file names may not be valid Unicode
+    write_atomically(path, lambda file: file.write(page.encode("utf-8", "replace")))
     return path
 
 
@@ -107,7 +108,7 @@ def _render(subject: Subject, start: float) -> str:
 
 
 def _summary(subject: Subject) -> list[tuple[str, str]]:
-    """(name, value) of the few numbers at the top of the page."""
+    """(name, value) of the key figures at the top of the page."""
     config, record = subject.config, subject.record
     latest = subject.metrics[-1] if subject.metrics else {}
     scores = subject.evaluation.to_dict() if subject.evaluation is not None else latest
@@ -124,7 +125,7 @@ def _summary(subject: Subject) -> list[tuple[str, str]]:
 
 
 def _clusters(subject: Subject) -> str:
-    """The number of clusters in use, and the number trained where it differs."""
+    """The number of clusters in use, and the trained number if it differs."""
     trained = subject.config.cluster.k
     k = trained if subject.segmenter is None else subject.segmenter.k
     return str(k) if k == trained else f"{k}, trained with {trained}"

@@ -21,8 +21,8 @@ from picie.report.subject import Subject
 from picie.runtime.checkpoint import centroids_in_use
 from picie.runtime.rng import permutation
 
-_IMAGES = 120  # images that the sheets are made from
-_MAX_CROPS, _MAX_TOTAL_CROPS = 8, 480  # per value, and on the whole page, whose size they determine
+_IMAGES = 120  # maximum number of images that the sheets are made from
+_MAX_CROPS, _MAX_TOTAL_CROPS = 8, 480  # per value, and on the whole page, to limit its size
 _MAX_SHEETS = 256
 _CROP_SIZE = 112  # pixels of a crop's side on the page
 _CROP_SHARE = 0.45  # share of the picture's short side that a crop shows
@@ -134,7 +134,8 @@ def _add(stats: list[_ValueStats], index: int, image: Image.Image, values: np.nd
     Every image has the same weight, whatever its size.
     """
     h, w = values.shape
-    colors = np.asarray(image.resize((w, h), Image.Resampling.BOX)).reshape(-1, 3).astype(float)  # mean colour of each cell
+    # mean colour of each cell
+    colors = np.asarray(image.resize((w, h), Image.Resampling.BOX)).reshape(-1, 3).astype(float)
     flat = values.ravel()
     for value in np.unique(flat):
         inside = flat == value

@@ -18,7 +18,7 @@ from picie.report.subject import Subject
 
 _EXAMPLES = 6
 UNLABELLED = (0, 0, 0)
-_MAX_SIDE = 400  # pixels; the page shows pictures at up to 280
+_MAX_SIDE = 400  # pixels; the page shows pictures at up to 280 pixels
 
 
 @dataclass(frozen=True)

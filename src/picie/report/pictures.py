@@ -70,7 +70,8 @@ def with_box(image: Image.Image, box: Box, dot: tuple[float, float] | None = Non
     framed = image.copy()
     draw = ImageDraw.Draw(framed)
     (width, height), line = image.size, max(1, round(max(image.size) / 200))
-    top, bottom = (min(max(edge * height, line), height - 1 - line) for edge in sorted(box[:2]))  # the outline stays inside
+    # the outline stays inside
+    top, bottom = (min(max(edge * height, line), height - 1 - line) for edge in sorted(box[:2]))
     left, right = (min(max(edge * width, line), width - 1 - line) for edge in sorted(box[2:]))
     for margin, color, thickness in ((line, "black", 3 * line), (0, "white", line)):
         draw.rectangle((left - margin, top - margin, right + margin, bottom + margin), outline=color, width=thickness)

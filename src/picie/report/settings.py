@@ -11,7 +11,8 @@ from picie.report.subject import Subject
 def changed_options(config: Config) -> list[tuple[str, str, str]]:
     """(name, value, default) of each option that differs from its default."""
     values_of = config.model_dump(mode="json")
-    defaults = from_dict({"method": config.method}).model_dump(mode="json")  # a method may have a section
+    # includes the section of the method's own options, if it has one
+    defaults = from_dict({"method": config.method}).model_dump(mode="json")
     rows = []
     for section, values in values_of.items():
         pairs = values.items() if isinstance(values, dict) else [("", values)]

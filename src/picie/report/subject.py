@@ -19,7 +19,7 @@ from picie.scoring.results import named_assignment
 
 @dataclass
 class Subject:
-    """A run, opened.
+    """A run that has been opened.
 
     Attributes:
         folder: the run's folder.

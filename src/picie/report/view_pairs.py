@@ -1,7 +1,7 @@
 """Both views of a few images in the run's latest epoch, with their pseudo-labels.
 
-The file of pseudo-labels holds those of a single epoch, which run.json records: labels are valid
-for that epoch's random draws only.
+The file of pseudo-labels holds the labels of a single epoch, and run.json records which one. They
+are valid only for the random draws of that epoch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from picie.views.two_views import TwoViews
 
 _PAIRS = 4
 _MAX_SIDE = 280
-_COMPARED = 400  # images whose pseudo-labels are compared
+_COMPARED = 400  # maximum number of images whose pseudo-labels are compared
 _MAX_MATCHED = 1024  # clusters; the time of the assignment grows with the cube of their number
 
 
@@ -40,7 +40,7 @@ class ViewPairs:
         views: 2, or 1 for a method with one view.
         rows: one image each.
         agreement: share of cells in [0, 1] whose two pseudo-labels agree after matching the
-            clusters of view 2 to those of view 1; None without labels of two views.
+            clusters of view 2 to those of view 1; None unless both views have labels.
     """
 
     epoch: int
@@ -68,7 +68,7 @@ def gather_views(subject: Subject) -> ViewPairs | None:
     ] * views  # colours that no cluster has elsewhere on the page
     agreement = None
     if labels is not None and views == 2 and subject.config.cluster.k <= _MAX_MATCHED:
-        skipped = subject.record.get("skipped", {})  # unreadable images have zeros for labels
+        skipped = subject.record.get("skipped", {})  # the labels of unreadable images are zeros
         compared = sorted(int(i) for i in order[:_COMPARED] if subject.images.name(int(i)) not in skipped)
         matched, agreement = match_views(labels[:2, compared], subject.config.cluster.k)
         colors[1] = tuple(colors[0][i] for i in matched)
@@ -153,7 +153,7 @@ def _row(frame: torch.Tensor, pictures: list[torch.Tensor], geometry: Geometry, 
 
 
 def frame_box(geometry: Geometry) -> tuple[Box, tuple[float, float]]:
-    """The part of the frame that `geometry` shows, and the corner moved to the upper left (y, x)."""
+    """The part of the frame that `geometry` shows, and the corner (y, x) moved to upper left."""
     y0, y1, x0, x1 = (float(edge) for edge in geometry.box[0])
     if bool(geometry.transpose[0]):
         y0, y1, x0, x1 = x0, x1, y0, y1

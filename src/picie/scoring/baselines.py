@@ -30,7 +30,7 @@ from picie.scoring.counting import Pairs, Predict, score_split
 from picie.scoring.evaluation import DEFAULTS, Evaluation, ScoreOptions, open_labelled, scored_config
 
 _POSITION = 0.5  # weight of the standardised position relative to the standardised colour
-# of k-means on features: the default of a run; with a single start the score varies too much
+# starts of k-means on features, as in a run by default; with one start the score varies too much
 _RESTARTS = 8
 
 

@@ -23,7 +23,7 @@ from picie.runtime.progress import Progress, log
 from picie.scoring.counting import Pairs, score_split
 from picie.scoring.intervals import RESAMPLES, check_resamples
 
-# re-exported: the result type of this module
+# re-exported, because it is the result type of this module
 from picie.scoring.results import Evaluation as Evaluation
 from picie.scoring.results import named_assignment, with_intervals
 
@@ -127,7 +127,7 @@ def open_labelled(
     """
     run_data = config.data
     if name is not None:
-        registry.trust([name])  # the caller's own word
+        registry.trust([name])  # the caller named the dataset explicitly
     else:
         name = run_data.name if data is None or takes_folder(run_data.name) else "folder"
     root = str(data) if data is not None else run_data.root if takes_folder(name) else None

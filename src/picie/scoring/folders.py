@@ -67,7 +67,7 @@ class LabelValues:
         return classes
 
     def summary(self) -> tuple[dict[str, Any], list[str]]:
-        """What the label files that were read contain, and warnings about their values."""
+        """A summary of the label files read so far, and warnings about their values."""
         if self.lookup is not None:
             return summarise_labels(self.name, self.lookup, self.seen)
         names, coding = self.classes.names, self.coding

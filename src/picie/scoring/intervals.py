@@ -18,7 +18,7 @@ from picie.scoring.metrics import Ratios, group_scores, score
 
 LEVEL = 95  # percent of the resamples inside an interval
 RESAMPLES = 1000
-MAX_RESAMPLES = 100_000  # minutes for a large split; the ends of the intervals no longer move
+MAX_RESAMPLES = 100_000  # takes minutes on a large split; beyond this, intervals hardly change
 _CELLS = 2**23  # counts in memory at a time (64 MB), for any C, K and number of images
 
 

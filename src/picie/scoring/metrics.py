@@ -57,8 +57,8 @@ def match_one_to_one(confusion: np.ndarray, void: int | None = None) -> np.ndarr
 
 
 def match_one_to_one_iou(confusion: np.ndarray, void: int | None = None) -> np.ndarray:
-    """Hungarian matching that maximises the sum of the pairs' IoU, so that small classes weigh as
-    much as large ones.
+    """Hungarian matching that maximises the sum of the pairs' IoU, so that small classes
+    count as much as large ones.
 
     Arguments and result are those of `match_one_to_one`.
 
@@ -83,7 +83,7 @@ def match_many_to_one(confusion: np.ndarray, void: int | None = None) -> np.ndar
 
 
 def match_identity(confusion: np.ndarray, void: int | None = None) -> np.ndarray:
-    """Take cluster indices as class indices; those without a class are UNMATCHED.
+    """Use cluster indices as class indices; an index that is not a class is UNMATCHED.
 
     Arguments and result are those of `match_one_to_one`.
 
@@ -106,8 +106,8 @@ def _best_pairs(gain: np.ndarray, void: int | None, labelled: np.ndarray) -> np.
     """The assignment with the largest sum of `gain` (C, K) among the `labelled` (C,) classes.
 
     Classes without labelled pixels are excluded: no cluster gains anything from them, so ties
-    would be broken arbitrarily. Matched to an empty cluster such a class would not count in the
-    mean IoU, matched to any other it would count as 0.
+    would be broken arbitrarily. If such a class were matched to an empty cluster, it would not
+    count in the mean IoU; if it were matched to any other cluster, it would count as 0.
     """
     rows, columns = np.flatnonzero(labelled), np.flatnonzero(np.arange(gain.shape[1]) != void)
     classes, pairs = linear_sum_assignment(gain[np.ix_(rows, columns)], maximize=True)

@@ -25,11 +25,11 @@ from picie.scoring.counting import Pairs, Predict, score_split
 from picie.scoring.evaluation import DEFAULTS, Evaluation, ScoreOptions, open_labelled, scored_config
 
 _TRAIN = "train"  # split whose labels the probes use, if the training split has none
-# of the linear probe: weight of |W|^2 / 2 in its loss; maximum number of L-BFGS steps
+# linear probe: weight of |W|^2 / 2 in the loss, and maximum number of L-BFGS steps
 _PENALTY, _STEPS = 1e-4, 500
-# of the k-NN probe; 0.07 is the usual choice in the literature
+# k-NN probe: neighbours, temperature (0.07 is usual in the literature), labelled cells searched
 _NEIGHBOURS, _TEMPERATURE, _BANK = 20, 0.07, 2**14
-_SIMILARITIES = 2**24  # computed at a time (64 MB)
+_SIMILARITIES = 2**24  # number computed at a time (64 MB)
 
 
 def evaluate_probes(
@@ -98,7 +98,7 @@ def _files(dataset: Dataset) -> set[Path]:
 
 
 def _with(segmenter: Segmenter, classifier: tuple[Tensor, Tensor]) -> Segmenter:
-    """The network of `segmenter` with another classifier."""
+    """A segmenter with the network of `segmenter` and another classifier."""
     return Segmenter(segmenter.method, classifier, segmenter.config, segmenter.engine)
 
 
@@ -118,7 +118,7 @@ def logistic_regression(points: Tensor, labels: Tensor, n_classes: int) -> tuple
         `Segmenter`.
     """
     points, labels = points.cpu(), labels.cpu()
-    # below this, unit-norm features are noise
+    # smaller deviations of unit-norm features are noise
     mean, std = points.mean(0), points.std(0, correction=0).clamp(min=1e-4)
     standardised = (points - mean) / std
     weight = torch.zeros(n_classes, points.shape[1], requires_grad=True)

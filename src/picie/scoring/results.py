@@ -17,7 +17,7 @@ from picie.scoring.intervals import LEVEL, RESAMPLES, Intervals, bootstrap
 from picie.scoring.metrics import MATCHINGS, Ratios, Scores, group_scores, published_group_scores, score
 
 _MIN_NAMED_IOU = 0.05  # a cluster is not named after a class that it matches at a lower IoU
-_DESCRIPTIONS = {  # of each of MATCHINGS, for the protocol
+_DESCRIPTIONS = {  # how the protocol describes each of MATCHINGS
     "one-to-one": "one-to-one Hungarian on pixels over the split",
     "one-to-one-iou": "one-to-one Hungarian on IoU over the split",
     "many-to-one": "many-to-one by majority of pixels over the split",
@@ -65,10 +65,11 @@ class Evaluation:
 
     @property
     def groups_published(self) -> dict[str, Ratios]:
-        """Scores of each group by the published code's arithmetic (`metrics.published_group_scores`).
+        """Scores of each group by the published code's arithmetic.
 
-        Empty where it is undefined: it needs as many clusters as classes, matched one to one on pixels,
-        and the classes of each group must be contiguous.
+        See `metrics.published_group_scores`. Empty if they are undefined: there must be as many
+        clusters as classes, matched one to one on pixels, and the classes of each group must be
+        contiguous.
         """
         square = _square(self.confusion, self.void)
         groups = _groups(self.classes)
@@ -131,7 +132,7 @@ def summarise(
         counts: (N, C * K) sparse, as returned by `stack_counts`.
         classes: the C classes.
         matching: a key of `picie.scoring.metrics.MATCHINGS`.
-        scope: first part of the protocol: what was counted.
+        scope: first part of the protocol; states which pixels were counted.
         void: column of the pixels without a prediction, or None.
         k: number of clusters that the protocol states; None counts all columns except `void`.
     """
@@ -176,7 +177,10 @@ def _groups(classes: ClassMap) -> tuple[str, ...]:
 
 
 def stack_counts(images: Sequence[Any], n_classes: int, k: int) -> Any:
-    """Stack N sparse confusion matrices (`coo_array`, C x at most K) into (N, C * K) sparse int64."""
+    """Stack N sparse confusion matrices into (N, C * K) sparse int64.
+
+    Each is a `scipy.sparse.coo_array` with C rows and at most K columns.
+    """
     if not images:
         return csr_array((0, n_classes * k), dtype=np.int64)
     cells = np.concatenate([image.row.astype(np.int64) * k + image.col for image in images])
@@ -197,7 +201,7 @@ def named_assignment(result: Evaluation) -> np.ndarray:
     would be shown under a misleading name, so it is UNMATCHED here. Scores do not use this
     assignment.
     """
-    # the last one is for UNMATCHED, -1
+    # the last element is used by UNMATCHED, which is -1
     recognised = np.append(np.nan_to_num(result.scores.iou) >= _MIN_NAMED_IOU, False)
     return np.where(recognised[result.assignment], result.assignment, UNMATCHED)
 

@@ -3,7 +3,10 @@
 import { byId, make, swatch } from "./make.js";
 
 export class Legend {
-  /** `on.toggle(value)`, `on.point(value or null)`, and `on.rename(value, name, color)`, which may throw. */
+  /**
+   * `on` has the callbacks `toggle(value)`, `point(value or null)` and `rename(value, name, color)`.
+   * `rename` may throw.
+   */
   constructor(on) {
     this.on = on;
     this.rows = new Map();

@@ -9,8 +9,8 @@ import { View } from "./view.js";
 
 const POLL = 1500; // ms between requests for the progress of the features
 const current = {
-  segments: [], gallery: null, limits: null, // the run's
-  picture: null, name: "", hidden: new Set(), // the shown picture's
+  segments: [], gallery: null, limits: null, // of the run
+  picture: null, name: "", hidden: new Set(), // of the picture on the page
   point: null, answer: null, cursor: { x: 0.5, y: 0.5 },
 };
 const view = new View(byId("canvas"));
@@ -201,7 +201,8 @@ byId("file").onchange = (event) => {
   if (file) openFile(file);
 };
 for (const kind of ["dragover", "dragleave", "drop"]) {
-  document.addEventListener(kind, (event) => { // on the whole page: elsewhere the browser would open the file instead
+  // on the whole page; otherwise the browser opens a file that is dropped beside the picture
+  document.addEventListener(kind, (event) => {
     event.preventDefault();
     byId("drop").classList.toggle("over", kind === "dragover");
     const file = event.dataTransfer?.files[0];
@@ -214,7 +215,7 @@ guarded(async () => {
   Object.assign(current, { segments: state.segments, limits: state.limits, gallery: state.gallery });
   document.title = `picie · ${state.run}`;
   byId("run").textContent = state.run;
-  byId("limits").textContent = `or open one, of at most ${state.limits.megabytes} MB and ${state.limits.megapixels} megapixels. It is sent to picie app only.`;
+  byId("limits").textContent = `or open one (at most ${state.limits.megabytes} MB and ${state.limits.megapixels} megapixels). It is sent only to picie app.`;
   if (state.gallery) await gallery.add(state.gallery.count);
   show();
   document.body.dataset.ready = "yes";

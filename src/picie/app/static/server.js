@@ -1,4 +1,4 @@
-// Requests to picie app. Every failure becomes an Error whose message is one line to show to the user.
+// Requests to picie app. Every failure becomes an Error with a one-line message for the user.
 
 async function ask(path, options = {}) {
   let answer;

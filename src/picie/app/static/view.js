@@ -1,4 +1,5 @@
-// The canvas. It blends picture and segments pixel by pixel, so that the saved overlay equals the shown one.
+// The canvas. It blends picture and segments pixel by pixel, so that the saved overlay is equal to
+// the one on the page.
 
 export const rgb = (color) => [1, 3, 5].map((i) => parseInt(color.slice(i, i + 2), 16));
 
@@ -18,7 +19,8 @@ export class View {
     this.blended = this.context.createImageData(width, height);
     this.values = values;
     this.border = borders(values, width);
-    const frame = this.canvas.parentElement; // as large as the window allows, also for small pictures
+    // the frame is as large as the window allows, also for small pictures
+    const frame = this.canvas.parentElement;
     frame.style.width = `min(100%, ${(0.74 * window.innerHeight * width / height).toFixed(0)}px)`;
     this.canvas.style.imageRendering = width < 300 ? "pixelated" : "auto";
   }

@@ -18,7 +18,7 @@ from picie.data.layout import DATASET_FOLDER, Part, existing_folder
 from picie.errors import InputError, UnreadableImageError
 
 _SPLITS = ("train", "val")
-_SAMPLED_IMAGES = 5  # of each split
+_SAMPLED_IMAGES = 5  # number of images checked in each split
 
 
 def check(name: str, root: Path | None) -> Iterator[str]:
@@ -81,7 +81,7 @@ def _check_split(config: DataConfig, split: str) -> Iterator[tuple[str, bool]]:
     yield f"{len(dataset):,} images, {'no labels' if dataset.classes is None else f'{len(dataset.classes)} classes'}", False
     if dataset.classes is not None and hasattr(dataset, "label_path"):
         missing = [i for i in range(len(dataset)) if not dataset.label_path(i).is_file()]
-        if missing:  # a problem in val alone, the split that is scored
+        if missing:  # a problem only in val, the split that is scored
             yield f"{len(missing):,} images without a label, the first {dataset.name(missing[0])}", split == "val"
     yield from _check_sample(dataset)
 

@@ -24,7 +24,8 @@ from picie.runtime.output_paths import missing as folders_to_make
 
 log = logging.getLogger(__name__)
 
-_STORE = ".downloads"  # below the root: partial files, archives until they are unpacked, and a record of each
+# below the root: partial files, archives until they are unpacked, and a record of each
+_STORE = ".downloads"
 _BLOCK = 4096  # bytes; files occupy whole blocks
 
 

@@ -66,7 +66,7 @@ class PartialFile:
         return self.path.stat().st_size if self.path.is_file() else 0
 
     def begin(self, version: str | None, length: int | None) -> None:
-        """Delete the received data, then record a new version; in this order both always agree."""
+        """Delete the received data, then record a new version; this order keeps both consistent."""
         self.path.write_bytes(b"")
         self.version, self.length = version, length
         self._record.write_text(json.dumps({"url": self.url, "version": version, "length": length}) + "\n", "utf-8")
@@ -144,7 +144,7 @@ def _receive(part: PartialFile, advance: Callable[[int], None], stop: StopReques
     with _open(part, timeout) as response:
         status = response.status
         if status == 416 and _total(response) == part.size:
-            return  # the server stated a wrong length before
+            return  # the server had stated a wrong length
         if status != 200 and not _continues(response, status, part):
             advance(-part.size)
             part.begin(None, None)

@@ -84,13 +84,15 @@ def unpack(archive: Path, source: Source, root: Path, advance: Callable[[int], N
 def _reading(archive: Path) -> Iterator[list[_Member]]:
     """Yield the members of an open archive."""
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(archive.open("rb"))  # outside the try: missing permission is not damage
+        # outside the try: missing permission is not damage
+        file = stack.enter_context(archive.open("rb"))
         try:
             if archive.name.endswith(".zip"):
                 opened = stack.enter_context(zipfile.ZipFile(file))
                 members = [_zip_member(opened, info) for info in opened.infolist()]
             else:
-                with gzip.open(file) as whole:  # its CRC is at the end: verify it before anything is written
+                # its CRC is at the end: verify it before anything is written
+                with gzip.open(file) as whole:
                     while whole.read(1 << 20):
                         pass
                 file.seek(0)
@@ -102,7 +104,8 @@ def _reading(archive: Path) -> Iterator[list[_Member]]:
 
 
 def _zip_member(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
-    mode = stat.S_IFMT(info.external_attr >> 16)  # 0 if the archive was made on a system without modes
+    # 0 if the archive was made on a system without modes
+    mode = stat.S_IFMT(info.external_attr >> 16)
     plain = "folder" if info.is_dir() else "file"
     kind = plain if mode in (0, stat.S_IFREG, stat.S_IFDIR) else "link or device"
     return _Member(info.filename, info.file_size, kind, lambda: opened.open(info))
@@ -135,7 +138,8 @@ def _place(name: str, source: Source, root: Path) -> Path | None:
     """Path of an unpacked member; None if it is not selected."""
     path = PurePosixPath(name)
     start = next((i for i, part in enumerate(path.parts[:-1]) if part in source.folders), None)
-    if start is None or path.suffix != source.suffix or path.name.startswith("."):  # "._x.jpg" is macOS metadata
+    # "._x.jpg" is macOS metadata
+    if start is None or path.suffix != source.suffix or path.name.startswith("."):
         return None
     return source.place(root, path.parts[start]).joinpath(*path.parts[start + 1 :])
 

@@ -99,7 +99,7 @@ def _paint_roof(c: Canvas, f: Facade, corners: Sequence[Sequence[float]], lamber
 
 
 def paint_building(c: Canvas, f: Facade, x: tuple[float, float], z: tuple[float, float], height: float) -> None:
-    """Paint a box over x[0]..x[1], z[0]..z[1]; one lower than 9 m has a hipped roof."""
+    """Paint a box over x[0]..x[1], z[0]..z[1]; below 9 m of height it has a hipped roof."""
     beside = x[0] if x[0] > 0 else x[1] if x[1] < 0 else None
     if beside is not None:
         _paint_wall(c, f, (beside, z[0]), (beside, z[1]), height)

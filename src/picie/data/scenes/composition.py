@@ -133,8 +133,8 @@ class _Planner:
         self.taken.append((x[0] - 1, x[1] + 1, z[0] - 1, z[1] + 1))
         facade = _facade(self.rng, height, bool(self.canvas.light.sun[1] < 0.35))
         foot = np.array([(x[0], z[0]), (x[1], z[0]), (x[1], z[1]), (x[0], z[1])])
-        # the outline of base and tip together lacks the nearest corner of one and the farthest of
-        # the other
+        # the outline of base and tip together does not contain the nearest corner of one and the
+        # farthest corner of the other
         reach = foot @ np.sign(self.throw)
         rest = np.arange(4)
         tip = (foot + self.throw * height)[rest != reach.argmin()]

@@ -139,7 +139,7 @@ def write(root: Path, n_train: int = 240, n_val: int = 60, seed: int = 0) -> Non
     splits = [Scenes("train", seed, n_train), Scenes("val", seed, n_val)]
     _refuse_foreign(root)
     root.mkdir(parents=True, exist_ok=True)
-    # written first, so that an interrupted call can be repeated
+    # write this file first, so that an interrupted call can be repeated
     (root / "classes.toml").write_text(_toml(), encoding="utf-8")
     palette = [int(c[i : i + 2], 16) for c in CLASSES.colors for i in (1, 3, 5)]
     for data in splits:

@@ -74,7 +74,7 @@ class Ground:
 
 
 def _grass(c: Canvas, g: Ground, x: Floats, z: Floats) -> Floats:
-    # in picture rows, so that blades keep their shape at any distance
+    # measured in picture rows, so that blades of grass keep their shape at any distance
     down = np.log(FOCAL * c.eye / z + 5)
     lean = smooth("fbm", x * 3, z * 3)
     blade = smooth("blade", x * 34 / c.eye + lean, down * 190 + lean * 4)
