@@ -87,7 +87,10 @@ def read_toml(file: Path) -> dict[str, Any]:
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
-    """Validate a nested dictionary. Raises `InputError` for unknown keys and values that do not fit."""
+    """Validate a nested dictionary.
+
+    Raises `InputError` for unknown keys and values that do not fit.
+    """
     cls = _class_of(values)
     _check_keys(values, cls, "")
     try:

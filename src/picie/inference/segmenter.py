@@ -108,7 +108,10 @@ class Segmenter:
 
     @classmethod
     def from_state(cls, state: dict[str, Any], device: str = "auto") -> Segmenter:
-        """The segmenter of a loaded checkpoint. Raises `InputError` if its run has no clusters yet."""
+        """The segmenter of a loaded checkpoint.
+
+        Raises `InputError` if its run has no clusters yet.
+        """
         if not (state["epoch"] or state["step"] or state["finished"]):
             raise InputError("the run was stopped before its first clusters; go on with picie train --resume RUN")
         config = from_dict(state["config"])
@@ -192,7 +195,10 @@ class Segmenter:
 
 
 def _load_weights(method: Method, state: dict[str, Any]) -> None:
-    """Load a checkpoint's weights. Raises `InputError` if they are not those of its configuration."""
+    """Load a checkpoint's weights.
+
+    Raises `InputError` if they are not those of its configuration.
+    """
     advice = "the checkpoint is damaged, restore a copy of it, or train again"
     try:
         method.load_state_dict(state["method"])

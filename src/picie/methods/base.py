@@ -204,7 +204,10 @@ class Method(nn.Module):
         return ()
 
     def after_step(self) -> None:
-        """Called after each training step, once the weights have changed. Does nothing by default."""
+        """Called after each training step, once the weights have changed.
+
+        Does nothing by default.
+        """
 
     @abstractmethod
     def losses(self, batch: BatchViews, labels: Tensor) -> Iterator[dict[str, Tensor]]:
@@ -271,7 +274,10 @@ def build_method(config: Config, pretrained: bool | None = None) -> Method:
 
 
 def make_loss(config: Config) -> Loss:
-    """The loss that `loss.name` names. Raises `InputError` for an unknown name or options that do not fit."""
+    """The loss that `loss.name` names.
+
+    Raises `InputError` for an unknown name or options that do not fit.
+    """
     make = registry.find(registry.LOSSES, config.loss.name, "loss.name")
     loss: Loss = registry.call(make, "loss.options", config.loss.options, config.loss)
     return loss

@@ -165,7 +165,10 @@ def _one_line(error: Exception) -> str:
 
 
 def shipped_weights() -> dict[str, Tensor]:
-    """The ImageNet weights of EfficientNet-Lite0, from a package that picie depends on. Raises `InputError`."""
+    """The ImageNet weights of EfficientNet-Lite0, from a package that picie depends on.
+
+    Raises `InputError`.
+    """
     spec = importlib.util.find_spec(_SHIPPED_PACKAGE)
     folders = list(spec.submodule_search_locations or []) if spec is not None else []
     files = [file for folder in folders for file in Path(folder).rglob("*.pth")]

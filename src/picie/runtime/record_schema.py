@@ -57,7 +57,10 @@ def parse_record(path: Path, text: str) -> dict[str, Any]:
 
 
 def parse_line(path: Path, number: int, text: str) -> dict[str, Any]:
-    """The content of a line, counted from 1, of the metrics.jsonl at `path`. Raises `InputError` if it is damaged."""
+    """The content of a line, counted from 1, of the metrics.jsonl at `path`.
+
+    Raises `InputError` if it is damaged.
+    """
     return _parse(_Line, text, f"{path}: line {number} is damaged", "remove the line, which loses that epoch's figures")
 
 

@@ -71,7 +71,10 @@ class RunRecord:
             logger.close()
 
     def read(self) -> dict[str, Any]:
-        """Return the content of run.json, empty if there is none. Raises `InputError` if it is damaged."""
+        """Return the content of run.json, empty if there is none.
+
+        Raises `InputError` if it is damaged.
+        """
         return parse_record(self._record, _read_text(self._record)) if self._record.is_file() else {}
 
     def _write(self, record: dict[str, Any]) -> None:
@@ -107,7 +110,10 @@ def _replace(path: Path, text: str) -> None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of metrics.jsonl; a truncated last line is ignored. Raises `InputError` if it is damaged."""
+    """Return the lines of metrics.jsonl; a truncated last line is ignored.
+
+    Raises `InputError` if it is damaged.
+    """
     path = folder / "metrics.jsonl"
     *lines, rest = (_read_text(path) if path.is_file() else "").split("\n")
     metrics = [parse_line(path, n, line) for n, line in enumerate(lines, 1)]

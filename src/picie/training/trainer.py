@@ -1,14 +1,14 @@
 """The epochs of a run: label, train, score, save.
 
-    open_run  decode every image once; start the network, or restore a checkpoint
+    start     decode every image; initialise the network, or restore it    training/api.py
     epoch     pseudo-labels  <- generate_pseudo_labels       training/pseudo_labels.py
               network        <- one pass of training steps   training/optimization.py, methods/
               scores         <- validate, if there are labels
               metrics.jsonl  <- one line;  checkpoint.pt <- replaced
 
-A checkpoint is written at the end of each epoch and, when the run is asked to stop, after the current
-step. Everything random is a function of (seed, epoch, image), so a resumed run repeats what the
-uninterrupted one computes, bit for bit on a CPU.
+A checkpoint is written at the end of each epoch and, when the run is asked to stop, after the
+current step. Everything random is a function of (seed, epoch, image), so a resumed run repeats
+what the uninterrupted one computes, bit for bit on a CPU.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _PCA_IMAGES = 120  # the covariance of 320 channels from 120 x 25 cells or more 
 
 
 class Trainer:
-    """Trains a run from the state that it is in.
+    """Trains a run from its current state.
 
     Args:
         setup: the parts of the run.
@@ -165,7 +165,7 @@ class Trainer:
         return torch.stack(weights) if weights else None
 
     def _train(self) -> None:
-        """The epoch's training steps from `state.step` on."""
+        """Run the epoch's training steps from `state.step` on."""
         state, source = self.state, self.source
         order = source.order(state.epoch, "train")
         batches = split_batches(order, self.config.train.batch_size)
@@ -189,11 +189,14 @@ class Trainer:
         source.cache.clear()
 
     def _step(self, n: int, indices: np.ndarray, views: BatchViews) -> None:
-        """One step on a batch of `n` images; this process has the `views` of its images `indices`."""
+        """Take one step on a batch of `n` images.
+
+        `views` are those of this process's images, `indices`.
+        """
         labels = self.store.read(indices, self.setup.engine.device)
         names, values = self.optimizer.step(views, labels, len(indices) / n)
         latest = (n, names, AsyncCopy(values))
-        self._read_losses()  # of the step before: a GPU has them by now and works on this step
+        self._read_losses()  # of the previous step: a GPU has computed them and is busy with this step
         self._unread = latest
 
     def _read_losses(self) -> None:
@@ -212,7 +215,7 @@ class Trainer:
             self.state.totals[name] += value * n
 
     def _finish_epoch(self) -> None:
-        """Score, write the epoch's line, save."""
+        """Score, write the epoch's line, and save."""
         state, config = self.state, self.config
         last = state.epoch == config.train.epochs
         due = config.evaluate.every > 0 and state.epoch % config.evaluate.every == 0
@@ -252,7 +255,7 @@ class Trainer:
 
     @property
     def refit_images(self) -> int:
-        """How many images a refit uses."""
+        """Number of images that a refit uses."""
         return refit_images(self.config, len(self.source.indices), math.prod(self.setup.cells))
 
     def _score(self) -> Evaluation:
@@ -264,7 +267,10 @@ class Trainer:
         return result
 
     def save(self) -> None:
-        """Replace the run's checkpoint by the current state; returns when it is written, in every process."""
+        """Replace the run's checkpoint by the current state.
+
+        Every process returns only after the file is written.
+        """
         if distributed.is_main():
             weight, bias = self.method.classifier()
             content = {
@@ -280,7 +286,10 @@ class Trainer:
         distributed.barrier()
 
     def _stopping(self, advance: Callable[[int], None]) -> Callable[[int], None]:
-        """`advance` that also checks for a request to stop; before an epoch's first step there is nothing to save."""
+        """Wrap `advance` to check for a stop request.
+
+        Before an epoch's first step there is nothing to save.
+        """
 
         def checked(n: int) -> None:
             epoch = self.state.epoch + 1
