@@ -87,8 +87,8 @@ class Engine:
     `picie.models.depthwise`. Measured on 2 cores with AVX512-BF16, in ms per image at 160 px and
     batch 16, forward and backward, fp32 / bf16, medians of 12 interleaved runs: ResNet-18 17.5 /
     11.1, EfficientNet-Lite0 17.9 / 22.5, and 14.4 with its depthwise convolutions in fp32; the
-    current implementation takes a fifth off that (docs/research/log.md). Forward alone, fp32 / bf16: 5.0 /
-    3.1 and 2.9 / 2.0.
+    current implementation takes a fifth off that (docs/research/log.md). Forward alone, fp32 /
+    bf16: 5.0 / 3.1 and 2.9 / 2.0.
 
     Args:
         device: The device.

@@ -117,7 +117,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     path = folder / "metrics.jsonl"
     *lines, rest = (_read_text(path) if path.is_file() else "").split("\n")
     metrics = [parse_line(path, n, line) for n, line in enumerate(lines, 1)]
-    with contextlib.suppress(InputError):  # of a run that was killed while it wrote, the last line may end anywhere
+    with contextlib.suppress(InputError):  # the last line may be incomplete if the run was killed while writing
         metrics.append(parse_line(path, len(lines) + 1, rest))
     return metrics
 
