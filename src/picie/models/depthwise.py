@@ -4,8 +4,8 @@ By itself oneDNN is fast only for 3x3 kernels at stride 1. It computes the weigh
 larger kernels with a dense convolution, in float32 too, and likewise the input gradient at stride
 2. Here the weight gradient is assembled from 3x3 pieces and the input gradient is a forward
 convolution. Forward and backward, ms per batch of 16 on 2 cores (channels, cells per side, kernel,
-stride), with casts to float32 / with this module: (96, 80, 3, 2) 31 / 10, (240, 20, 5, 1) 10 / 4, (672,
-10, 5, 1) 8 / 3.
+stride), with casts to float32 / with this module: (96, 80, 3, 2) 31 / 10, (240, 20, 5, 1) 10 / 4,
+(672, 10, 5, 1) 8 / 3.
 
 A training step of EfficientNet-Lite0 (160 px, batch 16, one thread of a busy machine, median CPU
 time per image of 10 interleaved steps) takes 85.5 ms with autocast alone, 51.0 with grouped

@@ -102,9 +102,9 @@ def triangle(start: Tensor, stop: Tensor, n_in: int, n_out: int, device: torch.d
     """A filter for the `n_out` cells between `start` and `stop`, fractions of `n_in` cells.
 
     Both are (B,) float64; `start` > `stop` flips. The weights are a triangle around each centre:
-    one input cell wide where the part is enlarged (bilinear interpolation) and one output cell
-    wide where it is reduced (antialiasing, as in Pillow and torchvision). Ignoring cells outside
-    the input is the same as repeating the border.
+    one input cell wide when enlarging (bilinear interpolation) and one output cell wide when
+    reducing (antialiasing, as in Pillow and torchvision). Ignoring cells outside the input is the
+    same as repeating the border.
     """
     step = (stop - start) * n_in / n_out
     widest = max([n_in / n_out, *step.abs().tolist()])  # the step of the whole frame, unless a box is larger
