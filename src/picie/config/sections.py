@@ -170,7 +170,7 @@ class ClusterConfig(Section):
     @classmethod
     def _not_one(cls, value: int) -> int:
         if value == 1:
-            raise ValueError("the head needs at least 2 clusters; give 0 to leave it out")
+            raise ValueError("a head needs at least 2 clusters; give 0 for no such head")
         return value
 
     @property

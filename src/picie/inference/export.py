@@ -132,7 +132,7 @@ def _pad_statically(network: nn.Module) -> None:
 
 
 def _same_convolution(module: nn.Conv2d, x: Tensor) -> Tensor:
-    """The convolution of `x` (B, C, H, W), where H and W are multiples of the stride."""
+    """Convolve `x` (B, C, H, W); H and W must be multiples of the stride."""
     rows, columns = (
         max(0, dilation * (kernel - 1) + 1 - stride)
         for kernel, stride, dilation in zip(module.kernel_size, module.stride, module.dilation, strict=True)

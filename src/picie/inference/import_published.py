@@ -59,8 +59,9 @@ class _Published:
 
 
 def import_checkpoint(file: str | Path, out: str | Path, dataset: str = "cocostuff27") -> Path:
-    """Convert a published checkpoint to a run, for evaluation, prediction and export; it cannot be
-    trained further.
+    """Convert a published checkpoint to a run, for evaluation, prediction and export.
+
+    The run cannot be trained further.
 
     Args:
         file: the checkpoint. It is read as data; no code in it is run.
@@ -153,8 +154,9 @@ def _classifier(state: Mapping[str, Tensor], section: str, file: Path) -> tuple[
 
 
 def _plain_args(args: Any, file: Path) -> dict[str, Any]:
-    """The attributes of `args`. Raises `InputError` unless they are numbers, strings or lists of
-    these.
+    """Return the attributes of `args`.
+
+    Raises `InputError` unless they are numbers, strings or lists of these.
     """
     if args is None:
         return {}
@@ -175,8 +177,9 @@ def _is_plain(value: Any) -> bool:
 
 
 def _settings(published: _Published, dataset: str) -> Config:
-    """The configuration that makes picie predict as the published code does; sizes come from the
-    tensors.
+    """Return the configuration with which picie predicts as the published code does.
+
+    Sizes come from the tensors.
     """
     k, dim = published.classifiers[0][0].shape
     method = "picie" if len(published.classifiers) == 2 else "mdc"
@@ -231,8 +234,9 @@ def _network_state(published: _Published, settings: Config) -> dict[str, Tensor]
 
 
 def _published_name(name: str) -> str:
-    """The published name of a tensor of the network; the published decoder counts levels from
-    coarse to fine.
+    """Return the published name of a tensor of the network.
+
+    The published decoder counts levels from coarse to fine.
     """
     if name.startswith("fpn.laterals."):
         _, _, level, part = name.split(".")
@@ -241,7 +245,7 @@ def _published_name(name: str) -> str:
 
 
 def _compare(published: _Published, settings: Config) -> None:
-    """Warn where `args` and the tensors differ; the tensors are used."""
+    """Warn if `args` and the tensors differ; the tensors are used."""
     for key, actual in {
         "arch": settings.model.backbone,
         "in_dim": settings.model.dim,

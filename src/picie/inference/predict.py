@@ -240,7 +240,7 @@ class _Prediction:
         write_atomically(target, lambda file: file.write(data))
 
     def _end(self) -> None:
-        """Save the record of what is done."""
+        """Save the record of the finished predictions."""
         if self.begun:
             self.record.skipped = self.summary.skipped
             with contextlib.suppress(OSError):  # on a full disk the last record stays

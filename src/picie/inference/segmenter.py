@@ -86,8 +86,7 @@ class Segmenter:
     def name_clusters(self, classes: ClassMap | None, assignment: np.ndarray | None) -> None:
         """Set the meaning of predicted values.
 
-        The values stand for `classes`, by `assignment` (K,), or for clusters if one of them is
-        None.
+        The values are `classes`, by `assignment` (K,), or clusters if either argument is None.
         """
         self.classes = classes
         if classes is None or assignment is None:

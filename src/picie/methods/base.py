@@ -279,7 +279,7 @@ class Method(nn.Module):
 
     @property
     def predicts_by_prototypes(self) -> bool:
-        """Whether `classifier` is made of `prototypes`, so that the refit has an effect."""
+        """Whether `classifier` returns the `prototypes`, so that the refit has an effect."""
         return True
 
 

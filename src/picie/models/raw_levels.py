@@ -1,4 +1,4 @@
-"""Features of the pretrained backbone alone: its levels, concatenated.
+"""Features of only the pretrained backbone: its levels, concatenated.
 
 Each level is scaled to the same energy.
 """

@@ -149,7 +149,7 @@ class Trainer:
         if not all(math.isfinite(value) for c in state.clusterings.values() for value in c.inertia):
             raise TrainingError(f"{self.folder.out}: the features are not finite in epoch {state.epoch + 1}; lower train.lr")
         self.source.cache.finish_labels()
-        self.folder.record.update(labelled_epoch=state.epoch + 1)  # the epoch whose draws the labels belong to
+        self.folder.record.update(labelled_epoch=state.epoch + 1)  # the labels use this epoch's draws
         state.matching = None  # the clusters are new
         self._start_epoch()
 
