@@ -210,7 +210,7 @@ class Segmenter:
         return F.normalize(z.float(), dim=1)
 
     def to_pixels(self, image: Image.Image) -> Tensor:
-        """Return (1, 3, H, W) uint8 of an RGB picture, resized to the short side `evaluate.size`."""
+        """Return (1, 3, H, W) uint8 of an RGB picture, with the short side `evaluate.size`."""
         height, width = whole_size(image.height, image.width, self.config.evaluate_size)
         resized = image.resize((width, height), Image.Resampling.BILINEAR)
         return torch.from_numpy(np.asarray(resized).transpose(2, 0, 1)[None].copy())

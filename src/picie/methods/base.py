@@ -302,8 +302,6 @@ def make_loss(config: Config) -> Loss:
     """Build the loss that `loss.name` names.
 
     Raises `InputError` for an unknown name or invalid options.
-
-    Raises `InputError` for an unknown name or options that do not fit.
     """
     make = registry.find(registry.LOSSES, config.loss.name, "loss.name")
     loss: Loss = registry.call(make, "loss.options", config.loss.options, config.loss)

@@ -49,7 +49,7 @@ class Backbone(nn.Module):
 class TimmBackbone(Backbone):
     """The last four levels of a timm model.
 
-    Their strides are 4 to 32; those of a ViT are four depths at its patch stride.
+    Their strides are 4 to 32. For a ViT, the levels are four depths at its patch stride.
 
     Args:
         name: a timm model name.

@@ -84,7 +84,7 @@ def _allocate(file: BinaryIO, size: int) -> bool:
 
 
 def is_disk_full(error: OSError) -> bool:
-    """Whether a write failed because a disk, a quota, or the maximum file size is exceeded."""
+    """Whether a write failed for lack of space, a quota, or the maximum file size."""
     return error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 

@@ -66,7 +66,7 @@ class RunFolder:
             frames.close()
 
     def read_images(self, setup: Setup, frames: FrameCache) -> np.ndarray:
-        """Decode every image into `frames`; (N,) int64 indices of the readable ones.
+        """Decode every image into `frames`; return (N,) int64 indices of the readable ones.
 
         Raises `InputError`.
         """

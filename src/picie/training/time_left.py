@@ -37,8 +37,6 @@ class TimeLeft:
         """Record the end of an epoch, with the seconds of each of its passes.
 
         The remainder of a resumed epoch is not counted.
-
-        The rest of a resumed epoch does not count.
         """
         if "label" in passes:
             self._finished.append(sum(passes.values()))
