@@ -87,8 +87,8 @@ def predict_files(
     out; `include` and `exclude` are patterns of images in folders.
 
     Images that the same run has predicted into `out` earlier are skipped, so that an interrupted
-    call can be repeated. If the run's segments have changed since, all images with
-    predictions in `out` are predicted again. An image that cannot be read or written is skipped, with a warning.
+    call can be repeated. If the run's segments have changed since, all images with predictions in
+    `out` are predicted again. An image that cannot be read or written is skipped, with a warning.
 
     Raises:
         InputError: a path does not exist or has no image, `out` holds other files or predictions
