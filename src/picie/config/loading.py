@@ -135,7 +135,8 @@ def _code_names(value: Any) -> Iterator[str]:
             yield from _code_names(item)
 
 
-_UNSET = object()  # the value of "key=": drops the value of lower layers, so that the default applies
+# The value of "key=": drops the value of lower layers, so that the default applies.
+_UNSET = object()
 
 
 def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:

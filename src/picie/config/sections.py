@@ -293,7 +293,8 @@ class Config(Section):
             return None
         return getattr(self, section_name(method_class), None) or method_class.Options()
 
-    def __reduce__(self) -> Any:  # the class with a method's section is made at run time, so pickle cannot find it
+    # The class with a method's section is made at run time, so pickle cannot find it.
+    def __reduce__(self) -> Any:
         from picie.config.loading import from_dict
 
         return from_dict, (self.model_dump(mode="json"),)

@@ -38,7 +38,8 @@ from picie.version import __version__
 
 METADATA = "picie.json"  # the extra file of a .pt2
 _INPUTS, _OUTPUTS = ["images"], ["labels", "logits"]
-_EXAMPLE = (2, 3)  # example input, in multiples of the coarsest stride; tracing treats a size of 1 as a constant
+# Example input, in multiples of the coarsest stride; tracing treats a size of 1 as a constant.
+_EXAMPLE = (2, 3)
 _TOLERANCE = 1e-3  # of logits; the traced program differs by rounding only, about 1e-6
 
 
@@ -64,7 +65,8 @@ def export(run: str | Path, file: str | Path, size: tuple[int, int] | None = Non
     _check_file(file)
     state = checkpoint.load(run)
     precision = state["config"]["train"]["precision"]
-    state["config"]["train"]["precision"] = "fp32"  # the precision of autocast depends on the machine
+    # The precision of autocast depends on the machine.
+    state["config"]["train"]["precision"] = "fp32"
     segmenter = Segmenter.from_state(state, "cpu")
     method = segmenter.method
     assert isinstance(method, Method)
@@ -146,7 +148,8 @@ class _Labeller(nn.Module):
 
     def __init__(self, segmenter: Segmenter) -> None:
         super().__init__()
-        self.segmenter, self.method = segmenter, segmenter.method  # registers the method, for its weights
+        # The method is an attribute, so that its weights are registered.
+        self.segmenter, self.method = segmenter, segmenter.method
         small = len(segmenter.names) <= 256
         values = torch.from_numpy(segmenter.value_of_cluster).to(torch.uint8 if small else torch.int32)
         self.register_buffer("values", values)

@@ -110,7 +110,8 @@ def _read(file: Path) -> _Published:
     """Read `file`. Raises `InputError` for any content that is not as expected."""
     if not file.is_file():
         raise InputError(f"{file}: no such file; give a checkpoint of the published code")
-    content = checkpoint.read_tensors(file, also=(argparse.Namespace,))  # a plain container of attributes
+    # A Namespace is a plain container of attributes.
+    content = checkpoint.read_tensors(file, also=(argparse.Namespace,))
     if not isinstance(content, Mapping) or not ("state_dict" in content or _CLASSIFIERS[0] in content):
         raise InputError(f"{file}: not a checkpoint of the published code, which holds 'state_dict' and '{_CLASSIFIERS[0]}'")
     network = _tensors(content, "state_dict", file)
@@ -227,7 +228,8 @@ def _network_state(published: _Published, settings: Config) -> dict[str, Tensor]
             shapes = f"{tuple(tensor.shape)}; with {settings.model.backbone} and D = {settings.model.dim}, expected"
             raise InputError(f"{file}: state_dict: {theirs!r} has shape {shapes} {tuple(expected.shape)}")
         state[f"network.{name}"] = tensor.to(expected.dtype).clone()
-    extra = [name for name in remaining if not name.startswith("backbone.fc.")]  # the ImageNet classifier, which is not used
+    # Ignore the ImageNet classifier, which is not used.
+    extra = [name for name in remaining if not name.startswith("backbone.fc.")]
     if extra:
         raise InputError(f"{file}: state_dict: {extra[0]!r:.80} is not part of the published network")
     return state

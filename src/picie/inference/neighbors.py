@@ -161,7 +161,8 @@ def search(segmenter: Segmenter, feature: Tensor, images: Iterable[Features], k:
             row, column = divmod(cell, z.shape[2])
             x, y = int((column + 0.5) * width / z.shape[2]), int((row + 0.5) * height / z.shape[1])
             best.append(Neighbor(path, x, y, value, name))
-        best = sorted(best, key=lambda n: -n.similarity)[:k]  # a stable sort keeps ties in the order of the images
+        # A stable sort keeps ties in the order of the images.
+        best = sorted(best, key=lambda n: -n.similarity)[:k]
     return best
 
 

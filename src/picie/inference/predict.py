@@ -32,7 +32,8 @@ from picie.runtime.progress import Progress, log
 _LEGEND = "legend"
 _LEGEND_WIDTH = 640
 _MAX_JPEG = 65_500  # pixels a side; a longer overlay is a PNG
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}  # they affect all files
+# These errors affect all files.
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,8 @@ class _Prediction:
         if sources and not (summary.predicted or summary.present):
             reason = next(iter(summary.skipped.values()))
             raise InputError(f"none of the {len(sources)} image files can be predicted; the first: {reason}")
-        for reason in summary.skipped.values():  # at the end, so that the error above is one line if no image is readable
+        # Warn at the end, so that the error above is one line if no image is readable.
+        for reason in summary.skipped.values():
             log.warning("skipped: %s", reason)
         return summary
 

@@ -77,7 +77,8 @@ class Segmenter:
         assignment: np.ndarray | None = None,
     ) -> None:
         self.method, self.config, self.engine = method, config, engine
-        self.reading = Reading(config.data.scale, config.data.max_pixels)  # as the training images were read
+        # Pictures are read as the training images were.
+        self.reading = Reading(config.data.scale, config.data.max_pixels)
         self.classifier = (classifier[0].to(engine.device), classifier[1].to(engine.device))
         self.classes = classes
         self.k = len(classifier[0])
@@ -250,7 +251,8 @@ def enlarged_argmax(logits: Tensor, size: tuple[int, int], values: Tensor | None
         at_once = max(1, _CHUNK // (batch * k * len(columns)))
         for top, rows in _resampling_tiles(h, height, logits):
             for first, part in zip(range(top, top + len(rows), at_once), rows.split(at_once), strict=True):
-                best = (part @ logits @ columns.T).max(1).indices  # `argmax` takes six times as long
+                # `max` takes a sixth of the time of `argmax`.
+                best = (part @ logits @ columns.T).max(1).indices
                 result[:, first : first + len(part), left : left + len(columns)] = values[best]
     return result
 

@@ -81,7 +81,8 @@ class TimmBackbone(Backbone):
         self.net, info = _create(name, from_hub, options)
         self.channels = info.channels()
         self.strides = info.reduction()
-        self._channels_last = "NHWC" in str(getattr(self.net, "output_fmt", ""))  # Swin and similar models
+        # This is the layout of Swin and similar models.
+        self._channels_last = "NHWC" in str(getattr(self.net, "output_fmt", ""))
         cfg: Any = getattr(self.net, "pretrained_cfg", None) or timm.get_pretrained_cfg(name).to_dict()
         self.mean, self.std = tuple(cfg["mean"]), tuple(cfg["std"])
         # No dropout: labels must fit the features, and nothing may draw from a global generator.

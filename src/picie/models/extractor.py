@@ -116,5 +116,6 @@ class Extractor(nn.Module):
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         if self.autocast_to is None:
-            return contextlib.nullcontext()  # a disabled autocast would become part of an exported program
+            # A disabled autocast would become part of an exported program.
+            return contextlib.nullcontext()
         return torch.autocast(self.input_mean.device.type, self.autocast_to)

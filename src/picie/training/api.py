@@ -188,7 +188,8 @@ def open_trainer(setup: Setup, folder: RunFolder, saved: dict[str, Any] | None =
                 folder.record.open_loggers()
             yield trainer
     except LostError:
-        folder.stop.signum = None  # torchrun ends the other processes by a signal; nobody asked the run to stop
+        # torchrun ends the other processes by a signal; nobody asked the run to stop.
+        folder.stop.signum = None
         raise
     finally:
         folder.finish(state.epoch, state.finished, began)
@@ -244,7 +245,8 @@ def _conclude(outcome: _Outcome) -> None:
 
 def _report(out: Path, device: str, evaluation: Evaluation | None) -> None:
     """Write the run's report. The run is saved already, so an error here is a warning."""
-    from picie.report import write_report  # its imports take a second, which a run without a report saves
+    # Its imports take a second, which a run without a report saves.
+    from picie.report import write_report
 
     try:
         log.info("report: %s", write_report(out, device=device, evaluation=evaluation))

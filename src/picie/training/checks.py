@@ -43,7 +43,8 @@ def labelled_split(config: Config) -> Dataset | None:
     except MissingSplitError as error:
         if config.evaluate.split != EvaluateConfig.model_fields["split"].default:
             raise
-        level = logging.INFO if config.data.name == "folder" else logging.WARNING  # a named dataset has labels
+        # A named dataset has labels.
+        level = logging.INFO if config.data.name == "folder" else logging.WARNING
         log.log(level, "no scores while training: %s", error)
         return None
     if dataset.classes is not None:

@@ -83,7 +83,8 @@ class FeatureSource:
             return draws, self.engine.to_images(pixels, self.engine.picture_dtype)
 
         with stage("augment"):
-            draws = self.views.draw(epoch, indices, 0)  # only the geometry; `load` draws the colours
+            # Only the geometry; `load` draws the colours.
+            draws = self.views.draw(epoch, indices, 0)
         size, views = self.config.views.view_size, range(self.method.views)
         cached = {view: self.cache.get(kind, indices, view) for view in views}
         if kind == "levels":

@@ -46,7 +46,8 @@ class PseudoLabelStore:
                 self._map = np.lib.format.open_memmap(path, mode="r+")
             return
         try:
-            np.lib.format.open_memmap(path, mode="r")  # rejects a truncated file, which "r+" would extend with zeros
+            # Rejects a truncated file, which "r+" would extend with zeros.
+            np.lib.format.open_memmap(path, mode="r")
             self._map = np.lib.format.open_memmap(path, mode="r+" if distributed.is_main() else "r")
         except (OSError, ValueError, EOFError) as error:
             raise InputError(f"{path}: {_NEEDED} but cannot be read; put it back or train anew") from error
@@ -60,7 +61,8 @@ class PseudoLabelStore:
 
         Each process passes its own images.
         """
-        narrow = labels.to(torch.uint8 if self._dtype == np.uint8 else torch.int32)  # on the GPU, before the copy
+        # Convert on the GPU, before the copy.
+        narrow = labels.to(torch.uint8 if self._dtype == np.uint8 else torch.int32)
         for images, values in distributed.gather_object((indices, narrow.cpu().numpy().astype(self._dtype, copy=False))):
             self._map[row, images] = values
             self._release()

@@ -15,7 +15,9 @@ from picie.runtime.profiling import stage
 from picie.runtime.rng import derived_seed
 from picie.training.feature_source import FeatureSource
 
-_IMAGES = 128  # CamVid, two networks, four choices each: 64, 96, 128 and 320 images score the same (docs/research/log.md)
+# On CamVid, with two networks and four choices each, 64, 96, 128 and 320 images score the same
+# (docs/research/log.md).
+_IMAGES = 128
 _POINTS_PER_CLUSTER = 2**6
 
 

@@ -71,7 +71,8 @@ class RunFolder:
         Raises `InputError`.
         """
         config, dataset = setup.config, setup.dataset
-        decoded = len(dataset) * distributed.world_size() // distributed.local_world_size()  # once on each machine
+        # Each image is decoded once on each machine.
+        decoded = len(dataset) * distributed.world_size() // distributed.local_world_size()
         with stage("decode"), self.bars.bar("read images", decoded) as advance:
             indices = frames.scan(config.data.on_bad_image, self._stopping(advance))
         check_points(config, len(indices), setup.cells)

@@ -46,7 +46,8 @@ from picie.version import __version__
 from picie.views.two_views import BatchViews
 
 log = logging.getLogger("picie")
-_PCA_IMAGES = 120  # the covariance of 320 channels from 120 x 25 cells or more is settled (METHOD 8)
+# The covariance of 320 channels is stable from 120 x 25 cells on (METHOD 8).
+_PCA_IMAGES = 120
 
 
 class Trainer:
@@ -81,7 +82,8 @@ class Trainer:
         self.evaluation: Evaluation | None = None
         self._time_left = TimeLeft(self.config.train.epochs)
         self.folder.bars.seconds_left = self._seconds_left
-        self._unread: tuple[int, list[str], AsyncCopy] | None = None  # images, names and values of the latest losses
+        # Images, names and values of the latest losses.
+        self._unread: tuple[int, list[str], AsyncCopy] | None = None
 
     def start(self) -> None:
         """Prepare a new network for its first epoch, and write the first checkpoint."""
@@ -104,7 +106,8 @@ class Trainer:
         if state.clusterings:
             self._start_epoch()
         try:
-            self.method.load_state_dict(saved["method"])  # after `start_epoch`, which may make a new classifier
+            # After `start_epoch`, which may make a new classifier.
+            self.method.load_state_dict(saved["method"])
             for optimizer, values in zip(self.optimizer.optimizers, saved["optimizers"], strict=True):
                 load_optimizer_state(optimizer, values)
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -140,7 +143,8 @@ class Trainer:
 
     def _label(self) -> None:
         n, state, bars = len(self.source.indices), self.state, self.folder.bars
-        self.folder.record.update(labelled_epoch=None)  # the file holds labels of two epochs for a while
+        # The file holds labels of two epochs for a while.
+        self.folder.record.update(labelled_epoch=None)
         with self._timed("label"), bars.bar("cluster", n) as first, bars.bar("label", n) as second:
             advance = {"cluster": self._stopping(first), "label": self._stopping(second)}
             state.clusterings = generate_pseudo_labels(
@@ -149,7 +153,8 @@ class Trainer:
         if not all(math.isfinite(value) for c in state.clusterings.values() for value in c.inertia):
             raise TrainingError(f"{self.folder.out}: the features are not finite in epoch {state.epoch + 1}; lower train.lr")
         self.source.cache.finish_labels()
-        self.folder.record.update(labelled_epoch=state.epoch + 1)  # the labels use this epoch's draws
+        # The labels use this epoch's draws.
+        self.folder.record.update(labelled_epoch=state.epoch + 1)
         state.matching = None  # the clusters are new
         self._start_epoch()
 
@@ -196,7 +201,8 @@ class Trainer:
         labels = self.store.read(indices, self.setup.engine.device)
         names, values = self.optimizer.step(views, labels, len(indices) / n)
         latest = (n, names, AsyncCopy(values))
-        self._read_losses()  # of the previous step: a GPU has computed them and is busy with this step
+        # These are the losses of the previous step; a GPU is already busy with this step.
+        self._read_losses()
         self._unread = latest
 
     def _read_losses(self) -> None:
