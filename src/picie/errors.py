@@ -1,8 +1,8 @@
 """The errors that picie raises on purpose.
 
-The command line prints each as one line on stderr. The exit status is 2 for `InputError` (the input is
-wrong and nothing was done), 1 for `TrainingError` and `DownloadError` (the run or the network failed),
-and 128 + signal for `Stopped`.
+The command line prints each as one line on stderr. The exit status is 2 for `InputError` (the
+input is wrong and nothing was done), 1 for `TrainingError` and `DownloadError` (the run or the
+network failed), and 128 + signal for `Stopped`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 class PicieError(Exception):
-    """Base class of the errors; the text is one line that says what is wrong, where, and what to do."""
+    """Base class of the errors that picie raises on purpose.
+
+    The text is one line that says what is wrong, where, and what to do.
+    """
 
 
 class InputError(PicieError):
@@ -28,7 +31,7 @@ class UnreadableImageError(InputError):
 
 
 class TrainingError(PicieError):
-    """A run cannot go on, e.g. the loss is not finite."""
+    """A run cannot continue, e.g. because the loss is not finite."""
 
 
 class LostError(TrainingError):
@@ -36,7 +39,10 @@ class LostError(TrainingError):
 
 
 class DownloadError(PicieError):
-    """A file cannot be fetched, is not the expected one, or cannot be unpacked; good files stay on disk."""
+    """A file cannot be downloaded, is not the expected one, or cannot be unpacked.
+
+    Files that are already complete stay on disk.
+    """
 
 
 class Stopped(PicieError):
@@ -52,7 +58,7 @@ class Stopped(PicieError):
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """The end of an error about an unknown name: the closest valid one, or all valid ones.
+    """Return a hint for an unknown name: the closest valid name, or all valid names.
 
     >>> nearest("brihgtness", ["brightness", "blur"])
     "did you mean 'brightness'? (valid: blur, brightness)"
@@ -67,7 +73,10 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def validation_message(error: ValidationError) -> str:
-    """One line from pydantic's report: the first value that does not fit, where it is, and what is wrong with it."""
+    """Return one line about the first invalid value in pydantic's report.
+
+    It states where the value is and what is wrong with it.
+    """
     first = error.errors(include_url=False)[0]
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("should be", "must be")
     where = ".".join(str(part) for part in first["loc"])
@@ -78,7 +87,7 @@ def validation_message(error: ValidationError) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value for a message; nothing for a long one, because a damaged file may hold anything."""
+    """Format a value for a message; empty if it is long, because a file may hold anything."""
     if not isinstance(value, str | int | float | list | tuple | dict | None):
         return ""
     try:

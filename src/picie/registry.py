@@ -31,7 +31,7 @@ METHODS = {
     "mdc": "picie.methods.mdc:MDC",
 }
 
-METHOD_OPTIONS = {  # the options of these methods, in modules that import no torch
+METHOD_OPTIONS = {  # options of these methods; their modules do not import torch
     "picie": None,
     "mdc": "picie.methods.options:MDCOptions",
 }
@@ -56,10 +56,10 @@ EQUIVARIANCE = {
     "rot90": "picie.views.equivariance:QuarterTurns",
 }
 
-SHIPPED_BACKBONE = "tf_efficientnet_lite0"  # the one whose weights come with picie
+SHIPPED_BACKBONE = "tf_efficientnet_lite0"  # its weights come with picie
 
-# Tried backbones, listed by `picie list backbones`; every other timm name with a feature pyramid or patches works too,
-# some at their own input size alone.
+# Tested backbones, listed by `picie list backbones`. Any other timm model with a feature pyramid
+# or patches works too; some accept only their own input size.
 BACKBONES = {
     "tf_efficientnet_lite0": "picie.models.backbones:TimmBackbone",
     "resnet18": "picie.models.backbones:TimmBackbone",
@@ -80,9 +80,9 @@ _trusted: set[str] = set()  # names outside the tables that may be imported
 def trust(names: Iterable[str]) -> None:
     """Allow `find` to import these "module:attribute" names.
 
-    `config.load` trusts the names in its "section.key=value" strings, because the user wrote them. Names in a
-    checkpoint, a run's folder, a recipe or a configuration file are not trusted: importing them runs code that
-    whoever wrote the file chose. See SECURITY.md.
+    `config.load` trusts the names in its "section.key=value" strings, because the user wrote them.
+    Names in a checkpoint, a run's folder, a recipe or a configuration file are not trusted:
+    importing them runs code that whoever wrote the file chose. See SECURITY.md.
     """
     _trusted.update(names)
 
@@ -99,7 +99,7 @@ def trusts_code() -> bool:
 
 @contextlib.contextmanager
 def trust_scope() -> Iterator[None]:
-    """A context that starts with nothing trusted; at its end, what was trusted before it is trusted again."""
+    """Start a context with nothing trusted; restore the trusted names when it ends."""
     before = set(_trusted)
     _trusted.clear()
     try:
@@ -110,16 +110,16 @@ def trust_scope() -> Iterator[None]:
 
 
 def find(table: dict[str, str], name: str, where: str) -> Any:
-    """The object that `name` stands for: a key of `table`, or a trusted "module:attribute" of other code.
+    """Return the object with this name: a key of `table`, or a trusted "module:attribute".
 
     Args:
         table: one of this module's tables.
         name: the requested name.
-        where: the option that it was given to, for the error message.
+        where: the option that holds the name, for the error message.
 
     Raises:
-        InputError: an unknown name, one outside the package that is not trusted (nothing is imported), a module
-            that cannot be imported, or an attribute that it does not have.
+        InputError: the name is unknown, is outside the package and not trusted (nothing is
+            imported), its module cannot be imported, or the module has no such attribute.
     """
     target = table.get(name, name)
     module_name, colon, attribute = target.partition(":")
@@ -140,7 +140,10 @@ def find(table: dict[str, str], name: str, where: str) -> Any:
 
 
 def call(make: Any, where: str, options: Mapping[str, Any], *arguments: Any) -> Any:
-    """`make(*arguments, **options)`. Raises `InputError`, which names the option `where`, for an argument that does not fit."""
+    """Call `make(*arguments, **options)`.
+
+    Raises `InputError`, which names the option `where`, if an argument does not fit.
+    """
     try:
         inspect.signature(make).bind(*arguments, **options)
     except TypeError as error:

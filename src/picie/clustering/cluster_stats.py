@@ -22,7 +22,8 @@ class ClusterStats:
 
     def __init__(self, k: int) -> None:
         self._k = k
-        self._added: list[tuple[Tensor, Tensor]] = []  # on the device; not synchronised until they are read
+        # On the device; not synchronised until they are read.
+        self._added: list[tuple[Tensor, Tensor]] = []
         self._counts, self._distance = torch.zeros(k, dtype=torch.long), 0.0
 
     def add(self, clusters: Tensor, distances: Tensor) -> None:

@@ -28,7 +28,8 @@ def silhouette(points: Tensor, clusters: Tensor, k: int) -> float:
         k: Number of clusters.
     """
     sums, counts = (part.to(points) for part in cluster_sums(points, clusters, k))
-    totals = counts - points @ sums.T  # summed distances to all points of each cluster; 0 to the point itself
+    # Summed distances to all points of each cluster; 0 to the point itself.
+    totals = counts - points @ sums.T
     own_cluster = clusters[:, None]
     alone = counts[clusters] <= 1
     inside = totals.gather(1, own_cluster)[:, 0] / (counts[clusters] - 1).clamp(min=1)

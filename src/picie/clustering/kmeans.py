@@ -24,9 +24,11 @@ from torch.nn import functional as F
 from picie.runtime import distributed
 
 Metric = Literal["spherical", "euclidean"]
-_TRIAL, _TRIAL_STEPS = (2**12, 2**5), 10  # points, or points per cluster if that is more; enough to rank starts
+# Size of a trial in points, or points per cluster if that is more; enough to rank starts.
+_TRIAL, _TRIAL_STEPS = (2**12, 2**5), 10
 _SUBSAMPLE = (2**14, 2**6)  # likewise; enough for the first Lloyd iterations
-_WIDTH = 16  # columns of products: 16 take a third of the time of 11 (2 cores, AVX512; one core: half)
+# Columns of products: 16 take a third of the time of 11 (2 cores, AVX512; one core: half).
+_WIDTH = 16
 
 
 def _chunks(points: Tensor, k: int) -> tuple[Tensor, ...]:
@@ -171,7 +173,8 @@ def cluster_sums(points: Tensor, clusters: Tensor, k: int) -> tuple[Tensor, Tens
     Returns:
         (K, D) float64 sums and (K,) float64 counts, on the CPU.
     """
-    device = points.device if points.device.type == "cuda" else torch.device("cpu")  # MPS has no float64
+    # MPS has no float64.
+    device = points.device if points.device.type == "cuda" else torch.device("cpu")
     sums = torch.zeros(k, points.shape[1], dtype=torch.float64, device=device)
     for chunk, members in zip(_chunks(points, k), _chunks(clusters, k), strict=True):
         if chunk.device.type == "cpu":
@@ -254,7 +257,8 @@ class KMeans:
     def _refine(self, sample: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
         """Run `lloyd` from `centroids`, first on a part of a large sample."""
         part, steps = self._subsample(sample, *_SUBSAMPLE), self.steps
-        if len(part) < len(sample):  # most iterations on a part of the points (docs/research/log.md)
+        # Run most iterations on a part of the points (docs/research/log.md).
+        if len(part) < len(sample):
             means, _ = lloyd(part, centroids, steps, self.metric, self.reseed)
             centroids, steps = project(means, self.metric).to(sample), max(1, steps // 10)
         return lloyd(sample, centroids, steps, self.metric, self.reseed)
@@ -274,7 +278,8 @@ class KMeans:
             return starts[0]
         trials = [lloyd(trial, start, _TRIAL_STEPS, self.metric, self.reseed)[0] for start in starts]
         tried = [project(means, self.metric).to(sample) for means in trials]
-        scores = [float(nearest(trial, centroids)[1].mean()) for centroids in tried]  # higher scores mean smaller distances
+        # Higher scores mean smaller distances.
+        scores = [float(nearest(trial, centroids)[1].mean()) for centroids in tried]
         return tried[scores.index(max(scores))]
 
     def _subsample(self, sample: Tensor, points: int, points_per_cluster: int) -> Tensor:
@@ -283,7 +288,8 @@ class KMeans:
         It is about `points_per_cluster` for each cluster if that is more.
         """
         step = max(1, len(sample) // max(points, points_per_cluster * self.k))
-        return sample[:: step - 1 + step % 2].contiguous()  # odd, because points may be rows of maps of even width
+        # The step is odd, because points may be rows of maps of even width.
+        return sample[:: step - 1 + step % 2].contiguous()
 
     def update(self, points: Tensor) -> None:
         """Move the centroids by the running mean of one batch of `points` (n, D).

@@ -91,11 +91,11 @@ def agglomerate(centroids: Tensor, n: int) -> np.ndarray:
 
 
 class WardTree:
-    """A Ward tree of a part of the points, which gives k-means a start for any K.
+    """A Ward tree of a part of the points, which provides a k-means start for any K.
 
-    For well-separated groups, k-means++ alone too often puts two centroids into one and none into
-    another: of 9 mixtures of 12 groups `suggest-k` found that number for 4 with the best of 4
-    starts, for 7 with that of 16, for all with the tree's.
+    For well-separated groups, k-means++ alone too often puts two centroids into one group and none
+    into another. On 9 mixtures of 12 groups, `suggest-k` found the number 12 for 4 mixtures with
+    the best of 4 starts, for 7 with the best of 16, and for all 9 with the tree's start.
 
     Args:
         points: (n, D).

@@ -1,7 +1,7 @@
-"""Reading a configuration in layers, each over the one before.
+"""Reads a configuration in layers; each layer overrides those before it.
 
-The layers are the defaults (preset `default`), a preset, a TOML file, and "section.key=value" of the
-command line. An unknown key is an error that names the nearest valid one.
+The layers are the defaults (preset `default`), a preset, a TOML file, and "section.key=value" of
+the command line. An unknown key is an error that names the nearest valid one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def preset_names() -> list[str]:
 
 
 def preset_text(name: str) -> str:
-    """The TOML text of a preset, its opening comment included."""
+    """Return the TOML text of a preset, including its opening comment."""
     text: str = _presets().joinpath(f"{name}.toml").read_text("utf-8")
     return text
 
@@ -37,16 +37,17 @@ def _presets() -> Any:
 
 
 def load(preset: str | None = None, file: Path | None = None, overrides: Sequence[str | Mapping[str, Any]] = ()) -> Config:
-    """The configuration of the given layers, lowest first.
+    """Load the configuration from the given layers, lowest first.
 
     Args:
-        preset: a name from `preset_names()`; none is `default`.
+        preset: a name from `preset_names()`; None uses `default`.
         file: a TOML file with any of the sections.
-        overrides: "section.key=value" strings; values in TOML's syntax, where bare words are strings. Or nested dictionaries.
-            The names of code ("module:attribute") in the strings are trusted, see `picie.registry.trust`.
+        overrides: "section.key=value" strings, with values in TOML's syntax or bare words as
+            strings; or nested dictionaries. The names of code ("module:attribute") in the strings
+            are trusted, see `picie.registry.trust`.
 
     Raises:
-        InputError: an unknown preset or key, a file that is no TOML, or a value out of range.
+        InputError: a preset or key is unknown, the file is not TOML, or a value is out of range.
     """
     values: dict[str, Any] = {}
     if preset is not None:
@@ -66,7 +67,7 @@ def load(preset: str | None = None, file: Path | None = None, overrides: Sequenc
 
 
 def _preset_values(name: str) -> dict[str, Any]:
-    """A preset's settings, laid over those of the preset that its key `base` names."""
+    """Return a preset's settings, merged over those of its preset `base`."""
     own = tomllib.loads(preset_text(name))
     base = own.pop("base", None)
     values = {} if base is None else _preset_values(base)
@@ -75,7 +76,7 @@ def _preset_values(name: str) -> dict[str, Any]:
 
 
 def read_toml(file: Path) -> dict[str, Any]:
-    """The content of a TOML file. Raises `InputError` where there is none or it is malformed."""
+    """Return the content of a TOML file. Raises `InputError` if it is missing or malformed."""
     try:
         content: dict[str, Any] = tomllib.loads(file.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -87,7 +88,10 @@ def read_toml(file: Path) -> dict[str, Any]:
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
-    """Validate a nested dictionary. Raises `InputError` for unknown keys and values that do not fit."""
+    """Validate a nested dictionary.
+
+    Raises `InputError` for unknown keys and invalid values.
+    """
     cls = _class_of(values)
     _check_keys(values, cls, "")
     try:
@@ -97,12 +101,12 @@ def from_dict(values: Mapping[str, Any]) -> Config:
 
 
 def to_toml(config: Config) -> str:
-    """The complete configuration as TOML that `load(file=...)` takes."""
+    """Return the complete configuration as TOML that `load(file=...)` accepts."""
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
 
 
 def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
-    """`config` with "section.key=value" strings applied. Raises `InputError` as `load` does."""
+    """Apply "section.key=value" strings to `config`. Raises `InputError` as `load` does."""
     values = config.model_dump(mode="json")
     for override in overrides:
         _merge(values, _parse_override(override))
@@ -111,13 +115,16 @@ def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
 
 
 def _class_of(values: Mapping[str, Any]) -> type[Config]:
-    """The configuration's class, by the method that `values` name."""
+    """Return the configuration's class for the method that `values` name."""
     method = values.get("method", Config.model_fields["method"].default)
     return config_class(method) if isinstance(method, str) else Config
 
 
 def _code_names(value: Any) -> Iterator[str]:
-    """Every "module:attribute" in the value of an option; lists of transforms may be written with commas."""
+    """Yield every "module:attribute" in the value of an option.
+
+    Lists of transforms may be written with commas.
+    """
     if isinstance(value, str):
         yield from (part.strip() for part in value.split(",") if ":" in part)
     elif isinstance(value, Mapping):
@@ -128,7 +135,8 @@ def _code_names(value: Any) -> Iterator[str]:
             yield from _code_names(item)
 
 
-_UNSET = object()  # the value of "key=": what lower layers say is dropped, and the default holds
+# The value of "key=": drops the value of lower layers, so that the default applies.
+_UNSET = object()
 
 
 def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
@@ -169,7 +177,7 @@ def _check_keys(values: Mapping[str, Any], model: type[BaseModel], prefix: str) 
 
 
 def _nearest_key(key: str, model: type[BaseModel], prefix: str) -> str:
-    """The nearest key of this section, or the same key where another section has it."""
+    """Suggest the same key in another section, or the nearest key of this section."""
     for name, section in all_sections().items():
         if key in section.model_fields:
             return f"did you mean '{name}.{key}'?"

@@ -1,4 +1,4 @@
-"""The configuration's classes for each method: `Config`, with the section of the method's own options."""
+"""The configuration class of each method: `Config`, with a section for the method's options."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from picie.errors import InputError
 
 
 def config_class(method: str) -> type[Config]:
-    """`Config` with the section that `method`, a registered name or my_module:MyMethod, adds; without one, `Config`.
+    """Return `Config` with the section that a method adds, or `Config` if it adds none.
+
+    `method` is a registered name or my_module:MyMethod.
 
     Raises:
-        InputError: an unknown method, one that cannot be imported, or a section that exists already.
+        InputError: the method is unknown or cannot be imported, or its section exists already.
     """
     if method in registry.METHOD_OPTIONS:
         target = registry.METHOD_OPTIONS[method]
@@ -26,12 +28,12 @@ def config_class(method: str) -> type[Config]:
     if options is None:
         return Config
     if not (isinstance(options, type) and issubclass(options, BaseModel)):
-        raise InputError(f"method={method}: its Options is no pydantic model; write class Options(picie.config.Section)")
+        raise InputError(f"method={method}: its Options is not a pydantic model; write class Options(picie.config.Section)")
     return _with_section(section_name(method_class), options)
 
 
 def all_sections() -> dict[str, type[BaseModel]]:
-    """Every section by name, those of the registered methods last."""
+    """Return every section by name, those of the registered methods last."""
     classes: list[type[Config]] = [Config, *map(config_class, registry.METHOD_OPTIONS)]
     fields = {name: field.annotation for cls in classes for name, field in cls.model_fields.items()}
     return {name: cls for name, cls in fields.items() if isinstance(cls, type) and issubclass(cls, BaseModel)}

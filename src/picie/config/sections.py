@@ -1,7 +1,8 @@
 """The sections of a run's configuration: frozen, typed and complete.
 
-Sections are split by consequence. `[run]` holds what must not change results (device, workers, cache);
-all others may change them. A method adds a section of its own, see `picie.config.methods`.
+Options are grouped by their effect: `[run]` holds those that must not change results (device,
+workers, cache); all others may change them. A method adds its own section, see
+`picie.config.methods`.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ class DataConfig(Section):
     on_bad_image: Literal["skip", "error"] = Field(
         "skip", description="what to do with an unreadable image: skip it with a warning, or stop"
     )
-    include: tuple[str, ...] = Field((), description="patterns of the images to use, as *.jpg or day/*; none: all photos")
-    exclude: tuple[str, ...] = Field((), description="patterns of images to leave out, as *_thumb.jpg or masks/*")
+    include: tuple[str, ...] = Field((), description="patterns of images to use, e.g. *.jpg or day/*; default: all photos")
+    exclude: tuple[str, ...] = Field((), description="patterns of images to leave out, e.g. *_thumb.jpg or masks/*")
     label_suffix: str | None = Field(
-        None, description="what names of label files have after the image's name, e.g. _mask; the usual ones if not given"
+        None, description="suffix of label files after the image's name, e.g. _mask; default: the usual suffixes"
     )
     scale: dict[str, tuple[float, float]] = Field(
-        {}, description="values that become black and white, by type, e.g. scale.uint16=[0, 4095]; measured if not given"
+        {}, description="values that become black and white, by type, e.g. scale.uint16=[0, 4095]; default: measured"
     )
     max_pixels: Annotated[int, Field(ge=1, le=2**40, strict=True)] = Field(
         500_000_000, description="images with more pixels are not read"
@@ -129,7 +130,7 @@ class ModelConfig(Section):
         None, description="file with backbone weights, .pth or .safetensors; default: the model's ImageNet weights"
     )
     dim: Annotated[int, Field(ge=1, le=4096, strict=True)] = Field(128, description="feature dimension D")
-    weights_key: str | None = Field(None, description="where the weights are in that file, if several sets fit, e.g. teacher")
+    weights_key: str | None = Field(None, description="key of the weights in that file, if several sets fit, e.g. teacher")
     laterals: Literal["pca", "random"] = Field(
         "pca", description="initial weights of the FPN's laterals: a PCA of the backbone's levels (label-free), or random"
     )
@@ -160,7 +161,8 @@ class ClusterConfig(Section):
     )
     warm_start: bool = Field(False, description="start from the centroids of the previous epoch instead of k-means++")
     refit: Annotated[int, Field(ge=0, le=1000, strict=True)] = Field(
-        8, description="for prediction, cluster whole unaltered images, the best of this many starts; 0: use view 1's centroids"
+        8,
+        description="k-means starts on whole images for the prediction clusters (the best is used); 0: use view 1's centroids",
     )
     reseed: bool = Field(True, description="move empty clusters to the points farthest from their centroids")
 
@@ -173,12 +175,18 @@ class ClusterConfig(Section):
 
     @property
     def kmeans_metric(self) -> Literal["spherical", "euclidean"]:
-        """What k-means works with: "mixed" clusters as euclidean does, and differs in the logits alone."""
+        """The metric of k-means.
+
+        "mixed" clusters as "euclidean" does; only its logits differ.
+        """
         return "spherical" if self.metric == "spherical" else "euclidean"
 
     @property
     def heads(self) -> dict[str, int]:
-        """Number of clusters of each head, by the prefix of its names: "" is what predicts, "over_" is for training alone."""
+        """Number of clusters of each head, by the prefix of its names.
+
+        The head "" predicts; the head "over_" is used only in training.
+        """
         return {"": self.k} | ({"over_": self.over_k} if self.over_k else {})
 
 
@@ -208,7 +216,7 @@ class TrainConfig(Section):
         "cosine", description="learning rate schedule: falling to 0 over the run, or constant"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto uses bf16 autocast where the hardware is faster with it"
+        "auto", description="auto uses bf16 autocast if the hardware is faster with it"
     )
 
 
@@ -216,7 +224,7 @@ class EvaluateConfig(Section):
     """How a run is scored, and the size of images for scoring and prediction."""
 
     split: str = Field("val", description="split to score during training, if it has labels")
-    every: NaturalInt = Field(1, description="score every this many epochs; 0: only after the last")
+    every: NaturalInt = Field(1, description="number of epochs between scores; 0: score only after the last")
     size: Annotated[int, Field(ge=1, le=4096, strict=True)] | None = Field(
         None, description="short side in pixels for scoring and prediction; default: `views.size`"
     )
@@ -280,12 +288,13 @@ class Config(Section):
         return self
 
     def options_of(self, method_class: Any) -> Any:
-        """The method's own options, its `Options`, in the section that it names; None if it has none."""
+        """Return the method's own options, an instance of its `Options`, or None."""
         if method_class.Options is None:
             return None
         return getattr(self, section_name(method_class), None) or method_class.Options()
 
-    def __reduce__(self) -> Any:  # the class with a method's section is made at run time, so pickle cannot find it
+    # The class with a method's section is made at run time, so pickle cannot find it.
+    def __reduce__(self) -> Any:
         from picie.config.loading import from_dict
 
         return from_dict, (self.model_dump(mode="json"),)
@@ -297,6 +306,9 @@ class Config(Section):
 
 
 def section_name(method_class: Any) -> str:
-    """The section of a method's own options: its attribute `section`, or its class name in lower case."""
+    """Return the name of the section of a method's own options.
+
+    It is the attribute `section`, or the class name in lower case.
+    """
     name: str = method_class.section or method_class.__name__.lower()
     return name

@@ -1,1 +1,1 @@
-"""What is done with a trained run: predict, search, export."""
+"""Uses of a trained run: prediction, search, export."""

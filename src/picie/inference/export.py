@@ -1,8 +1,10 @@
-"""`picie export`: the segmentation network as one file that does not need picie, by torch.export or ONNX.
+"""`picie export`: writes the segmentation network to one file that does not need picie.
+
+The format is that of torch.export or ONNX.
 
 The file has one input, `images`, (B, 3, H, W) uint8 RGB, and two outputs: `labels`, (B, H, W), the
-values that `picie predict` writes, and `logits`, (B, K, h, w) float32, one vector per feature cell, for
-callers who enlarge them to another size themselves.
+values that `picie predict` writes, and `logits`, (B, K, h, w) float32, one vector per feature
+cell, for callers who enlarge them to another size themselves.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ from picie.version import __version__
 
 METADATA = "picie.json"  # the extra file of a .pt2
 _INPUTS, _OUTPUTS = ["images"], ["labels", "logits"]
-_EXAMPLE = (2, 3)  # example input, in multiples of the coarsest stride; tracing treats a size of 1 as a constant
+# Example input, in multiples of the coarsest stride; tracing treats a size of 1 as a constant.
+_EXAMPLE = (2, 3)
 _TOLERANCE = 1e-3  # of logits; the traced program differs by rounding only, about 1e-6
 
 
@@ -45,7 +48,8 @@ def export(run: str | Path, file: str | Path, size: tuple[int, int] | None = Non
 
     Args:
         run: a run's folder or checkpoint file.
-        file: the file to write: .pt2 (torch.export) or .onnx (needs the extra `export`); must not exist.
+        file: the file to write: .pt2 (torch.export) or .onnx (needs the extra `export`); must not
+            exist.
         size: fixed height and width of the input. None allows all multiples of the coarsest stride,
             from two on; if the network cannot be traced that way, a warning says which size was
             fixed instead. The batch size is always free.
@@ -54,14 +58,15 @@ def export(run: str | Path, file: str | Path, size: tuple[int, int] | None = Non
         The file.
 
     Raises:
-        InputError: no such run, another suffix, a file that exists, a size that does not fit, missing
-            packages, or a network that cannot be exported.
+        InputError: there is no such run, the suffix is not valid, the file exists, the size does
+            not fit, packages are missing, or the network cannot be exported.
     """
     file = Path(file)
     _check_file(file)
     state = checkpoint.load(run)
     precision = state["config"]["train"]["precision"]
-    state["config"]["train"]["precision"] = "fp32"  # the precision of autocast depends on the machine
+    # The precision of autocast depends on the machine.
+    state["config"]["train"]["precision"] = "fp32"
     segmenter = Segmenter.from_state(state, "cpu")
     method = segmenter.method
     assert isinstance(method, Method)
@@ -102,7 +107,10 @@ def _check_file(file: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress what torch logs, warns and prints about its own internals; errors become one line of ours."""
+    """Suppress torch's logs, warnings and output about its own internals.
+
+    The caller turns errors into one line.
+    """
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
@@ -114,10 +122,10 @@ def _quiet() -> Iterator[None]:
 
 
 def _pad_statically(network: nn.Module) -> None:
-    """Give convolutions with TensorFlow's "same" padding a padding that does not depend on the input's size.
+    """Make the padding of TensorFlow's "same" convolutions independent of the input's size.
 
-    The exported input is a multiple of the coarsest stride, so each layer's input is a multiple of its
-    own stride, and then the padding is constant. With the size-dependent formula, tracing
+    The exported input is a multiple of the coarsest stride, so each layer's input is a multiple of
+    its own stride, and then the padding is constant. With the size-dependent formula, tracing
     EfficientNet-Lite0 took four minutes and its `ceil` could not be saved.
     """
     for module in network.modules():
@@ -126,7 +134,7 @@ def _pad_statically(network: nn.Module) -> None:
 
 
 def _same_convolution(module: nn.Conv2d, x: Tensor) -> Tensor:
-    """The convolution of `x` (B, C, H, W), where H and W are multiples of the stride."""
+    """Convolve `x` (B, C, H, W); H and W must be multiples of the stride."""
     rows, columns = (
         max(0, dilation * (kernel - 1) + 1 - stride)
         for kernel, stride, dilation in zip(module.kernel_size, module.stride, module.dilation, strict=True)
@@ -136,11 +144,12 @@ def _same_convolution(module: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 class _Labeller(nn.Module):
-    """The exported module: the segmenter's logits, enlarged to the image, and the values of their arg max."""
+    """The exported module: labels at the size of the images, and the segmenter's logits."""
 
     def __init__(self, segmenter: Segmenter) -> None:
         super().__init__()
-        self.segmenter, self.method = segmenter, segmenter.method  # registers the method, for its weights
+        # The method is an attribute, so that its weights are registered.
+        self.segmenter, self.method = segmenter, segmenter.method
         small = len(segmenter.names) <= 256
         values = torch.from_numpy(segmenter.value_of_cluster).to(torch.uint8 if small else torch.int32)
         self.register_buffer("values", values)
@@ -155,7 +164,9 @@ class _Labeller(nn.Module):
 def _trace_any(
     segmenter: Segmenter, coarsest: int, size: tuple[int, int] | None
 ) -> tuple[torch.export.ExportedProgram, tuple[int, int] | None]:
-    """Trace with the given size, or with free sizes and, if that fails, with the fixed size of scoring.
+    """Trace with the given size, or with free sizes.
+
+    If free sizes fail, the size of scoring is fixed.
 
     Returns:
         The program, and its fixed input size or None.
@@ -179,7 +190,7 @@ def _trace_any(
 
 @torch.no_grad()
 def _trace(segmenter: Segmenter, coarsest: int, size: tuple[int, int] | None) -> torch.export.ExportedProgram:
-    """The traced program, checked against the segmenter on random images."""
+    """Trace the network, and check the program against the segmenter on random images."""
     height, width = size or (coarsest * cells for cells in _EXAMPLE)
     free: dict[int, Any] = {0: torch.export.Dim("batch")}
     if size is None:
@@ -195,7 +206,7 @@ def _trace(segmenter: Segmenter, coarsest: int, size: tuple[int, int] | None) ->
 
 
 def _to_onnx(segmenter: Segmenter, program: torch.export.ExportedProgram, metadata: dict[str, Any]) -> bytes:
-    """The serialised ONNX model of `program`. Raises `InputError` if it cannot be converted."""
+    """Return `program` as a serialised ONNX model. Raises `InputError` if that is impossible."""
     try:
         with _quiet():
             model: Any = torch.onnx.export(program, input_names=_INPUTS, output_names=_OUTPUTS, dynamo=True, verbose=False)
@@ -212,7 +223,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _metadata(segmenter: Segmenter, coarsest: int, size: tuple[int, int] | None) -> dict[str, Any]:
-    """The facts that a user of the file needs."""
+    """Return the metadata that a user of the file needs."""
     return {
         "picie": __version__,
         "names": segmenter.names,

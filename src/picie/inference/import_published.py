@@ -59,8 +59,9 @@ class _Published:
 
 
 def import_checkpoint(file: str | Path, out: str | Path, dataset: str = "cocostuff27") -> Path:
-    """Convert a published checkpoint to a run, for evaluation, prediction and export; it cannot be
-    trained further.
+    """Convert a published checkpoint to a run, for evaluation, prediction and export.
+
+    The run cannot be trained further.
 
     Args:
         file: the checkpoint. It is read as data; no code in it is run.
@@ -109,7 +110,8 @@ def _read(file: Path) -> _Published:
     """Read `file`. Raises `InputError` for any content that is not as expected."""
     if not file.is_file():
         raise InputError(f"{file}: no such file; give a checkpoint of the published code")
-    content = checkpoint.read_tensors(file, also=(argparse.Namespace,))  # a plain container of attributes
+    # A Namespace is a plain container of attributes.
+    content = checkpoint.read_tensors(file, also=(argparse.Namespace,))
     if not isinstance(content, Mapping) or not ("state_dict" in content or _CLASSIFIERS[0] in content):
         raise InputError(f"{file}: not a checkpoint of the published code, which holds 'state_dict' and '{_CLASSIFIERS[0]}'")
     network = _tensors(content, "state_dict", file)
@@ -153,8 +155,9 @@ def _classifier(state: Mapping[str, Tensor], section: str, file: Path) -> tuple[
 
 
 def _plain_args(args: Any, file: Path) -> dict[str, Any]:
-    """The attributes of `args`. Raises `InputError` unless they are numbers, strings or lists of
-    these.
+    """Return the attributes of `args`.
+
+    Raises `InputError` unless they are numbers, strings or lists of these.
     """
     if args is None:
         return {}
@@ -175,8 +178,9 @@ def _is_plain(value: Any) -> bool:
 
 
 def _settings(published: _Published, dataset: str) -> Config:
-    """The configuration that makes picie predict as the published code does; sizes come from the
-    tensors.
+    """Return the configuration with which picie predicts as the published code does.
+
+    Sizes come from the tensors.
     """
     k, dim = published.classifiers[0][0].shape
     method = "picie" if len(published.classifiers) == 2 else "mdc"
@@ -224,15 +228,17 @@ def _network_state(published: _Published, settings: Config) -> dict[str, Tensor]
             shapes = f"{tuple(tensor.shape)}; with {settings.model.backbone} and D = {settings.model.dim}, expected"
             raise InputError(f"{file}: state_dict: {theirs!r} has shape {shapes} {tuple(expected.shape)}")
         state[f"network.{name}"] = tensor.to(expected.dtype).clone()
-    extra = [name for name in remaining if not name.startswith("backbone.fc.")]  # the ImageNet classifier, which is not used
+    # Ignore the ImageNet classifier, which is not used.
+    extra = [name for name in remaining if not name.startswith("backbone.fc.")]
     if extra:
         raise InputError(f"{file}: state_dict: {extra[0]!r:.80} is not part of the published network")
     return state
 
 
 def _published_name(name: str) -> str:
-    """The published name of a tensor of the network; the published decoder counts levels from
-    coarse to fine.
+    """Return the published name of a tensor of the network.
+
+    The published decoder counts levels from coarse to fine.
     """
     if name.startswith("fpn.laterals."):
         _, _, level, part = name.split(".")
@@ -241,7 +247,7 @@ def _published_name(name: str) -> str:
 
 
 def _compare(published: _Published, settings: Config) -> None:
-    """Warn where `args` and the tensors differ; the tensors are used."""
+    """Warn if `args` and the tensors differ; the tensors are used."""
     for key, actual in {
         "arch": settings.model.backbone,
         "in_dim": settings.model.dim,

@@ -14,7 +14,9 @@ _DATASET_MARKERS = ("classes.toml", "annotations", "stuffthingmaps")
 
 
 def find_inputs(paths: Sequence[Path], out: Path, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> dict[Path, Path]:
-    """Find the images in `paths`, files or folders; `include` and `exclude` are patterns of images in folders.
+    """Find the images in `paths`, which are files or folders.
+
+    `include` and `exclude` are patterns of images in folders.
 
     Returns:
         For each image, by its absolute path, its path relative to the given folder.
@@ -33,7 +35,7 @@ def find_inputs(paths: Sequence[Path], out: Path, include: Sequence[str] = (), e
             report(search)
             files = search.images
             if not files:
-                raise InputError(f"{folder}: has no image file, also not in its subfolders; give another folder")
+                raise InputError(f"{folder}: has no image file, nor have its subfolders; give another folder")
             found |= {file.absolute(): file.relative_to(folder) for file in files}
         else:
             found[path.absolute()] = Path(path.name)
@@ -48,7 +50,7 @@ def output_names(files: Mapping[Path, Path], earlier: Mapping[str, str], reserve
 
     Args:
         files: as `find_inputs` returns them.
-        earlier: the names of images that have been predicted, by absolute path. They keep them.
+        earlier: names of the images predicted earlier, by absolute path; these do not change.
         reserved: names that no image may get.
 
     Returns:

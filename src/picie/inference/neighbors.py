@@ -44,7 +44,7 @@ class Neighbor:
 
 @dataclass(frozen=True)
 class Query:
-    """What to look for, and where.
+    """The pixel to search for, and the images to search.
 
     Attributes:
         image: the image that the query pixel lies in.
@@ -115,7 +115,7 @@ def _check(query: Query, out: Path | None) -> None:
 
 
 def feature_at(segmenter: Segmenter, picture: Image.Image, x: int, y: int) -> Tensor:
-    """(D,) unit-norm feature at pixel (`x`, `y`) of an upright RGB `picture`.
+    """Return the (D,) unit-norm feature at pixel (`x`, `y`) of an upright RGB `picture`.
 
     Raises `InputError` outside the picture.
     """
@@ -124,7 +124,9 @@ def feature_at(segmenter: Segmenter, picture: Image.Image, x: int, y: int) -> Te
 
 
 def feature_of(z: Tensor, size: tuple[int, int], x: int, y: int) -> Tensor:
-    """The feature (D,) at pixel (`x`, `y`) of a picture of `size` (W, H), from `z` (D, h, w).
+    """Return the feature (D,) at pixel (`x`, `y`) of a picture of `size` (W, H).
+
+    `z` (D, h, w) are the features of the picture.
 
     Raises `InputError`.
     """
@@ -142,7 +144,9 @@ Features = tuple[str, tuple[int, int], Tensor]
 
 
 def search(segmenter: Segmenter, feature: Tensor, images: Iterable[Features], k: int, per_image: int) -> list[Neighbor]:
-    """The `k` cells of `images` with the largest cosine similarity to `feature` (D,), best first.
+    """Return the `k` cells of `images` that are most similar to `feature` (D,), best first.
+
+    Similarity is the cosine.
 
     At most `per_image` of them are in the same image.
     """
@@ -157,7 +161,8 @@ def search(segmenter: Segmenter, feature: Tensor, images: Iterable[Features], k:
             row, column = divmod(cell, z.shape[2])
             x, y = int((column + 0.5) * width / z.shape[2]), int((row + 0.5) * height / z.shape[1])
             best.append(Neighbor(path, x, y, value, name))
-        best = sorted(best, key=lambda n: -n.similarity)[:k]  # a stable sort keeps ties in the order of the images
+        # A stable sort keeps ties in the order of the images.
+        best = sorted(best, key=lambda n: -n.similarity)[:k]
     return best
 
 

@@ -32,7 +32,8 @@ from picie.runtime.progress import Progress, log
 _LEGEND = "legend"
 _LEGEND_WIDTH = 640
 _MAX_JPEG = 65_500  # pixels a side; a longer overlay is a PNG
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}  # they affect all files
+# These errors affect all files.
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class PredictOptions:
 
 @dataclass
 class Summary:
-    """What `predict_files` did.
+    """The result of `predict_files`.
 
     Attributes:
         predicted: the number of images predicted.
@@ -87,8 +88,8 @@ def predict_files(
     out; `include` and `exclude` are patterns of images in folders.
 
     Images that the same run has predicted into `out` earlier are skipped, so that an interrupted
-    call can be repeated. If the run's segments have changed since, all predictions in `out` are
-    made again. An image that cannot be read or written is skipped, with a warning.
+    call can be repeated. If the run's segments have changed since, all images with predictions in
+    `out` are predicted again. An image that cannot be read or written is skipped, with a warning.
 
     Raises:
         InputError: a path does not exist or has no image, `out` holds other files or predictions
@@ -147,12 +148,13 @@ class _Prediction:
         if sources and not (summary.predicted or summary.present):
             reason = next(iter(summary.skipped.values()))
             raise InputError(f"none of the {len(sources)} image files can be predicted; the first: {reason}")
-        for reason in summary.skipped.values():  # at the end, so that paths without any good image give one line
+        # Warn at the end, so that the error above is one line if no image is readable.
+        for reason in summary.skipped.values():
             log.warning("skipped: %s", reason)
         return summary
 
     def _remaining(self, sources: Mapping[str, Path]) -> dict[str, Path]:
-        """The images without a prediction, or with one that this call would change."""
+        """Return the images without a prediction, or with one that this call would change."""
         images, overlay = self.record.images, self.options.overlay
         return {
             name: source
@@ -240,7 +242,7 @@ class _Prediction:
         write_atomically(target, lambda file: file.write(data))
 
     def _end(self) -> None:
-        """Save the record of what is done."""
+        """Save the record of the finished predictions."""
         if self.begun:
             self.record.skipped = self.summary.skipped
             with contextlib.suppress(OSError):  # on a full disk the last record stays
@@ -248,7 +250,7 @@ class _Prediction:
 
 
 def _open(source: Path, reading: Reading) -> tuple[Path, list[int], Image.Image | UnreadableImageError]:
-    """An image file, its signature, and the image or the error."""
+    """Return an image file, its signature, and the image or the error."""
     try:
         read = signature(source)
     except OSError as error:
@@ -290,7 +292,7 @@ def _encoded(image: Image.Image, kind: str) -> bytes:
 
 
 def _shares(labels: np.ndarray, segmenter: Segmenter) -> dict[str, float]:
-    """The share of pixels of each value that occurs, largest first."""
+    """Return the share of pixels of each value that occurs, largest first."""
     counts = np.zeros(len(segmenter.names), dtype=np.int64)
     for row in labels:  # by rows, because bincount copies its input as int64
         counts += np.bincount(row, minlength=len(counts))

@@ -1,4 +1,4 @@
-"""predictions.json: the images that a folder holds predictions of, and how they were made."""
+"""predictions.json: the images whose predictions a folder holds, and how they were made."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Prediction(BaseModel):
 
 
 class MadeBy(BaseModel):
-    """What predicts: two equal ones give equal label maps with equal colours.
+    """The network and segments behind predictions; equal values predict equal label maps.
 
     Attributes:
         model: a fingerprint of the network and its clusters.
@@ -88,17 +88,17 @@ class _Content(MadeBy):
 
 
 class Record:
-    """The record of a folder. It is written when it is begun, every few seconds, and by `save`.
+    """The record of a folder; written at the start, every few seconds, and by `save`.
 
     Args:
         folder: the folder of the predictions; it may not exist yet.
         run: the run's folder, for information.
-        made_by: what predicts.
+        made_by: the network and segments that make the predictions.
 
     Attributes:
         images: the predictions in the folder, by the absolute path of the image.
         skipped: the reason for each image without a prediction, by its absolute path.
-        earlier: what made the predictions that were in the folder already, or None.
+        earlier: the network and segments of predictions already in the folder, or None.
         scale: the range of stored values that becomes 0 to 255, for each type of more than 8 bits.
 
     Raises:
@@ -123,7 +123,7 @@ class Record:
         return self.folder / FILE_NAME
 
     def is_current(self, source: Path, prediction: Prediction, size: int, overlay: bool) -> bool:
-        """Whether a prediction of the file `source` need not be made again."""
+        """Whether a prediction of the file `source` is up to date."""
         try:
             unchanged = prediction.source == signature(source)
         except OSError:
@@ -136,7 +136,7 @@ class Record:
         )
 
     def outdated(self) -> dict[Path, Path]:
-        """The images whose predictions must be made again, as absolute path -> label map."""
+        """Return the images to predict again, as absolute path -> label map."""
         return {Path(path): Path(p.labels) for path, p in self.images.items() if p.size == 0}
 
     def mark_outdated(self) -> None:
@@ -191,13 +191,13 @@ def _first_problem(error: ValidationError) -> str:
 
 
 def signature(source: Path) -> list[int]:
-    """The size of a file in bytes and its modification time in ns. Raises `OSError`."""
+    """Return a file's size in bytes and its modification time in ns. Raises `OSError`."""
     status = source.stat()
     return [status.st_size, status.st_mtime_ns]
 
 
 def fingerprint(state: Mapping[str, Any]) -> str:
-    """A fingerprint of the network and clusters of a checkpoint's `state`, independent of names."""
+    """Return a fingerprint of a checkpoint's network and clusters, independent of names."""
     digest = hashlib.sha256()
     weight, offset = classifier_in_use(state)
     for name, tensor in sorted({**state["method"], "classifier weight": weight, "classifier offset": offset}.items()):

@@ -47,7 +47,7 @@ class SampleSpec:
     """What to sample from each image, and how much.
 
     Attributes:
-        load: makes (3, H, W) uint8 of a picture.
+        load: converts a picture to (3, H, W) uint8.
         seed: determines the images and the cells.
         images: maximum number of images. 4096 take about a minute on a CPU, at 15 ms each.
         points: maximum number of cells, but at least one per image. A sample also has at most 2^25
@@ -83,7 +83,7 @@ def training_images(config: DataConfig, data: str | Path | None = None, dataset:
 
 
 def centre_square(side: int) -> Load:
-    """A loader of the centre square of a picture, `side` pixels a side, as scoring uses it."""
+    """Return a loader of the centre square of a picture, `side` pixels a side, for scoring."""
     return lambda image: torch.from_numpy(centre_frame(image, (side, side)))
 
 
@@ -97,7 +97,7 @@ def sample_cells(features: Callable[[Tensor], Tensor], dataset: Dataset, spec: S
     of the pixels in the sample.
 
     Args:
-        features: makes (B, D, h, w) of (B, 3, H, W) uint8.
+        features: computes (B, D, h, w) from (B, 3, H, W) uint8.
         dataset: the images.
         spec: how to load the images, and how much to sample.
         bars: shows the progress.
@@ -158,6 +158,6 @@ def sample_predicted(segmenter: Segmenter, dataset: Dataset, bars: Progress, ima
 
 
 def classify(points: Tensor, weight: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-    """The (n,) clusters and scores of `points` (n, D) under (K, D) weights and (K,) offsets."""
+    """Return (n,) clusters and scores of `points` (n, D) under (K, D) weights and (K,) offsets."""
     scores, clusters = torch.addmm(offset.to(points), points, weight.T.to(points)).max(1)
     return clusters, scores

@@ -30,12 +30,12 @@ _TILE = 2**15  # rows of a resampling matrix: with 1024 cells it takes 128 MB
 
 
 class Features(Protocol):
-    """What a segmenter needs of a method: features of pictures, and the mode of a module."""
+    """The part of a method that a segmenter uses: features of pictures, and the mode."""
 
     training: bool
 
     def predict_features(self, images: Tensor) -> Tensor:
-        """Features (B, D, h, w), of any norm, of `images` (B, 3, H, W) floating point in [0, 1]."""
+        """Return features (B, D, h, w), of any norm, of `images` (B, 3, H, W) in [0, 1]."""
         ...
 
     def train(self, mode: bool = True) -> Any:
@@ -59,8 +59,9 @@ class Segmenter:
         assignment: (K,) each cluster's class in that evaluation, or UNMATCHED.
 
     Attributes:
-        segments: the meaning of each value of a predicted map: the segments that a user named; else the
-            classes and the unmatched clusters, if the run was evaluated; else the clusters.
+        segments: the meaning of each value of a predicted map: the segments that a user named;
+            otherwise the classes and unmatched clusters if the run was evaluated; otherwise the
+            clusters.
         names: names of the segments.
         colors: colours (R, G, B) in 0..255 of the segments.
         value_of_cluster: (K,) value of each cluster in a predicted map.
@@ -76,14 +77,18 @@ class Segmenter:
         assignment: np.ndarray | None = None,
     ) -> None:
         self.method, self.config, self.engine = method, config, engine
-        self.reading = Reading(config.data.scale, config.data.max_pixels)  # as the training images were read
+        # Pictures are read as the training images were.
+        self.reading = Reading(config.data.scale, config.data.max_pixels)
         self.classifier = (classifier[0].to(engine.device), classifier[1].to(engine.device))
         self.classes = classes
         self.k = len(classifier[0])
         self.name_clusters(classes, assignment)
 
     def name_clusters(self, classes: ClassMap | None, assignment: np.ndarray | None) -> None:
-        """Set the meaning of predicted values by `classes` and `assignment` (K,), or to plain clusters."""
+        """Set the meaning of predicted values.
+
+        The values are `classes`, by `assignment` (K,), or clusters if either argument is None.
+        """
         self.classes = classes
         if classes is None or assignment is None:
             self.take_segments(Segments.plain(self.k))
@@ -99,7 +104,7 @@ class Segmenter:
 
     @classmethod
     def load(cls, run: str | Path, device: str = "auto") -> Segmenter:
-        """The segmenter of a run's folder or checkpoint file.
+        """Load the segmenter of a run's folder or checkpoint file.
 
         Raises:
             InputError: there is no checkpoint of picie, or the device does not exist.
@@ -108,7 +113,10 @@ class Segmenter:
 
     @classmethod
     def from_state(cls, state: dict[str, Any], device: str = "auto") -> Segmenter:
-        """The segmenter of a loaded checkpoint. Raises `InputError` if its run has no clusters yet."""
+        """Make the segmenter of a loaded checkpoint.
+
+        Raises `InputError` if its run has no clusters yet.
+        """
         if not (state["epoch"] or state["step"] or state["finished"]):
             raise InputError("the run was stopped before its first clusters; go on with picie train --resume RUN")
         config = from_dict(state["config"])
@@ -129,18 +137,18 @@ class Segmenter:
         return segmenter
 
     def predict(self, image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
-        """The label map of one picture.
+        """Return the label map of one picture.
 
         Args:
             image: a file, a Pillow image of any mode, or an array (H, W, 3) or (H, W) of uint8.
 
         Returns:
-            (H, W) uint8, or uint16 for more than 256 values, of the upright picture's size; `names` and
-            `colors` give the meaning of the values.
+            (H, W) uint8, or uint16 for more than 256 values, of the upright picture's size;
+            `names` and `colors` describe the values.
 
         Raises:
             UnreadableImageError: the file cannot be read as an image.
-            InputError: an array of another kind.
+            InputError: the array has another shape or dtype.
         """
         picture = open_image(Path(image), self.reading) if isinstance(image, str | Path) else _as_image(image)
         features = self.features(self.to_pixels(picture))
@@ -152,32 +160,50 @@ class Segmenter:
         return labels if small else labels.astype(np.uint16)
 
     def values(self, clusters: np.ndarray) -> np.ndarray:
-        """The values of `clusters`, integers of any shape, in a label map: uint8, or uint16 above 256 values."""
+        """Return the values of `clusters`, integers of any shape, in a label map.
+
+        They are uint8, or uint16 if there are more than 256 values.
+        """
         values: np.ndarray = self.value_of_cluster.astype(np.uint8 if len(self.names) <= 256 else np.uint16)[clusters]
         return values
 
     def predict_clusters(self, image: Image.Image) -> np.ndarray:
-        """(H, W) int64 clusters of an RGB picture, computed with its short side at `evaluate.size`."""
+        """Return (H, W) int64 clusters of an RGB picture.
+
+        The features are computed with its short side at `evaluate.size`.
+        """
         clusters: np.ndarray = self.clusters(self.to_pixels(image), (image.height, image.width))[0]
         return clusters
 
     def logits(self, images: Tensor) -> Tensor:
-        """(B, K, h, w) float32 logits of each feature cell of `images` (B, 3, H, W) float32 in [0, 1]."""
+        """Return (B, K, h, w) float32 logits of each feature cell.
+
+        `images` are (B, 3, H, W) float32 in [0, 1].
+        """
         return prototype_logits(F.normalize(self.method.predict_features(images).float(), dim=1), *self.classifier)
 
     @torch.inference_mode()
     def clusters(self, pixels: Tensor, size: tuple[int, int]) -> np.ndarray:
-        """(B, *size) int64 clusters of `pixels` (B, 3, H, W) uint8: logits enlarged bilinearly to `size`, arg max."""
+        """Return (B, *size) int64 clusters of `pixels` (B, 3, H, W) uint8.
+
+        The logits are enlarged bilinearly to `size` before the arg max.
+        """
         return self.clusters_of(self.features(pixels), size)
 
     @torch.inference_mode()
     def clusters_of(self, features: Tensor, size: tuple[int, int]) -> np.ndarray:
-        """(B, *size) int64 clusters of unit-norm `features` (B, D, h, w); the second half of `clusters`."""
+        """Return (B, *size) int64 clusters of unit-norm `features` (B, D, h, w).
+
+        This is the second half of `clusters`.
+        """
         return enlarged_argmax(prototype_logits(features, *self.classifier), size).cpu().numpy()
 
     @torch.inference_mode()
     def features(self, pixels: Tensor) -> Tensor:
-        """Unit-norm features (B, D, h, w) float32, on the engine's device, of `pixels` (B, 3, H, W) uint8."""
+        """Return unit-norm features (B, D, h, w) float32 of `pixels` (B, 3, H, W) uint8.
+
+        They are on the engine's device.
+        """
         training = self.method.training
         self.method.eval()
         z = self.method.predict_features(self.engine.to_images(pixels))
@@ -185,14 +211,17 @@ class Segmenter:
         return F.normalize(z.float(), dim=1)
 
     def to_pixels(self, image: Image.Image) -> Tensor:
-        """(1, 3, H, W) uint8 of an RGB picture, resized to the short side `evaluate.size`."""
+        """Return (1, 3, H, W) uint8 of an RGB picture, with the short side `evaluate.size`."""
         height, width = whole_size(image.height, image.width, self.config.evaluate_size)
         resized = image.resize((width, height), Image.Resampling.BILINEAR)
         return torch.from_numpy(np.asarray(resized).transpose(2, 0, 1)[None].copy())
 
 
 def _load_weights(method: Method, state: dict[str, Any]) -> None:
-    """Load a checkpoint's weights. Raises `InputError` if they are not those of its configuration."""
+    """Load a checkpoint's weights.
+
+    Raises `InputError` if they are not those of its configuration.
+    """
     advice = "the checkpoint is damaged, restore a copy of it, or train again"
     try:
         method.load_state_dict(state["method"])
@@ -205,12 +234,12 @@ def _load_weights(method: Method, state: dict[str, Any]) -> None:
 
 
 def enlarged_argmax(logits: Tensor, size: tuple[int, int], values: Tensor | None = None) -> Tensor:
-    """Enlarge logits to `size` and take the arg max, in parts, to bound the memory.
+    """Enlarge logits to `size` and take the arg max, in parts to limit the memory.
 
     Args:
         logits: (B, K, h, w).
         size: (H, W).
-        values: (K,) integers to return for the classes; None returns their indices.
+        values: (K,) integers to return for the K clusters; None returns their indices.
 
     Returns:
         (B, H, W) of the dtype of `values`, or int64.
@@ -222,7 +251,8 @@ def enlarged_argmax(logits: Tensor, size: tuple[int, int], values: Tensor | None
         at_once = max(1, _CHUNK // (batch * k * len(columns)))
         for top, rows in _resampling_tiles(h, height, logits):
             for first, part in zip(range(top, top + len(rows), at_once), rows.split(at_once), strict=True):
-                best = (part @ logits @ columns.T).max(1).indices  # `argmax` takes six times as long
+                # `max` takes a sixth of the time of `argmax`.
+                best = (part @ logits @ columns.T).max(1).indices
                 result[:, first : first + len(part), left : left + len(columns)] = values[best]
     return result
 

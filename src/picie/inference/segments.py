@@ -67,7 +67,7 @@ class Segments:
 
     @staticmethod
     def of(state: Mapping[str, Any]) -> Segments:
-        """The segments that `state()` described."""
+        """Return the segments that `state()` described."""
         return Segments(tuple(state["names"]), tuple(state["colors"]), tuple(state["assignment"]), state["user_defined"])
 
     def state(self) -> dict[str, Any]:
@@ -120,10 +120,10 @@ class Segments:
     def merged(self, groups: Sequence[tuple[Sequence[int], str, str]]) -> Segments:
         """Merge groups of segments.
 
-        A merged segment takes the lowest value of its group; later values move up.
+        A merged segment takes the lowest value of its group; later values are renumbered.
 
         Args:
-            groups: (values, name, "#rrggbb") for each group. "" takes the name or colour of the
+            groups: (values, name, "#rrggbb") for each group. "" uses the name or colour of the
                 first segment listed.
 
         Raises:
@@ -181,9 +181,9 @@ class Segments:
 
 
 def joint_name(names: Sequence[str]) -> str:
-    """The name of segments that are merged without a new name.
+    """Return the name of segments that are merged without a new name.
 
-    It joins the names that users gave, or else is the first name.
+    It joins the names that users gave; if there are none, it is the first name.
 
     >>> joint_name(["cluster 1", "road", "kerb"])
     'road + kerb'
@@ -228,8 +228,8 @@ def read_file(path: Path, k: int, clusters: str) -> Segments:
     """Read a file of segments.
 
     Args:
-        path: a file that `write_file` wrote, or a user. Clusters that it does not list follow,
-            named by their numbers.
+        path: a file written by `write_file` or by a user. Clusters that it does not list are
+            added, named by their numbers.
         k: the run's number of clusters.
         clusters: the fingerprint of the run's clusters.
 

@@ -1,1 +1,1 @@
-"""What is learned from the pseudo-labels: PiCIE and its baseline MDC."""
+"""The methods, which learn from the pseudo-labels: PiCIE and its baseline MDC."""

@@ -1,7 +1,7 @@
 """The base class of the methods: features of views and of pictures, and the loss they train with.
 
-A method does not see datasets. It is given the views of a batch and their pseudo-labels. It holds the
-network and everything that is trained beside it, and all of it is saved in the checkpoint.
+A method does not depend on datasets. It receives the views of a batch and their pseudo-labels. It
+holds the network and everything that is trained with it, and all of it is saved in the checkpoint.
 """
 
 from __future__ import annotations
@@ -31,23 +31,24 @@ class Method(nn.Module):
     """Base class of the methods.
 
     A subclass sets `views` and implements `losses`. To change the features, override `levels` or
-    `decode`, which every pass over views and every prediction call; or override `predict_features`
-    itself, and nothing is cached between passes. To change the training, override `initialize`,
-    `parameter_groups`, `optimizers`, `start_epoch` or `after_step`.
+    `decode`, which are used by every pass over the views and every prediction. If you override
+    `predict_features` instead, nothing is cached between passes. To change the training, override
+    `initialize`, `parameter_groups`, `optimizers`, `start_epoch` or `after_step`.
 
     Args:
         config: the run's configuration.
         network: f, the backbone and the FPN.
-        dim: D, the number of channels of the features; None if they are the network's own.
+        dim: D, the number of channels of the features; None uses that of the network.
 
     Attributes:
         views: number of views of each image, V.
         over_clusters: whether `losses` trains the over-clustering head of `cluster.over_k`.
         Options: pydantic model of the method's own options, or None.
-        section: name of these options in the configuration; None is the class name in lower case.
+        section: name of their section in the configuration; None uses the class name in lower case.
         options: the values of `Options`, or None.
         centroids: (V, K, D) centroids of the epoch's clustering, frozen while training.
-        prototypes: (K, D) centroids that predict: the first view's, until `cluster.refit` replaces them.
+        prototypes: (K, D) centroids for prediction: the first view's, until `cluster.refit`
+            replaces them.
         class_weights: (V, K) weights of the epoch, or None.
         over_centroids: (V, K2, D) centroids of the over-clustering head, or None.
         over_class_weights: (V, K2) weights of that head, or None.
@@ -85,7 +86,9 @@ class Method(nn.Module):
     # Features
 
     def levels(self, images: Tensor) -> Sequence[Tensor]:
-        """Feature maps from which `decode` makes the features; passes over the views may cache them.
+        """Return the feature maps from which `decode` computes the features.
+
+        Passes over the views may cache them.
 
         Args:
             images: (B, 3, H, W) floating point in [0, 1].
@@ -97,12 +100,15 @@ class Method(nn.Module):
         return levels
 
     def decode(self, levels: Sequence[Tensor]) -> Tensor:
-        """Features (B, D, h, w), of any norm, of the maps that `levels` returned: by default the FPN's output."""
+        """Return features (B, D, h, w), of any norm, of the maps that `levels` returned.
+
+        By default they are the FPN's output.
+        """
         z: Tensor = self.network.decode(levels)
         return z
 
     def predict_features(self, images: Tensor) -> Tensor:
-        """Features (B, D, h, w), of any norm, of `images` (B, 3, H, W) floating point in [0, 1].
+        """Return features (B, D, h, w), of any norm, of `images` (B, 3, H, W) in [0, 1].
 
         Prediction, scoring, the refit, neighbours, the report, the app and the export call this.
         """
@@ -110,7 +116,7 @@ class Method(nn.Module):
 
     @property
     def caches_levels(self) -> bool:
-        """Whether the features are `decode(levels(images))`, so that passes can cache the levels."""
+        """Whether the features are `decode(levels(images))`, so that levels can be cached."""
         return type(self).predict_features is Method.predict_features
 
     def view_levels(self, batch: BatchViews, view: int) -> Sequence[Tensor]:
@@ -123,11 +129,14 @@ class Method(nn.Module):
             return self.levels(pictures)
 
     def view_features(self, batch: BatchViews, view: int, levels: Sequence[Tensor] | None = None) -> Tensor:
-        """Features (B, D, h, w) of one view, of any norm, in the transformed frame (paper, section 3).
+        """Return the features of one view in the transformed frame (paper, section 3).
 
-        View 0 is f(G(P1 x)): the image is transformed, then the network applied. View 1 is G(f(P2 x)):
-        the network is applied, then its feature map transformed. Cell (i, j) of one view shows the
-        same place as cell (i, j) of the other. Clustering, labelling and training all call this.
+        They are (B, D, h, w), of any norm.
+
+        View 0 is f(G(P1 x)): the image is transformed, and the network is applied to it. View 1 is
+        G(f(P2 x)): the network is applied first, and its feature map is transformed. Cell (i, j)
+        of one view shows the same place as cell (i, j) of the other. Clustering, labelling and
+        training all call this.
 
         Args:
             batch: views of a batch of images.
@@ -135,7 +144,7 @@ class Method(nn.Module):
             levels: the result of `view_levels`; None computes it.
 
         Returns:
-            float32, or bfloat16 where the network computes in bfloat16.
+            float32, or bfloat16 if the network computes in bfloat16.
         """
         if self.caches_levels:
             levels = self.view_levels(batch, view) if levels is None else levels
@@ -171,7 +180,9 @@ class Method(nn.Module):
     # Training
 
     def initialize(self, batches: Iterable[Tensor]) -> None:
-        """Prepare a new network for its first epoch: by default the PCA start of the FPN's laterals.
+        """Prepare a new network for its first epoch.
+
+        By default the FPN's laterals are initialised by PCA.
 
         Args:
             batches: (B, 3, H, W) whole training images in [0, 1], a few at a time.
@@ -192,29 +203,39 @@ class Method(nn.Module):
         self.over_class_weights = None if class_weights is None else class_weights.to(self.over_centroids)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameter groups of the run's Adam optimiser; one may set its own "lr", the start of the schedule.
+        """Return the parameter groups of the run's Adam optimiser.
 
-        By default one group of all parameters that need a gradient and that no optimiser of `optimizers` has.
+        A group may set its own "lr", from which the schedule starts.
+
+        By default there is one group, of all parameters that need a gradient and do not belong to
+        one of the `optimizers`.
         """
         others = {id(p) for optimizer in self.optimizers() for group in optimizer.param_groups for p in group["params"]}
         return [{"params": [p for p in self.parameters() if p.requires_grad and id(p) not in others]}]
 
     def optimizers(self) -> Sequence[torch.optim.Optimizer]:
-        """Optimisers of the method's own, beside the run's; the schedule does not change their learning rates."""
+        """Return the method's own optimisers, in addition to the run's.
+
+        The schedule does not change their learning rates.
+        """
         return ()
 
     def after_step(self) -> None:
-        """Called after each training step, once the weights have changed. Does nothing by default."""
+        """Called after each training step, once the weights have changed.
+
+        Does nothing by default.
+        """
 
     @abstractmethod
     def losses(self, batch: BatchViews, labels: Tensor) -> Iterator[dict[str, Tensor]]:
-        """Yield the terms of a batch's loss; each is propagated back before the next is asked for.
+        """Yield the terms of a batch's loss; each is backpropagated before the next is computed.
 
         A method whose loss is a sum over views then holds the activations of one view at a time.
 
         Args:
             batch: views of the batch's images.
-            labels: (V, B, h, w) int64 pseudo-labels; with an over-clustering head (2 V, B, h, w), its labels last.
+            labels: (V, B, h, w) int64 pseudo-labels; (2 V, B, h, w) with an over-clustering head,
+                whose labels are last.
 
         Yields:
             {"loss": the term to minimise, and its parts by name}, all scalars.
@@ -224,14 +245,17 @@ class Method(nn.Module):
 
     @property
     def heads(self) -> list[tuple[Tensor, Tensor | None]]:
-        """Centroids and class weights of each head, in the order of `cluster.heads` and of the labels."""
+        """Return the centroids and class weights of each head.
+
+        The order is that of `cluster.heads` and of the labels.
+        """
         heads = [(self.centroids, self.class_weights)]
         if self.over_centroids is not None:
             heads.append((self.over_centroids, self.over_class_weights))
         return heads
 
     def targets(self, labels: Tensor) -> list[Targets]:
-        """What the loss compares features with, for each head, from the `labels` of `losses`."""
+        """Return the targets of the loss for each head, from the `labels` of `losses`."""
         parts = labels.split(self.views)
         return [
             Targets(y, centroids, self.logit_bias(centroids), weights)
@@ -239,24 +263,28 @@ class Method(nn.Module):
         ]
 
     def logit_bias(self, centroids: Tensor) -> Tensor:
-        """(..., K) offsets of the logits of `centroids` (..., K, D).
+        """Return (..., K) offsets of the logits of `centroids` (..., K, D).
 
-        With the euclidean metric they make the largest logit that of the nearest centroid; otherwise they are 0.
+        With the euclidean metric they give the nearest centroid the largest logit; otherwise they
+        are 0.
         """
         return bias(centroids) if self.config.cluster.metric == "euclidean" else torch.zeros_like(centroids[..., 0])
 
     def classifier(self) -> tuple[Tensor, Tensor]:
-        """(K, D) weights and (K,) offsets; the arg max of a cell's logits is the cluster that is predicted."""
+        """Return (K, D) weights and (K,) offsets of the logits.
+
+        The predicted cluster of a cell is the arg max of its logits.
+        """
         return self.prototypes, self.logit_bias(self.prototypes)
 
     @property
     def predicts_by_prototypes(self) -> bool:
-        """Whether `classifier` is made of `prototypes`, so that the refit has an effect."""
+        """Whether `classifier` returns the `prototypes`, so that the refit has an effect."""
         return True
 
 
 def build_method(config: Config, pretrained: bool | None = None) -> Method:
-    """The method that `config` names, with its network.
+    """Build the method that `config` names, with its network.
 
     Args:
         config: the run's configuration.
@@ -271,7 +299,10 @@ def build_method(config: Config, pretrained: bool | None = None) -> Method:
 
 
 def make_loss(config: Config) -> Loss:
-    """The loss that `loss.name` names. Raises `InputError` for an unknown name or options that do not fit."""
+    """Build the loss that `loss.name` names.
+
+    Raises `InputError` for an unknown name or invalid options.
+    """
     make = registry.find(registry.LOSSES, config.loss.name, "loss.name")
     loss: Loss = registry.call(make, "loss.options", config.loss.options, config.loss)
     return loss

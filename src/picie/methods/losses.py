@@ -23,7 +23,9 @@ ClassWeights = Literal["none", "inverse", "sqrt_inverse", "frequency"]
 
 @dataclass(frozen=True)
 class Targets:
-    """What the features of a view are compared with: the pseudo-labels and centroids of each view's clustering.
+    """The pseudo-labels and centroids that the features of a view are compared with.
+
+    They come from the clustering of each view.
 
     Attributes:
         labels: (V, B, h, w) int64; cell (i, j) is the label of cell (i, j) of the features.
@@ -39,15 +41,23 @@ class Targets:
 
 
 class Loss(Protocol):
-    """A loss by name (`loss.name`); it is made as `MyLoss(config, **options)` with [loss] and `loss.options`."""
+    """A loss, selected by `loss.name`.
+
+    It is constructed as `MyLoss(config, **options)` with [loss] and `loss.options`.
+    """
 
     def __call__(self, features: Tensor, targets: Targets) -> Tensor:
-        """(V,) losses of `features` (B, D, h, w), of any norm, against each of the V clusterings of `targets`."""
+        """Return (V,) losses of `features` against each of the V clusterings of `targets`.
+
+        `features` are (B, D, h, w), of any norm.
+        """
         ...
 
 
 class PrototypeCrossEntropy:
-    """Cross-entropy of <z, c_k> / T over frozen centroids, z the features at norm 1 (paper, equations 3 to 6).
+    """Cross-entropy of <z, c_k> / T over frozen centroids (paper, equations 3 to 6).
+
+    z are the features, normalised to norm 1.
 
     Args:
         config: section [loss]; its temperature is T.
@@ -57,27 +67,32 @@ class PrototypeCrossEntropy:
         self.temperature = config.temperature
 
     def __call__(self, features: Tensor, targets: Targets) -> Tensor:
-        """(V,) mean losses of `features` (B, D, h, w), floating point of any norm."""
+        """Return (V,) mean losses of `features` (B, D, h, w), floating point of any norm."""
         points = features.permute(0, 2, 3, 1).flatten(0, 2)
         losses: Tensor = _FusedCrossEntropy.apply(points, targets, self.temperature)
         return losses
 
 
 def prototype_logits(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """<z, c_k> + b_k of `features` (B, D, h, w) with `weight` (K, D) and `bias` (K,), as (B, K, h, w) float32."""
+    """Return the logits <z, c_k> + b_k as (B, K, h, w) float32.
+
+    z are `features` (B, D, h, w), c is `weight` (K, D) and b is `bias` (K,).
+    """
     points = features.permute(0, 2, 3, 1)
     logits = points @ weight.T.to(points)
     return (logits if bias is None else logits + bias).permute(0, 3, 1, 2)
 
 
 def class_weights(counts: Tensor, kind: ClassWeights) -> Tensor | None:
-    """(K,) float32 weights from each cluster's count of points, with mean 1; None for "none".
+    """Return (K,) float32 weights from the number of points in each cluster; None for "none".
+
+    Their mean is 1.
 
     Args:
         counts: (K,) points in each cluster; an empty one counts as one point.
-        kind: "inverse" weights a cluster by 1 / share and "sqrt_inverse" by its square root. "frequency"
-            weights it by the share itself, so that large clusters count more; the published code does so
-            under a switch named balance.
+        kind: "inverse" weights a cluster by 1 / share and "sqrt_inverse" by its square root.
+            "frequency" weights it by the share itself, so that large clusters count more; the
+            published code does so under a switch named balance.
 
     >>> class_weights(Tensor([1, 3]), "inverse").tolist()
     [1.5, 0.5]
@@ -91,10 +106,10 @@ def class_weights(counts: Tensor, kind: ClassWeights) -> Tensor | None:
 
 
 def head_weights(ks: Iterable[int]) -> list[float]:
-    """The weight lambda of each head's loss, proportional to 1 / log K (paper, PiCIE+H).
+    """Return the weight lambda of each head's loss, proportional to 1 / log K (paper, PiCIE+H).
 
-    For K1 clusters it is log K2 / (log K1 + log K2). At chance the cross-entropy is log K, so both heads
-    then contribute equally.
+    For K1 clusters it is log K2 / (log K1 + log K2). At chance the cross-entropy is log K, so both
+    heads then contribute equally.
 
     >>> [round(weight, 3) for weight in head_weights([10, 100])]
     [0.667, 0.333]
@@ -104,7 +119,7 @@ def head_weights(ks: Iterable[int]) -> list[float]:
 
 
 def as_shares(weights: Tensor) -> Tensor:
-    """`weights` (V, n) of n cells, divided by their sum, as factors of a weighted mean.
+    """Divide `weights` (V, n) of n cells by their sum, as factors of a weighted mean.
 
     In several processes the sum is over all cells of the batch. The factors are scaled so that the
     processes' means, weighted by their share of the images, add up to the mean of the batch.
@@ -118,7 +133,10 @@ def as_shares(weights: Tensor) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
-    """Mean cross-entropy of `logits` (B, K, h, w) to `labels` (B, h, w), weighted by `weights` (K,) of the labels."""
+    """Return the mean cross-entropy of `logits` (B, K, h, w) to `labels` (B, h, w).
+
+    `weights` (K,) weight the labels.
+    """
     if weights is None or distributed.world_size() == 1:
         return F.cross_entropy(logits, labels, weights)
     shares = as_shares(weights[labels].view(1, -1))
@@ -129,20 +147,23 @@ def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Ten
 class _FusedCrossEntropy(torch.autograd.Function):
     """Cross-entropy of (<z, c_k> + b_k) / T for V sets of frozen centroids, z the points at norm 1.
 
-    Autograd through the normalisation, the logits and the log-softmax writes a dozen temporaries of the
-    features' size. The gradient needs only one number per point and centroid:
+    Autograd through the normalisation, the logits and the log-softmax writes a dozen temporaries
+    of the features' size. The gradient needs only one number per point and centroid:
 
         g_k = w (softmax_k - [k = y]) / T
         dloss/dp = (sum_k g_k c_k - z sum_k g_k <z, c_k>) / |p|
 
-    Forward and backward of 25,600 points with D = 128 and 2 x 11 centroids take 7 ms instead of 16 on 2
-    cores. Logits are stored cluster by cluster, because a CPU vectorises along points: a softmax over
-    the last dimension takes 20 times as long.
+    Forward and backward of 25,600 points with D = 128 and 2 x 11 centroids take 7 ms instead of 16
+    on 2 cores. Logits are stored cluster by cluster, because a CPU vectorises along points: a
+    softmax over the last dimension takes 20 times as long.
     """
 
     @staticmethod
     def forward(ctx: Any, points: Tensor, targets: Targets, temperature: float) -> Tensor:
-        """(V,) losses of `points` (n, D) against `targets`, whose labels are those of the n points in order."""
+        """Return (V,) losses of `points` (n, D) against `targets`.
+
+        The labels of `targets` are in the order of the points.
+        """
         labels, bias, weights = targets.labels.flatten(1), targets.bias, targets.weights
         flat = targets.centroids.flatten(0, 1)
         p = points.to(flat.dtype)
@@ -175,5 +196,5 @@ class _FusedCrossEntropy(torch.autograd.Function):
 
 
 def view_distance(z1: Tensor, z2: Tensor) -> Tensor:
-    """Mean squared difference of two feature maps (B, D, h, w)."""
+    """Return the mean squared difference of two feature maps (B, D, h, w)."""
     return (z1 - z2).square().mean()

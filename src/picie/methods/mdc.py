@@ -1,4 +1,7 @@
-"""MDC, Modified DeepCluster: the paper's baseline (section 4.2), one view and a classifier trained on its clusters."""
+"""MDC, Modified DeepCluster: the paper's baseline (section 4.2).
+
+It has one view and trains a classifier on its clusters.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ class MDC(Method):
             self._new_classifier(0)
 
     def start_epoch(self, centroids: Tensor, class_weights: Tensor | None, epoch: int) -> None:
-        """Take the epoch's clustering; its clusters are new, so the classifier starts anew."""
+        """Take the epoch's clustering and reinitialise the classifier, as the clusters are new."""
         super().start_epoch(centroids, class_weights, epoch)
         if self.linear is not None:
             self._new_classifier(epoch)
@@ -57,11 +60,14 @@ class MDC(Method):
         return self.linear is None or self.config.train.epochs == 0
 
     def optimizers(self) -> Sequence[torch.optim.Optimizer]:
-        """The classifier's own: its state, too, starts anew each epoch."""
+        """Return the classifier's optimiser, which is reinitialised each epoch as well."""
         return () if self._optimizer is None else (self._optimizer,)
 
     def classifier(self) -> tuple[Tensor, Tensor]:
-        """The trained classifier; the centroids if there is none, or nothing was trained (epochs = 0)."""
+        """Return the trained classifier.
+
+        Without one, or if nothing was trained (epochs = 0), return the centroids.
+        """
         if self.linear is None or self.predicts_by_prototypes:
             return super().classifier()
         return self.linear.weight.detach(), self.linear.bias.detach()

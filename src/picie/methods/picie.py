@@ -1,4 +1,4 @@
-"""PiCIE: two views, each clustered on its own, each predicting the clusters of both (paper, section 3)."""
+"""PiCIE: two views, clustered separately; each predicts the clusters of both (paper, section 3)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from picie.views.two_views import BatchViews
 class PiCIE(Method):
     """PiCIE: two views of each image, each predicting the clusters of both.
 
-    The loss is (w within + c cross) / (w + c) with w = `loss.within` and c = `loss.cross`; `loss.mse`
-    averages it with MSE(z1, z2). With `cluster.over_k` (PiCIE+H) it is the mean of two such losses, of
-    K and of K2 clusters, weighted by `head_weights`.
+    The loss is (w within + c cross) / (w + c) with w = `loss.within` and c = `loss.cross`;
+    `loss.mse` averages it with MSE(z1, z2). With `cluster.over_k` (PiCIE+H) it is the mean of two
+    such losses, of K and of K2 clusters, weighted by `head_weights`.
     """
 
     views = 2

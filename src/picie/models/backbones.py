@@ -1,7 +1,7 @@
 """Backbones from timm, and their pretrained weights.
 
-A backbone maps images (B, 3, H, W), normalised by its own mean and std, to a list of feature maps from
-fine to coarse: (B, channels[i], ~H / strides[i], ~W / strides[i]).
+A backbone maps images (B, 3, H, W), normalised by its own mean and std, to a list of feature maps
+from fine to coarse: (B, channels[i], ~H / strides[i], ~W / strides[i]).
 """
 
 from __future__ import annotations
@@ -47,17 +47,21 @@ class Backbone(nn.Module):
 
 
 class TimmBackbone(Backbone):
-    """The last four levels of a timm model: strides 4 to 32, or four depths of a ViT at its patch stride.
+    """The last four levels of a timm model.
+
+    Their strides are 4 to 32. For a ViT, the levels are four depths at its patch stride.
 
     Args:
         name: a timm model name.
-        pretrained: load weights: those of `weights`, else the installed ones, else those of timm's hub.
+        pretrained: load weights: those of `weights`, otherwise the installed ones, otherwise those
+            of timm's hub.
         weights: a local file, .pth or .safetensors, with the model's state_dict.
         weights_key: where the weights are in that file, if several sets in it fit.
         options: further arguments of `timm.create_model`.
 
     Raises:
-        InputError: an unknown model, one without feature maps, or weights that are missing or do not fit.
+        InputError: the model is unknown or has no feature maps, or its weights are missing or do
+            not fit.
     """
 
     def __init__(
@@ -77,7 +81,8 @@ class TimmBackbone(Backbone):
         self.net, info = _create(name, from_hub, options)
         self.channels = info.channels()
         self.strides = info.reduction()
-        self._channels_last = "NHWC" in str(getattr(self.net, "output_fmt", ""))  # Swin and similar models
+        # This is the layout of Swin and similar models.
+        self._channels_last = "NHWC" in str(getattr(self.net, "output_fmt", ""))
         cfg: Any = getattr(self.net, "pretrained_cfg", None) or timm.get_pretrained_cfg(name).to_dict()
         self.mean, self.std = tuple(cfg["mean"]), tuple(cfg["std"])
         # No dropout: labels must fit the features, and nothing may draw from a global generator.
@@ -92,11 +97,11 @@ class TimmBackbone(Backbone):
             _load_in_order(self.net, shipped_weights())
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Feature maps, fine to coarse, of normalised `images` (B, 3, H, W).
+        """Return feature maps, fine to coarse, of normalised `images` (B, 3, H, W).
 
-        The images are first resized to the nearest multiple of the coarsest stride (or patch), so that every
-        level spans exactly the image. Otherwise the number of cells is rounded up, and a level extends up to
-        one coarse cell beyond the right and bottom edges.
+        The images are first resized to the nearest multiple of the coarsest stride (or patch), so
+        that every level spans exactly the image. Otherwise the number of cells is rounded up, and
+        a level extends up to one coarse cell beyond the right and bottom edges.
         """
         coarsest = max(self.strides)
         size = [max(1, round(side / coarsest)) * coarsest for side in images.shape[2:]]
@@ -107,7 +112,7 @@ class TimmBackbone(Backbone):
 
 
 def _create(name: str, pretrained: bool, given: Mapping[str, Any]) -> tuple[nn.Module, Any]:
-    """The timm model that returns its last levels, and its `feature_info`."""
+    """Create a timm model that returns its last levels; return it and its `feature_info`."""
     options: dict[str, Any] = {"features_only": True, **_any_size(name), **given}
     try:
         plain = timm.create_model(name, **options)
@@ -135,7 +140,7 @@ def _create(name: str, pretrained: bool, given: Mapping[str, Any]) -> tuple[nn.M
 
 
 def _any_size(name: str) -> dict[str, bool]:
-    """The option that makes a timm model accept images of any size, if it has one."""
+    """Return the option that makes a timm model accept images of any size, if it has one."""
     module = inspect.getmodule(timm.model_entrypoint(name.split(".")[0]))
     models = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == getattr(module, "__name__", "")]
     options = {option for model in models for option in inspect.signature(model).parameters}
@@ -145,10 +150,11 @@ def _any_size(name: str) -> dict[str, bool]:
 
 
 def _levels(net: Any) -> tuple[int, ...]:
-    """The outputs of a timm feature extractor to use: the last four of stride 4 or coarser.
+    """Return the outputs of a timm feature extractor to use: the last four of stride 4 or more.
 
-    Finer outputs (EfficientNet's first, ResNet's stem) are not part of the paper's pyramid. If all outputs
-    have one stride (ViTs), four evenly spaced depths that end with the last.
+    Finer outputs (EfficientNet's first, ResNet's stem) are not part of the paper's pyramid. If all
+    outputs have the same stride (ViTs), these are four evenly spaced depths that end with the
+    last.
     """
     inner = getattr(net, "model", None)
     entries = inner.feature_info if inner is not None and isinstance(inner.feature_info, list) else None
@@ -165,7 +171,10 @@ def _one_line(error: Exception) -> str:
 
 
 def shipped_weights() -> dict[str, Tensor]:
-    """The ImageNet weights of EfficientNet-Lite0, from a package that picie depends on. Raises `InputError`."""
+    """Return the ImageNet weights of EfficientNet-Lite0, from a package that picie depends on.
+
+    Raises `InputError`.
+    """
     spec = importlib.util.find_spec(_SHIPPED_PACKAGE)
     folders = list(spec.submodule_search_locations or []) if spec is not None else []
     files = [file for folder in folders for file in Path(folder).rglob("*.pth")]
@@ -180,7 +189,10 @@ def shipped_weights() -> dict[str, Tensor]:
 
 
 def _load_in_order(net: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load a state_dict whose keys have the net's order and other names; the classifier's come last."""
+    """Load a state_dict with other names than the net's but in the same order.
+
+    The classifier's tensors come last and are ignored.
+    """
     own = net.state_dict()
     for (name, tensor), (other, value) in zip(own.items(), state.items(), strict=False):
         if tensor.shape != value.shape:
@@ -189,7 +201,10 @@ def _load_in_order(net: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def build_backbone(config: ModelConfig, pretrained: bool) -> Backbone:
-    """The backbone that `config` names; with `pretrained` False its weights come from a checkpoint later."""
+    """Build the backbone that `config` names.
+
+    If `pretrained` is False, its weights are loaded from a checkpoint later.
+    """
     known = config.backbone in registry.BACKBONES or ":" in config.backbone
     make = registry.find(registry.BACKBONES, config.backbone, "model.backbone") if known else TimmBackbone
     weights = config.weights if pretrained else None

@@ -22,7 +22,8 @@ class Extractor(nn.Module):
 
     Args:
         config: section [model].
-        pretrained: load the backbone's weights; None is `model.pretrained`, False if a checkpoint is loaded next.
+        pretrained: load the backbone's weights. None uses `model.pretrained`; False if a
+            checkpoint is loaded next.
 
     Attributes:
         dim: D, number of channels of the features.
@@ -62,10 +63,12 @@ class Extractor(nn.Module):
 
     @contextlib.contextmanager
     def folded(self, size: tuple[int, int]) -> Iterator[None]:
-        """Fold BatchNorm into the backbone's convolutions inside the context; see `picie.models.folding`.
+        """Fold BatchNorm into the backbone's convolutions within the block.
 
-        Only for passes that do not change, differentiate or save the backbone's weights, which are restored
-        exactly afterwards. In training mode it has no effect.
+        See `picie.models.folding`.
+
+        Use it only for passes that do not change, differentiate or save the backbone's weights,
+        which are restored exactly afterwards. In training mode it has no effect.
 
         Args:
             size: (H, W) of the pictures that will be passed.
@@ -80,10 +83,12 @@ class Extractor(nn.Module):
             yield
 
     def levels(self, images: Tensor) -> Sequence[Tensor]:
-        """The backbone's feature maps, fine to coarse, of `images` (B, 3, H, W), floating point in [0, 1].
+        """Return the backbone's feature maps of `images`, fine to coarse.
 
-        A process whose shard of a batch is empty (B = 0) computes a black image instead, because layers that
-        communicate wait for all processes and many other layers refuse an empty batch.
+        `images` are (B, 3, H, W), floating point in [0, 1].
+
+        A process whose shard of a batch is empty (B = 0) computes a black image instead, because
+        layers that communicate wait for all processes and many other layers refuse an empty batch.
         """
         if distributed.world_size() > 1 and not len(images):
             with uncounted(self.backbone):
@@ -94,16 +99,23 @@ class Extractor(nn.Module):
         return levels
 
     def decode(self, levels: Sequence[Tensor]) -> Tensor:
-        """Features (B, D, h, w) of the maps that `levels` returned: not normalised, float32 or bfloat16."""
+        """Return features (B, D, h, w) of the maps that `levels` returned.
+
+        They are not normalised, and are float32 or bfloat16.
+        """
         with self._autocast():
             out: Tensor = self.fpn(levels)
         return out
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (B, D, h, w) float32, not normalised, of `images` (B, 3, H, W) float32 in [0, 1]."""
+        """Return features (B, D, h, w) float32 of `images` (B, 3, H, W) float32 in [0, 1].
+
+        They are not normalised.
+        """
         return self.decode(self.levels(images)).float()
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         if self.autocast_to is None:
-            return contextlib.nullcontext()  # a disabled autocast would become part of an exported program
+            # A disabled autocast would become part of an exported program.
+            return contextlib.nullcontext()
         return torch.autocast(self.input_mean.device.type, self.autocast_to)

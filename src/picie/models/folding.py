@@ -32,7 +32,8 @@ def foldable(backbone: nn.Module, images: Tensor) -> list[Pair]:
     They are found by tracing `images` (B, 3, H, W): each layer is called once, and of all
     functions that return tensors only the BatchNorm receives the convolution's output.
     """
-    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # by id; holding the tensor keeps its id from being reused
+    # The keys are ids; holding the tensor keeps its id from being reused.
+    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}
     pairs: list[tuple[Pair, Tensor]] = []
     called: Counter[nn.Module] = Counter()
     uses = _Uses()
@@ -74,7 +75,8 @@ class _Uses(TorchFunctionMode):
         self, func: Callable[..., Any], types: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if any(isinstance(output, Tensor) for output in tree_leaves(result)):  # ignores e.g. reading the shape
+        # Ignore functions that return no tensor, e.g. reading the shape.
+        if any(isinstance(output, Tensor) for output in tree_leaves(result)):
             self.of.update({id(argument) for argument in tree_leaves((args, kwargs)) if isinstance(argument, Tensor)})
         return result
 

@@ -1,4 +1,7 @@
-"""Features of the pretrained backbone alone: its levels concatenated, each scaled to the same energy."""
+"""Features of only the pretrained backbone: its levels, concatenated.
+
+Each level is scaled to the same energy.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,16 @@ from picie.models.extractor import Extractor
 
 
 class RawFeatures(Extractor):
-    """The pretrained backbone's levels, resized bilinearly to the finest, concatenated, centred and scaled by `fit`.
+    """The pretrained backbone's levels as one feature map.
+
+    They are resized bilinearly to the finest and concatenated; `fit` centres and scales them.
 
     Args:
         config: section [model] of the run whose backbone it is.
 
     Raises:
-        InputError: the run's backbone did not start from pretrained weights, or they are not available.
+        InputError: the run's backbone did not start from pretrained weights, or they are not
+            available.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -33,7 +39,10 @@ class RawFeatures(Extractor):
         self.scale: Tensor
 
     def predict_features(self, images: Tensor) -> Tensor:
-        """Features (B, D, h, w) float32, D the sum of the levels' channels, of `images` (B, 3, H, W) in [0, 1]."""
+        """Return features (B, D, h, w) float32 of `images` (B, 3, H, W) in [0, 1].
+
+        D is the sum of the levels' channels.
+        """
         levels = [level.float() for level in self.levels(images)]
         size = levels[0].shape[2:]
         z = torch.cat([F.interpolate(level, size, mode="bilinear", align_corners=False) for level in levels], dim=1)
@@ -43,7 +52,8 @@ class RawFeatures(Extractor):
         """Centre each channel and divide each level by its total standard deviation over `points`.
 
         Args:
-            points: (n, D) features of some cells, as `predict_features` returns them before the call.
+            points: (n, D) features of some cells, as `predict_features` returns them before the
+                call.
 
         Returns:
             (n, D) the same points, as `predict_features` returns them after the call.

@@ -45,7 +45,8 @@ def uncounted(network: nn.Module) -> Iterator[None]:
 
 
 def _forward(layer: _BatchNorm, plain: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    if not layer.training:  # processes may evaluate different numbers of batches, so nothing is exchanged
+    # Processes may evaluate different numbers of batches, so nothing is exchanged.
+    if not layer.training:
         return plain(x)
     counted = not hasattr(layer, "uncounted")
     y, mean, variance, n = _Normalise.apply(x, layer.weight, layer.bias, layer.eps, counted)
@@ -118,7 +119,8 @@ def _statistics(x: Tensor, counted: bool) -> tuple[Tensor, Tensor, Tensor]:
     from 0.
     """
     variance, mean = torch.var_mean(x.float(), _but_channels(x), correction=0)
-    n = torch.full_like(mean, x.numel() // x.shape[1] if counted else 0)  # built on the device to avoid a synchronising copy
+    # Built on the device to avoid a synchronising copy.
+    n = torch.full_like(mean, x.numel() // x.shape[1] if counted else 0)
     means, variances, counts = distributed.all_gather(torch.stack([mean, variance, n])).unbind(1)
     share = counts / counts.sum(0)
     common = (share * means).sum(0)

@@ -1,8 +1,8 @@
 """Read a backbone's weights from a file of unknown layout.
 
 Training programs store a state_dict under various keys and prefixes ("state_dict", "teacher",
-"module.", "_orig_mod.", "backbone."). All of them are searched for one under which every name of the
-backbone is found.
+"module.", "_orig_mod.", "backbone."). All are searched until every name of the backbone is found
+under one of them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from picie.runtime import checkpoint
 log = logging.getLogger(__name__)
 
 StateDict = Mapping[str, Tensor]
-_USUAL_KEYS = ("state_dict", "model", "model_state")  # preferred where several state_dicts fit
+_USUAL_KEYS = ("state_dict", "model", "model_state")  # preferred if several state_dicts fit
 _USUAL_PREFIXES = ("", "module_", "model_")
 _MAX_DEPTH = 3  # of nested dictionaries
 
@@ -89,7 +89,9 @@ class _Match:
 
 
 def load_weights(net: nn.Module, path: Path, key: str | None = None) -> None:
-    """Load the weights of `net` from a file; other tensors in it, such as a classifier's, are ignored.
+    """Load the weights of `net` from a file.
+
+    Other tensors in the file, such as a classifier's, are ignored.
 
     Args:
         net: the network; its own tensors are replaced.
@@ -97,8 +99,8 @@ def load_weights(net: nn.Module, path: Path, key: str | None = None) -> None:
         key: where the weights are, if several state_dicts in the file fit, e.g. "teacher".
 
     Raises:
-        InputError: the file cannot be read, no state_dict fits or several do, or a tensor has another
-            shape or is not finite.
+        InputError: the file cannot be read, no state_dict fits or several do, or a tensor has
+            another shape or is not finite.
     """
     own = net.state_dict()
     states = read_state_dicts(path)
@@ -117,7 +119,8 @@ def load_weights(net: nn.Module, path: Path, key: str | None = None) -> None:
 
 def _matches(key: str, state: StateDict, own: StateDict) -> Iterator[_Match]:
     """Every prefix in a state_dict under which some of the backbone's names are found."""
-    # timm's features_only renames children with "_" for "." in some architectures: "blocks.0" -> "blocks_0".
+    # timm's features_only renames children with "_" for "." in some architectures: "blocks.0" ->
+    # "blocks_0".
     stored = {name.replace(".", "_"): name for name in state}
     wanted = {name.replace(".", "_").removeprefix("model_"): name for name in own}
     anchor = max((flat for flat, name in wanted.items() if not name.endswith("num_batches_tracked")), key=len)
@@ -147,7 +150,7 @@ def _only(complete: list[_Match], path: Path) -> _Match:
 
 
 def _misfit(states: Mapping[str, StateDict], matches: list[_Match], own: StateDict, key: str | None) -> str:
-    """Say what the file and the backbone hold."""
+    """Describe how the names in the file differ from those of the backbone."""
     if key is not None and any(not match.missing for match in matches):
         labels = ", ".join(sorted(match.label or "the file itself" for match in matches if not match.missing)[:8])
         return f"no weights that fit under model.weights_key = {key!r}; they are under: {labels}"

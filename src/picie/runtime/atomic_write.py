@@ -1,4 +1,4 @@
-"""Writes files so that a full disk or a kill leaves the earlier file whole."""
+"""Writes files so that a full disk or a killed process leaves the earlier file intact."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _ZEROS = bytes(2**20)
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Replace the file at `path` in one step.
 
-    The content is made in memory, because a writer of torch aborts the process if the disk is full. Then it is written to a
-    temporary file beside `path`, forced to disk, and renamed.
+    The content is first created in memory, because torch's writer aborts the process if the disk
+    is full. Then it is written to a temporary file beside `path`, forced to disk, and renamed.
 
     Args:
         path: the file.
@@ -46,9 +46,10 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 
 def reserve(file: BinaryIO, path: Path, size: int) -> None:
-    """Let an open file have `size` bytes that are really on the disk.
+    """Allocate `size` bytes on the disk for an open file.
 
-    A file that is only long, and mapped into memory, would end the process by SIGBUS on a full disk.
+    If the bytes of a memory-mapped file were not allocated, a full disk would end the process by
+    SIGBUS.
 
     Args:
         file: the file, open for writing.
@@ -70,7 +71,7 @@ def reserve(file: BinaryIO, path: Path, size: int) -> None:
 
 
 def _allocate(file: BinaryIO, size: int) -> bool:
-    """Ask the system for the room; False where it cannot (macOS, some network drives)."""
+    """Allocate the bytes; return False if the system cannot (macOS, some network drives)."""
     if not hasattr(os, "posix_fallocate"):
         return False
     try:
@@ -83,7 +84,7 @@ def _allocate(file: BinaryIO, size: int) -> bool:
 
 
 def is_disk_full(error: OSError) -> bool:
-    """Whether a write failed for want of room: a full disk, a quota, or the limit on the size of a file."""
+    """Whether a write failed for lack of space, a quota, or the maximum file size."""
     return error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -93,7 +94,10 @@ def is_partial(path: Path) -> bool:
 
 
 def clear_partials(folder: Path) -> None:
-    """Delete the temporary files that killed processes left in `folder` or below, which nobody else writes to."""
+    """Delete the temporary files that killed processes left in `folder` or below.
+
+    No other process may be writing to the folder.
+    """
     for path in folder.rglob(".*.partial"):
         path.unlink(missing_ok=True)
 
@@ -105,7 +109,7 @@ def _check_room(path: Path, size: int) -> None:
 
 
 def _named(error: OSError, path: Path) -> OSError:
-    """`error` with the file's own name, not that of the temporary file."""
+    """Return `error` with the file's own name instead of that of the temporary file."""
     return OSError(error.errno, error.strerror, str(path))
 
 

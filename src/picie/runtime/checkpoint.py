@@ -93,7 +93,8 @@ def read_tensors(path: Path, also: Sequence[type] = ()) -> Any:
     """
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(list(also)):
-            warnings.simplefilter("ignore")  # torch warns of other pickle protocols; the error below is enough
+            # torch warns of other pickle protocols; the error below is enough.
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file that is not a pickle can raise any error
         raise InputError(

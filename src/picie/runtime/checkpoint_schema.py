@@ -1,7 +1,8 @@
 """The structure of a checkpoint, checked when it is read.
 
-A damaged file, or one that was made to do harm, then ends as one line, not as an error somewhere in the code that uses it.
-The configuration in it is checked by `picie.config`, the weights by the method that loads them.
+A damaged or malicious file then causes an error of one line, not an exception somewhere in the
+code that uses it. The configuration in it is checked by `picie.config`, the weights by the method
+that loads them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ _MAX_DEPTH = 20  # of the configuration's nested values
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Whether a tensor holds plain real numbers, each of them stored: a small file may claim 40 TB by repeating one number."""
+    """Whether a tensor holds plain real numbers, each of them stored.
+
+    A small file may claim 40 TB by repeating one number.
+    """
     odd = tensor.is_nested or tensor.is_quantized or tensor.is_complex()
     if odd or tensor.layout != torch.strided or tensor.device.type != "cpu":
         return False
@@ -40,14 +44,14 @@ def _color(text: str) -> str:
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:
-    """`value` if it is a nest of texts and numbers."""
+    """Return `value` if it holds only nested strings and numbers."""
     level: list[Any] = [value]
     for _ in range(_MAX_DEPTH):
         if any(not isinstance(key, str) for part in level if isinstance(part, dict) for key in part):
-            raise ValueError("has a key that is not a text")
+            raise ValueError("has a key that is not a string")
         level = [item for part in level for item in (part.values() if isinstance(part, dict) else part)]
         if any(not isinstance(item, dict | list | tuple | str | int | float | None) for item in level):
-            raise ValueError("contains something other than texts and numbers")
+            raise ValueError("contains something other than strings and numbers")
         level = [item for item in level if isinstance(item, dict | list | tuple)]
     if level:
         raise ValueError("is nested too deeply")
@@ -175,7 +179,10 @@ class _Checkpoint(_Part):
 
 
 def fault(state: Any) -> str | None:
-    """What is wrong with the structure of a checkpoint's `state`, in one line; None if nothing is."""
+    """Describe what is wrong with the structure of a checkpoint's `state`, in one line.
+
+    Returns None if nothing is wrong.
+    """
     try:
         _Checkpoint.model_validate(state)
     except ValidationError as error:

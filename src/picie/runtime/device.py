@@ -73,7 +73,8 @@ def keep_freed_memory() -> None:
     instead of 6.3. The process then keeps its peak memory, so only training runs enable this, not
     prediction from Python.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None  # musl has none
+    # musl has no mallopt.
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 2**25)  # the maximum that glibc accepts
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
@@ -87,8 +88,8 @@ class Engine:
     `picie.models.depthwise`. Measured on 2 cores with AVX512-BF16, in ms per image at 160 px and
     batch 16, forward and backward, fp32 / bf16, medians of 12 interleaved runs: ResNet-18 17.5 /
     11.1, EfficientNet-Lite0 17.9 / 22.5, and 14.4 with its depthwise convolutions in fp32; the
-    current implementation takes a fifth off that (docs/research/log.md). Forward alone, fp32 / bf16: 5.0 /
-    3.1 and 2.9 / 2.0.
+    current implementation takes a fifth off that (docs/research/log.md). Forward alone, fp32 /
+    bf16: 5.0 / 3.1 and 2.9 / 2.0.
 
     Args:
         device: The device.
@@ -102,7 +103,8 @@ class Engine:
         has_bf16 = _cpu_has_bf16() if device.type == "cpu" else device.type == "cuda" and _gpu_has_bf16(device)
         self.bf16 = has_bf16 if precision == "auto" else precision == "bf16"
         if device.type == "cuda" and not self.bf16:
-            torch.backends.cudnn.allow_tf32 = False  # otherwise "fp32" convolutions would have a 10-bit mantissa
+            # Otherwise "fp32" convolutions would have a 10-bit mantissa.
+            torch.backends.cudnn.allow_tf32 = False
 
     def to_images(self, pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Convert (B, 3, H, W) uint8 on the CPU to `dtype` in [0, 1] on the device."""

@@ -114,7 +114,8 @@ class _Group:
                 self._from_others = True
                 return _read_note(self.store.get("note").decode())
         first_line = (str(failed).splitlines() or [type(failed).__name__])[0]
-        reason = re.sub(r"^\[\S+\] ", "", first_line).split(". ")[0]  # without the source location and advice
+        # Drop the source location and the advice.
+        reason = re.sub(r"^\[\S+\] ", "", first_line).split(". ")[0]
         return LostError(f"rank {self.rank}: another process of this run died or cannot be reached ({reason})")
 
     def fail(self, error: BaseException) -> None:
@@ -192,7 +193,8 @@ class _Watch:
     def _watch(self, descriptor: int) -> None:
         with os.fdopen(descriptor, "rb", buffering=0) as signals:
             number = signals.read(1)
-            while number and number[0] not in (signal.SIGINT, signal.SIGTERM):  # another signal, e.g. of a scheduler
+            # Ignore other signals, e.g. of a scheduler.
+            while number and number[0] not in (signal.SIGINT, signal.SIGTERM):
                 number = signals.read(1)
             if not number:
                 return

@@ -28,7 +28,7 @@ class Logger(Protocol):
 def numbers(line: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
     """Yield the numbers of a line with their names.
 
-    List items are numbered from 1, sections give "section/key".
+    List items are numbered from 1; keys of sections become "section/key".
 
     >>> list(numbers({"epoch": 1, "inertia": [0.2, 0.3], "seconds": {"train": 2.5}, "protocol": "val", "miou": None}))
     [('inertia/1', 0.2), ('inertia/2', 0.3), ('seconds/train', 2.5)]

@@ -60,7 +60,7 @@ class _Rate(ProgressColumn):
 
 
 class _RunLeft(ProgressColumn):
-    """The time left of the whole run, where it can be estimated."""
+    """The remaining time of the whole run, if it can be estimated."""
 
     def __init__(self, progress: Progress) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class _RunLeft(ProgressColumn):
 
 
 def duration(seconds: float) -> str:
-    """A duration in words, rounded to what matters.
+    """Return a duration in words, suitably rounded.
 
     >>> [duration(seconds) for seconds in (4.2, 90, 3600, 9000, 200_000)]
     ['4 s', '90 s', '60 min', '2 h 30 min', '55 h']
@@ -118,7 +118,10 @@ class Progress:
         self._shown.stop()
 
     def run_left(self) -> str:
-        """The time left of the run in words, or nothing; `seconds_left` is set by whoever can estimate it."""
+        """Return the remaining time of the run in words, or nothing.
+
+        `seconds_left` provides the estimate.
+        """
         seconds = self.seconds_left()
         return "" if seconds is None else f"(run: about {duration(seconds)} left)"
 

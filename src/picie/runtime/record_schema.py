@@ -52,12 +52,15 @@ class _Line(_Part):
 
 
 def parse_record(path: Path, text: str) -> dict[str, Any]:
-    """The content of the run.json at `path`. Raises `InputError` if it is damaged."""
+    """Return the content of the run.json at `path`. Raises `InputError` if it is damaged."""
     return _parse(_Record, text, f"{path}: is damaged", "remove it, which loses only notes about the run")
 
 
 def parse_line(path: Path, number: int, text: str) -> dict[str, Any]:
-    """The content of a line, counted from 1, of the metrics.jsonl at `path`. Raises `InputError` if it is damaged."""
+    """Return the content of line `number`, from 1, of the metrics.jsonl at `path`.
+
+    Raises `InputError` if it is damaged.
+    """
     return _parse(_Line, text, f"{path}: line {number} is damaged", "remove the line, which loses that epoch's figures")
 
 

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # SplitMix64 (Steele, Lea, Flood 2014): increment and the two mixing constants
+# SplitMix64 (Steele, Lea, Flood 2014): increment and the two mixing constants.
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX2 = np.uint64(0x94D049BB133111EB)
 

@@ -58,7 +58,8 @@ class RunRecord:
 
     def update(self, **details: Any) -> None:
         """Add `details` to run.json."""
-        if distributed.is_main():  # the others must not read either: on a network drive the file may be replaced meanwhile
+        # Others must not read either: on a network drive the file may be replaced meanwhile.
+        if distributed.is_main():
             self._write({**self.read(), **details})
 
     def finish(self, status: str, epochs: int, seconds: float, peak_memory_mb: int) -> None:
@@ -71,7 +72,10 @@ class RunRecord:
             logger.close()
 
     def read(self) -> dict[str, Any]:
-        """Return the content of run.json, empty if there is none. Raises `InputError` if it is damaged."""
+        """Return the content of run.json, empty if there is none.
+
+        Raises `InputError` if it is damaged.
+        """
         return parse_record(self._record, _read_text(self._record)) if self._record.is_file() else {}
 
     def _write(self, record: dict[str, Any]) -> None:
@@ -107,11 +111,15 @@ def _replace(path: Path, text: str) -> None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of metrics.jsonl; a truncated last line is ignored. Raises `InputError` if it is damaged."""
+    """Return the lines of metrics.jsonl; a truncated last line is ignored.
+
+    Raises `InputError` if it is damaged.
+    """
     path = folder / "metrics.jsonl"
     *lines, rest = (_read_text(path) if path.is_file() else "").split("\n")
     metrics = [parse_line(path, n, line) for n, line in enumerate(lines, 1)]
-    with contextlib.suppress(InputError):  # of a run that was killed while it wrote, the last line may end anywhere
+    # The last line may be incomplete if the run was killed while writing.
+    with contextlib.suppress(InputError):
         metrics.append(parse_line(path, len(lines) + 1, rest))
     return metrics
 
@@ -141,7 +149,8 @@ def git_state() -> str | None:
     here = Path(__file__)
     commands = (["ls-files", "--error-unmatch", here.name], ["describe", "--always", "--dirty=+changes", "--abbrev=12"])
     git, text = ("git", "--no-optional-locks", "-C", str(here.parent)), ""
-    for command in commands:  # the first fails if picie is in another repository's checkout without being part of it
+    # The first command fails if picie is in another repository's checkout without being part of it.
+    for command in commands:
         try:
             done = subprocess.run([*git, *command], capture_output=True, text=True, timeout=10)
         except (OSError, subprocess.TimeoutExpired):

@@ -1,1 +1,1 @@
-"""Training: the epoch loop and what it needs."""
+"""Training: the epoch loop and its parts."""

@@ -56,7 +56,10 @@ def _new(out: Path) -> Path:
 
 
 def check(config: Config) -> None:
-    """Raise `InputError` for what `train` refuses before it reads the images; nothing is written."""
+    """Raise `InputError` if `train` would reject `config` before it reads the images.
+
+    Nothing is written.
+    """
     set_up(config, Progress(False))
 
 
@@ -65,12 +68,13 @@ def resume(out: str | Path, overrides: Sequence[str] = ()) -> Path:
 
     Args:
         out: the run's folder.
-        overrides: "run.key=value" (how it is computed), "data.root=FOLDER" (the same images elsewhere) or
-            "train.epochs=N" (more epochs; a cosine schedule then continues as that of the longer run).
-            Nothing else can be changed.
+        overrides: "run.key=value" (options that do not change results), "data.root=FOLDER" (the
+            same images elsewhere) or "train.epochs=N" (more epochs; a cosine schedule then
+            continues as in the longer run). Nothing else can be changed.
 
     Raises:
-        InputError: no run in `out`, other overrides, or other images; and as for `train`.
+        InputError: there is no run in `out`, an override is not allowed, or the images have
+            changed; also as for `train`.
     """
     with distributed.process_group():
         config, saved = _saved(Path(out), overrides)
@@ -80,7 +84,7 @@ def resume(out: str | Path, overrides: Sequence[str] = ()) -> Path:
 
 
 def _saved(out: Path, overrides: Sequence[str]) -> tuple[Config, dict[str, Any] | None]:
-    """The configuration and the checkpoint, if there is one, from which the run in `out` continues."""
+    """Return the configuration of the run in `out`, and its checkpoint or None."""
     for override in overrides:
         if not override.startswith(("run.", "train.epochs=", "data.root=")):
             raise InputError(f"--resume takes its settings from the run; {override!r} would change it: leave it out")
@@ -99,7 +103,7 @@ def _saved(out: Path, overrides: Sequence[str]) -> tuple[Config, dict[str, Any] 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """The end of a run: its folder, whether there was work, its configuration and the latest scores."""
+    """The result of a run: folder, whether it had work to do, configuration, latest scores."""
 
     out: Path
     has_work: bool
@@ -108,7 +112,10 @@ class _Outcome:
 
 
 def _train(config: Config, out: Path, saved: dict[str, Any] | None) -> _Outcome:
-    """Train from the checkpoint `saved`, or from the start; a run that never began leaves nothing behind."""
+    """Train from the checkpoint `saved`, or from the start.
+
+    A new run that fails before its first checkpoint leaves no files behind.
+    """
     made = output_paths.missing(out)
     with graceful_stop() as stop, Progress(config.run.progress) as bars:
         setup = set_up(config, bars, pretrained=None if saved is None else False)
@@ -181,14 +188,15 @@ def open_trainer(setup: Setup, folder: RunFolder, saved: dict[str, Any] | None =
                 folder.record.open_loggers()
             yield trainer
     except LostError:
-        folder.stop.signum = None  # torchrun ends the other processes by a signal; nobody asked the run to stop
+        # torchrun ends the other processes by a signal; nobody asked the run to stop.
+        folder.stop.signum = None
         raise
     finally:
         folder.finish(state.epoch, state.finished, began)
 
 
 def _label_store(setup: Setup, folder: RunFolder, keep: bool) -> PseudoLabelStore:
-    """The store of the run's pseudo-labels; `keep` opens those of an epoch that was begun."""
+    """Return the store of the pseudo-labels; `keep` opens the labels of an unfinished epoch."""
     ks = setup.config.cluster.heads.values()
     shape = (len(ks) * setup.method.views, len(setup.dataset), *setup.cells)
     store = PseudoLabelStore(folder.out / "pseudo_labels.npy", shape, max(ks), keep=keep)
@@ -198,7 +206,10 @@ def _label_store(setup: Setup, folder: RunFolder, keep: bool) -> PseudoLabelStor
 
 
 def _view_cache(setup: Setup, images: int) -> ViewCache:
-    """The cache of the views of `images` images, within `run.keep_gb`, which processes on one CPU share."""
+    """Return a cache for the views of `images` images.
+
+    Its budget is `run.keep_gb`, which processes on one CPU share.
+    """
     sharing = distributed.local_world_size() if setup.engine.device.type == "cpu" else 1
     frozen = setup.config.model.freeze and setup.method.caches_levels
     return ViewCache(setup.config.run.keep_gb * 1e9 / sharing, frozen, images * setup.method.views)
@@ -208,8 +219,8 @@ def _view_cache(setup: Setup, images: int) -> ViewCache:
 def _locked(out: Path) -> Iterator[bool]:
     """Make and lock the folder `out` against other runs; yields whether it was empty.
 
-    With several processes the main one locks it for all. The others yield False, because only rank 0
-    may delete it.
+    With several processes the main process locks the folder for all. The others yield False,
+    because only rank 0 may delete it.
     """
     if not distributed.is_main():
         distributed.barrier()
@@ -217,7 +228,7 @@ def _locked(out: Path) -> Iterator[bool]:
         return
     out.mkdir(parents=True, exist_ok=True)
     with checkpoint.exclusive(out) as alone:
-        if not alone:  # and nothing here is this run's to clear or to close
+        if not alone:  # this run must not clear or close anything here
             raise InputError(f"{out}: another picie is at work on this run; wait for it")
         distributed.barrier()
         yield output_paths.is_empty(out)
@@ -234,7 +245,8 @@ def _conclude(outcome: _Outcome) -> None:
 
 def _report(out: Path, device: str, evaluation: Evaluation | None) -> None:
     """Write the run's report. The run is saved already, so an error here is a warning."""
-    from picie.report import write_report  # its imports take a second, which a run without a report saves
+    # Its imports take a second, which a run without a report saves.
+    from picie.report import write_report
 
     try:
         log.info("report: %s", write_report(out, device=device, evaluation=evaluation))

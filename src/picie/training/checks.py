@@ -1,4 +1,4 @@
-"""Checks before any work: paths, splits, sizes, and whether there are enough points to cluster."""
+"""Checks before training: paths, splits, sizes, and the number of points to cluster."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ from picie.views.two_views import TwoViews
 
 
 def with_absolute_root(config: Config) -> Config:
-    """`config` with an absolute `data.root`, so that a run can be scored and resumed from any folder."""
+    """Return `config` with an absolute `data.root`.
+
+    The run can then be scored and resumed from any folder.
+    """
     if config.data.root is None:
         return config
     root = str(Path(config.data.root).absolute())
@@ -31,13 +34,17 @@ def with_absolute_root(config: Config) -> Config:
 
 
 def labelled_split(config: Config) -> Dataset | None:
-    """The split to score while training; None if the data has no labels, or lacks the default split."""
+    """Return the split to score while training.
+
+    It is None if the data has no labels, or lacks the default split.
+    """
     try:
         dataset = open_dataset(config.data, config.evaluate.split)
     except MissingSplitError as error:
         if config.evaluate.split != EvaluateConfig.model_fields["split"].default:
             raise
-        level = logging.INFO if config.data.name == "folder" else logging.WARNING  # a named dataset has labels
+        # A named dataset has labels.
+        level = logging.INFO if config.data.name == "folder" else logging.WARNING
         log.log(level, "no scores while training: %s", error)
         return None
     if dataset.classes is not None:
@@ -48,7 +55,7 @@ def labelled_split(config: Config) -> Dataset | None:
 
 
 def check_turns(views: TwoViews, config: Config) -> None:
-    """Raise `InputError` if a transform exchanges rows and columns of frames that are not square."""
+    """Raise `InputError` if frames are not square but a transform exchanges rows and columns."""
     turning = next((spec for g, spec in zip(views.geometric, config.views.equivariance, strict=True) if g.needs_square), None)
     if turning is not None and config.views.aspect != 1:
         raise InputError(
@@ -63,7 +70,7 @@ def feature_size(method: Method, engine: Engine, config: Config) -> tuple[int, i
 
     Raises:
         InputError: the network fails on images of the views' size or on wider ones, its features
-            are not finite, or they have another number of channels than the method says.
+            are not finite, or their number of channels is not the method's `dim`.
     """
     height, width = config.views.view_size
     method.eval()
@@ -93,7 +100,10 @@ def feature_size(method: Method, engine: Engine, config: Config) -> tuple[int, i
 
 
 def start_points(config: Config, images: int, cells: int) -> int:
-    """How many points k-means starts from, for `images` images with `cells` cells each; K must not be larger."""
+    """Return how many points k-means starts from; K must not be larger.
+
+    There are `images` images with `cells` cells each.
+    """
     options = config.cluster
     batches = split_batches(np.arange(images), options.batch_size)[: options.init_batches]
     share = points_per_batch(options.init_points, len(batches)) if batches else 0
@@ -113,7 +123,10 @@ def check_points(config: Config, images: int, cells: tuple[int, int]) -> None:
 
 
 def check_normalisable(config: Config, method: Method, images: int) -> None:
-    """Raise `InputError` if BatchNorm would see a single value per channel: one image of one coarse cell."""
+    """Raise `InputError` if BatchNorm would see a single value per channel.
+
+    That is the case for a batch of one image with one coarse cell.
+    """
     sizes = [images] + [config.train.batch_size] * (config.train.epochs > 0)
     sizes += [config.cluster.batch_size] * (config.cluster.batchnorm == "train")
     if len(sizes) == 1 or config.model.freeze or min(sizes) > 1:

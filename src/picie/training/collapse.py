@@ -1,4 +1,4 @@
-"""Signs that the features of a run have collapsed, so that its segments mean nothing."""
+"""Detects features that have collapsed, which makes the segments meaningless."""
 
 from __future__ import annotations
 

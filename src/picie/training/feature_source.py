@@ -24,16 +24,16 @@ from picie.views.two_views import BatchViews, TwoViews, ViewDraws
 
 @dataclass(frozen=True)
 class FeatureSource:
-    """The training images, and what turns them into features.
+    """The training images, and the parts that compute their features.
 
     Attributes:
         config: the run's configuration.
-        method: makes features of views.
-        views: makes draws of (epoch, image).
+        method: computes features of views.
+        views: draws the transforms of each (epoch, image).
         frames: the decoded images.
-        indices: (N,) int64 rising indices of the images that are used.
+        indices: (N,) int64 ascending indices of the images that are used.
         engine: device and precision.
-        cache: views that clustering keeps for the epoch's later passes.
+        cache: views that clustering caches for the epoch's later passes.
     """
 
     config: Config
@@ -45,7 +45,7 @@ class FeatureSource:
     cache: ViewCache = field(default_factory=ViewCache)
 
     def order(self, *purpose: int | str) -> np.ndarray:
-        """(N,) the images in an order that is a function of the seed and of `purpose`."""
+        """Return the images (N,) in an order that depends only on the seed and `purpose`."""
         ordered: np.ndarray = self.indices[permutation(len(self.indices), self.config.seed, *purpose)]
         return ordered
 
@@ -54,7 +54,10 @@ class FeatureSource:
         return self.method.folded(self.config.views.view_size)
 
     def batches(self, batches: Sequence[np.ndarray], epoch: int) -> Iterator[tuple[np.ndarray, BatchViews]]:
-        """Yield (indices, views) of this process's shard of each batch, with the draws of `epoch`; a shard may be empty."""
+        """Yield (indices, views) of this process's shard of each batch.
+
+        The draws are those of `epoch`. A shard may be empty.
+        """
         batches = [distributed.shard(indices) for indices in batches]
         kinds = [self.cache.find(indices, range(self.method.views)) for indices in batches]
         read = self.frames.batches([indices for indices, kind in zip(batches, kinds, strict=True) if kind is None])
@@ -69,7 +72,10 @@ class FeatureSource:
             yield indices, BatchViews(draws, self.config.views.view_size, frames)
 
     def _cached(self, indices: np.ndarray, kind: Kind, epoch: int) -> BatchViews:
-        """The views of images whose levels or pictures are cached; frames are read only if the method asks for pictures."""
+        """Return the views of images whose levels or pictures are cached.
+
+        Frames are read only if the method asks for pictures.
+        """
 
         def load() -> tuple[ViewDraws, Tensor]:
             pixels = next(self.frames.batches([indices]))[1]
@@ -77,7 +83,8 @@ class FeatureSource:
             return draws, self.engine.to_images(pixels, self.engine.picture_dtype)
 
         with stage("augment"):
-            draws = self.views.draw(epoch, indices, 0)  # the geometry alone; `load` draws the rest
+            # Only the geometry; `load` draws the colours.
+            draws = self.views.draw(epoch, indices, 0)
         size, views = self.config.views.view_size, range(self.method.views)
         cached = {view: self.cache.get(kind, indices, view) for view in views}
         if kind == "levels":
@@ -87,7 +94,9 @@ class FeatureSource:
     def view_features(
         self, batches: Sequence[np.ndarray], epoch: int, fill_cache: bool = False
     ) -> Iterator[tuple[np.ndarray, int, Tensor]]:
-        """Yield (indices, view, features (B, D, h, w), of any norm) of each view of each batch of `batches`.
+        """Yield (indices, view, features) of each view of each batch of `batches`.
+
+        Features are (B, D, h, w), of any norm.
 
         Args:
             batches: indices of the images of each batch.
@@ -99,7 +108,7 @@ class FeatureSource:
                 with torch.no_grad():
                     levels = self.method.view_levels(views, view) if self.method.caches_levels else ()
                     if fill_cache:
-                        # Labels are made in eval mode; levels of another mode would not be theirs.
+                        # Labels use eval mode; levels of another mode cannot be reused.
                         reusable = self.config.cluster.batchnorm == "eval" or self.config.model.freeze
                         self.cache.put(indices, view, levels if reusable else (), views.pictures(view))
                     z = self.method.view_features(views, view, levels or None)

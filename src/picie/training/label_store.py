@@ -20,17 +20,19 @@ _NEEDED = "is needed to resume within an epoch,"
 
 
 class PseudoLabelStore:
-    """The pseudo-labels of an epoch in a memory-mapped .npy file (M, N, h, w), uint8, or uint16 if K > 256.
+    """The pseudo-labels of an epoch in a memory-mapped .npy file.
 
-    M is views times heads: the first head's views, then the second's. With several processes only the main
-    one writes, because several writers could damage a page of a file on a network. The others read the
-    file, so all machines must share the folder.
+    The file holds (M, N, h, w) uint8, or uint16 if K > 256.
+
+    M is views times heads: the first head's views, then the second's. With several processes only
+    the main process writes, because several writers could damage a page of a file on a network
+    drive. The others read the file, so all machines must share the folder.
 
     Args:
         path: the file.
         shape: (M, N, h, w).
         k: the largest number of clusters of any head.
-        keep: open the existing labels of an epoch that was begun; otherwise create a new file.
+        keep: open the existing labels of an unfinished epoch; otherwise create a new file.
 
     Raises:
         InputError: `keep` is set, and there is no such file of this shape.
@@ -44,7 +46,8 @@ class PseudoLabelStore:
                 self._map = np.lib.format.open_memmap(path, mode="r+")
             return
         try:
-            np.lib.format.open_memmap(path, mode="r")  # refuses a file cut short, which "r+" would lengthen with zeros
+            # Rejects a truncated file, which "r+" would extend with zeros.
+            np.lib.format.open_memmap(path, mode="r")
             self._map = np.lib.format.open_memmap(path, mode="r+" if distributed.is_main() else "r")
         except (OSError, ValueError, EOFError) as error:
             raise InputError(f"{path}: {_NEEDED} but cannot be read; put it back or train anew") from error
@@ -54,8 +57,12 @@ class PseudoLabelStore:
             raise InputError(f"{path}: {_NEEDED} but holds labels of no cluster; it is damaged: put it back or train anew")
 
     def write(self, row: int, indices: np.ndarray, labels: Tensor) -> None:
-        """Store `labels` (B, h, w) of the images `indices` in row `row` of the M; each process passes its own."""
-        narrow = labels.to(torch.uint8 if self._dtype == np.uint8 else torch.int32)  # on the GPU, before the copy
+        """Store `labels` (B, h, w) of the images `indices` in row `row` of the M.
+
+        Each process passes its own images.
+        """
+        # Convert on the GPU, before the copy.
+        narrow = labels.to(torch.uint8 if self._dtype == np.uint8 else torch.int32)
         for images, values in distributed.gather_object((indices, narrow.cpu().numpy().astype(self._dtype, copy=False))):
             self._map[row, images] = values
             self._release()
@@ -69,11 +76,14 @@ class PseudoLabelStore:
         return to_device(stored, device).long()
 
     def _release(self) -> None:
-        """Unmap the current pages, so that memory does not grow with the images; the file cache keeps them."""
+        """Unmap the current pages, so that memory does not grow with the number of images.
+
+        They stay in the system's file cache.
+        """
         self._map._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
     def flush(self) -> None:
-        """Flush what was written; afterwards every process can read it."""
+        """Flush the labels to disk; afterwards every process can read them."""
         if distributed.is_main():
             self._map.flush()
         distributed.barrier()
@@ -90,7 +100,7 @@ class PseudoLabelStore:
 
 
 def _create(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """Make an .npy file whose bytes are all on the disk. Raises `OSError` if it is full."""
+    """Create an .npy file with all its bytes on the disk. Raises `OSError` if it is full."""
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)

@@ -17,7 +17,9 @@ from picie.views.two_views import BatchViews
 
 
 class Optimizer:
-    """Takes the training steps of a run: Adam over the method's parameter groups, and the method's own optimisers.
+    """Takes the training steps of a run.
+
+    It uses Adam over the method's parameter groups, and the method's own optimisers.
 
     Args:
         config: section [train].
@@ -27,7 +29,7 @@ class Optimizer:
     def __init__(self, config: TrainConfig, method: Method) -> None:
         self.config, self.method = config, method
         groups = [group for group in method.parameter_groups() if group["params"]]
-        # A method may train nothing by the run's optimiser, if the network is frozen.
+        # Adam may have no parameters, if the network is frozen.
         self._adam = torch.optim.Adam(groups, lr=config.lr, fused=True) if groups else None
         self._start_rates = [] if self._adam is None else [group["lr"] for group in self._adam.param_groups]
 
@@ -50,11 +52,11 @@ class Optimizer:
         Args:
             batch: views of the images of this process's shard.
             labels: pseudo-labels, as `Method.losses` takes them.
-            share: number of images of the shard over that of the batch; may be 0.
+            share: number of images of the shard divided by that of the batch; may be 0.
 
         Returns:
-            The names of the loss and of its parts, and their values (names,) before the step, on the
-            device; reading them waits for the device.
+            The names of the loss and of its parts, and their values (names,) before the step, on
+            the device; reading them waits for the device.
         """
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -75,8 +77,8 @@ class Optimizer:
     def _reduce(self, values: Tensor, share: float) -> Tensor:
         """Sum the gradients over the processes, and return the sum of `values` weighted by `share`.
 
-        It runs once after all terms. DistributedDataParallel reduces within the backward pass, and takes
-        one backward pass a step.
+        It runs once after all terms. DistributedDataParallel is not used, because it reduces
+        within the backward pass and supports only one backward pass per step.
         """
         if distributed.world_size() == 1:
             return values
@@ -93,10 +95,11 @@ class Optimizer:
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Restore an optimizer from a checkpoint, like `load_state_dict`, which checks little.
+    """Restore an optimizer from a checkpoint, with more checks than `load_state_dict`.
 
     Raises:
-        ValueError: the state does not fit the optimizer's parameters; a damaged checkpoint may also raise other errors.
+        ValueError: the state does not fit the optimizer's parameters; a damaged checkpoint may
+            also raise other errors.
     """
     before = [_kinds(group) for group in optimizer.param_groups]
     optimizer.load_state_dict(saved)

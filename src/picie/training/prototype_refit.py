@@ -1,4 +1,4 @@
-"""The clusters that predict: centroids of whole images under the trained network."""
+"""Refits the prototypes: centroids of whole images, computed by the trained network."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from picie.runtime.profiling import stage
 from picie.runtime.rng import derived_seed
 from picie.training.feature_source import FeatureSource
 
-_IMAGES = 128  # CamVid, two networks, four choices each: 64, 96, 128 and 320 images score the same (docs/research/log.md)
+# On CamVid, with two networks and four choices each, 64, 96, 128 and 320 images score the same
+# (docs/research/log.md).
+_IMAGES = 128
 _POINTS_PER_CLUSTER = 2**6
 
 
 @torch.no_grad()
 def refit_prototypes(source: FeatureSource, n: int, advance: Callable[[int], None]) -> Tensor:
-    """(K, D) centroids of `n` whole, untransformed images under the current network.
+    """Return (K, D) centroids of `n` whole, untransformed images under the current network.
 
-    The epoch's centroids belong to cropped and recoloured views, under the network before its training
-    pass. Here images are clustered as prediction sees them. K-means starts from the best, by inertia, of
-    the epoch's centroids and several new starts. With a single start the score varies by chance: from
-    31 to 36 mIoU for one network (docs/research/log.md).
+    The epoch's centroids come from cropped and recoloured views, computed before the training
+    pass. Here images are clustered as prediction sees them. K-means starts from the candidate with
+    the lowest inertia: the epoch's centroids or one of several new starts. With a single start the
+    score varies by chance: from 31 to 36 mIoU for one network (docs/research/log.md).
     """
     config, method = source.config, source.method
     options = config.cluster
@@ -49,10 +51,11 @@ def refit_prototypes(source: FeatureSource, n: int, advance: Callable[[int], Non
 
 
 def refit_images(config: Config, images: int, cells: int) -> int:
-    """How many of `images` images, with `cells` feature cells each, `refit_prototypes` should use.
+    """Return how many of `images` images `refit_prototypes` should use.
 
-    128 images are enough for a small dataset and a tenth of the images for a large one, or as many as K
-    clusters need; never more than k-means samples its start from.
+    128 images are enough for a small dataset, and a tenth of the images for a large one. If K is
+    large, more are used, so that there are 64 cells per cluster at `cells` feature cells per
+    image. The number never exceeds the images from which k-means samples its start.
     """
     options = config.cluster
     enough = max(_IMAGES, images // 10, _POINTS_PER_CLUSTER * options.k // cells)

@@ -1,13 +1,13 @@
 """Pseudo-labels: cluster the features of each view, then label every cell (paper, section 3.1).
 
-    pass 1: z = method.view_features(...), each cell at norm 1; k-means starts from the first batches,
-            and later batches update its centroids
+    pass 1: z = method.view_features(...), each cell at norm 1; k-means starts from the first
+            batches, and later batches update its centroids
     pass 2: store[head and view, image] = nearest centroid of each cell; counts -> class weights
 
 Both passes use the same draws as the epoch's training pass, so a label belongs to the crop that is
-trained on. Both use the same batches, so that features cached by pass 1 equal, bit for bit, those that
-pass 2 would compute. A head is a number of clusters: K and, for PiCIE+H, K2. Heads share the features
-and the sample from which k-means starts.
+trained on. Both use the same batches, so that features cached by pass 1 equal, bit for bit, those
+that pass 2 would compute. A head is a number of clusters: K and, for PiCIE+H, K2. Heads share the
+features and the sample from which k-means starts.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Clustering:
 def generate_pseudo_labels(
     source: FeatureSource, epoch: int, store: PseudoLabelStore, advance: Callable[[str, int], None]
 ) -> dict[str, Clustering]:
-    """Cluster the features of every view of the images of `source` and write their pseudo-labels to `store`.
+    """Cluster the features of every view and write the pseudo-labels to `store`.
 
     Args:
         source: images and features.

@@ -29,7 +29,7 @@ log = logging.getLogger("picie")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run writes and what it reports to.
+    """The files, progress bars and stop request of a run.
 
     Attributes:
         out: the folder.
@@ -66,9 +66,13 @@ class RunFolder:
             frames.close()
 
     def read_images(self, setup: Setup, frames: FrameCache) -> np.ndarray:
-        """Decode every image into `frames`; (N,) int64 indices of the readable ones. Raises `InputError`."""
+        """Decode every image into `frames`; return (N,) int64 indices of the readable ones.
+
+        Raises `InputError`.
+        """
         config, dataset = setup.config, setup.dataset
-        decoded = len(dataset) * distributed.world_size() // distributed.local_world_size()  # once on each machine
+        # Each image is decoded once on each machine.
+        decoded = len(dataset) * distributed.world_size() // distributed.local_world_size()
         with stage("decode"), self.bars.bar("read images", decoded) as advance:
             indices = frames.scan(config.data.on_bad_image, self._stopping(advance))
         check_points(config, len(indices), setup.cells)
@@ -87,12 +91,12 @@ class RunFolder:
         return checked
 
     def check_images(self, saved: dict[str, Any], digest: str, root: str | None) -> None:
-        """Raise `InputError` if the images of a checkpoint, `saved`, are not those of this `digest`."""
+        """Raise `InputError` if the images of a checkpoint, `saved`, do not match `digest`."""
         if saved["images"] != digest:
-            raise InputError(f"--resume {self.out}: the images of {root} have changed since; bring them back, or train anew")
+            raise InputError(f"--resume {self.out}: the images of {root} have changed since; restore them, or train anew")
 
     def finish(self, epochs: int, finished: bool, began: float) -> None:
-        """Close the records of a run that `began` at that time of `time.perf_counter`."""
+        """Close the run's records; `began` is its start time from `time.perf_counter`."""
         if distributed.is_main() and (self.out / "config.toml").is_file():
             status = "finished" if finished else "stopped" if self.stop.signum is not None else "failed"
             self.record.finish(status, epochs, time.perf_counter() - began, round(peak_memory_mb()))

@@ -1,4 +1,4 @@
-"""What a run is made of before any image is read, and the checks that refuse a run which cannot work."""
+"""Makes the parts of a run before any image is read, and rejects runs that cannot work."""
 
 from __future__ import annotations
 
@@ -44,11 +44,13 @@ class Setup:
 
 
 def set_up(config: Config, bars: Progress, pretrained: bool | None = None) -> Setup:
-    """Make the parts of a run; nothing is written, and of the images only the scale is measured.
+    """Make the parts of a run.
+
+    Nothing is written, and images are read only to measure their scale.
 
     Args:
         config: the run's configuration.
-        bars: progress of the check of the labels.
+        bars: progress bars for the check of the labels.
         pretrained: as for `build_method`; False if a checkpoint is loaded next.
 
     Raises:

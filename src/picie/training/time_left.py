@@ -1,4 +1,4 @@
-"""An estimate of the time that a run still takes."""
+"""Estimates the remaining time of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ _MIN_FRACTION = 0.02  # of a training pass; the first steps are slower than the 
 
 
 class TimeLeft:
-    """Estimates the time left of a run from its epochs so far; in the first epoch, from its training steps.
+    """Estimates the remaining time of a run.
+
+    It uses the epochs so far or, in the first epoch, the training steps.
 
     Args:
         epochs: `train.epochs`.
@@ -22,27 +24,30 @@ class TimeLeft:
         self._began: float | None = None  # when the current pass began
 
     def begin_pass(self) -> None:
-        """A pass of the epoch begins."""
+        """Record the start of a pass."""
         self._began = time.perf_counter()
 
     def end_pass(self) -> float:
-        """The pass ends; returns its seconds."""
+        """Record the end of the pass and return its duration in seconds."""
         assert self._began is not None
         seconds, self._began = time.perf_counter() - self._began, None
         return seconds
 
     def end_epoch(self, passes: Mapping[str, float]) -> None:
-        """An epoch ends, whose `passes` took so many seconds. The rest of a resumed epoch does not count."""
+        """Record the end of an epoch, with the seconds of each of its passes.
+
+        The remainder of a resumed epoch is not counted.
+        """
         if "label" in passes:
             self._finished.append(sum(passes.values()))
 
     def estimate(self, epoch: int, passes: Mapping[str, float], trained: float) -> float | None:
-        """Seconds left of the run, or None while nothing is known.
+        """Return the remaining seconds of the run, or None if there is no estimate yet.
 
         Args:
             epoch: number of epochs whose training pass is finished.
             passes: seconds of the finished passes of the current epoch.
-            trained: fraction of the current training pass that is done, 0 outside it.
+            trained: fraction of the current training pass that is done; 0 outside a training pass.
         """
         current = 0.0 if self._began is None else time.perf_counter() - self._began
         so_far = sum(passes.values()) + current

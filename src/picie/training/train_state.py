@@ -1,4 +1,4 @@
-"""How far a run is: what its checkpoint holds beside weights and optimisers."""
+"""The progress of a run, stored in its checkpoint with the weights and optimisers."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from picie.training.pseudo_labels import Clustering
 
 @dataclass
 class TrainState:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
-        epoch: epochs that are done.
-        step: steps of the next epoch that are done.
-        finished: whether the last epoch is done.
-        clusterings: results of the current epoch's clustering, by the head's prefix; empty before it.
+        epoch: number of finished epochs.
+        step: number of finished steps of the next epoch.
+        finished: whether the last epoch is finished.
+        clusterings: results of the current epoch's clustering, by prefix of the head; empty before
+            it.
         totals: parts of the loss, summed over the epoch's images.
         seconds: time by stage of the epoch.
-        matching: the latest scores' matching, as long as it is one of the current clusters.
+        matching: matching of the latest scores; None if the clusters have changed since.
     """
 
     epoch: int = 0
@@ -33,14 +34,14 @@ class TrainState:
     matching: dict[str, Any] | None = None
 
     def end_epoch(self, finished: bool) -> None:
-        """Forget what belongs to the epoch that has ended."""
+        """Clear the values of the epoch that has ended."""
         self.finished = finished
         self.clusterings.clear()
         self.totals.clear()
         self.seconds.clear()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values and tensors, for a checkpoint."""
+        """Return plain values and tensors for a checkpoint."""
         clusterings = {f"{prefix}clustering": vars(clustering) for prefix, clustering in self.clusterings.items()}
         return {
             "epoch": self.epoch,
@@ -54,7 +55,7 @@ class TrainState:
 
     @staticmethod
     def from_dict(saved: dict[str, Any]) -> TrainState:
-        """The state in a checkpoint, `saved`."""
+        """Return the state in a checkpoint, `saved`."""
         values = {prefix: saved.get(f"{prefix}clustering") for prefix in ("", "over_")}
         clusterings = {prefix: Clustering(**value) for prefix, value in values.items() if value is not None}
         totals, seconds = defaultdict(float, saved["totals"]), defaultdict(float, saved["seconds"])

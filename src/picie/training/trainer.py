@@ -1,14 +1,14 @@
 """The epochs of a run: label, train, score, save.
 
-    open_run  decode every image once; start the network, or restore a checkpoint
+    start     decode every image; initialise the network, or restore it    training/api.py
     epoch     pseudo-labels  <- generate_pseudo_labels       training/pseudo_labels.py
               network        <- one pass of training steps   training/optimization.py, methods/
               scores         <- validate, if there are labels
               metrics.jsonl  <- one line;  checkpoint.pt <- replaced
 
-A checkpoint is written at the end of each epoch and, when the run is asked to stop, after the current
-step. Everything random is a function of (seed, epoch, image), so a resumed run repeats what the
-uninterrupted one computes, bit for bit on a CPU.
+A checkpoint is written at the end of each epoch and, when the run is asked to stop, after the
+current step. Everything random is a function of (seed, epoch, image), so a resumed run repeats
+what the uninterrupted one computes, bit for bit on a CPU.
 """
 
 from __future__ import annotations
@@ -46,11 +46,12 @@ from picie.version import __version__
 from picie.views.two_views import BatchViews
 
 log = logging.getLogger("picie")
-_PCA_IMAGES = 120  # the covariance of 320 channels from 120 x 25 cells or more is settled (METHOD 8)
+# The covariance of 320 channels is stable from 120 x 25 cells on (METHOD 8).
+_PCA_IMAGES = 120
 
 
 class Trainer:
-    """Trains a run from the state that it is in.
+    """Trains a run from its current state.
 
     Args:
         setup: the parts of the run.
@@ -81,7 +82,8 @@ class Trainer:
         self.evaluation: Evaluation | None = None
         self._time_left = TimeLeft(self.config.train.epochs)
         self.folder.bars.seconds_left = self._seconds_left
-        self._unread: tuple[int, list[str], AsyncCopy] | None = None  # images, names and values of the latest losses
+        # Images, names and values of the latest losses.
+        self._unread: tuple[int, list[str], AsyncCopy] | None = None
 
     def start(self) -> None:
         """Prepare a new network for its first epoch, and write the first checkpoint."""
@@ -104,7 +106,8 @@ class Trainer:
         if state.clusterings:
             self._start_epoch()
         try:
-            self.method.load_state_dict(saved["method"])  # after `start_epoch`, which may make a new classifier
+            # After `start_epoch`, which may make a new classifier.
+            self.method.load_state_dict(saved["method"])
             for optimizer, values in zip(self.optimizer.optimizers, saved["optimizers"], strict=True):
                 load_optimizer_state(optimizer, values)
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -140,7 +143,8 @@ class Trainer:
 
     def _label(self) -> None:
         n, state, bars = len(self.source.indices), self.state, self.folder.bars
-        self.folder.record.update(labelled_epoch=None)  # the file holds labels of two epochs for a while
+        # The file holds labels of two epochs for a while.
+        self.folder.record.update(labelled_epoch=None)
         with self._timed("label"), bars.bar("cluster", n) as first, bars.bar("label", n) as second:
             advance = {"cluster": self._stopping(first), "label": self._stopping(second)}
             state.clusterings = generate_pseudo_labels(
@@ -149,7 +153,8 @@ class Trainer:
         if not all(math.isfinite(value) for c in state.clusterings.values() for value in c.inertia):
             raise TrainingError(f"{self.folder.out}: the features are not finite in epoch {state.epoch + 1}; lower train.lr")
         self.source.cache.finish_labels()
-        self.folder.record.update(labelled_epoch=state.epoch + 1)  # the epoch whose draws the labels belong to
+        # The labels use this epoch's draws.
+        self.folder.record.update(labelled_epoch=state.epoch + 1)
         state.matching = None  # the clusters are new
         self._start_epoch()
 
@@ -165,7 +170,7 @@ class Trainer:
         return torch.stack(weights) if weights else None
 
     def _train(self) -> None:
-        """The epoch's training steps from `state.step` on."""
+        """Run the epoch's training steps from `state.step` on."""
         state, source = self.state, self.source
         order = source.order(state.epoch, "train")
         batches = split_batches(order, self.config.train.batch_size)
@@ -189,11 +194,15 @@ class Trainer:
         source.cache.clear()
 
     def _step(self, n: int, indices: np.ndarray, views: BatchViews) -> None:
-        """One step on a batch of `n` images; this process has the `views` of its images `indices`."""
+        """Take one step on a batch of `n` images.
+
+        `views` are those of this process's images, `indices`.
+        """
         labels = self.store.read(indices, self.setup.engine.device)
         names, values = self.optimizer.step(views, labels, len(indices) / n)
         latest = (n, names, AsyncCopy(values))
-        self._read_losses()  # of the step before: a GPU has them by now and works on this step
+        # These are the losses of the previous step; a GPU is already busy with this step.
+        self._read_losses()
         self._unread = latest
 
     def _read_losses(self) -> None:
@@ -212,7 +221,7 @@ class Trainer:
             self.state.totals[name] += value * n
 
     def _finish_epoch(self) -> None:
-        """Score, write the epoch's line, save."""
+        """Score, write the epoch's line, and save."""
         state, config = self.state, self.config
         last = state.epoch == config.train.epochs
         due = config.evaluate.every > 0 and state.epoch % config.evaluate.every == 0
@@ -252,7 +261,7 @@ class Trainer:
 
     @property
     def refit_images(self) -> int:
-        """How many images a refit uses."""
+        """Number of images that a refit uses."""
         return refit_images(self.config, len(self.source.indices), math.prod(self.setup.cells))
 
     def _score(self) -> Evaluation:
@@ -264,7 +273,10 @@ class Trainer:
         return result
 
     def save(self) -> None:
-        """Replace the run's checkpoint by the current state; returns when it is written, in every process."""
+        """Replace the run's checkpoint by the current state.
+
+        Every process returns only after the file is written.
+        """
         if distributed.is_main():
             weight, bias = self.method.classifier()
             content = {
@@ -280,7 +292,10 @@ class Trainer:
         distributed.barrier()
 
     def _stopping(self, advance: Callable[[int], None]) -> Callable[[int], None]:
-        """`advance` that also checks for a request to stop; before an epoch's first step there is nothing to save."""
+        """Wrap `advance` to check for a stop request.
+
+        Before an epoch's first step there is nothing to save.
+        """
 
         def checked(n: int) -> None:
             epoch = self.state.epoch + 1

@@ -1,4 +1,4 @@
-"""Scores of a method on a labelled split while it trains; it needs no run."""
+"""Scores a method on a labelled split while it trains."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from picie.scoring.results import Evaluation
 
 
 def validate(method: Method, scored: Pairs, config: Config, engine: Engine, bars: Progress) -> Evaluation:
-    """Score `method` as it is now on the images and labels `scored`, by the protocol of `config.evaluate`."""
+    """Score the current `method` on the images and labels `scored`.
+
+    The protocol is that of `config.evaluate`.
+    """
     segmenter = Segmenter(method, method.classifier(), config, engine)
     return score_split(segmenter.clusters, segmenter.k, scored, config.evaluate.split, bars)

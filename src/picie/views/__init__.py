@@ -1,1 +1,1 @@
-"""The two views of an image: where invariance and equivariance live (paper, section 3.2)."""
+"""The two views of an image, with their invariance and equivariance (paper, section 3.2)."""

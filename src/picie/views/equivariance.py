@@ -66,7 +66,8 @@ class QuarterTurns(Geometric):
     def draw(self, rng: ImageRNG) -> Geometry:
         turned = chance(rng, self.p)
         turns = torch.from_numpy(1 + (rng.uniform() * 3).astype(int)) * turned  # 0..3
-        geometry = _flip(turns >= 2, [1, 0, 3, 2])  # two turns are both flips; odd numbers add a transposition
+        # Two turns are both flips; odd numbers add a transposition.
+        geometry = _flip(turns >= 2, [1, 0, 3, 2])
         odd = (turns % 2) == 1
         box = torch.where(odd[:, None], geometry.box[:, [1, 0, 2, 3]], geometry.box)
         return Geometry(box, odd)

@@ -26,13 +26,15 @@ class _Constants:
     """The constant matrices that the transforms use, on one device."""
 
     def __init__(self, device: torch.device) -> None:
-        luminance = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's and torchvision's greyscale
+        # ITU-R BT.601, as for greyscale in Pillow and torchvision.
+        luminance = torch.tensor([0.299, 0.587, 0.114])
         to_yiq = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
         self.luminance, self.to_yiq = luminance.to(device), to_yiq.to(device)
         self.from_yiq, self.eye = torch.linalg.inv(to_yiq).to(device), torch.eye(3, device=device)
 
 
-_on = functools.cache(_Constants)  # cached, because copying values to a GPU would synchronise with it
+# Cached, because copying values to a GPU would synchronise with it.
+_on = functools.cache(_Constants)
 
 
 class ColorAffine(Photometric):
@@ -170,7 +172,8 @@ class Hue(ColorAffine):
         return {"turn": _factor(rng, self.strength, self.p) - 1}
 
     def affine(self, params: Params, mean: Tensor) -> tuple[Tensor, Tensor]:
-        angle = params["turn"] * (-2 * math.pi)  # in YIQ's orientation, red moves towards green, as in HSV
+        # In YIQ's orientation, red moves towards green, as in HSV.
+        angle = params["turn"] * (-2 * math.pi)
         cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
         rotation = torch.stack([zero + 1, zero, zero, zero, cos, -sin, zero, sin, cos], dim=1).view(-1, 3, 3)
         return _on(mean.device).from_yiq @ rotation @ _on(mean.device).to_yiq, torch.zeros_like(mean)
@@ -238,7 +241,8 @@ class Blur(Photometric):
         height, width = images.shape[2:]
         scale = min(height, width) / 640
         sigma, max_sigma = params["sigma"] * scale, max(map(abs, self.sigma)) * scale
-        blurred = (sigma > 0.05).nonzero()[:, 0]  # below this, the weights of neighbours are under 1e-80
+        # Below this, the weights of neighbours are under 1e-80.
+        blurred = (sigma > 0.05).nonzero()[:, 0]
         if not len(blurred):
             return images
         sigma, where = sigma[blurred], to_device(blurred, images.device)

@@ -84,8 +84,10 @@ class _Windows:
         offsets = by.offset[:, None] + by.step[:, None] * starts - first
         centres = _centres(offsets, by.step[:, None], band, device)
         weights = by.weights_of((torch.arange(cells, device=device) - centres[..., None]).abs_())
-        self.weights = (weights / weights.sum(3, keepdim=True)).to(like.dtype)  # (B, bands, band, cells)
-        self.near = to_device(first.long(), device)[:, :, None] + torch.arange(cells, device=device)  # (B, bands, cells)
+        # (B, bands, band, cells)
+        self.weights = (weights / weights.sum(3, keepdim=True)).to(like.dtype)
+        # (B, bands, cells)
+        self.near = to_device(first.long(), device)[:, :, None] + torch.arange(cells, device=device)
         self.n, self.cells = by.n, bands * cells
 
     def along_rows(self, x: Tensor, part: slice) -> Tensor:
@@ -102,12 +104,13 @@ def triangle(start: Tensor, stop: Tensor, n_in: int, n_out: int, device: torch.d
     """A filter for the `n_out` cells between `start` and `stop`, fractions of `n_in` cells.
 
     Both are (B,) float64; `start` > `stop` flips. The weights are a triangle around each centre:
-    one input cell wide where the part is enlarged (bilinear interpolation) and one output cell
-    wide where it is reduced (antialiasing, as in Pillow and torchvision). Ignoring cells outside
-    the input is the same as repeating the border.
+    one input cell wide when enlarging (bilinear interpolation) and one output cell wide when
+    reducing (antialiasing, as in Pillow and torchvision). Ignoring cells outside the input is the
+    same as repeating the border.
     """
     step = (stop - start) * n_in / n_out
-    widest = max([n_in / n_out, *step.abs().tolist()])  # the step of the whole frame, unless a box is larger
+    # The step of the whole frame, unless a box is larger.
+    widest = max([n_in / n_out, *step.abs().tolist()])
     reach = step.abs().clamp(min=1.0)
     width = to_device(-reach.float(), device)
     return Filter(
@@ -130,7 +133,8 @@ def gaussian(sigma: Tensor, n: int, max_sigma: float, device: torch.device | str
         n=n,
         offset=torch.zeros(len(sigma), dtype=torch.float64),
         step=torch.ones(len(sigma), dtype=torch.float64),
-        reach=8 * sigma.double(),  # the weight there is exp(-32), the lower clamp: exp is slow for tiny results
+        # The weight there is exp(-32), the lower clamp: exp is slow for tiny results.
+        reach=8 * sigma.double(),
         bounds=(1.0, 8 * max([max_sigma, *sigma.tolist()])),
         weights_of=lambda distances: distances.square_().mul_(_over(steepness, distances)).clamp_(min=-32).exp_(),
     )

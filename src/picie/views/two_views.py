@@ -22,7 +22,7 @@ from picie.views.invariance import apply_photometric
 class ViewDraws:
     """The draws of a batch.
 
-    The `geometry` (G) and colour parameters (P1, P2) of as many views as requested.
+    These are the `geometry` (G) and the colour parameters (P1, P2) of the requested views.
     """
 
     geometry: Geometry
@@ -30,7 +30,7 @@ class ViewDraws:
     transforms: tuple[Photometric, ...]
 
     def pictures(self, frames: Tensor, view: int, size: tuple[int, int]) -> Tensor:
-        """The input of the network for `view`: G(P1 x) for view 0, and the whole P2 x for view 1.
+        """Return the network's input for `view`: G(P1 x) for view 0, and the whole P2 x for view 1.
 
         The features of view 1 are cropped by G instead.
 
@@ -75,7 +75,10 @@ class BatchViews:
     levels: Mapping[int, Sequence[Tensor]] = field(default_factory=dict)
 
     def pictures(self, view: int) -> Tensor:
-        """The network input for `view`, (B, 3, *size) in [0, 1]; see `ViewDraws.pictures`."""
+        """Return the network's input for `view`, (B, 3, *size) in [0, 1].
+
+        See `ViewDraws.pictures`.
+        """
         if view not in self.made:
             draws, frames = self.draws, self.frames
             if frames is None:
@@ -107,7 +110,7 @@ class TwoViews:
     def draw(self, epoch: int, indices: Sequence[int] | np.ndarray, n_views: int = 2) -> ViewDraws:
         """Draw the views of the images `indices` in `epoch`, with colours of the first `n_views`.
 
-        Equal arguments give equal draws.
+        Equal arguments return equal draws.
         """
         geometry = Geometry.identity(len(indices))
         shared = ImageRNG((self.seed, epoch, "equivariance"), indices)
