@@ -61,7 +61,7 @@ def _plain(value: dict[str, Any]) -> dict[str, Any]:
 _Dense = Annotated[Tensor, AfterValidator(_dense)]
 _Color = Annotated[str, AfterValidator(_color)]
 _Count = Annotated[int, Field(ge=0, lt=2**31)]
-_Numbers = Annotated[list[float], Field(max_length=2)]  # one for each view
+_Numbers = Annotated[list[float], Field(max_length=16)]  # one for each view
 _Value = Annotated[int, Field(ge=-1, lt=2**17)]
 
 

@@ -12,7 +12,7 @@ from picie.errors import InputError, validation_message
 
 _Count = Annotated[int, Field(ge=0, lt=2**53)]
 _Number = Annotated[float, Field(ge=-1e300, le=1e300)]
-_Views = Annotated[list[_Number], Field(max_length=2)]
+_Views = Annotated[list[_Number], Field(max_length=16)]
 
 
 class _Part(BaseModel):
