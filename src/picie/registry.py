@@ -109,6 +109,12 @@ def trust_scope() -> Iterator[None]:
         _trusted.update(before)
 
 
+def _registered() -> set[str]:
+    """The "module:attribute" names in the tables."""
+    tables = (DATASETS, METHODS, LOSSES, INVARIANCE, EQUIVARIANCE, BACKBONES)
+    return {target for table in tables for target in table.values()}
+
+
 def find(table: dict[str, str], name: str, where: str) -> Any:
     """Return the object with this name: a key of `table`, or a trusted "module:attribute".
 
@@ -125,7 +131,7 @@ def find(table: dict[str, str], name: str, where: str) -> Any:
     module_name, colon, attribute = target.partition(":")
     if not colon:
         raise InputError(f"{where}: unknown name {name!r}; {nearest(name, table)}")
-    if name not in table and not _trusted & {name, _EVERYTHING}:
+    if name not in table and name not in _registered() and not _trusted & {name, _EVERYTHING}:
         raise InputError(
             f"{where}: {name!r} is not part of picie: using it would import {module_name!r} and run its code. If you trust "
             "the file that names it, repeat the command with --trust"

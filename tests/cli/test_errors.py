@@ -241,7 +241,7 @@ def test_predict_refuses_before_writing(refused: Refused, trained: Path, tmp_pat
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     assert "no such file or folder" in refused("predict", trained, labelled_folder, tmp_path / "gone.jpg", "--out", out)
     assert "has no image file" in refused("predict", trained, tmp_path / "empty", "--out", out)
-    assert "none of the 1 image files can be read" in refused("predict", trained, tmp_path / "bad.jpg", "--out", out)
+    assert "none of the 1 image files can be predicted" in refused("predict", trained, tmp_path / "bad.jpg", "--out", out)
     assert "is not on this machine" in refused("predict", trained, labelled_folder, "--out", out, "--device", "cuda:9")
     assert not out.exists()
 

@@ -183,7 +183,7 @@ def test_a_network_that_cannot_be_traced_is_one_line(
     tiny: Callable[..., Config], cli: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
     run = api.train(tiny("train.epochs=0", f"model.backbone={__name__}:Untraceable"), tmp_path / "run")
-    status, _, stderr = cli("export", run, tmp_path / "file.pt2")
+    status, _, stderr = cli("export", run, tmp_path / "file.pt2", "--trust")
     assert status == 2
     assert "picie: error: " in stderr.splitlines()[-1]
     assert "Untraceable cannot be exported (" in stderr.splitlines()[-1]
@@ -203,7 +203,7 @@ def test_a_network_of_one_size_is_exported_with_that_size(
     tiny: Callable[..., Config], cli: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
     run, file = api.train(tiny("train.epochs=0", f"model.backbone={__name__}:SquareOnly"), tmp_path / "run"), tmp_path / "x.pt2"
-    status, _, stderr = cli("export", run, file)
+    status, _, stderr = cli("export", run, file, "--trust")
     assert status == 0, stderr
     assert "the input size is fixed: 32 x 32" in stderr
     assert metadata_of(file)["size"] == [32, 32]

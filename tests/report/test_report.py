@@ -21,7 +21,7 @@ from tests.report.conftest import Page
 from picie import Config, ScoreOptions, Segmenter, evaluate, report
 from picie.config import from_dict, load
 from picie.display.colors import rgb_to_hex
-from picie.errors import Stopped
+from picie.errors import InputError, Stopped
 from picie.inference.import_published import import_checkpoint
 from picie.naming import changes as naming
 from picie.naming.changes import Changes
@@ -214,13 +214,15 @@ def test_a_run_that_was_stopped_before_its_first_clusters(own_run: Path, page_of
     assert "stopped before its first clusters" in page.notes
 
 
-def test_numbers_that_are_none_do_not_break_a_page(own_run: Path, page_of: PageOf) -> None:
+def test_a_missing_score_does_not_break_a_page_and_a_number_that_is_none_is_refused(own_run: Path, page_of: PageOf) -> None:
     lines = read_metrics(own_run)
-    lines[0] |= {"inertia": [float("nan"), 1.0], "accuracy": None}
-    (own_run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
-    page = page_of(own_run)
-    assert page.source.count("<svg") == 4
-    assert "nan / 1" in page.text["curves"]
+    for change in ({"accuracy": None}, {"inertia": [float("nan"), 1.0]}):
+        lines[0] |= change
+        (own_run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+        if "accuracy" in change:
+            assert page_of(own_run).source.count("<svg") == 4
+    with pytest.raises(InputError, match=r"line 1 is damaged: inertia\.0 = nan: must be a finite number"):
+        page_of(own_run)
 
 
 def test_a_page_of_mdc_without_training_and_without_labels(labelled_folder: Path, tmp_path: Path, page_of: PageOf) -> None:

@@ -236,7 +236,7 @@ def test_an_unreadable_image_is_left_out_and_counted(own_folder: Path, tiny: Mak
 def test_k_is_checked_against_the_images_that_can_be_read(own_folder: Path, tiny: Make, tmp_path: Path) -> None:
     for image in sorted((own_folder / "images" / "train").iterdir())[1:]:
         image.write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"cluster\.k = 100 .* 64 points \(.* of 1 images, 8x8 each"):
+    with pytest.raises(InputError, match=r"cluster\.k = 100 .* 64 points \(.* of 1 images, 8x8 cells each"):
         api.train(tiny(f"data.root={own_folder}", "cluster.k=100"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -60,8 +60,10 @@ def test_a_run_whose_weights_are_not_finite_is_refused(
 ) -> None:
     state = checkpoint_of(own_run)
     if place == "naming":
+        segments = {"names": ["a", "b", "c"], "colors": ["#ff0000", "#00ff00", "#0000ff"], "assignment": [0, 1, 2]}
+        segments["user_defined"] = True
         clusters = {**state["classifier"], "centroids": torch.full((3, 8), value)}
-        state["naming"] = {"clusters": clusters, "segments": None, "matching": None}
+        state["naming"] = {"clusters": clusters, "segments": segments, "matching": None}
         name = "centroids"
     else:
         name = next(n for n, t in state[place].items() if t.is_floating_point())

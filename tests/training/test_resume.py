@@ -242,7 +242,7 @@ def test_a_step_is_not_taken_without_its_pseudo_labels(within_epoch_1: Path, tra
     _damage(file, damage)
     found = file.read_bytes() if file.is_file() else None
     for _ in range(2):  # a first try must not make a file that the second takes for the right one
-        with pytest.raises(InputError, match=rf"{file}: is needed to go on within an epoch, but .* or train anew$"):
+        with pytest.raises(InputError, match=rf"{file}: is needed to resume within an epoch, but .* or train anew$"):
             api.resume(within_epoch_1)
         assert (file.read_bytes() if file.is_file() else None) == found
         assert file.exists() == (damage != "gone")
