@@ -10,7 +10,7 @@ from PIL import Image
 
 from picie.config import DataConfig
 from picie.data import open_dataset
-from picie.data.base import ClassMap, Dataset
+from picie.data.base import ClassMap, Dataset, MissingSplitError
 from picie.data.folder import Folder
 from picie.data.label_coding import check_label, read_coding
 from picie.display.colors import palette, rgb_to_hex
@@ -49,6 +49,24 @@ def test_a_split_without_labels_is_unlabelled(own_folder: Path) -> None:
     (own_folder / "labels" / "val").rmdir()
     assert Folder(own_folder, "val").classes is None
     assert Folder(own_folder, "train").classes is not None
+
+
+def test_splits_are_joined_with_plus(labelled_folder: Path) -> None:
+    train, val, both = (Folder(labelled_folder, split) for split in ("train", "val", "train+val"))
+    assert len(both) == len(train) + len(val) == 8
+    assert both.name(0) == f"train/{train.name(0)}" and both.paths == train.paths + val.paths
+    assert np.array_equal(both.label(7), val.label(1))
+    with pytest.raises(MissingSplitError, match="no split 'test'"):
+        Folder(labelled_folder, "train+test")
+
+
+def test_held_out_images_are_scored_and_never_trained_on(labelled_folder: Path) -> None:
+    names = [Path(name).name for name in map(Folder(labelled_folder, "train").name, range(6))]
+    config = DataConfig(root=str(labelled_folder), held_out=(names[1], names[4]))
+    trained, scored = (open_dataset(config, "train", part) for part in ("train", "scored"))
+    assert [scored.name(i) for i in range(len(scored))] == [names[1], names[4]]
+    assert [trained.name(i) for i in range(len(trained))] == [n for n in names if n not in (names[1], names[4])]
+    assert len(open_dataset(config, "train")) == 6
 
 
 def test_labels_of_nested_images_have_the_same_path(own_folder: Path) -> None:

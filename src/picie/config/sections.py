@@ -36,6 +36,9 @@ class DataConfig(Section):
     )
     include: tuple[str, ...] = Field((), description="patterns of images to use, e.g. *.jpg or day/*; default: all photos")
     exclude: tuple[str, ...] = Field((), description="patterns of images to leave out, e.g. *_thumb.jpg or masks/*")
+    held_out: tuple[str, ...] = Field(
+        (), description="patterns of images to score but never to train on, e.g. 0016E5*; default: the splits decide"
+    )
     label_suffix: str | None = Field(
         None, description="suffix of label files after the image's name, e.g. _mask; default: the usual suffixes"
     )
@@ -46,7 +49,7 @@ class DataConfig(Section):
         500_000_000, description="images with more pixels are not read"
     )
 
-    @field_validator("include", "exclude", mode="before")
+    @field_validator("include", "exclude", "held_out", mode="before")
     @classmethod
     def _accept_patterns(cls, value: Any) -> Any:
         """Take "*.jpg,*.png" and ["*.jpg", "*.png"] alike."""
@@ -212,6 +215,9 @@ class TrainConfig(Section):
     epochs: NaturalInt = Field(10, description="number of epochs; 0 clusters the untrained network")
     batch_size: BatchSize = Field(16, description="images per training step")
     lr: Annotated[float, Field(gt=0)] = Field(2e-4, description="initial learning rate of Adam")
+    backbone_lr: Annotated[float, Field(gt=0, le=10)] = Field(
+        1.0, description="initial learning rate of the backbone, relative to `train.lr`; to train only the FPN: model.freeze"
+    )
     schedule: Literal["cosine", "constant"] = Field(
         "cosine", description="learning rate schedule: falling to 0 over the run, or constant"
     )

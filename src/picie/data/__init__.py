@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from picie import registry
 from picie.config import DataConfig
@@ -15,8 +15,14 @@ from picie.data.scaling import Reading
 from picie.errors import InputError
 
 
-def open_dataset(config: DataConfig, split: str) -> Dataset:
+def open_dataset(config: DataConfig, split: str, part: Literal["train", "scored", "all"] = "all") -> Dataset:
     """Open one split of the dataset named in `config`.
+
+    Args:
+        config: section [data].
+        split: name of the split.
+        part: with `data.held_out`, "train" leaves out the images that its patterns fit, and
+            "scored" opens only these.
 
     Raises:
         InputError: unknown dataset, a root that is missing or not supported, or an error of the
@@ -30,11 +36,16 @@ def open_dataset(config: DataConfig, split: str) -> Dataset:
         raise InputError(f"data.root: dataset {config.name!r} takes no folder; leave out data.root={config.root}")
     arguments: dict[str, Any] = {"root": Path(config.root)} if config.root is not None else {}
     parameters = inspect.signature(dataset_class).parameters
-    for option in ("include", "exclude", "label_suffix"):
-        if value := getattr(config, option):
-            if option not in parameters:
-                raise InputError(f"data.{option}: dataset {config.name!r} does not support it; leave it out")
-            arguments[option] = value
+    values = {option: getattr(config, option) for option in ("include", "exclude", "label_suffix", "held_out")}
+    for option, value in values.items():
+        if value and (option if option != "held_out" else "exclude") not in parameters:
+            raise InputError(f"data.{option}: dataset {config.name!r} does not support it; leave it out")
+    held_out = values.pop("held_out")
+    if held_out and part == "train":
+        values["exclude"] = (*values["exclude"], *held_out)
+    elif held_out and part == "scored":
+        values["include"] = held_out
+    arguments |= {option: value for option, value in values.items() if value}
     dataset: Dataset = dataset_class(split=split, **arguments)
     if isinstance(dataset, ImageFiles):
         dataset.reading = Reading(config.scale, config.max_pixels)

@@ -30,7 +30,7 @@ class Folder(ImageFiles):
 
     Args:
         root: the folder.
-        split: name of the split in a labelled folder.
+        split: name of the split in a labelled folder; "train+val" joins two.
         include: patterns of images to use; if empty, all photos.
         exclude: patterns of images to leave out.
         label_suffix: text that label names have after the image's name; None: the usual suffixes.
@@ -64,19 +64,26 @@ class Folder(ImageFiles):
                     f"{root}: has {images}/ and {labels}/ but no classes.toml; add it for evaluation, "
                     f"give {self.root / images}, or name the dataset (`picie list datasets`) with data.name=NAME"
                 )
-        self._images = self.root / "images" / split if labelled else self.root
-        if not self._images.is_dir():
-            raise MissingSplitError(self._no_split(split))
-        has_labels = labelled and self._label_folder(split).is_dir()
+        splits = [split] if (self.root / "images" / split).is_dir() else split.split("+")
+        for name in splits if labelled else ():
+            if not (self.root / "images" / name).is_dir():
+                raise MissingSplitError(self._no_split(name))
+        joined = labelled and len(splits) > 1
+        # The names of images are paths below this folder.
+        self._images = self.root if not labelled else self.root / "images" / ("" if joined else split)
+        unlabelled = [name for name in splits if not self._label_folder(name).is_dir()]
+        has_labels = labelled and not unlabelled
         self.coding: LabelCoding | None = read_coding(self.root / "classes.toml") if has_labels else None
         has_classes = (self.root / "classes.toml").is_file()
-        self.why_unlabelled = self._reason(split) if has_classes and not has_labels else None
+        self.why_unlabelled = self._reason(unlabelled[0] if unlabelled else split) if has_classes and not has_labels else None
         self.classes = None if self.coding is None else self.coding.classes
-        self._lookup = LabelLookup(self._label_folder(split), label_suffix)
+        self._lookup = LabelLookup(self._label_folder("" if joined else split), label_suffix)
         self.label_statistics = LabelStatistics()
         search = search_photos(self._images, include, exclude)
         report(search)
         self.paths = search.images
+        if joined:
+            self.paths = [path for path in self.paths if path.relative_to(self._images).parts[0] in splits]
         if not self.paths:
             raise InputError(f"{search.summary()}; no image file in it or below it (.jpg, .png, ...); give another folder")
 

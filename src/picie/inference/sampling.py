@@ -76,10 +76,11 @@ def training_images(config: DataConfig, data: str | Path | None = None, dataset:
     """
     if data is not None:
         name = dataset or (config.name if takes_folder(config.name) else "folder")
-        return open_dataset(config.model_copy(update={"name": name, "root": str(data)}), config.train_split)
+        other = {"name": name, "root": str(data), "held_out": ()}
+        return open_dataset(config.model_copy(update=other), config.train_split)
     if config.root is not None and not Path(config.root).exists():
         raise InputError(f"{config.root}: the run's images are no longer there; give a folder of images by --data DIR")
-    return open_dataset(config, config.train_split)
+    return open_dataset(config, config.train_split, "train")
 
 
 def centre_square(side: int) -> Load:

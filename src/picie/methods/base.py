@@ -207,11 +207,18 @@ class Method(nn.Module):
 
         A group may set its own "lr", from which the schedule starts.
 
-        By default there is one group, of all parameters that need a gradient and do not belong to
-        one of the `optimizers`.
+        By default there are two groups, of all parameters that need a gradient and do not belong
+        to one of the `optimizers`: the backbone's, whose rate is `train.backbone_lr` times
+        `train.lr`, and all others.
         """
         others = {id(p) for optimizer in self.optimizers() for group in optimizer.param_groups for p in group["params"]}
-        return [{"params": [p for p in self.parameters() if p.requires_grad and id(p) not in others]}]
+        own = [p for p in self.parameters() if p.requires_grad and id(p) not in others]
+        backbone = {id(p) for p in self.network.backbone.parameters()}
+        train = self.config.train
+        return [
+            {"params": [p for p in own if id(p) in backbone], "lr": train.lr * train.backbone_lr},
+            {"params": [p for p in own if id(p) not in backbone]},
+        ]
 
     def optimizers(self) -> Sequence[torch.optim.Optimizer]:
         """Return the method's own optimisers, in addition to the run's.

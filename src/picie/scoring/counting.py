@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.sparse import coo_array
 from torch import Tensor
 
-from picie.config import Config
+from picie.config import Config, DataConfig
 from picie.data import label_summary
 from picie.data.base import Dataset
 from picie.data.images import centre_frame, centre_label, whole_size
@@ -133,6 +133,11 @@ def score_split(predict: Predict, k: int, pairs: Pairs, split: str, bars: Progre
     counts = count_confusions(predict, k, pairs, bars)
     _check_scorable(counts.shape[0], counts.nnz > 0, dataset.classes.ignore)
     return summarise(counts, dataset.classes, matching or config.evaluate.matching, f"{split}; {_region(config)}")
+
+
+def split_title(split: str, data: DataConfig) -> str:
+    """The scored split for the protocol, e.g. "val", or "train+val, held out 0016E5*"."""
+    return f"{split}, held out {', '.join(data.held_out)}" if data.held_out else split
 
 
 def _region(config: Config) -> str:

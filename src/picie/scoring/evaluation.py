@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -20,7 +20,7 @@ from picie.errors import InputError, nearest
 from picie.inference.segmenter import Segmenter
 from picie.runtime import checkpoint
 from picie.runtime.progress import Progress, log
-from picie.scoring.counting import Pairs, score_split
+from picie.scoring.counting import Pairs, score_split, split_title
 from picie.scoring.intervals import RESAMPLES, check_resamples
 
 # re-exported, because it is the result type of this module
@@ -109,18 +109,24 @@ def scored_config(config: Config, overrides: Sequence[str]) -> Config:
 
 
 def open_labelled(
-    config: Config, data: str | Path | None = None, split: str | None = None, name: str | None = None
+    config: Config,
+    data: str | Path | None = None,
+    split: str | None = None,
+    name: str | None = None,
+    part: Literal["train", "scored"] = "scored",
 ) -> tuple[Dataset, str]:
-    """Open the labelled split that a run is scored on.
+    """Open a labelled split, by default the one that a run is scored on.
 
     Args:
         config: the run's configuration.
         data: folder of labelled images; None uses the run's own.
         split: name of the split; None uses `evaluate.split`.
         name: type of the dataset; None uses the run's own.
+        part: with `data.held_out`, the images to open, as for `open_dataset`; all images of
+            another folder `data` are opened.
 
     Returns:
-        The dataset and the name of its split.
+        The dataset and the name of its split, for the protocol.
 
     Raises:
         InputError: there is no such dataset, or it has no labels.
@@ -131,17 +137,18 @@ def open_labelled(
     else:
         name = run_data.name if data is None or takes_folder(run_data.name) else "folder"
     root = str(data) if data is not None else run_data.root if takes_folder(name) else None
-    source = run_data.model_copy(update={"name": name, "root": root})
+    held_out = run_data.held_out if data is None else ()
+    source = run_data.model_copy(update={"name": name, "root": root, "held_out": held_out})
     if root is None and takes_folder(name):
         raise InputError("the run has no dataset of its own; give a labelled folder: --data FOLDER")
     split = split or config.evaluate.split
-    dataset = open_dataset(source, split)
+    dataset = open_dataset(source, split, part)
     if dataset.classes is None:
         advice = (
             "images/, labels/ and classes.toml" if name == "folder" else f"them; see `picie data check {name} {source.root}`"
         )
         raise InputError(f"{source.root}: split {split!r} has no labels; scores need {advice}")
-    return dataset, split
+    return dataset, split if part == "train" else split_title(split, source)
 
 
 def _store_matching(path: Path, scored: dict[str, Any], result: Evaluation) -> None:

@@ -88,8 +88,8 @@ def _labelled_train(config: Config, data: str | Path | None, dataset: str | None
     if split is None and trained != _TRAIN:
         # e.g. Cityscapes' test+train_extra, which has no labels
         with contextlib.suppress(InputError):
-            return open_labelled(config, data, trained, dataset)
-    return open_labelled(config, data, split or _TRAIN, dataset)
+            return open_labelled(config, data, trained, dataset, "train")
+    return open_labelled(config, data, split or _TRAIN, dataset, "train")
 
 
 def _files(dataset: Dataset) -> set[Path]:

@@ -39,7 +39,7 @@ def labelled_split(config: Config) -> Dataset | None:
     It is None if the data has no labels, or lacks the default split.
     """
     try:
-        dataset = open_dataset(config.data, config.evaluate.split)
+        dataset = open_dataset(config.data, config.evaluate.split, "scored")
     except MissingSplitError as error:
         if config.evaluate.split != EvaluateConfig.model_fields["split"].default:
             raise

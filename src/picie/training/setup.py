@@ -63,7 +63,7 @@ def set_up(config: Config, bars: Progress, pretrained: bool | None = None) -> Se
         keep_freed_memory()
     views = TwoViews(config.views.invariance, config.views.equivariance, config.seed)
     check_turns(views, config)
-    dataset = open_dataset(config.data, config.data.train_split)
+    dataset = open_dataset(config.data, config.data.train_split, "train")
     config = config.model_copy(update={"data": with_scale(config.data, dataset)})
     labelled = labelled_split(config)
     torch.manual_seed(derived_seed(config.seed, "weights"))

@@ -7,7 +7,7 @@ from picie.inference.segmenter import Segmenter
 from picie.methods.base import Method
 from picie.runtime.device import Engine
 from picie.runtime.progress import Progress
-from picie.scoring.counting import Pairs, score_split
+from picie.scoring.counting import Pairs, score_split, split_title
 from picie.scoring.results import Evaluation
 
 
@@ -17,4 +17,4 @@ def validate(method: Method, scored: Pairs, config: Config, engine: Engine, bars
     The protocol is that of `config.evaluate`.
     """
     segmenter = Segmenter(method, method.classifier(), config, engine)
-    return score_split(segmenter.clusters, segmenter.k, scored, config.evaluate.split, bars)
+    return score_split(segmenter.clusters, segmenter.k, scored, split_title(config.evaluate.split, config.data), bars)
