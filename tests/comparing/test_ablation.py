@@ -15,7 +15,7 @@ from tests.equal_runs import assert_equal_runs
 
 from picie import Config
 from picie.comparing import ablation
-from picie.comparing.ablation_plan import folder_name, plan, variants
+from picie.comparing.ablation_plan import Grid, folder_name, plan, variants
 from picie.comparing.run_records import Run
 from picie.config import load
 from picie.errors import InputError, TrainingError
@@ -52,7 +52,7 @@ def test_values_make_a_matrix() -> None:
         "invariance=brightness,blur, equivariance=hflip, k=3",
         "invariance=brightness,blur, equivariance=default, k=3",
     ]
-    jobs = plan(found, Path("out"), 2)
+    jobs = plan(Grid(found, 2), Path("out"))
     assert len(jobs) == 8
     assert jobs[0].config.views.invariance == ()
     assert [spec["name"] for spec in jobs[2].config.views.invariance] == ["brightness", "blur"]
@@ -68,7 +68,7 @@ def test_options_of_one_name_keep_their_sections() -> None:
 def test_a_recipe_and_values_are_multiplied_and_lie_over_all_else(tmp_path: Path) -> None:
     file = tmp_path / "own.toml"
     file.write_text('["plain"]\n["published"]\npreset = "reference"\ntrain.epochs = 3\n', "utf-8")
-    jobs = plan(variants(str(file), ["cluster.k=5|6"]), tmp_path, 1, ["train.epochs=7", "seed=4", "loss.within=0.5"])
+    jobs = plan(Grid(variants(str(file), ["cluster.k=5|6"]), 1), tmp_path, ["train.epochs=7", "seed=4", "loss.within=0.5"])
     assert [job.setting for job in jobs] == ["plain, k=5", "plain, k=6", "published, k=5", "published, k=6"]
     expected = load("reference", None, ["train.epochs=3", "seed=4", "loss.within=0.5", "cluster.k=6"])
     assert jobs[3].config == expected
@@ -258,4 +258,4 @@ def test_processes_are_asked_to_stop_and_nothing_else_is_started(
 
 def test_a_plan_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="would share a folder"):
-        plan({"a b": [{}], "a, b": [{"method": "mdc"}]}, tmp_path, 1)
+        plan(Grid({"a b": [{}], "a, b": [{"method": "mdc"}]}, 1), tmp_path)

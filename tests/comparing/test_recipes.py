@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import TINY
 
-from picie.comparing.ablation_plan import plan, variants
+from picie.comparing.ablation_plan import Grid, plan, variants
 from picie.comparing.recipes import read_recipe, recipe_names, recipe_text
 from picie.config import Config, load
 from picie.errors import InputError
@@ -18,7 +18,7 @@ from picie.views.two_views import TwoViews
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_setting_can_be_trained(name: str) -> None:
-    jobs = plan(variants(name, []), Path("out"), 3, ["cluster.k=3"])
+    jobs = plan(Grid(variants(name, []), 3), Path("out"), ["cluster.k=3"])
     assert len(jobs) == 3 * len(read_recipe(name)) > 3
     for job in jobs[: len(jobs) // 3]:
         TwoViews(job.config.views.invariance, job.config.views.equivariance, 0)
@@ -35,7 +35,7 @@ def test_every_recipe_opens_with_what_it_is_and_its_command(name: str) -> None:
 
 
 def test_the_halves_of_the_views() -> None:
-    views = [job.config.views for job in plan(variants("invariance-equivariance", []), Path("out"), 1)]
+    views = [job.config.views for job in plan(Grid(variants("invariance-equivariance", []), 1), Path("out"))]
     assert [(bool(v.invariance), bool(v.equivariance)) for v in views] == [
         (False, False),
         (True, False),
@@ -45,7 +45,7 @@ def test_the_halves_of_the_views() -> None:
 
 
 def test_one_colour_and_one_geometric_transform() -> None:
-    full, *others = (job.config.views for job in plan(variants("one-colour-one-geometry", []), Path("out"), 1))
+    full, *others = (job.config.views for job in plan(Grid(variants("one-colour-one-geometry", []), 1), Path("out")))
     assert full == Config().views
     assert [(len(v.invariance), len(v.equivariance)) for v in others] == [(1, 1)] * 4
 
@@ -60,11 +60,11 @@ def test_the_results_are_those_that_the_readme_tells_of() -> None:
         "preset default": load(None, None, rest),
         "mdc, default": load(None, None, [*rest, "method=mdc"]),
     }
-    assert {job.setting: job.config for job in plan(variants("results", []), Path("out"), 1, rest)} == told
+    assert {job.setting: job.config for job in plan(Grid(variants("results", []), 1), Path("out"), rest)} == told
 
 
 def test_hyperparameters_vary_one_at_a_time_around_the_default() -> None:
-    default, *others = (job.config for job in plan(variants("hyperparameters", []), Path("out"), 1))
+    default, *others = (job.config for job in plan(Grid(variants("hyperparameters", []), 1), Path("out")))
     assert default == Config()
     for config in others:
         assert (config.loss != default.loss) + (config.train != default.train) == 1

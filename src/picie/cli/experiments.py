@@ -55,6 +55,14 @@ def ablate(
     recipe: Annotated[str | None, typer.Option(help="Recipe of settings (`picie list recipes`), or a .toml file.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds for each setting: `seed`, `seed` + 1, ...")] = 3,
     jobs: Annotated[int, typer.Option(min=1, help="Number of runs at a time, each in its own process.")] = 1,
+    tasks: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.toml", help="A table of options for each task; settings are compared by their mean."),
+    ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Hold out, in turn, the images whose names share their first N characters."),
+    ] = None,
     against: _Against = None,
     preset: Annotated[str | None, typer.Option(help="As for `picie train`.")] = None,
     config: Annotated[Path | None, typer.Option(help="As for `picie train`.")] = None,
@@ -74,8 +82,12 @@ def ablate(
     base = [*data_options(data, options), *options]
 
     from picie.comparing import ablation_plan
+    from picie.comparing.tasks import plan_tasks
+    from picie.config import load
 
-    plan = ablation_plan.plan(ablation_plan.variants(recipe, vary or []), out, seeds, base, preset, config)
+    settings = ablation_plan.variants(recipe, vary or [])
+    grid = ablation_plan.Grid(settings, seeds, plan_tasks(tasks, folds, load(preset, config, base)))
+    plan = ablation_plan.plan(grid, out, base, preset, config)
     if plan[0].config.data.name == "folder" and plan[0].config.data.root is None:
         raise InputError("DATA is missing; give a folder of images, e.g. picie ablate photos/ ...")
 

@@ -16,10 +16,11 @@ from pathlib import Path
 import typer
 
 from picie import registry
-from picie.comparing.ablation_plan import Job
-from picie.comparing.comparison import compare
-from picie.comparing.comparison_view import save_plot, show_comparison
+from picie.comparing.ablation_plan import Job, folder_name
+from picie.comparing.comparison import Comparison, compare
+from picie.comparing.comparison_view import save_plot, show_comparison, show_task_means
 from picie.comparing.run_records import Run, options_of
+from picie.comparing.task_means import TaskMeans, task_means
 from picie.config import to_toml
 from picie.errors import InputError, PicieError, Stopped, TrainingError, nearest
 from picie.runtime.interrupts import graceful_stop
@@ -51,10 +52,12 @@ def ablate(jobs: Sequence[Job], out: Path, parallel: int = 1, against: str | Non
     if against is not None and against not in settings:
         raise InputError(f"--against: no setting {against!r}; {nearest(against, settings)}")
     unfinished = [job for job in jobs if not _is_finished(job)]
-    for job in {job.setting: job for job in unfinished}.values():
+    for job in {(job.setting, job.task): job for job in unfinished}.values():
         _check(job)
-    seeds = len(jobs) // len(settings)
-    log.info("%d runs: %d settings x %d seeds; %d to do", len(jobs), len(settings), seeds, len(unfinished))
+    tasks = len({job.task for job in jobs})
+    seeds = len(jobs) // len(settings) // tasks
+    sizes = f"{len(settings)} settings" + f" x {tasks} tasks" * (tasks > 1) + f" x {seeds} seeds"
+    log.info("%d runs: %s; %d to do", len(jobs), sizes, len(unfinished))
     out.mkdir(parents=True, exist_ok=True)
     try:
         failed = _run_in_turn(unfinished) if parallel == 1 else _run_in_parallel(unfinished, parallel)
@@ -97,7 +100,8 @@ def _check(job: Job) -> None:
     try:
         api.check(job.config)
     except InputError as error:
-        raise InputError(f"setting {job.setting!r}: {error}") from error
+        where = f"setting {job.setting!r}" + f", task {job.task!r}" * bool(job.task)
+        raise InputError(f"{where}: {error}") from error
 
 
 def _run_in_turn(jobs: Sequence[Job]) -> dict[Path, str]:
@@ -191,9 +195,25 @@ def _compare(jobs: Sequence[Job], out: Path, against: str | None) -> None:
     """Compare all runs of a plan; print the comparison and write it to files."""
     if not jobs:
         return
+    by_task: dict[str, list[Job]] = {}
+    for job in jobs:
+        by_task.setdefault(job.task, []).append(job)
+    comparisons = {task: _compare_task(members, against) for task, members in by_task.items()}
+    for task, comparison in comparisons.items():
+        plot = out / (f"comparison-{folder_name(task)}.png" if task else "comparison.png")
+        save_plot(comparison, plot)
+        typer.echo(f"{plot}")
+    if len(comparisons) == 1:
+        result: Comparison | TaskMeans = next(iter(comparisons.values()))
+    else:
+        result = task_means(comparisons, against)
+    if isinstance(result, TaskMeans):
+        show_task_means(result)
+    else:
+        show_comparison(result)
+    write_json(out / "comparison.json", result.to_dict())
+
+
+def _compare_task(jobs: Sequence[Job], against: str | None) -> Comparison:
     reference = against if against in {job.setting for job in jobs} else None
-    comparison = compare([job.folder for job in jobs], {job.folder: job.setting for job in jobs}, reference)
-    show_comparison(comparison)
-    write_json(out / "comparison.json", comparison.to_dict())
-    save_plot(comparison, out / "comparison.png")
-    typer.echo(f"{out / 'comparison.png'}")
+    return compare([job.folder for job in jobs], {job.folder: job.setting for job in jobs}, reference)

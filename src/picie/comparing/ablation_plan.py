@@ -1,4 +1,7 @@
-"""The plan of an ablation: every setting is run with every seed, in DIR/SETTING/seed-N."""
+"""The plan of an ablation: every setting is run with every seed, in DIR/SETTING/seed-N.
+
+With several tasks, every setting is run on every task, in DIR/SETTING/TASK/seed-N.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,13 @@ import hashlib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from picie.comparing.recipes import read_recipe
 from picie.comparing.run_records import Run, options_of
-from picie.config import Config, load
+from picie.config import Config, Layer, load
 from picie.errors import InputError
-
-Layer = str | Mapping[str, Any]
-"""A "section.key=value" string, or a nested dictionary of options."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +24,13 @@ class Job:
 
     Attributes:
         setting: the name of its setting.
+        task: the name of its task; "" if there is only one, without a name.
         folder: the run's folder.
         config: its configuration.
     """
 
     setting: str
+    task: str
     folder: Path
     config: Config
 
@@ -89,24 +90,37 @@ def _shown(value: str) -> str:
     return {"": "default", "[]": "none"}.get(value, value)
 
 
+@dataclass(frozen=True)
+class Grid:
+    """What an ablation runs: each setting, on each task, with each seed.
+
+    Attributes:
+        settings: result of `variants`; a setting overrides its task and the options of all runs,
+            and may name its own `preset`.
+        seeds: number of seeds, counted up from the option `seed`.
+        tasks: the options of each task, by its name, see `picie.comparing.tasks`.
+    """
+
+    settings: Mapping[str, Sequence[Layer]]
+    seeds: int
+    tasks: Mapping[str, Sequence[Layer]] = field(default_factory=lambda: {"": ()})
+
+
 def plan(
-    settings: Mapping[str, Sequence[Layer]],
+    grid: Grid,
     out: Path,
-    seeds: int,
     base: Sequence[str] = (),
     preset: str | None = None,
     file: Path | None = None,
 ) -> list[Job]:
     """Plan the runs of an ablation.
 
-    All settings are run with the first seed, then with the next one, so that an interrupted
-    ablation has a similar number of seeds for each setting.
+    All settings are run on all tasks with the first seed, then with the next one, so that an
+    interrupted ablation has a similar number of seeds for each setting.
 
     Args:
-        settings: result of `variants`; a setting overrides the arguments below, and may name its
-            own `preset`.
+        grid: the settings, tasks and seeds.
         out: folder of the ablation.
-        seeds: number of seeds, counted up from the option `seed`.
         base: "section.key=value" options of all runs.
         preset: preset of all runs, as for `config.load`.
         file: configuration file of all runs, as for `config.load`.
@@ -114,24 +128,34 @@ def plan(
     Raises:
         InputError: a value is invalid, or two settings are the same.
     """
-    configs: dict[str, Config] = {}
-    folders: dict[str, str] = {}
-    for name, (setting, *layers) in settings.items():
-        options = dict(setting) if isinstance(setting, Mapping) else {}
-        try:
-            configs[name] = load(options.pop("preset", preset), file, [*base, options, *layers])
-        except InputError as error:
-            raise InputError(f"setting {name!r}: {error}") from error
-        duplicate = next((other for other in configs if other != name and _same(configs[other], configs[name])), None)
-        if duplicate is not None:
-            raise InputError(f"settings {duplicate!r} and {name!r} are the same except for seed and [run]; remove one")
-        other = folders.setdefault(folder_name(name), name)
-        if other != name:
-            raise InputError(f"settings {other!r} and {name!r} would share a folder; rename one")
+    for names in (grid.settings, grid.tasks):
+        folders: dict[str, str] = {}
+        for name in filter(None, names):
+            other = folders.setdefault(folder_name(name), name)
+            if other != name:
+                raise InputError(f"{other!r} and {name!r} would share a folder; rename one")
+    configs: dict[tuple[str, str], Config] = {}
+    for task, options in grid.tasks.items():
+        for name, (setting, *layers) in grid.settings.items():
+            setting = dict(setting) if isinstance(setting, Mapping) else {}
+            try:
+                config = load(setting.pop("preset", preset), file, [*base, *options, setting, *layers])
+            except InputError as error:
+                where = f"setting {name!r}" + f", task {task!r}" * bool(task)
+                raise InputError(f"{where}: {error}") from error
+            duplicate = next((n for n in grid.settings if (task, n) in configs and _same(configs[task, n], config)), None)
+            if duplicate is not None:
+                raise InputError(f"settings {duplicate!r} and {name!r} are the same except for seed and [run]; remove one")
+            configs[task, name] = config
     return [
-        Job(name, out / folder_name(name) / f"seed-{seed}", config.model_copy(update={"seed": seed}))
-        for step in range(seeds)
-        for name, config in configs.items()
+        Job(
+            name,
+            task,
+            out / folder_name(name) / (folder_name(task) if task else "") / f"seed-{seed}",
+            config.model_copy(update={"seed": seed}),
+        )
+        for step in range(grid.seeds)
+        for (task, name), config in configs.items()
         for seed in [config.seed + step]
     ]
 

@@ -206,14 +206,28 @@ def _incomparable(first: Group, second: Group) -> str | None:
 
 def _verdicts(pairs: Sequence[tuple[Group, Group]], score: str) -> Iterator[Verdict]:
     """The verdict on each pair of groups by one score."""
-    spreads = [(first.spread(score), second.spread(score)) for first, second in pairs]
-    obstacles = [_incomparable(*pair) or untestable(*spread) for pair, spread in zip(pairs, spreads, strict=True)]
-    testable = [spread for spread, obstacle in zip(spreads, obstacles, strict=True) if obstacle is None]
+    obstacles = [_incomparable(*pair) for pair in pairs]
+    spreads = [((first.name, first.spread(score)), (second.name, second.spread(score))) for first, second in pairs]
+    return verdicts(spreads, score, obstacles)
+
+
+def verdicts(
+    pairs: Sequence[tuple[tuple[str, Spread], tuple[str, Spread]]], score: str, obstacles: Sequence[str | None] = ()
+) -> Iterator[Verdict]:
+    """Yield the verdict on each pair of (name, values of a score).
+
+    Args:
+        pairs: the pairs to test.
+        score: "accuracy" or "miou".
+        obstacles: for each pair, a reason why it cannot be tested, or None; default: none.
+    """
+    reasons = [why or untestable(a, b) for why, ((_, a), (_, b)) in zip(obstacles or [None] * len(pairs), pairs, strict=True)]
+    testable = [(a, b) for ((_, a), (_, b)), why in zip(pairs, reasons, strict=True) if why is None]
     tested = iter(differences(testable)) if testable else iter(())
-    for (first, second), obstacle in zip(pairs, obstacles, strict=True):
-        difference = None if obstacle else next(tested)
-        words = obstacle or ("significant" if difference is not None and difference.significant else "not significant")
-        yield Verdict(first.name, second.name, score, difference, words)
+    for ((first, _), (second, _)), reason in zip(pairs, reasons, strict=True):
+        difference = None if reason else next(tested)
+        words = reason or ("significant" if difference is not None and difference.significant else "not significant")
+        yield Verdict(first, second, score, difference, words)
 
 
 def _notes(comparison: Comparison) -> Iterator[str]:

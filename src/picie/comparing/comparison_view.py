@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
-from picie.comparing.comparison import LABEL_FREE, SCORES, Comparison, Group
+from picie.comparing.comparison import LABEL_FREE, SCORES, Comparison, Group, Verdict
 from picie.comparing.significance import Spread
+from picie.comparing.task_means import TaskMeans
 from picie.display.colors import palette, rgb_to_hex, srgb_to_lab
 from picie.errors import InputError
 from picie.runtime.atomic_write import write_atomically
@@ -30,19 +32,36 @@ _WIDTH = 160  # characters, if the output is not a terminal
 
 def show_comparison(comparison: Comparison) -> None:
     """Print the options that differ, the scores of each group, the verdicts and the notes."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH)
+    console = _console()
     if comparison.differs:
         console.print(_differing(comparison))
     console.print(_scores(comparison))
     if comparison.verdicts:
-        console.print(_verdicts(comparison))
+        console.print(_verdicts(comparison.verdicts))
     for group in comparison.groups:
         for protocol in sorted(group.protocols - set().union(*(g.protocols for g in _before(comparison, group)))):
             console.print(f"protocol: {protocol}", highlight=False, soft_wrap=True)
     for note in comparison.notes:
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+
+
+def show_task_means(means: TaskMeans) -> None:
+    """Print the comparison on each task, then the means over the tasks and their tests."""
+    for name, comparison in means.tasks.items():
+        _console().print(f"\n[bold]task {escape(name)}[/bold]")
+        show_comparison(comparison)
+    table = _table(f"mean of {len(means.tasks)} tasks", _right("seeds"), *(_NAMES[key] for key in SCORES))
+    for setting, spreads in means.spreads.items():
+        table.add_row(setting, str(len(spreads[SCORES[0]].values)), *(_spread(spreads[key], 1) for key in SCORES))
+    console = _console()
+    console.print(table)
+    if means.verdicts:
+        console.print(_verdicts(means.verdicts))
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDTH)
 
 
 def _before(comparison: Comparison, group: Group) -> Sequence[Group]:
@@ -108,10 +127,10 @@ def _spread(spread: Spread, digits: int) -> str:
     return f"{spread.mean:.{digits}f} ± {spread.deviation:.{digits}f} ({values})"
 
 
-def _verdicts(comparison: Comparison) -> Table:
-    corrected = len(comparison.verdicts) > len(SCORES)
+def _verdicts(verdicts: Sequence[Verdict]) -> Table:
+    corrected = len(verdicts) > len(SCORES)
     table = _table("difference", "score", _right("mean"), _right("95 % interval"), _right("p"), "verdict")
-    for verdict in comparison.verdicts:
+    for verdict in verdicts:
         pair, d = f"{verdict.second} minus {verdict.first}", verdict.difference
         if d is None:
             table.add_row(pair, _NAMES[verdict.score], "-", "-", "-", verdict.words)

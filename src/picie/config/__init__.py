@@ -1,6 +1,7 @@
 """The configuration of a run: its sections, and how it is read and written."""
 
 from picie.config.loading import (
+    Layer,
     from_dict,
     load,
     preset_names,
@@ -24,7 +25,7 @@ from picie.config.sections import (
 )
 
 __all__ = [
-    "ClusterConfig", "Config", "DataConfig", "EvaluateConfig", "LossConfig", "ModelConfig", "RunConfig", "Section",
+    "ClusterConfig", "Config", "DataConfig", "EvaluateConfig", "Layer", "LossConfig", "ModelConfig", "RunConfig", "Section",
     "TrainConfig", "ViewsConfig", "all_sections", "config_class", "from_dict", "load", "preset_names", "preset_text",
     "read_toml", "to_toml", "with_overrides",
 ]  # fmt: skip

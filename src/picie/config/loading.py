@@ -20,6 +20,9 @@ from picie.config.methods import all_sections, config_class
 from picie.config.sections import Config
 from picie.errors import InputError, nearest, validation_message
 
+Layer = str | Mapping[str, Any]
+"""A "section.key=value" string, or a nested dictionary of options."""
+
 
 def preset_names() -> list[str]:
     """Names that `--preset` takes."""
@@ -36,7 +39,7 @@ def _presets() -> Any:
     return resources.files("picie").joinpath("presets")
 
 
-def load(preset: str | None = None, file: Path | None = None, overrides: Sequence[str | Mapping[str, Any]] = ()) -> Config:
+def load(preset: str | None = None, file: Path | None = None, overrides: Sequence[Layer] = ()) -> Config:
     """Load the configuration from the given layers, lowest first.
 
     Args:

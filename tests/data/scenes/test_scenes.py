@@ -61,6 +61,20 @@ def test_no_two_scenes_are_alike_in_or_across_the_splits(train: Pictures, val: P
     assert len({image.tobytes() for image, _ in train + val}) == len(train) + len(val)
 
 
+def test_winter_is_unlike_the_other_splits_and_has_the_same_classes(train: Pictures) -> None:
+    winter = [scene(0, i, "winter") for i in range(20)]
+    assert not {image.tobytes() for image, _ in winter} & {image.tobytes() for image, _ in train}
+    grass, tree = CLASSES.names.index("grass"), CLASSES.names.index("tree")
+
+    def greenness(pictures: Pictures, label: int) -> float:
+        pixels = np.concatenate([image[labels == label] for image, labels in pictures]).astype(float)
+        return float((pixels[:, 1] - pixels[:, [0, 2]].mean(1)).mean())
+
+    for label in (grass, tree):
+        assert greenness(winter, label) < 0.5 * greenness(train, label)
+    assert set(np.unique(np.stack([label for _, label in winter]))) == set(range(8))
+
+
 def _miou(truth: npt.NDArray[np.uint8], guess: npt.NDArray[np.intp]) -> float:
     confusion = np.bincount(truth.astype(np.intp) * 8 + guess, minlength=64).reshape(8, 8)
     hits = np.diag(confusion)
@@ -95,7 +109,7 @@ def test_bad_arguments_are_named(arguments: dict[str, object]) -> None:
 
 
 def test_an_unknown_split_names_the_valid_ones() -> None:
-    with pytest.raises(InputError, match=r"'val'.*train, val"):
+    with pytest.raises(InputError, match=r"'val'.*train, val, winter"):
         Scenes("vall")
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from picie.data.base import ClassMap
 from picie.data.scenes.canvas import develop
 from picie.data.scenes.composition import compose
+from picie.data.scenes.winter import snow
 from picie.errors import InputError, nearest
 
 CLASSES = ClassMap(
@@ -20,8 +21,11 @@ CLASSES = ClassMap(
     colors=("#74b9ee", "#eef1f6", "#c0674a", "#6e6a78", "#1f7a45", "#a4cf5b", "#2456b3", "#f2b32a"),
 )
 """The eight classes of `scenes`, in label order."""
-SPLITS = {"train": 240, "val": 60}
-"""The splits of `scenes` and their default number of images."""
+SPLITS = {"train": 240, "val": 60, "winter": 60}
+"""The splits of `scenes` and their default number of images.
+
+"winter" has a season, a light and colours that the others lack, to score on unlike images.
+"""
 
 
 def scene(seed: int, index: int, split: str = "train") -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
@@ -30,7 +34,7 @@ def scene(seed: int, index: int, split: str = "train") -> tuple[npt.NDArray[np.u
     Args:
         seed: seed of the dataset, at least 0.
         index: index of the scene, at least 0.
-        split: "train" or "val"; no scene is in both.
+        split: "train", "val" or "winter"; no scene is in two of them.
 
     Returns:
         The image, (160, 240, 3) uint8, and its label map, (160, 240) uint8 with values 0..7.
@@ -42,9 +46,11 @@ def scene(seed: int, index: int, split: str = "train") -> tuple[npt.NDArray[np.u
         raise InputError(f"scenes: unknown split {split!r}; {nearest(split, SPLITS)}")
     if seed < 0 or index < 0:
         raise InputError(f"scenes: seed = {seed} and index = {index} must both be at least 0")
-    # numpy pads keys with zeros, so only a nonzero third key separates val from train
-    rng = np.random.default_rng([seed, index] if split == "train" else [seed, index, 1])
+    # numpy pads keys with zeros, so only a nonzero third key separates other splits from train
+    rng = np.random.default_rng([seed, index, *[list(SPLITS).index(split)] * (split != "train")])
     canvas = compose(rng)
+    if split == "winter":
+        snow(canvas, rng)
     return develop(canvas, rng), canvas.label
 
 
@@ -61,9 +67,9 @@ class Scenes:
         """Open a split.
 
         Args:
-            split: "train" or "val".
+            split: "train", "val" or "winter".
             seed: seed of the dataset, at least 0.
-            n: number of images, at least 1; by default 240 for "train" and 60 for "val".
+            n: number of images, at least 1; by default 240 for "train" and 60 for the others.
 
         Raises:
             InputError: an unknown split, a negative seed, or n below 1.
