@@ -32,7 +32,7 @@ RUNS = {
     "many transforms": (
         None,
         (
-            "views.invariance=cast,gamma,blur,contrast,hue,greyscale",
+            'views.invariance=[{name="cast"},{name="gamma"},{name="blur",at=640},{name="contrast"},{name="hue"},{name="greyscale"}]',
             "views.equivariance=crop,hflip,vflip",
             "cluster.init_batches=1",
         ),

@@ -172,11 +172,15 @@ def test_hue_turns_the_way_hsv_does(hue: float, turn: float) -> None:
 
 
 @pytest.mark.parametrize("shape", [(320, 320), (320, 400)])
-def test_blur_is_scipys_and_its_sigma_scales_with_the_view(shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("at", "scale"), [(None, 1.0), (640, 0.5)])
+def test_blur_is_scipys_and_its_sigma_is_in_pixels_of_the_view_or_scales_with_it(
+    shape: tuple[int, int], at: int | None, scale: float
+) -> None:
     x = torch.rand(3, 3, *shape, generator=torch.Generator().manual_seed(4))
-    out = Blur().apply(x, {"sigma": torch.tensor([0.0, 2.0, 5.0])}).numpy()
+    blur = Blur((0.0, 2.5 / scale), at=at)
+    out = blur.apply(x, {"sigma": torch.tensor([0.0, 1.0, 2.5]) / scale}).numpy()
     assert np.array_equal(out[0], x[0].numpy())
-    for i, sigma in ((1, 1.0), (2, 2.5)):  # pixels of a view of 320 for one of 640
+    for i, sigma in ((1, 1.0), (2, 2.5)):
         expected = ndimage.gaussian_filter(x[i].double().numpy(), (0, sigma, sigma), truncate=8)
         np.testing.assert_allclose(out[i, :, 20:-20, 20:-20], expected[:, 20:-20, 20:-20], atol=2e-6)
 
@@ -184,13 +188,13 @@ def test_blur_is_scipys_and_its_sigma_scales_with_the_view(shape: tuple[int, int
 def test_blur_keeps_an_impulse_centred_and_a_constant_constant() -> None:
     impulse = torch.zeros(1, 3, 33, 65)
     impulse[:, :, 12, 40] = 1
-    out = Blur().apply(impulse, {"sigma": torch.tensor([30.0])})[0, 0].double()
+    out = Blur((0.0, 3.0)).apply(impulse, {"sigma": torch.tensor([1.5])})[0, 0].double()
     assert divmod(int(out.argmax()), 65) == (12, 40)
     assert out.sum() == pytest.approx(1, abs=1e-4)
     assert float((out.sum(1) * torch.arange(33)).sum()) == pytest.approx(12, abs=1e-3)
     assert float((out.sum(0) * torch.arange(65)).sum()) == pytest.approx(40, abs=1e-3)
     assert out.max() < 0.1
-    flat = Blur().apply(torch.full((1, 3, 20, 20), 0.3), {"sigma": torch.tensor([90.0])})
+    flat = Blur((0.0, 3.0)).apply(torch.full((1, 3, 20, 20), 0.3), {"sigma": torch.tensor([3.0])})
     torch.testing.assert_close(flat, torch.full_like(flat, 0.3))  # edges are not darkened
 
 
@@ -214,6 +218,7 @@ def test_blur_takes_the_magnitude_of_a_negative_draw_and_its_own_coin() -> None:
         ({"name": "greyscale", "p": 2}, ["greyscale", "2", "[0, 1]"]),
         ({"name": "blur", "sigma": [2, 1]}, ["blur", "[2, 1]"]),
         ({"name": "blur", "sigma": 1.0}, ["blur"]),
+        ({"name": "blur", "at": 0}, ["blur", "at = 0", "640"]),
         ({"name": "picie.views.equivariance:Crop"}, ["Crop", "Photometric"]),
         *[({"name": name}, ["views.invariance", repr(name), "views.equivariance"]) for name in EQUIVARIANCE],
     ],

@@ -81,7 +81,7 @@ class ViewsConfig(Section):
             {"name": "saturation", "strength": 0.3, "p": 0.8},
             {"name": "hue", "strength": 0.1, "p": 0.8},
             {"name": "greyscale", "p": 0.2},
-            {"name": "blur", "sigma": [0.1, 2.0], "p": 0.5},
+            {"name": "blur", "sigma": [0.1, 2.0], "p": 0.5, "at": 640},
         ),
         description="photometric transforms, applied in this order",
     )

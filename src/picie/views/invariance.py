@@ -221,17 +221,21 @@ class Blur(Photometric):
     """A Gaussian blur with probability `p`.
 
     Args:
-        sigma: Bounds of the uniform standard deviation, in pixels of an image of 640 (the paper's
-            frame); it is scaled to the size of the view. The magnitude of a negative draw is used,
-            which preset `reference` needs (METHOD 4.2).
+        sigma: Bounds of the uniform standard deviation, in pixels of the view. The magnitude of a
+            negative draw is used, which preset `reference` needs (METHOD 4.2).
         p: Probability.
+        at: Short side of the image, in pixels, for which `sigma` is stated; sigma is then scaled
+            to the size of the view. The published code blurs frames of 640. None: the view's own
+            size.
     """
 
-    def __init__(self, sigma: tuple[float, float] = (0.1, 2.0), p: float = 0.5) -> None:
+    def __init__(self, sigma: tuple[float, float] = (0.1, 2.0), p: float = 0.5, at: int | None = None) -> None:
         low, high = sigma
         if not low <= high:
             raise ValueError(f"sigma = {list(sigma)} must hold two rising numbers, e.g. [0.1, 2.0]")
-        self.sigma, self.p = (float(low), float(high)), check_probability(p)
+        if at is not None and at < 1:
+            raise ValueError(f"at = {at} must be the short side of an image in pixels, e.g. 640")
+        self.sigma, self.p, self.at = (float(low), float(high)), check_probability(p), at
 
     def draw(self, rng: ImageRNG) -> Params:
         active = chance(rng, self.p)
@@ -239,7 +243,7 @@ class Blur(Photometric):
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         height, width = images.shape[2:]
-        scale = min(height, width) / 640
+        scale = 1.0 if self.at is None else min(height, width) / self.at
         sigma, max_sigma = params["sigma"] * scale, max(map(abs, self.sigma)) * scale
         # Below this, the weights of neighbours are under 1e-80.
         blurred = (sigma > 0.05).nonzero()[:, 0]
