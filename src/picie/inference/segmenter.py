@@ -151,7 +151,7 @@ class Segmenter:
             InputError: the array has another shape or dtype.
         """
         picture = open_image(Path(image), self.reading) if isinstance(image, str | Path) else _as_image(image)
-        features = self.features(self.to_pixels(picture))
+        features = self.encode(self.to_pixels(picture))
         small = len(self.names) <= 256
         values = torch.from_numpy(self.value_of_cluster).to(features.device, torch.uint8 if small else torch.int32)
         with torch.inference_mode():
@@ -188,7 +188,7 @@ class Segmenter:
 
         The logits are enlarged bilinearly to `size` before the arg max.
         """
-        return self.clusters_of(self.features(pixels), size)
+        return self.clusters_of(self.encode(pixels), size)
 
     @torch.inference_mode()
     def clusters_of(self, features: Tensor, size: tuple[int, int]) -> np.ndarray:
@@ -199,7 +199,7 @@ class Segmenter:
         return enlarged_argmax(prototype_logits(features, *self.classifier), size).cpu().numpy()
 
     @torch.inference_mode()
-    def features(self, pixels: Tensor) -> Tensor:
+    def encode(self, pixels: Tensor) -> Tensor:
         """Return unit-norm features (B, D, h, w) float32 of `pixels` (B, 3, H, W) uint8.
 
         They are on the engine's device.
