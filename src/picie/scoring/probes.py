@@ -17,8 +17,10 @@ from torch.nn import functional as F
 from picie.config import Config
 from picie.data.base import Dataset
 from picie.errors import InputError
+from picie.inference.cells import CellClassifier
+from picie.inference.enlarging import enlarged_argmax
 from picie.inference.sampling import SampleSpec, centre_square, sample_cells
-from picie.inference.segmenter import Segmenter, enlarged_argmax
+from picie.inference.segmenter import Segmenter
 from picie.runtime.progress import Progress, log
 from picie.scoring.baselines import feature_kmeans, images_to_cluster, skip_on_error
 from picie.scoring.counting import Pairs, Predict, score_split
@@ -97,9 +99,9 @@ def _files(dataset: Dataset) -> set[Path]:
     return set(getattr(dataset, "paths", ()))
 
 
-def _with(segmenter: Segmenter, classifier: tuple[Tensor, Tensor]) -> Segmenter:
-    """A segmenter with the network of `segmenter` and another classifier."""
-    return Segmenter(segmenter.method, classifier, segmenter.config, segmenter.engine)
+def _with(segmenter: Segmenter, classifier: tuple[Tensor, Tensor]) -> CellClassifier:
+    """The network of `segmenter` with another classifier."""
+    return CellClassifier(segmenter.method, classifier, segmenter.config, segmenter.engine)
 
 
 def logistic_regression(points: Tensor, labels: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
