@@ -322,7 +322,7 @@ def test_predicted_features_are_the_methods_everywhere(cli: Cli, labelled_folder
     pixels = torch.from_numpy(picture(3)[0]).permute(2, 0, 1)[None]
     with torch.no_grad():
         raw = segmenter.method.network((pixels.flip(1).float() / 255) ** 2)
-    torch.testing.assert_close(segmenter.features(pixels), F.normalize(raw, dim=1), atol=0.02, rtol=0)
+    torch.testing.assert_close(segmenter.encode(pixels), F.normalize(raw, dim=1), atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("method", ["LooksAtPictures", "Coloured"])

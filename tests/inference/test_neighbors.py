@@ -25,7 +25,7 @@ def brute_force(segmenter: Segmenter, query: Path, x: int, y: int, folder: Path)
     for path in sorted(folder.iterdir()):
         if path != query:
             picture = open_image(path)
-            z = segmenter.features(segmenter.to_pixels(picture))[0].numpy()
+            z = segmenter.encode(segmenter.to_pixels(picture))[0].numpy()
             for row in range(z.shape[1]):
                 for column in range(z.shape[2]):
                     place = (int((column + 0.5) * picture.width / z.shape[2]), int((row + 0.5) * picture.height / z.shape[1]))
@@ -65,7 +65,7 @@ def test_of_one_image_at_most_so_many_and_never_of_the_query(trained: Path, imag
 
 def test_a_pixel_finds_itself_and_its_segment(trained: Path, images: Path) -> None:
     segmenter, picture = Segmenter.load(trained, "cpu"), open_image(images / "001.jpg")
-    z = segmenter.features(segmenter.to_pixels(picture))[0]
+    z = segmenter.encode(segmenter.to_pixels(picture))[0]
     centre = (int(2.5 * 64 / z.shape[2]), int(3.5 * 48 / z.shape[1]))
     (found,) = search(segmenter, feature_at(segmenter, picture, *centre), [("here", (48, 64), z)], 1, 1)
     assert found.similarity == pytest.approx(1, abs=1e-5)

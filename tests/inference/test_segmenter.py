@@ -16,8 +16,8 @@ from picie.data.base import ClassMap
 from picie.data.images import whole_size
 from picie.display.colors import palette
 from picie.errors import InputError, UnreadableImageError
-from picie.inference import segmenter as segmenter_module
-from picie.inference.segmenter import enlarged_argmax
+from picie.inference import enlarging
+from picie.inference.enlarging import enlarged_argmax
 from picie.training import api
 
 CLASSES = ClassMap(("a", "b"), ("#010203", "#ff8000"))
@@ -109,7 +109,7 @@ def testenlarged_argmax_is_interpolate_and_argmax(
     size: tuple[int, int], chunk: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if chunk is not None:
-        monkeypatch.setattr(segmenter_module, "_CHUNK", chunk)
+        monkeypatch.setattr(enlarging, "_CHUNK", chunk)
     logits = torch.randn(2, 5, 8, 8, generator=torch.Generator().manual_seed(1))
     expected = F.interpolate(logits, size, mode="bilinear", align_corners=False)
     got = enlarged_argmax(logits, size)

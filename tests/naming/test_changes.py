@@ -101,7 +101,7 @@ def test_reclustering_is_nearest_centroid_of_any_number(run: Path, photo: Path) 
     segmenter = Segmenter.load(run, "cpu")
     assert segmenter.names == tuple(f"cluster {i}" for i in range(11))
     image = Image.open(photo)
-    z = segmenter.features(segmenter.to_pixels(image))
+    z = segmenter.encode(segmenter.to_pixels(image))
     logits = F.interpolate(torch.einsum("bdhw,kd->bkhw", z, weight), (48, 64), mode="bilinear")
     assert (segmenter.predict(photo) == logits.argmax(1)[0].numpy()).mean() > 0.999
     change(run, Changes(k=11))

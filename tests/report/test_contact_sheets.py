@@ -59,7 +59,7 @@ class Colors:
     def to_pixels(self, image: Image.Image) -> torch.Tensor:
         return torch.from_numpy(np.asarray(image).transpose(2, 0, 1)[None].copy())
 
-    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         return F.normalize(F.avg_pool2d(pixels.float(), 4), dim=1)
 
 
@@ -108,7 +108,7 @@ def test_the_parts_of_a_split_cluster_show_what_is_most_like_each_of_them(own_ru
     for index in range(len(opened.images)):
         image = opened.images.image(index)
         values, scores = _cells(segmenter, directions, image)
-        features = segmenter.features(segmenter.to_pixels(image))
+        features = segmenter.encode(segmenter.to_pixels(image))
         logits, clusters = prototype_logits(features, *segmenter.classifier)[0].max(0)
         cosines = (features[0] * directions[clusters].permute(2, 0, 1)).sum(0)
         stats = [_ValueStats() for _ in segmenter.names]

@@ -91,7 +91,7 @@ def test_the_labels_are_the_clusters_of_the_pictures_beside_them(
         index = names.index(row.name)
         geometry = draws.draw(0, [index]).geometry
         for view, picture in enumerate((row.pictures[1], row.pictures[3])):
-            z = segmenter.features(torch.from_numpy(np.array(decode(picture.uri))).permute(2, 0, 1)[None])
+            z = segmenter.encode(torch.from_numpy(np.array(decode(picture.uri))).permute(2, 0, 1)[None])
             if view == 1:
                 z = F.normalize(geometry.apply(z, (z.shape[2], z.shape[3])), dim=1)
             found = assign(z.permute(0, 2, 3, 1).reshape(-1, z.shape[1]), centroids[view])[0].numpy()

@@ -97,7 +97,7 @@ def test_the_neighbour_probe_is_scikit_learns(size: int, monkeypatch: pytest.Mon
 def test_neighbours_votes_are_enlarged_and_the_bank_is_bounded(easy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     segmenter = Segmenter.load(easy, "cpu")
     pixels = torch.randint(0, 256, (2, 3, 6, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    points = segmenter.features(pixels).permute(0, 2, 3, 1).flatten(0, 2).clone()
+    points = segmenter.encode(pixels).permute(0, 2, 3, 1).flatten(0, 2).clone()
     labels = torch.arange(len(points)) % 3
     monkeypatch.setattr(probes, "_NEIGHBOURS", 1)
     assert np.array_equal(neighbour_probe(segmenter, points, labels, 3)(pixels, (6, 9)).ravel(), labels.numpy())

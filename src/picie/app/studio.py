@@ -203,4 +203,4 @@ class Studio:
     def _features(self, picture: Image.Image) -> Tensor:
         pixels = self.segmenter.to_pixels(picture)
         with self._model:
-            return self.segmenter.features(pixels)[0]
+            return self.segmenter.encode(pixels)[0]

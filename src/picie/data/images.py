@@ -134,13 +134,13 @@ def _read(file: BinaryIO, reading: Reading) -> Image.Image:
             operation = _TRANSPOSES.get(image.getexif().get(0x0112, 1))
             rgb = to_rgb(image if operation is None else image.transpose(operation))
     else:
-        rgb = _compose(pixels, reading)
+        rgb = compose(pixels, reading)
         notes += [MORE_BANDS] if pixels.more_bands else []
     rgb.info = {"notes": tuple(notes)}
     return rgb
 
 
-def _compose(pixels: Pixels, reading: Reading) -> Image.Image:
+def compose(pixels: Pixels, reading: Reading) -> Image.Image:
     """The upright RGB image of decoded pixels."""
     values = to_8_bits(pixels, reading.scales)
     mode = "L" if values.ndim == 2 else "RGB" if values.shape[2] == 3 else "CMYK"

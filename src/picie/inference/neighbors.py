@@ -120,7 +120,7 @@ def feature_at(segmenter: Segmenter, picture: Image.Image, x: int, y: int) -> Te
     Raises `InputError` outside the picture.
     """
     _check_inside(x, y, picture.size)
-    return feature_of(segmenter.features(segmenter.to_pixels(picture))[0], picture.size, x, y)
+    return feature_of(segmenter.encode(segmenter.to_pixels(picture))[0], picture.size, x, y)
 
 
 def feature_of(z: Tensor, size: tuple[int, int], x: int, y: int) -> Tensor:
@@ -175,7 +175,7 @@ def _features(segmenter: Segmenter, paths: Sequence[Path], advance: Callable[[in
         if isinstance(picture, UnreadableImageError):
             log.warning("skipped: %s", picture)
         else:
-            yield str(path), (picture.height, picture.width), segmenter.features(segmenter.to_pixels(picture))[0]
+            yield str(path), (picture.height, picture.width), segmenter.encode(segmenter.to_pixels(picture))[0]
         del picture  # before the next one is read
 
 

@@ -155,7 +155,7 @@ def sample_predicted(segmenter: Segmenter, dataset: Dataset, bars: Progress, ima
     def whole(image: Image.Image) -> Tensor:
         return segmenter.to_pixels(image)[0]
 
-    return sample_cells(segmenter.features, dataset, SampleSpec(whole, segmenter.config.seed, images, points), bars)
+    return sample_cells(segmenter.encode, dataset, SampleSpec(whole, segmenter.config.seed, images, points), bars)
 
 
 def classify(points: Tensor, weight: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:

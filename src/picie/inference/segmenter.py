@@ -2,53 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, overload
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
-from picie.config import Config, from_dict
+from picie.config import Config
 from picie.data.base import ClassMap
-from picie.data.images import open_image, to_rgb, whole_size
 from picie.data.scaling import Reading
 from picie.display.colors import hex_to_rgb
+from picie.display.overlays import overlay
 from picie.errors import InputError
+from picie.inference import outputs
+from picie.inference.cells import CellClassifier, Features
+from picie.inference.enlarging import enlarged_argmax
+from picie.inference.hub import OnHub
+from picie.inference.model_state import restore, without_training, write
+from picie.inference.picture_inputs import Picture, as_given, for_each, open_picture
 from picie.inference.segments import Segments
-from picie.methods.base import Method, build_method
+from picie.methods.base import Method
 from picie.methods.losses import prototype_logits
 from picie.runtime import checkpoint
 from picie.runtime.device import Engine, pick_device
-from picie.views.resampling import resampling_matrix
-
-_CHUNK = 2**24  # logits enlarged at a time (64 MB), for pictures of any size
-_TILE = 2**15  # rows of a resampling matrix: with 1024 cells it takes 128 MB
+from picie.runtime.run_record import summary
 
 
-class Features(Protocol):
-    """The part of a method that a segmenter uses: features of pictures, and the mode."""
+class Segmenter(CellClassifier, OnHub):
+    """A trained network and its clusters: segments pictures.
 
-    training: bool
+    `load` opens a run, `from_pretrained` a model of the Hugging Face Hub. Methods that take a
+    picture accept
 
-    def predict_features(self, images: Tensor) -> Tensor:
-        """Return features (B, D, h, w), of any norm, of `images` (B, 3, H, W) in [0, 1]."""
-        ...
+    - a file, as text or path;
+    - a Pillow image of any mode;
+    - an array (H, W), (H, W, 3) or (H, W, 4), as scikit-image and Pillow make them: uint8, uint16,
+      or floats in [0, 1];
+    - a tensor (3, H, W), (1, H, W) or (H, W) of the same types, or a torchvision
+      `tv_tensors.Image`;
+    - a list or tuple of these, or an array (B, H, W, C) or tensor (B, C, H, W) of pictures of one
+      size. These are computed in batches, and the result is a list, an array or a tensor.
 
-    def train(self, mode: bool = True) -> Any:
-        """Set the mode."""
-        ...
-
-    def eval(self) -> Any:
-        """Set evaluation mode."""
-        ...
-
-
-class Segmenter:
-    """A trained network and its clusters.
+    They return arrays, and tensors for tensors. Results have the size of the upright picture.
+    uint16 is scaled as the run's training images were if these were uint16, otherwise by its own
+    range.
 
     Args:
         method: the method, or another module with `predict_features`.
@@ -76,12 +77,10 @@ class Segmenter:
         classes: ClassMap | None = None,
         assignment: np.ndarray | None = None,
     ) -> None:
-        self.method, self.config, self.engine = method, config, engine
+        super().__init__(method, classifier, config, engine)
         # Pictures are read as the training images were.
         self.reading = Reading(config.data.scale, config.data.max_pixels)
-        self.classifier = (classifier[0].to(engine.device), classifier[1].to(engine.device))
-        self.classes = classes
-        self.k = len(classifier[0])
+        self.kept: dict[str, Any] = {}
         self.name_clusters(classes, assignment)
 
     def name_clusters(self, classes: ClassMap | None, assignment: np.ndarray | None) -> None:
@@ -103,13 +102,20 @@ class Segmenter:
         self.value_of_cluster = np.array(segments.assignment, dtype=np.int64)
 
     @classmethod
-    def load(cls, run: str | Path, device: str = "auto") -> Segmenter:
+    def load(cls, run: str | os.PathLike[str], device: str = "auto") -> Segmenter:
         """Load the segmenter of a run's folder or checkpoint file.
+
+        Code that the checkpoint names is imported only if `picie.trust` allows it.
+
+        Args:
+            run: a folder that `picie train` or `save` made, or its checkpoint file.
+            device: "auto", "cpu", "cuda", "cuda:N" or "mps".
 
         Raises:
             InputError: there is no checkpoint of picie, or the device does not exist.
         """
-        return cls.from_state(checkpoint.load(run), device)
+        state = checkpoint.load(run)
+        return cls.from_state({"summary": summary(Path(run)), **state}, device)
 
     @classmethod
     def from_state(cls, state: dict[str, Any], device: str = "auto") -> Segmenter:
@@ -117,14 +123,7 @@ class Segmenter:
 
         Raises `InputError` if its run has no clusters yet.
         """
-        if not (state["epoch"] or state["step"] or state["finished"]):
-            raise InputError("the run was stopped before its first clusters; go on with picie train --resume RUN")
-        config = from_dict(state["config"])
-        method = build_method(config, pretrained=False)
-        _load_weights(method, state)
-        engine = Engine(pick_device(device), config.train.precision)
-        method.prepare(engine.device, engine.bf16)
-        method.eval()
+        method, config, engine = restore(state, device)
         matching = state.get("matching")
         classes, assignment = None, None
         if matching is not None:
@@ -134,30 +133,197 @@ class Segmenter:
         naming = state.get("naming")
         if naming is not None and (naming["segments"]["user_defined"] or matching is None):
             segmenter.take_segments(Segments.of(naming["segments"]))
+        segmenter.kept = without_training(state)
         return segmenter
 
-    def predict(self, image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
-        """Return the label map of one picture.
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Save the segmenter without the state of its training, which is most of a checkpoint.
+
+        `load`, and every command that takes a run, open the result. It cannot be trained further.
 
         Args:
-            image: a file, a Pillow image of any mode, or an array (H, W, 3) or (H, W) of uint8.
+            path: a new folder, or a new file that ends in .pt.
 
         Returns:
-            (H, W) uint8, or uint16 for more than 256 values, of the upright picture's size;
-            `names` and `colors` describe the values.
+            `path`.
 
         Raises:
-            UnreadableImageError: the file cannot be read as an image.
-            InputError: the array has another shape or dtype.
+            InputError: `path` exists already, or this segmenter is not of a run.
         """
-        picture = open_image(Path(image), self.reading) if isinstance(image, str | Path) else _as_image(image)
-        features = self.features(self.to_pixels(picture))
-        small = len(self.names) <= 256
-        values = torch.from_numpy(self.value_of_cluster).to(features.device, torch.uint8 if small else torch.int32)
-        with torch.inference_mode():
-            logits = prototype_logits(features, *self.classifier)
-            labels: np.ndarray = enlarged_argmax(logits, (picture.height, picture.width), values)[0].cpu().numpy()
-        return labels if small else labels.astype(np.uint16)
+        if not (self.kept and isinstance(self.method, Method)):
+            raise InputError("this segmenter is not of a run; only what `Segmenter.load` opened can be saved")
+        return write(path, self.kept, self.config, self.method, self.segments)
+
+    def to(self, device: str | torch.device) -> Segmenter:
+        """Move the segmenter to a device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+
+        Returns:
+            The segmenter itself.
+
+        Raises:
+            InputError: the device is not on this machine.
+        """
+        self.engine = Engine(pick_device(str(device)), self.config.train.precision)
+        self.classifier = (self.classifier[0].to(self.engine.device), self.classifier[1].to(self.engine.device))
+        if isinstance(self.method, Method):
+            self.method.prepare(self.engine.device, self.engine.bf16)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """The device that computes."""
+        return self.engine.device
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.names[:12]) + (", ..." if len(self.names) > 12 else "")
+        network = f"{self.config.method}, {self.config.model.backbone}, {self.config.evaluate_size} px"
+        return f"Segmenter({len(self.names)} segments of {self.k} clusters: {names}; {network}; {self.device})"
+
+    def _repr_html_(self) -> str:
+        """The names of the segments on their colours, for notebooks."""
+        return outputs.swatches(self.names, self.segments.colors)
+
+    @overload
+    def predict(self, images: Tensor, batch_size: int = 8) -> Tensor: ...
+    @overload
+    def predict(self, images: str | os.PathLike[str] | Image.Image | np.ndarray, batch_size: int = 8) -> np.ndarray: ...
+    @overload
+    def predict(self, images: Sequence[Picture], batch_size: int = 8) -> list[Any]: ...
+    def predict(self, images: Any, batch_size: int = 8) -> Any:
+        """Return the label map of a picture, or of each of several.
+
+        Args:
+            images: a picture or several; see `Segmenter`.
+            batch_size: the number of pictures that are computed together.
+
+        Returns:
+            (H, W) uint8; for more than 256 segments uint16, or int32 in a tensor. `names` and
+            `colors` describe the values. The map of a `tv_tensors.Image` is a `tv_tensors.Mask`.
+
+        Raises:
+            UnreadableImageError: a file cannot be read as an image.
+            InputError: an array or tensor has another shape, type or range.
+        """
+        return for_each(images, batch_size, self._label_maps)
+
+    def _label_maps(self, images: Sequence[Picture]) -> list[Any]:
+        dtype = torch.uint8 if len(self.names) <= 256 else torch.int32
+        values = torch.from_numpy(self.value_of_cluster).to(self.device, dtype)
+        maps = (enlarged_argmax(logits, size, values)[0] for logits, size in self._logits_of(images))
+        return [as_given(labels, image, mask=True) for labels, image in zip(maps, images, strict=True)]
+
+    def probabilities(self, images: Any, batch_size: int = 8) -> Any:
+        """Return the probability of each segment at each pixel.
+
+        It is the softmax of the clusters' logits, at the temperature of the training, enlarged to
+        the picture's size. The probability of a segment is the sum of its clusters'. For a merged
+        segment, the largest probability can therefore differ from `predict`, which returns the
+        segment of the largest cluster.
+
+        Args:
+            images: a picture or several; see `Segmenter`.
+            batch_size: the number of pictures that are computed together.
+
+        Returns:
+            (V, H, W) float32 for V segments, which sum to 1 over V. It takes 4 V bytes a pixel.
+
+        Raises:
+            InputError: as `predict` does.
+        """
+
+        def results(images: Sequence[Picture]) -> list[Any]:
+            maps = (outputs.probability_map(logits, size, self.mixture) for logits, size in self._logits_of(images))
+            return [as_given(probabilities, image) for probabilities, image in zip(maps, images, strict=True)]
+
+        return for_each(images, batch_size, results)
+
+    def features(self, images: Any, batch_size: int = 8) -> Any:
+        """Return the features of a picture's cells, from which its segments are computed.
+
+        Two cells are the more similar to the network, the larger the dot product of their features.
+
+        Args:
+            images: a picture or several; see `Segmenter`.
+            batch_size: the number of pictures that are computed together.
+
+        Returns:
+            (D, h, w) float32 of unit norm over D. h and w depend on the run's `evaluate.size` and
+            its network, by default a quarter of the size that pictures are computed at.
+
+        Raises:
+            InputError: as `predict` does.
+        """
+
+        def results(images: Sequence[Picture]) -> list[Any]:
+            return [as_given(z[0], image) for image, (_, z) in zip(images, self._encoded(images), strict=True)]
+
+        return for_each(images, batch_size, results)
+
+    def __call__(self, images: Any, batch_size: int = 8) -> Any:
+        """Return the segments of a picture, as an image-segmentation pipeline of transformers does.
+
+        Args:
+            images: a picture or several; see `Segmenter`.
+            batch_size: the number of pictures that are computed together.
+
+        Returns:
+            A dictionary for each segment that occurs in the picture, by ascending value: "label",
+            its name; "mask", a Pillow image of mode L and of the picture's size, 255 inside; and
+            "score", the mean probability of the segment inside. A list of these lists for several
+            pictures.
+
+        Raises:
+            InputError: as `predict` does.
+        """
+
+        def results(images: Sequence[Picture]) -> list[Any]:
+            return [outputs.masks(logits, size, self.mixture, self.names) for logits, size in self._logits_of(images)]
+
+        return for_each(images, batch_size, results)
+
+    def overlay(self, image: Picture, labels: np.ndarray | None = None) -> Image.Image:
+        """Draw a picture's segments over it, in their colours.
+
+        Args:
+            image: a picture; see `Segmenter`.
+            labels: (H, W) its label map, if it is known already; None predicts it.
+
+        Returns:
+            An RGB image of the upright picture's size.
+
+        Raises:
+            InputError: as `predict` does, or `labels` has another size than the picture.
+        """
+        picture = open_picture(image, self.reading)
+        labels = self.predict(picture) if labels is None else np.asarray(labels)
+        if labels.shape != (picture.height, picture.width):
+            raise InputError(f"labels: are {labels.shape}, and the picture is {(picture.height, picture.width)}")
+        return overlay(picture, labels, self.colors)
+
+    @property
+    def mixture(self) -> outputs.Mixture:
+        """How the logits of clusters become probabilities of segments."""
+        members = torch.zeros(len(self.names), self.k, device=self.device)
+        members[torch.from_numpy(self.value_of_cluster), torch.arange(self.k)] = 1
+        # A classifier that was trained was trained at temperature 1.
+        by_prototypes = not isinstance(self.method, Method) or self.method.predicts_by_prototypes
+        return outputs.Mixture(members, self.config.loss.temperature if by_prototypes else 1.0)
+
+    def _logits_of(self, images: Sequence[Picture]) -> Iterator[tuple[Tensor, tuple[int, int]]]:
+        """Yield the logits (1, K, h, w) of each picture, and its size (H, W)."""
+        for size, z in self._encoded(images):
+            with torch.inference_mode():
+                logits = prototype_logits(z, *self.classifier)
+            yield logits, size
+
+    def _encoded(self, images: Sequence[Picture]) -> list[tuple[tuple[int, int], Tensor]]:
+        """Return the size (H, W) and the features (1, D, h, w) of each picture.
+
+        Pictures that are computed at the same size form a batch.
+        """
+        pictures = [open_picture(image, self.reading) for image in images]
+        features = self.encode_each([self.to_pixels(picture) for picture in pictures])
+        return [((picture.height, picture.width), z) for picture, z in zip(pictures, features, strict=True)]
 
     def values(self, clusters: np.ndarray) -> np.ndarray:
         """Return the values of `clusters`, integers of any shape, in a label map.
@@ -174,100 +340,3 @@ class Segmenter:
         """
         clusters: np.ndarray = self.clusters(self.to_pixels(image), (image.height, image.width))[0]
         return clusters
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Return (B, K, h, w) float32 logits of each feature cell.
-
-        `images` are (B, 3, H, W) float32 in [0, 1].
-        """
-        return prototype_logits(F.normalize(self.method.predict_features(images).float(), dim=1), *self.classifier)
-
-    @torch.inference_mode()
-    def clusters(self, pixels: Tensor, size: tuple[int, int]) -> np.ndarray:
-        """Return (B, *size) int64 clusters of `pixels` (B, 3, H, W) uint8.
-
-        The logits are enlarged bilinearly to `size` before the arg max.
-        """
-        return self.clusters_of(self.features(pixels), size)
-
-    @torch.inference_mode()
-    def clusters_of(self, features: Tensor, size: tuple[int, int]) -> np.ndarray:
-        """Return (B, *size) int64 clusters of unit-norm `features` (B, D, h, w).
-
-        This is the second half of `clusters`.
-        """
-        return enlarged_argmax(prototype_logits(features, *self.classifier), size).cpu().numpy()
-
-    @torch.inference_mode()
-    def features(self, pixels: Tensor) -> Tensor:
-        """Return unit-norm features (B, D, h, w) float32 of `pixels` (B, 3, H, W) uint8.
-
-        They are on the engine's device.
-        """
-        training = self.method.training
-        self.method.eval()
-        z = self.method.predict_features(self.engine.to_images(pixels))
-        self.method.train(training)
-        return F.normalize(z.float(), dim=1)
-
-    def to_pixels(self, image: Image.Image) -> Tensor:
-        """Return (1, 3, H, W) uint8 of an RGB picture, with the short side `evaluate.size`."""
-        height, width = whole_size(image.height, image.width, self.config.evaluate_size)
-        resized = image.resize((width, height), Image.Resampling.BILINEAR)
-        return torch.from_numpy(np.asarray(resized).transpose(2, 0, 1)[None].copy())
-
-
-def _load_weights(method: Method, state: dict[str, Any]) -> None:
-    """Load a checkpoint's weights.
-
-    Raises `InputError` if they are not those of its configuration.
-    """
-    advice = "the checkpoint is damaged, restore a copy of it, or train again"
-    try:
-        method.load_state_dict(state["method"])
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise InputError(f"the weights do not fit the configuration ({reason:.200}): {advice}") from error
-    dim = checkpoint.classifier_in_use(state)[0].shape[1]
-    if dim != method.dim:
-        raise InputError(f"the clusters have {dim} dimensions, and the features have {method.dim}: {advice}")
-
-
-def enlarged_argmax(logits: Tensor, size: tuple[int, int], values: Tensor | None = None) -> Tensor:
-    """Enlarge logits to `size` and take the arg max, in parts to limit the memory.
-
-    Args:
-        logits: (B, K, h, w).
-        size: (H, W).
-        values: (K,) integers to return for the K clusters; None returns their indices.
-
-    Returns:
-        (B, H, W) of the dtype of `values`, or int64.
-    """
-    (batch, k, h, w), (height, width) = logits.shape, size
-    values = torch.arange(k, device=logits.device) if values is None else values
-    result = torch.empty((batch, height, width), dtype=values.dtype, device=logits.device)
-    for left, columns in _resampling_tiles(w, width, logits):
-        at_once = max(1, _CHUNK // (batch * k * len(columns)))
-        for top, rows in _resampling_tiles(h, height, logits):
-            for first, part in zip(range(top, top + len(rows), at_once), rows.split(at_once), strict=True):
-                # `max` takes a sixth of the time of `argmax`.
-                best = (part @ logits @ columns.T).max(1).indices
-                result[:, first : first + len(part), left : left + len(columns)] = values[best]
-    return result
-
-
-def _resampling_tiles(n_in: int, n_out: int, like: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Yield parts of the (n_out, n_in) resampling matrix, each with the index of its first row."""
-    for first in range(0, n_out, _TILE):
-        last = min(first + _TILE, n_out)
-        start, stop = (torch.tensor([edge / n_out], dtype=torch.float64) for edge in (first, last))
-        yield first, resampling_matrix(start, stop, n_in, last - first)[0].to(like)
-
-
-def _as_image(image: Image.Image | np.ndarray) -> Image.Image:
-    if isinstance(image, Image.Image):
-        return to_rgb(ImageOps.exif_transpose(image))
-    if image.dtype == np.uint8 and (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in {3, 4})) and image.size:
-        return to_rgb(Image.fromarray(image))
-    raise InputError(f"image: an array of {image.dtype} {image.shape} is not a picture; give (H, W, 3) or (H, W) uint8")

@@ -122,7 +122,7 @@ def _cells(segmenter: Segmenter, directions: Tensor, image: Image.Image) -> tupl
         directions: (K, D) unit-norm centroids of its clusters.
         image: an RGB picture.
     """
-    features = segmenter.features(segmenter.to_pixels(image))
+    features = segmenter.encode(segmenter.to_pixels(image))
     clusters = prototype_logits(features, *segmenter.classifier)[0].argmax(0)
     scores = prototype_logits(features, directions)[0].gather(0, clusters[None])[0]
     return segmenter.values(clusters.cpu().numpy()), scores.cpu().numpy()

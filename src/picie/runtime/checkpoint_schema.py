@@ -143,6 +143,14 @@ class _Clustering(_Part):
         return self
 
 
+class _Summary(_Part):
+    images: _Count | None = None
+    epochs: _Count | None = None
+    accuracy: float | None = None
+    miou: float | None = None
+    protocol: str | None = None
+
+
 class _Checkpoint(_Part):
     format: Literal["picie"]
     version: Annotated[int, Field(ge=0)]
@@ -162,6 +170,7 @@ class _Checkpoint(_Part):
     seconds: dict[str, float] = {}
     clustering: _Clustering | None = None
     over_clustering: _Clustering | None = None
+    summary: _Summary | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> _Checkpoint:

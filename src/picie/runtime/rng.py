@@ -7,12 +7,15 @@ resuming.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
+import random
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 
 # SplitMix64 (Steele, Lea, Flood 2014): increment and the two mixing constants.
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -92,3 +95,23 @@ def derived_seed(*key: int | str) -> int:
 def permutation(n: int, *key: int | str) -> np.ndarray:
     """Return (n,) int64, the order in which images are visited; it depends only on `key`."""
     return np.argsort(ImageRNG(key, np.arange(n)).uniform(), kind="stable")
+
+
+@contextlib.contextmanager
+def preserved_global_state(device: str = "cpu") -> Iterator[None]:
+    """Restore the global generators of `random`, NumPy and torch when the block ends.
+
+    A new network draws its weights, and some networks their noise, from torch's global generators,
+    which belong to the caller. `device` is where the block computes, as in `run.device`.
+    """
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # the caller may use it
+    cuda = torch.cuda.is_initialized() or (device.startswith(("auto", "cuda")) and torch.cuda.is_available())
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    try:
+        with torch.random.fork_rng(range(torch.cuda.device_count()) if cuda else ()):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        if mps is not None:
+            torch.mps.set_rng_state(mps)

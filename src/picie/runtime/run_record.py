@@ -19,6 +19,7 @@ from picie.runtime.loggers import Logger, open_loggers
 from picie.runtime.record_schema import parse_line, parse_record
 
 _PACKAGES = ("picie", "torch", "torchvision", "timm", "numpy", "scipy", "pillow", "safetensors")
+_SCORES = ("accuracy", "miou", "protocol")
 
 
 class RunRecord:
@@ -122,6 +123,20 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     with contextlib.suppress(InputError):
         metrics.append(parse_line(path, len(lines) + 1, rest))
     return metrics
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """Return what the records of a run say about it: its images, epochs and latest scores.
+
+    Empty for a run without records.
+    """
+    try:
+        record, lines = RunRecord(folder).read(), read_metrics(folder)
+    except InputError:  # reported by the commands that need the records
+        return {}
+    latest = next((line for line in reversed(lines) if "protocol" in line), {})
+    known = {**{key: record.get(key) for key in ("images", "epochs")}, **{key: latest.get(key) for key in _SCORES}}
+    return {key: value for key, value in known.items() if value is not None}
 
 
 def _read_text(path: Path) -> str:

@@ -19,8 +19,8 @@ from picie.data import takes_folder
 from picie.data.base import Dataset
 from picie.display.colors import srgb_to_lab
 from picie.errors import InputError
+from picie.inference.cells import CellClassifier
 from picie.inference.sampling import SampleSpec, centre_square, sample_cells, training_images
-from picie.inference.segmenter import Segmenter
 from picie.models.raw_levels import RawFeatures
 from picie.runtime import checkpoint
 from picie.runtime.device import Engine, pick_device
@@ -157,14 +157,14 @@ def raw_kmeans(dataset: Dataset, config: Config, device: str, bars: Progress) ->
     spec = SampleSpec(centre_square(config.evaluate_size), config.seed)
     sample = sample_cells(lambda pixels: network.predict_features(engine.to_images(pixels)), dataset, spec, bars)
     points = F.normalize(network.fit(sample.points), dim=1)
-    return Segmenter(network, feature_kmeans(points, config.cluster.k, config), config, engine).clusters
+    return CellClassifier(network, feature_kmeans(points, config.cluster.k, config), config, engine).clusters
 
 
 def feature_kmeans(points: Tensor, k: int, config: Config) -> tuple[Tensor, Tensor]:
     """Fit spherical k-means to unit-norm `points` (n, D), the best of 8 starts.
 
     Returns:
-        The classifier of a `Segmenter`: weight (k, D) and bias (k,).
+        The classifier of a `CellClassifier`: weight (k, D) and bias (k,).
 
     Raises:
         InputError: there are fewer points than clusters.

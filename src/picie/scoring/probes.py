@@ -17,8 +17,10 @@ from torch.nn import functional as F
 from picie.config import Config
 from picie.data.base import Dataset
 from picie.errors import InputError
+from picie.inference.cells import CellClassifier
+from picie.inference.enlarging import enlarged_argmax
 from picie.inference.sampling import SampleSpec, centre_square, sample_cells
-from picie.inference.segmenter import Segmenter, enlarged_argmax
+from picie.inference.segmenter import Segmenter
 from picie.runtime.progress import Progress, log
 from picie.scoring.baselines import feature_kmeans, images_to_cluster, skip_on_error
 from picie.scoring.counting import Pairs, Predict, score_split
@@ -61,7 +63,7 @@ def evaluate_probes(
     with Progress(options.progress) as bars:
         with skip_on_error(f"clustering again at K = {finer}"):
             images = images_to_cluster(config, data, options.dataset)
-            points = sample_cells(segmenter.features, images, SampleSpec(load, seed), bars).points
+            points = sample_cells(segmenter.encode, images, SampleSpec(load, seed), bars).points
             classifier = feature_kmeans(points, finer, config)
             rows[f"clustered again at K = {finer}"] = (_with(segmenter, classifier).clusters, finer, "many-to-one")
         with skip_on_error("linear and k-NN probe"):
@@ -70,7 +72,7 @@ def evaluate_probes(
             common = len(scored) if name == split else len(_files(train) & _files(scored))
             if common:
                 log.warning("the probes are trained on %d of the %d images that they are scored on", common, len(scored))
-            sample = sample_cells(segmenter.features, train, SampleSpec(load, seed, labelled=True), bars)
+            sample = sample_cells(segmenter.encode, train, SampleSpec(load, seed, labelled=True), bars)
             points, labels, n = sample.points, sample.classes, len(train.classes)
             linear = _with(segmenter, logistic_regression(points, labels, n))
             rows[f"linear probe (labels of {name})"] = (linear.clusters, n, "identity")
@@ -97,9 +99,9 @@ def _files(dataset: Dataset) -> set[Path]:
     return set(getattr(dataset, "paths", ()))
 
 
-def _with(segmenter: Segmenter, classifier: tuple[Tensor, Tensor]) -> Segmenter:
-    """A segmenter with the network of `segmenter` and another classifier."""
-    return Segmenter(segmenter.method, classifier, segmenter.config, segmenter.engine)
+def _with(segmenter: Segmenter, classifier: tuple[Tensor, Tensor]) -> CellClassifier:
+    """The network of `segmenter` with another classifier."""
+    return CellClassifier(segmenter.method, classifier, segmenter.config, segmenter.engine)
 
 
 def logistic_regression(points: Tensor, labels: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
@@ -156,7 +158,7 @@ def neighbour_probe(segmenter: Segmenter, points: Tensor, labels: Tensor, n_clas
 
     @torch.inference_mode()
     def predict(pixels: Tensor, size: tuple[int, int]) -> np.ndarray:
-        z = segmenter.features(pixels)
+        z = segmenter.encode(pixels)
         votes = neighbour_votes(z.permute(0, 2, 3, 1).flatten(0, 2), bank, classes, n_classes)
         return enlarged_argmax(votes.view(len(z), *z.shape[2:], -1).permute(0, 3, 1, 2), size).cpu().numpy()
 

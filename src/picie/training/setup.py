@@ -66,7 +66,9 @@ def set_up(config: Config, bars: Progress, pretrained: bool | None = None) -> Se
     dataset = open_dataset(config.data, config.data.train_split, "train")
     config = config.model_copy(update={"data": with_scale(config.data, dataset)})
     labelled = labelled_split(config)
-    torch.manual_seed(derived_seed(config.seed, "weights"))
+    seed = derived_seed(config.seed, "weights")
+    # A run on the CPU leaves the generators of GPUs alone.
+    torch.default_generator.manual_seed(seed) if device.type == "cpu" else torch.manual_seed(seed)
     method = build_method(config, pretrained)
     engine = Engine(device, config.train.precision)
     method.prepare(device, engine.bf16)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from picie.config import Config
-from picie.inference.segmenter import Segmenter
+from picie.inference.cells import CellClassifier
 from picie.methods.base import Method
 from picie.runtime.device import Engine
 from picie.runtime.progress import Progress
@@ -16,5 +16,5 @@ def validate(method: Method, scored: Pairs, config: Config, engine: Engine, bars
 
     The protocol is that of `config.evaluate`.
     """
-    segmenter = Segmenter(method, method.classifier(), config, engine)
-    return score_split(segmenter.clusters, segmenter.k, scored, split_title(config.evaluate.split, config.data), bars)
+    classifier = CellClassifier(method, method.classifier(), config, engine)
+    return score_split(classifier.clusters, classifier.k, scored, split_title(config.evaluate.split, config.data), bars)

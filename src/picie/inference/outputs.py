@@ -1,0 +1,90 @@
+"""What a segmenter returns for a picture beside its label map, from the logits of its cells.
+
+Shapes: K clusters, V segments, H W pixels, h w feature cells.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from picie.inference.enlarging import enlarged
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """How the logits of clusters become probabilities of segments.
+
+    Attributes:
+        members: (V, K) floats, 1 where a cluster belongs to a segment.
+        temperature: the logits are divided by it before the softmax.
+    """
+
+    members: Tensor
+    temperature: float
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return (B, V, H, W) probabilities of segments, which sum to 1 over V.
+
+        That of a segment is the sum of its clusters'. `logits` are (B, K, H, W).
+        """
+        return torch.einsum("vk,bkhw->bvhw", self.members, F.softmax(logits / self.temperature, 1))
+
+
+@torch.inference_mode()
+def probability_map(logits: Tensor, size: tuple[int, int], mixture: Mixture) -> Tensor:
+    """Return (V, H, W) float32 probabilities; `logits` (1, K, h, w) are enlarged to `size`."""
+    result = torch.empty((len(mixture.members), *size), device=logits.device)
+    for rows, columns, part in enlarged(logits, size):
+        result[:, rows, columns] = mixture.probabilities(part)[0]
+    return result
+
+
+@torch.inference_mode()
+def masks(logits: Tensor, size: tuple[int, int], mixture: Mixture, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the segments of a picture as an image-segmentation pipeline of transformers does.
+
+    Args:
+        logits: (1, K, h, w), enlarged to `size`.
+        size: (H, W) of the picture.
+        mixture: how they become probabilities.
+        names: the V names.
+
+    Returns:
+        "score", "label" and "mask" of each segment that occurs, by ascending value.
+    """
+    value_of_cluster = mixture.members.argmax(0)
+    labels = torch.empty(size, dtype=torch.int64)
+    totals = torch.zeros(len(names), dtype=torch.float64)
+    for rows, columns, part in enlarged(logits, size):
+        values = value_of_cluster[part.max(1).indices]  # (1, rows, columns)
+        inside = mixture.probabilities(part).gather(1, values[:, None]).flatten()
+        totals += torch.zeros_like(totals).index_add_(0, values.flatten().cpu(), inside.double().cpu())
+        labels[rows, columns] = values[0].cpu()
+    found, counts = (array.tolist() for array in np.unique(labels.numpy(), return_counts=True))
+    return [
+        {
+            "score": float(totals[value]) / count,
+            "label": names[value],
+            "mask": Image.fromarray((labels == value).numpy().astype(np.uint8) * 255),
+        }
+        for value, count in zip(found, counts, strict=True)
+    ]
+
+
+def swatches(names: Sequence[str], colors: Sequence[str]) -> str:
+    """Return HTML that lists values and names beside their colours "#rrggbb", for notebooks."""
+    cells = (
+        f'<span style="display:inline-block;margin:2px 10px 2px 0"><span style="display:inline-block;width:1em;height:1em;'
+        f'background:{color};border:1px solid #888;vertical-align:-2px"></span> {value} {html.escape(name)}</span>'
+        for value, (name, color) in enumerate(zip(names, colors, strict=True))
+    )
+    return f"<div>{''.join(cells)}</div>"
