@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from picie.display.colors import hex_to_rgb, palette, rgb_to_hex, srgb_to_lab
+from picie.display.colors import DEFICIENCIES, hex_to_rgb, palette, rgb_to_hex, simulated, srgb_to_lab
 
 PUBLISHED = {
     (255, 0, 0): (53.24, 80.09, 67.20),
@@ -37,13 +37,42 @@ def test_hex_and_back() -> None:
     assert rgb_to_hex((10, 255, 128)) == "#0aff80"
 
 
-@pytest.mark.parametrize(("n", "least"), [(12, 40), (27, 28), (171, 10)])
+@pytest.mark.parametrize(("n", "least"), [(12, 28), (27, 26), (171, 11)])
 def test_no_two_colours_of_a_palette_are_close(n: int, least: float) -> None:
     lab = srgb_to_lab(np.array(palette(n)) / 255)
     distance = np.linalg.norm(lab[:, None] - lab[None], axis=2) + 1000 * np.eye(n)
     assert distance.min() > least
     assert lab[:, 0].min() > 29  # visible on black and on white
-    assert lab[:, 0].max() < 89
+    assert lab[:, 0].max() < 81
+
+
+@pytest.mark.parametrize("deficiency", DEFICIENCIES)
+def test_the_first_colours_differ_for_colour_blind_people(deficiency: str) -> None:
+    lab = srgb_to_lab(simulated(np.array(palette(12)) / 255, deficiency))
+    distance = np.linalg.norm(lab[:, None] - lab[None], axis=2) + 1000 * np.eye(12)
+    assert distance.min() > 16  # of any two
+    assert np.linalg.norm(np.diff(lab, axis=0), axis=1).min() > 30  # of neighbours in the legend
+
+
+def test_red_and_green_are_confused_by_some_and_not_by_others() -> None:
+    def distance(deficiency: str) -> float:
+        lab = srgb_to_lab(simulated(np.array([[200, 80, 60], [130, 130, 60]]) / 255, deficiency))
+        return float(np.linalg.norm(lab[0] - lab[1]))
+
+    assert distance("deuteranopia") < 16
+    assert distance("tritanopia") > 40
+    greys = np.array([[0, 0, 0], [0.5, 0.5, 0.5], [1, 1, 1]])
+    for kind in DEFICIENCIES:  # the rows of each matrix sum to 1
+        np.testing.assert_allclose(simulated(greys, kind), greys, atol=1e-5)
+
+
+def test_no_colour_hides_the_photo_below_it() -> None:
+    colors = np.array(palette(40))
+    assert np.ptp(colors, axis=1).max() <= 140
+    assert (np.ptp(colors, axis=1) <= 0.7 * colors.max(1)).all()
+    lab = srgb_to_lab(colors / 255)
+    for vivid in ([0, 255, 255], [255, 0, 255], [255, 0, 0]):
+        assert np.linalg.norm(lab - srgb_to_lab(np.array([vivid]) / 255), axis=1).min() > 23
 
 
 def test_a_longer_palette_begins_with_the_shorter() -> None:
