@@ -137,7 +137,7 @@ class ModelConfig(Section):
     laterals: Literal["pca", "random"] = Field(
         "pca", description="initial weights of the FPN's laterals: a PCA of the backbone's levels (label-free), or random"
     )
-    freeze: bool = Field(False, description="train only the FPN, with a frozen backbone")
+    freeze: bool | None = Field(None, description="train only the FPN, with a frozen backbone; default: true for a ViT")
 
 
 class ClusterConfig(Section):

