@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
+from picie.inference.confidence import segment_probabilities
 from picie.inference.enlarging import enlarged
 
 
@@ -24,25 +24,24 @@ class Mixture:
     """How the logits of clusters become probabilities of segments.
 
     Attributes:
-        members: (V, K) floats, 1 where a cluster belongs to a segment.
+        assignment: (K,) the segment of each cluster.
+        n_segments: V.
         temperature: the logits are divided by it before the softmax.
     """
 
-    members: Tensor
+    assignment: Sequence[int]
+    n_segments: int
     temperature: float
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Return (B, V, H, W) probabilities of segments, which sum to 1 over V.
-
-        That of a segment is the sum of its clusters'. `logits` are (B, K, H, W).
-        """
-        return torch.einsum("vk,bkhw->bvhw", self.members, F.softmax(logits / self.temperature, 1))
+        """Return (B, V, ...) float32 probabilities of segments of logits (B, K, ...)."""
+        return segment_probabilities(logits, self.assignment, self.n_segments, self.temperature)
 
 
 @torch.inference_mode()
 def probability_map(logits: Tensor, size: tuple[int, int], mixture: Mixture) -> Tensor:
     """Return (V, H, W) float32 probabilities; `logits` (1, K, h, w) are enlarged to `size`."""
-    result = torch.empty((len(mixture.members), *size), device=logits.device)
+    result = torch.empty((mixture.n_segments, *size), device=logits.device)
     for rows, columns, part in enlarged(logits, size):
         result[:, rows, columns] = mixture.probabilities(part)[0]
     return result
@@ -61,7 +60,7 @@ def masks(logits: Tensor, size: tuple[int, int], mixture: Mixture, names: Sequen
     Returns:
         "score", "label" and "mask" of each segment that occurs, by ascending value.
     """
-    value_of_cluster = mixture.members.argmax(0)
+    value_of_cluster = torch.tensor(mixture.assignment, device=logits.device)
     labels = torch.empty(size, dtype=torch.int64)
     totals = torch.zeros(len(names), dtype=torch.float64)
     for rows, columns, part in enlarged(logits, size):

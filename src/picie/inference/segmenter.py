@@ -115,7 +115,7 @@ class Segmenter(CellClassifier, OnHub):
             InputError: there is no checkpoint of picie, or the device does not exist.
         """
         state = checkpoint.load(run)
-        return cls.from_state({"summary": summary(Path(run)), **state}, device)
+        return cls.from_state({"summary": summary(checkpoint.find_checkpoint(run).parent), **state}, device)
 
     @classmethod
     def from_state(cls, state: dict[str, Any], device: str = "auto") -> Segmenter:
@@ -188,7 +188,7 @@ class Segmenter(CellClassifier, OnHub):
     @overload
     def predict(self, images: str | os.PathLike[str] | Image.Image | np.ndarray, batch_size: int = 8) -> np.ndarray: ...
     @overload
-    def predict(self, images: Sequence[Picture], batch_size: int = 8) -> list[Any]: ...
+    def predict(self, images: list[Any] | tuple[Any, ...], batch_size: int = 8) -> list[Any]: ...
     def predict(self, images: Any, batch_size: int = 8) -> Any:
         """Return the label map of a picture, or of each of several.
 
@@ -303,11 +303,10 @@ class Segmenter(CellClassifier, OnHub):
     @property
     def mixture(self) -> outputs.Mixture:
         """How the logits of clusters become probabilities of segments."""
-        members = torch.zeros(len(self.names), self.k, device=self.device)
-        members[torch.from_numpy(self.value_of_cluster), torch.arange(self.k)] = 1
         # A classifier that was trained was trained at temperature 1.
         by_prototypes = not isinstance(self.method, Method) or self.method.predicts_by_prototypes
-        return outputs.Mixture(members, self.config.loss.temperature if by_prototypes else 1.0)
+        temperature = self.config.loss.temperature if by_prototypes else 1.0
+        return outputs.Mixture(self.segments.assignment, len(self.names), temperature)
 
     def _logits_of(self, images: Sequence[Picture]) -> Iterator[tuple[Tensor, tuple[int, int]]]:
         """Yield the logits (1, K, h, w) of each picture, and its size (H, W)."""

@@ -27,7 +27,7 @@ _FORMAT = "picie"
 _VERSION = 1
 
 
-def find_checkpoint(run: str | Path) -> Path:
+def find_checkpoint(run: str | os.PathLike[str]) -> Path:
     """Find the checkpoint of `run`, a run folder or the file itself.
 
     Raises `InputError` if there is none.
@@ -47,7 +47,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     write_atomically(path, lambda file: torch.save(with_format, file))
 
 
-def load(run: str | Path) -> dict[str, Any]:
+def load(run: str | os.PathLike[str]) -> dict[str, Any]:
     """Load the state that `save` wrote, with its tensors on the CPU.
 
     Raises:

@@ -134,7 +134,7 @@ def summary(folder: Path) -> dict[str, Any]:
         record, lines = RunRecord(folder).read(), read_metrics(folder)
     except InputError:  # reported by the commands that need the records
         return {}
-    latest = next((line for line in reversed(lines) if "protocol" in line), {})
+    latest: dict[str, Any] = next((line for line in reversed(lines) if "protocol" in line), {})
     known = {**{key: record.get(key) for key in ("images", "epochs")}, **{key: latest.get(key) for key in _SCORES}}
     return {key: value for key, value in known.items() if value is not None}
 
