@@ -105,6 +105,15 @@ def trained(_trained: Path) -> Path:
     return _trained
 
 
+@pytest.fixture(scope="session")
+def untrained(tiny: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of `tiny()` without a step, whose maps have several segments. Read it.
+
+    A step would leave the tiny network with one cluster a picture.
+    """
+    return api.train(tiny("train.epochs=0"), tmp_path_factory.mktemp("runs") / "untrained")
+
+
 @pytest.fixture
 def own_run(trained: Path, tmp_path: Path) -> Path:
     """A copy of `trained` that the test may change."""

@@ -17,18 +17,23 @@ if TYPE_CHECKING:
     from picie.registry import trust
     from picie.scoring.evaluation import ScoreOptions, evaluate
     from picie.scoring.folders import FolderOptions, score_folders
-    from picie.training.api import train
+    from picie.training.runs import Run, resume, train
 
-__all__ = ["Config", "FolderOptions", "ScoreOptions", "Segmenter", "__version__", "evaluate", "score_folders", "train", "trust"]
+__all__ = [
+    "Config", "FolderOptions", "Run", "ScoreOptions", "Segmenter", "__version__", "evaluate", "resume", "score_folders",
+    "train", "trust",
+]  # fmt: skip
 
 _HOMES = {
     "Config": "config",
     "FolderOptions": "scoring.folders",
+    "Run": "training.runs",
     "ScoreOptions": "scoring.evaluation",
     "Segmenter": "inference.segmenter",
     "evaluate": "scoring.evaluation",
+    "resume": "training.runs",
     "score_folders": "scoring.folders",
-    "train": "training.api",
+    "train": "training.runs",
     "trust": "registry",
 }
 
@@ -37,3 +42,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'picie' has no attribute {name!r}")
     return getattr(importlib.import_module(f"picie.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

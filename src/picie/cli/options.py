@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
 from picie import registry
-from picie.errors import InputError, nearest
+from picie.errors import InputError
+from picie.training.keywords import data_setting
 
 Include = Annotated[
     Optional[list[str]], typer.Option(metavar="PATTERN", help="Use only these images of a folder, e.g. '*.jpg'; repeatable.")
@@ -19,8 +18,6 @@ Include = Annotated[
 Exclude = Annotated[
     Optional[list[str]], typer.Option(metavar="PATTERN", help="Leave out these images of a folder, e.g. 'masks/*'; repeatable.")
 ]
-# my_module:MyDataset, but not C:photos
-_OBJECT = re.compile(r"[A-Za-z_][\w]+(\.\w+)*:[A-Za-z_]\w*")
 
 
 def _trust(value: bool) -> None:
@@ -40,23 +37,12 @@ def data_options(data: str | None, options: Sequence[str]) -> list[str]:
     Raises:
         InputError: `options` set the same key, or there is no folder or dataset of that name.
     """
-    from_data = [] if data is None else [_data_option(data)]
-    for key in (option.partition("=")[0] for option in from_data):
-        if any(option.startswith(f"{key}=") for option in options):
-            raise InputError(f"{key} is given twice, by DATA {data} and as an option; give it once")
-    return from_data
-
-
-def _data_option(data: str) -> str:
-    if not Path(data).exists() and (data in registry.DATASETS or _OBJECT.fullmatch(data)):
-        return f"data.name={_toml_string(data)}"
-    if not Path(data).exists() and ("\\" in data or ":" in data):
-        from picie.data.layout import existing_folder
-
-        existing_folder(data)  # explains paths of Windows and addresses
-    if not Path(data).exists() and Path(data).name == data:
-        raise InputError(f"{data}: no such folder, and no dataset of that name; {nearest(data, registry.DATASETS)}")
-    return f"data.root={_toml_string(data)}"
+    if data is None:
+        return []
+    key, value = data_setting(data)
+    if any(option.startswith(f"{key}=") for option in options):
+        raise InputError(f"{key} is given twice, by DATA {data} and as an option; give it once")
+    return [f"{key}={_toml_string(value)}"]
 
 
 def _toml_string(text: str) -> str:

@@ -13,6 +13,7 @@ from picie.cli.options import Exclude, Include, Trust, data_options, join_option
 from picie.config import Config, all_sections, load
 from picie.errors import InputError
 from picie.runtime import distributed
+from picie.training.keywords import SHORT_NAMES, default_folder
 
 
 def train(
@@ -46,20 +47,20 @@ def train(
         given.insert(0, data)  # `picie train --resume DIR run.workers=4` has no DATA
         data = None
     flags: dict[str, Any] = {
-        "cluster.k": clusters,
-        "train.epochs": epochs,
+        "clusters": clusters,
+        "epochs": epochs,
         "seed": seed,
         "method": method,
-        "model.backbone": backbone,
-        "views.size": size,
-        "train.batch_size": batch_size,
-        "data.include": ",".join(include) if include else None,
-        "data.exclude": ",".join(exclude) if exclude else None,
-        "train.lr": lr,
-        "run.device": device,
-        "run.workers": workers,
+        "backbone": backbone,
+        "size": size,
+        "batch_size": batch_size,
+        "include": ",".join(include) if include else None,
+        "exclude": ",".join(exclude) if exclude else None,
+        "lr": lr,
+        "device": device,
+        "workers": workers,
     }
-    options = join_options({key: value for key, value in flags.items() if value is not None}, given)
+    options = join_options({SHORT_NAMES[name]: value for name, value in flags.items() if value is not None}, given)
     if resume is not None:
         if data is not None or preset is not None or config is not None or out is not None:
             raise InputError(
@@ -75,14 +76,7 @@ def train(
     # imports torch and timm, which takes seconds; check the options first
     from picie.training import api
 
-    _print_run(api.train(settings, out or _default_out(settings)))
-
-
-def _default_out(config: Config) -> Path:
-    name = Path(config.data.root).resolve().name if config.data.root else config.data.name.split(":")[-1]
-    stem = f"{name}-{config.method.split(':')[-1]}-k{config.cluster.k}-s{config.seed}"
-    candidates = [Path("runs") / stem, *(Path("runs") / f"{stem}-{i}" for i in range(2, 1000))]
-    return next(path for path in candidates if not path.exists())
+    _print_run(api.train(settings, out or default_folder(settings)))
 
 
 def _print_run(run: Path) -> None:

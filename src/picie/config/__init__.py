@@ -2,6 +2,7 @@
 
 from picie.config.loading import (
     Layer,
+    code_names,
     from_dict,
     load,
     preset_names,
@@ -26,6 +27,6 @@ from picie.config.sections import (
 
 __all__ = [
     "ClusterConfig", "Config", "DataConfig", "EvaluateConfig", "Layer", "LossConfig", "ModelConfig", "RunConfig", "Section",
-    "TrainConfig", "ViewsConfig", "all_sections", "config_class", "from_dict", "load", "preset_names", "preset_text",
-    "read_toml", "to_toml", "with_overrides",
+    "TrainConfig", "ViewsConfig", "all_sections", "code_names", "config_class", "from_dict", "load", "preset_names",
+    "preset_text", "read_toml", "to_toml", "with_overrides",
 ]  # fmt: skip

@@ -61,7 +61,7 @@ def load(preset: str | None = None, file: Path | None = None, overrides: Sequenc
         _merge(values, read_toml(file))
     for override in overrides:
         if isinstance(override, str):
-            registry.trust(_code_names(_parse_override(override)))
+            registry.trust(code_names(_parse_override(override)))
         _merge(values, _parse_override(override) if isinstance(override, str) else override)
     for override in overrides:  # an unknown key that is unset ("key=") leaves no trace in `values`
         if isinstance(override, str):
@@ -123,7 +123,7 @@ def _class_of(values: Mapping[str, Any]) -> type[Config]:
     return config_class(method) if isinstance(method, str) else Config
 
 
-def _code_names(value: Any) -> Iterator[str]:
+def code_names(value: Any) -> Iterator[str]:
     """Yield every "module:attribute" in the value of an option.
 
     Lists of transforms may be written with commas.
@@ -132,10 +132,10 @@ def _code_names(value: Any) -> Iterator[str]:
         yield from (part.strip() for part in value.split(",") if ":" in part)
     elif isinstance(value, Mapping):
         for item in value.values():
-            yield from _code_names(item)
+            yield from code_names(item)
     elif isinstance(value, list):
         for item in value:
-            yield from _code_names(item)
+            yield from code_names(item)
 
 
 # The value of "key=": drops the value of lower layers, so that the default applies.

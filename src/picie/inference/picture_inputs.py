@@ -94,7 +94,8 @@ def as_given(result: Tensor, picture: Picture, mask: bool = False) -> Any:
     if not isinstance(picture, Tensor):
         array = result.cpu().numpy()
         return array.astype(np.uint16) if array.dtype == np.int32 else array
-    result = result.to(picture.device)
+    # A clone can be used in training, which a tensor of inference mode cannot.
+    result = result.to(picture.device).clone()
     if mask and type(picture) is not Tensor:
         from torchvision import tv_tensors  # takes a second, and only its own images need it
 

@@ -41,8 +41,29 @@ def set_up_logging(quiet: bool = False) -> None:
     log.setLevel(logging.WARNING if quiet else logging.INFO)
 
 
+@contextlib.contextmanager
+def shown_logs() -> Iterator[None]:
+    """Show the package's log lines within the block, unless the program has set up logging.
+
+    That is a level for the package's logger, or a handler that gets lines of level INFO.
+    """
+    if log.level != logging.NOTSET or (log.hasHandlers() and log.isEnabledFor(logging.INFO)):
+        yield
+        return
+    handlers, propagate = log.handlers[:], log.propagate
+    set_up_logging()
+    try:
+        yield
+    finally:
+        log.handlers[:], log.propagate = handlers, propagate
+        log.setLevel(logging.NOTSET)
+
+
 class _Handler(logging.Handler):
-    """Writes lines to stderr, above the progress bars on a terminal."""
+    """Writes lines to stderr, above the progress bars on a terminal; in a notebook to stdout.
+
+    A notebook shows what goes to stderr as if it were an error.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "picie: warning: " if record.levelno >= logging.WARNING else ""
@@ -50,7 +71,7 @@ class _Handler(logging.Handler):
         if console.is_terminal:
             console.print(text, soft_wrap=True, markup=False, highlight=False)
         else:
-            print(text, file=sys.stderr)
+            print(text, file=sys.stdout if console.is_jupyter else sys.stderr)
 
 
 class _Rate(ProgressColumn):

@@ -17,6 +17,7 @@ from picie.runtime import checkpoint, distributed, output_paths
 from picie.runtime.atomic_write import is_disk_full
 from picie.runtime.interrupts import graceful_stop
 from picie.runtime.progress import Progress, log
+from picie.runtime.rng import preserved_global_state
 from picie.runtime.run_record import RunRecord
 from picie.scoring.evaluation import Evaluation
 from picie.training.feature_source import FeatureSource
@@ -117,7 +118,8 @@ def _train(config: Config, out: Path, saved: dict[str, Any] | None) -> _Outcome:
     A new run that fails before its first checkpoint leaves no files behind.
     """
     made = output_paths.missing(out)
-    with graceful_stop() as stop, Progress(config.run.progress) as bars:
+    unchanged = preserved_global_state(config.run.device)
+    with unchanged, graceful_stop() as stop, Progress(config.run.progress) as bars:
         setup = set_up(config, bars, pretrained=None if saved is None else False)
         folder = RunFolder(out, RunRecord(out, config.run.loggers), bars, stop)
         with _locked(out) as empty:
