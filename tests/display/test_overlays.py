@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from picie.display import overlays
-from picie.display.overlays import colorize, index_image, legend, overlay, sheet
+from picie.display.overlays import colorize, draw_names, index_image, large_regions, legend, overlay, sheet
 
 COLORS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 LABELS = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 2, 2]], dtype=np.uint8)
@@ -83,3 +83,36 @@ def test_an_overlay_drawn_in_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) 
     for pixels in (1, 30, 70, 200):
         monkeypatch.setattr(overlays, "_PIXELS_AT_ONCE", pixels)
         assert np.array_equal(np.asarray(overlay(image, labels, colors)), whole)
+
+
+def test_large_regions_are_found_at_their_innermost_point() -> None:
+    labels = np.zeros((600, 900), dtype=np.uint8)
+    labels[100:500, 100:400] = 1  # two regions of one value
+    labels[100:300, 600:800] = 1
+    labels[590:600, 890:900] = 2  # too small for a name
+    outer, left, right = large_regions(labels)
+    assert (outer.value, left.value, right.value) == (0, 1, 1)
+    assert left.share == pytest.approx(120_000 / 540_000, rel=0.05)
+    assert left.x == pytest.approx(250 / 900, abs=0.02)
+    assert 200 / 600 < left.y < 400 / 600
+    assert (right.x, right.y) == pytest.approx((700 / 900, 200 / 600), abs=0.01)
+    assert labels[int(outer.y * 600), int(outer.x * 900)] == 0
+
+
+def test_names_stand_on_their_regions_and_do_not_overlap() -> None:
+    labels = np.zeros((200, 300), dtype=np.uint8)
+    labels[:, 150:] = 1
+    image = Image.new("RGB", (300, 200), (120, 120, 120))
+    draw_names(image, labels, ["road", "sky"])
+    written = np.argwhere((np.asarray(image) != 120).any(2))
+    left, right = written[written[:, 1] < 150], written[written[:, 1] >= 150]
+    assert np.ptp(left[:, 1]) > np.ptp(right[:, 1]) > 10  # "road" is longer than "sky"
+    for part, column in ((left, 75), (right, 225)):
+        assert abs(part[:, 1].mean() - column) < 5
+    stripes = Image.new("RGB", (300, 200), (120, 120, 120))
+    draw_names(stripes, (np.arange(200)[:, None] // 5 % 2).repeat(300, 1), ["a", "b"])
+    rows = np.flatnonzero((np.asarray(stripes) != 120).any((1, 2)))
+    assert (np.diff(rows) > 1).sum() < 19  # there are 40 regions, and names of a third of them fit
+    narrow = Image.new("RGB", (30, 200), (120, 120, 120))
+    draw_names(narrow, np.zeros((200, 30), dtype=np.uint8), ["a name that does not fit"])
+    assert (np.asarray(narrow) == 120).all()

@@ -62,7 +62,7 @@ def simulated(colors: np.ndarray, deficiency: str) -> np.ndarray:
         colors: the colours.
         deficiency: one of `DEFICIENCIES`.
     """
-    linear = (_linear(colors) @ np.array(_DEFICIENCIES[deficiency]).T).clip(0, 1)
+    linear: np.ndarray = (_linear(colors) @ np.array(_DEFICIENCIES[deficiency]).T).clip(0, 1)
     return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 

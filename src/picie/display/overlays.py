@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 
 from picie.display.colors import Color
 
@@ -13,6 +15,25 @@ _OPACITY = 0.55
 _PIXELS_AT_ONCE = 2**22  # pixels of an overlay drawn at once: about 100 MB
 _FONT_SIZE = 14
 _GAP = 6
+_NAMED = 0.02  # smallest share of the picture that a region with a name takes
+_NAMED_SIDE = 256  # longest side in pixels of the map that regions are searched in
+
+
+@dataclass(frozen=True)
+class Region:
+    """A large connected region of a label map.
+
+    Attributes:
+        value: its value.
+        x: column of its innermost point, as a fraction of the width.
+        y: row of its innermost point, as a fraction of the height.
+        share: its share of the picture's pixels.
+    """
+
+    value: int
+    x: float
+    y: float
+    share: float
 
 
 def colorize(labels: np.ndarray, colors: Sequence[Color], unlabelled: Color = (0, 0, 0)) -> Image.Image:
@@ -45,6 +66,55 @@ def draw_overlay(image: Image.Image, labels: np.ndarray, colors: Sequence[Color]
         border[:, 1:] |= part[:, 1:] != part[:, :-1]
         blended[border] = blended[border] // 3
         image.paste(Image.fromarray(blended), box)
+
+
+def large_regions(labels: np.ndarray) -> list[Region]:
+    """Find the connected regions of `labels` (H, W) that take at least 2 % of it, largest first.
+
+    >>> large_regions(np.array([[0, 0, 0, 1]]))
+    [Region(value=0, x=0.375, y=0.5, share=0.75), Region(value=1, x=0.875, y=0.5, share=0.25)]
+    """
+    step = -(-max(labels.shape) // _NAMED_SIDE)
+    small = labels[step // 2 :: step, step // 2 :: step]
+    values, counts = np.unique(small, return_counts=True)
+    regions = []
+    for value in values[counts >= _NAMED * small.size]:
+        parts, n = ndimage.label(small == value)
+        for part, box in enumerate(ndimage.find_objects(parts, n), 1):
+            inside = np.pad(parts[box] == part, 1)  # the picture's edge is an edge of the region
+            share = inside.sum() / small.size
+            if share >= _NAMED:
+                y, x = (at + start.start - 0.5 for at, start in zip(_innermost(inside), box, strict=True))
+                regions.append(Region(int(value), x / small.shape[1], y / small.shape[0], float(share)))
+    return sorted(regions, key=lambda region: -region.share)
+
+
+def _innermost(inside: np.ndarray) -> tuple[int, int]:
+    """Return the row and column far from the border of a region; of several, the most central."""
+    depth = ndimage.distance_transform_edt(inside)
+    deep = np.argwhere(depth >= 0.9 * depth.max())
+    row, column = deep[np.square(deep - np.argwhere(inside).mean(0)).sum(1).argmin()]
+    return int(row), int(column)
+
+
+def draw_names(image: Image.Image, labels: np.ndarray, names: Sequence[str]) -> None:
+    """Write the names of the large regions of `labels` (H, W) into an RGB `image` of that size.
+
+    A name that would cover that of a larger region, or is wider than the image, is left out.
+    """
+    size = max(10, round(min(image.size) / 24))
+    font, draw, margin = ImageFont.load_default(size), ImageDraw.Draw(image), size / 4
+    taken: list[tuple[float, float, float, float]] = []
+    for region in large_regions(labels):
+        width = font.getlength(names[region.value]) + 2 * margin
+        left = min(max(0.0, region.x * image.width - width / 2), image.width - width)
+        top = min(max(0.0, region.y * image.height - 0.75 * size), image.height - 1.5 * size)
+        box = (left, top, left + width, top + 1.5 * size)
+        if left < 0 or any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
+            continue
+        taken.append(box)
+        middle = (left + width / 2, top + 0.75 * size)
+        draw.text(middle, names[region.value], "white", font, "mm", stroke_width=max(1, size // 8), stroke_fill="black")
 
 
 def index_image(labels: np.ndarray, colors: Sequence[Color]) -> Image.Image:
