@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from tests.conftest import COLORS
 
+from picie.data.base import ClassMap
 from picie.data.folder import Folder
-from picie.data.label_coding import read_coding
+from picie.data.label_coding import check_label, read_coding
 from picie.data.label_statistics import LabelStatistics
 from picie.errors import InputError
 
@@ -125,6 +126,20 @@ def test_values_that_probably_mean_something_else_are_noticed() -> None:
     assert seen(binary).warnings(["background", "road"], (0, 255), -1) == []
     (line,) = seen(np.array([[1, 2, 2]])).warnings(["a", "b", "c"], None, 255)
     assert "value 0 ('a') does not occur, the labels have 1, 2; if they count from 1" in line
+
+
+def test_an_unlabelled_value_0_and_ids_from_1_are_noticed() -> None:
+    shifted, names = np.array([[0, 1, 2, 2]], np.uint8), ["sky", "building", "road", "tree"]
+    (line,) = seen(shifted, shifted).warnings(names, None, 255)
+    assert "every file has value 0, which means 'sky': if 0 marks pixels without a class and the ids count from 1" in line
+    assert "they fit another numbering; set ignore = 0 and values = [1, ..., 4]" in line
+    assert seen(shifted).warnings(["background", *names[1:]], None, 255) == []
+    assert seen(shifted).warnings(names, (0, 1, 2, 3), 255) == []  # stated
+    assert seen(np.append(shifted, [[255]], 1)).warnings(names, None, 255) == []  # 255 is in use
+    assert seen(shifted, shifted[:, 1:]).warnings(names, None, 255) == []  # a file without 0
+    assert seen(np.arange(4)[None]).warnings(names, None, 255) == []  # every class occurs
+    with pytest.raises(InputError, match=r"label value 4 is not a class .* set ignore = 0 and values = \[1, ..., 4\]"):
+        check_label(np.arange(5)[None], ClassMap(tuple(names), ("#000000",) * 4), "x.png")
 
 
 def test_contradictory_palettes_are_noticed(tmp_path: Path) -> None:

@@ -392,7 +392,7 @@ def test_a_full_disk_stops_and_the_command_continues(trained: Path, photos: Path
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(PicieError, match=r"No space left on device; 2 of 7 images are done. Free some space") as error:
+    with pytest.raises(PicieError, match=r"the disk is full; 2 of 7 images are done. Free some space") as error:
         predict_files(trained, [photos], out)
     assert not isinstance(error.value, InputError)  # exit status 1
     monkeypatch.undo()

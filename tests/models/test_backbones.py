@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -251,6 +252,17 @@ def test_without_the_hub_the_error_names_both_other_ways(tmp_path: Path, monkeyp
     assert "\n" not in message
     for word in ("model.pretrained", "'resnet18'", "model.weights=FILE", "--backbone tf_efficientnet_lite0"):
         assert word in message
+
+
+def test_a_hub_that_cannot_be_reached_is_not_asked_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:1")
+    began = time.monotonic()
+    with pytest.raises(InputError, match=r"cannot be fetched from the hub \(http://127\.0\.0\.1:1 cannot be reached: "):
+        TimmBackbone("test_resnet")
+    assert time.monotonic() - began < 10  # 46 s with the retries of huggingface_hub
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 
@@ -64,3 +67,49 @@ def test_other_threads_do_not_handle_signals() -> None:
     thread.start()
     thread.join()
     assert seen == [None]
+
+
+def process(code: str) -> subprocess.Popen[bytes]:
+    """A Python process that prints a byte when it is ready."""
+    lines = ["import os, signal, sys, threading, time", "from picie.runtime.interrupts import *", "import picie.runtime.interrupts as i"]
+    # a background job of a shell ignores SIGINT
+    lines += ["signal.signal(signal.SIGINT, signal.default_int_handler)", code]
+    started = subprocess.Popen([sys.executable, "-c", "\n".join(lines)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert started.stdout is not None
+    assert started.stdout.read(1) == b"r"
+    return started
+
+
+READY = "os.write(1, b'r')\n"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_blocked_thread_does_not_keep_the_process(signum: signal.Signals) -> None:
+    wait = "threading.Thread(target=threading.Event().wait).start()\ntime.sleep(60)"
+    started = process(f"i._GRACE = 0.1\nend_at_signals()\n{READY}{wait}")
+    began = time.monotonic()
+    started.send_signal(signum)
+    started.communicate(timeout=30)
+    assert started.returncode == 128 + signum
+    assert time.monotonic() - began < 20
+
+
+def test_an_ignored_interrupt_stays_ignored() -> None:
+    started = process(f"signal.signal(signal.SIGINT, signal.SIG_IGN)\nend_at_signals()\n{READY}sys.exit(len(sys.stdin.read()))")
+    started.send_signal(signal.SIGINT)
+    started.communicate(b"four", timeout=30)
+    assert started.returncode == 4
+
+
+def test_a_process_stops_when_its_parent_is_gone() -> None:
+    started = process(f"end_at_signals()\nstop_with_parent()\n{READY}time.sleep(60)")
+    assert started.stdin is not None
+    started.stdin.close()
+    started.wait(30)
+    assert started.returncode == 128 + signal.SIGTERM
+
+
+def test_a_process_ends_by_itself_while_its_parent_lives() -> None:
+    started = process(f"stop_with_parent()\n{READY}sys.exit(3)")
+    assert started.wait(30) == 3
+    started.communicate()

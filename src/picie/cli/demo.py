@@ -18,6 +18,7 @@ from picie.errors import InputError
 from picie.inference.predict import predict_files
 from picie.inference.segmenter import Segmenter
 from picie.report import FILE_NAME
+from picie.runtime.atomic_write import write_atomically
 from picie.runtime.progress import log
 from picie.scoring.baselines import evaluate_baselines
 from picie.scoring.evaluation import evaluate
@@ -47,7 +48,8 @@ def demo(out: Path, seed: int = 0) -> None:
     show_evaluation(result, evaluate_baselines(run))
     predict_files(run, [data / "images" / "val"], predictions)
     results = out / "results.png"
-    _results_sheet(run, data).save(results)
+    drawn = _results_sheet(run, data)
+    write_atomically(results, lambda file: drawn.save(file, "PNG"))
     typer.echo(f"open {run / FILE_NAME} or {results}  (and {predictions}/*_overlay.jpg)")
 
 

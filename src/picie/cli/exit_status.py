@@ -14,6 +14,7 @@ from picie.config import all_sections
 from picie.errors import InputError, PicieError, Stopped
 from picie.runtime import distributed, failures
 from picie.runtime.atomic_write import is_disk_full
+from picie.runtime.interrupts import end_at_signals
 
 # Depending on its version, Typer raises click's exceptions or its own copies of them. This is their
 # common base class.
@@ -32,6 +33,8 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
         0 for success; 2 if the input was invalid; 1 if the run, the disk or the network failed;
         128 + signal if the command was interrupted.
     """
+    if arguments is None and distributed.launched() == 1:
+        end_at_signals()
     try:
         with registry.trust_scope():
             status = typer.main.get_command(app).main(
@@ -51,6 +54,10 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
         return _end(name, f"error: {_usage_message(error)}; see {command} --help", 2)
     except (typer.Abort, KeyboardInterrupt):
         return _end(name, "stopped", 130)
+    except SystemExit as end:
+        if end.code != 128 + signal.SIGTERM:
+            raise
+        return _end(name, "stopped", 128 + signal.SIGTERM)
     except BrokenPipeError:
         return 0
     except OSError as error:

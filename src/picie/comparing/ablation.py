@@ -24,7 +24,7 @@ from picie.comparing.task_means import TaskMeans, task_means
 from picie.config import to_toml
 from picie.errors import InputError, PicieError, Stopped, TrainingError, nearest
 from picie.runtime.interrupts import graceful_stop
-from picie.runtime.output_paths import write_json
+from picie.runtime.output_paths import write_json, write_text
 from picie.runtime.progress import log
 from picie.training import api
 from picie.training.checks import with_absolute_root
@@ -121,7 +121,7 @@ def _run_in_turn(jobs: Sequence[Job]) -> dict[Path, str]:
             raise
         except Exception as error:  # any error: it must not stop the other runs
             reason = str(error) if isinstance(error, PicieError) else f"{type(error).__name__}: {error}"
-            _file_beside(job, "log").write_text(traceback.format_exc(), "utf-8")
+            write_text(_file_beside(job, "log"), traceback.format_exc())
             _note_failure(failed, job, reason)
     return failed
 
@@ -130,7 +130,8 @@ def _run_in_parallel(jobs: Sequence[Job], parallel: int) -> dict[Path, str]:
     """Run the jobs as processes, `parallel` at a time.
 
     Each process has its own session, so that a Ctrl-C in the terminal reaches it only once, through
-    this process. Returns the reason of each failure, by folder.
+    this process. If this process is killed, they stop by themselves. Returns the reason of each
+    failure, by folder.
     """
     failed: dict[Path, str] = {}
     waiting, signalled = list(jobs), False
@@ -161,14 +162,14 @@ def _run_in_parallel(jobs: Sequence[Job], parallel: int) -> dict[Path, str]:
 def _start(job: Job, parallel: int) -> subprocess.Popen[bytes]:
     """Start `picie train` as a process; its output goes to a log next to the run's folder."""
     settings = _file_beside(job, "toml")
-    settings.write_text(to_toml(job.config), "utf-8")
+    write_text(settings, to_toml(job.config))
     arguments = ["--resume", str(job.folder)] if job.begun else ["--config", str(settings), "--out", str(job.folder)]
     threads = max(1, (os.cpu_count() or 1) // parallel)
     with _file_beside(job, "log").open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "picie", "train", *arguments, *["--trust"] * registry.trusts_code()],
+            [sys.executable, "-m", "picie.cli.child", "train", *arguments, *["--trust"] * registry.trusts_code()],
             env={"OMP_NUM_THREADS": str(threads), **os.environ},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # closed by the system if this process is killed
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -80,6 +80,8 @@ def check_label(label: np.ndarray, classes: ClassMap, where: str | Path) -> None
         advice = "correct the label or classes.toml"
         if len(present) <= len(classes) + 1:
             advice = "if these are the classes, state their values in classes.toml: values = [...]"
+        if set(present) - {classes.ignore} <= set(range(len(classes) + 1)):
+            advice = f"if the ids count from 1, set ignore = 0 and values = [1, ..., {len(classes)}] in classes.toml"
         raise InputError(
             f"{where}: label value {int(wrong[0])} is not a class (0..{len(classes) - 1}) and not ignore ({classes.ignore}); "
             f"the file has {listing(present)}; {advice}"

@@ -16,6 +16,7 @@ from picie.data.formats import DECODERS
 
 _MAX_LISTED = 12
 _BINARY = 2  # number of classes in a binary mask
+_BACKGROUND = {"background", "other", "others", "unknown", "unlabeled", "unlabelled", "void"}  # names for value 0
 _FREQUENT = 0.25  # minimum share of ignored pixels that is reported if a class does not occur
 
 
@@ -30,6 +31,7 @@ class LabelStatistics:
 
     counts: Counter[int] = field(default_factory=Counter)
     n_files: int = 0
+    _files_with_zero: int = 0
     _palettes: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     _conflict: str = ""
     _lock: Any = field(default_factory=threading.Lock)
@@ -40,6 +42,7 @@ class LabelStatistics:
         colors = _palette_of(path, values)
         with self._lock:
             self.n_files += 1
+            self._files_with_zero += int(0 in values)
             self.counts.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
             for value, color in colors.items():
                 if self._palettes.setdefault(value, color) != color and not self._conflict:
@@ -53,6 +56,10 @@ class LabelStatistics:
     def share(self, value: int) -> float:
         """Share of the pixels with a stored value, in [0, 1]."""
         return self.counts[value] / max(1, self.counts.total())
+
+    def _zero_may_be_void(self, names: Sequence[str]) -> bool:
+        """Whether value 0 could mark pixels without a class, which most annotated images have."""
+        return self._files_with_zero == self.n_files and len(names) > _BINARY and names[0].lower() not in _BACKGROUND
 
     def warnings(self, names: Sequence[str], values: Sequence[int] | None, ignore: int) -> list[str]:
         """Warnings about values that probably do not mean what was stated, one line each.
@@ -77,6 +84,12 @@ class LabelStatistics:
             lines.append(
                 f"value 0 ({names[0]!r}) does not occur, the labels have {listing(self.counts)}; "
                 "if they count from 1, state their values in classes.toml: values = [...]"
+            )
+        elif values is None and missing and not ignored and self._zero_may_be_void(names):
+            lines.append(
+                f"class {missing[0]!r} does not occur, no pixel is ignored (value {ignore}), and every file has value 0, which "
+                f"means {names[0]!r}: if 0 marks pixels without a class and the ids count from 1, they fit another numbering; "
+                f"set ignore = 0 and values = [1, ..., {len(names)}] in classes.toml"
             )
         if self._conflict:
             lines.append(f"{self._conflict}; the stored values are used, not the colours: do they mean the same in all files?")

@@ -25,7 +25,7 @@ from picie.inference.input_files import find_inputs, output_names
 from picie.inference.prediction_record import FILE_NAME, MadeBy, Prediction, Record, fingerprint, signature
 from picie.inference.segmenter import Segmenter
 from picie.runtime import checkpoint
-from picie.runtime.atomic_write import clear_partials, write_atomically
+from picie.runtime.atomic_write import clear_partials, is_disk_full, write_atomically
 from picie.runtime.interrupts import graceful_stop
 from picie.runtime.progress import Progress, log
 
@@ -140,8 +140,9 @@ class _Prediction:
         except OSError as error:
             if error.errno not in _DISK_ERRORS:
                 raise
+            reason = "the disk is full" if is_disk_full(error) else error.strerror
             raise PicieError(
-                f"{self.out}: {error.strerror}; {self._done(len(sources))}. Free some space and repeat the command to continue"
+                f"{self.out}: {reason}; {self._done(len(sources))}. Free some space and repeat the command to continue"
             ) from error
         finally:
             self._end()

@@ -10,6 +10,7 @@ from typing import Any
 
 import timm
 import torch
+from huggingface_hub import constants, get_session
 from timm.models._features import FeatureGetterNet
 from torch import nn
 
@@ -19,6 +20,7 @@ from picie.errors import InputError, nearest
 log = logging.getLogger(__name__)
 
 _PYRAMID_LEVELS = 4
+_HUB_TIMEOUT = 10.0  # seconds
 # What timm's models raise on arguments, sizes or layouts that they do not support.
 UNSUPPORTED = (RuntimeError, AttributeError, TypeError, ValueError, LookupError, NotImplementedError, AssertionError)
 
@@ -98,7 +100,8 @@ def _create(name: str, pretrained: bool, options: Mapping[str, Any]) -> Any:
     level = hub_log.level
     hub_log.setLevel(logging.ERROR)  # it logs many lines for its retries; the error below is enough
     try:
-        return timm.create_model(name, pretrained=True, **options)
+        with _without_retries():
+            return timm.create_model(name, pretrained=True, **options)
     except (OSError, RuntimeError, ValueError) as error:  # no network, no such file, a timeout, no weights
         raise InputError(
             f"model.pretrained: the weights of {name!r} cannot be fetched from the hub ({one_line(error)}); "
@@ -107,6 +110,32 @@ def _create(name: str, pretrained: bool, options: Mapping[str, Any]) -> Any:
         ) from error
     finally:
         hub_log.setLevel(level)
+
+
+@contextmanager
+def _without_retries() -> Iterator[None]:
+    """Use only files that were fetched before, if the hub cannot be reached.
+
+    Otherwise huggingface_hub repeats its requests for about 50 seconds, and longer where packets
+    are dropped.
+
+    Raises `OSError` if the hub cannot be reached and the block fails.
+    """
+    if constants.HF_HUB_OFFLINE:
+        yield
+        return
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_HUB_TIMEOUT)
+    except Exception as error:  # of the HTTP library that huggingface_hub uses, which depends on its version
+        constants.HF_HUB_OFFLINE = True
+        try:
+            yield
+        except Exception:
+            raise OSError(f"{constants.ENDPOINT} cannot be reached: {one_line(error)}") from error
+        finally:
+            constants.HF_HUB_OFFLINE = False
+    else:
+        yield
 
 
 def _any_size(name: str) -> dict[str, bool]:

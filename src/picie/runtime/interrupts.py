@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from picie.errors import Stopped
 from picie.runtime import distributed
 
 log = logging.getLogger(__name__)
+_GRACE = 5.0  # seconds
 
 
 class StopRequest:
@@ -64,3 +66,35 @@ def graceful_stop() -> Iterator[StopRequest]:
         yield request
     finally:
         restore()
+
+
+def end_at_signals() -> None:
+    """Make SIGINT and SIGTERM end this process, at the latest after a few seconds.
+
+    SIGINT raises `KeyboardInterrupt`, SIGTERM raises `SystemExit`. A thread that is blocked, e.g.
+    by a network drive that no longer answers, would keep the process from ending; after `_GRACE`
+    seconds it ends anyway.
+    """
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        timer = threading.Timer(_GRACE, os._exit, (128 + signum,))
+        timer.daemon = True
+        timer.start()
+        raise KeyboardInterrupt if signum == signal.SIGINT else SystemExit(128 + signum)
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        # A shell starts background jobs with SIGINT ignored.
+        if signal.getsignal(signum) != signal.SIG_IGN:
+            signal.signal(signum, handle)
+
+
+def stop_with_parent() -> None:
+    """Send SIGTERM to this process when the parent, which holds the other end of stdin, ends."""
+
+    def wait() -> None:
+        # `sys.stdin` has a lock, which would abort the interpreter at exit while it is held.
+        while os.read(0, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="picie-parent", daemon=True).start()

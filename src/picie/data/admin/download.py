@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import logging
@@ -18,9 +17,11 @@ from picie.data.admin.sources import BY_HAND, DOWNLOADS, NOTHING_TO_FETCH, Downl
 from picie.data.admin.unpacking import BadArchiveError, unpack
 from picie.data.sizes import decimal
 from picie.errors import DownloadError, InputError, nearest
+from picie.runtime.atomic_write import is_disk_full
 from picie.runtime.checkpoint import exclusive
 from picie.runtime.interrupts import StopRequest, graceful_stop
 from picie.runtime.output_paths import missing as folders_to_make
+from picie.runtime.output_paths import write_text
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +155,7 @@ def _full_disk_explained(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_disk_full(error):
             raise
         raise DownloadError(f"{root}: the disk is full; free some space and run the same command again to resume") from error
 
@@ -175,7 +176,7 @@ def _verify_checksum(source: Source, archive: Path, reporter: Reporter, stop: St
     if source.sha256 not in (None, actual):
         raise _set_aside(archive, BadArchiveError(f"{source.name}: its SHA-256 is {actual}, expected {source.sha256}"))
     record = {**read_record(archive), "bytes": size, "sha256": actual}
-    record_path(archive).write_text(json.dumps(record) + "\n", "utf-8")
+    write_text(record_path(archive), json.dumps(record) + "\n")
 
 
 def _unpack(source: Source, archive: Path, root: Path, reporter: Reporter, stop: StopRequest) -> None:
@@ -186,7 +187,7 @@ def _unpack(source: Source, archive: Path, root: Path, reporter: Reporter, stop:
         except BadArchiveError as error:
             raise _set_aside(archive, error) from error
     record = {**read_record(archive), "unpacked": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    record_path(archive).write_text(json.dumps(record) + "\n", "utf-8")
+    write_text(record_path(archive), json.dumps(record) + "\n")
     archive.unlink()
     _bad(archive).unlink(missing_ok=True)
 

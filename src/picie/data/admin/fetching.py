@@ -23,6 +23,7 @@ from typing import Any
 from picie.data.sizes import decimal
 from picie.errors import DownloadError
 from picie.runtime.interrupts import StopRequest
+from picie.runtime.output_paths import write_text
 from picie.version import __version__
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class PartialFile:
         """Delete the received data, then record a new version; this order keeps both consistent."""
         self.path.write_bytes(b"")
         self.version, self.length = version, length
-        self._record.write_text(json.dumps({"url": self.url, "version": version, "length": length}) + "\n", "utf-8")
+        write_text(self._record, json.dumps({"url": self.url, "version": version, "length": length}) + "\n")
 
 
 def part_path(target: Path) -> Path:

@@ -15,6 +15,8 @@ from picie.data.scenes.canvas import develop
 from picie.data.scenes.composition import compose
 from picie.data.scenes.winter import snow
 from picie.errors import InputError, nearest
+from picie.runtime.atomic_write import clear_partials, is_partial, write_atomically
+from picie.runtime.output_paths import write_text
 
 CLASSES = ClassMap(
     names=("sky", "cloud", "building", "road", "tree", "grass", "water", "car"),
@@ -118,7 +120,7 @@ def _refuse_foreign(root: Path) -> None:
         return
     if not root.is_dir():
         raise InputError(f"{root}: is a file; give a folder to write the scenes to")
-    files = [p for p in root.rglob("*") if p.is_symlink() or not p.is_dir()]
+    files = [p for p in root.rglob("*") if (p.is_symlink() or not p.is_dir()) and not is_partial(p)]
     toml = root / "classes.toml"
     foreign = [p for p in files if p != toml and not _FILE.fullmatch(p.relative_to(root).as_posix())]
     if files and (not toml.is_file() or toml.read_text(encoding="utf-8", errors="replace") != _toml()):
@@ -146,7 +148,8 @@ def write(root: Path, n_train: int = 240, n_val: int = 60, seed: int = 0) -> Non
     _refuse_foreign(root)
     root.mkdir(parents=True, exist_ok=True)
     # write this file first, so that an interrupted call can be repeated
-    (root / "classes.toml").write_text(_toml(), encoding="utf-8")
+    clear_partials(root)
+    write_text(root / "classes.toml", _toml())
     palette = [int(c[i : i + 2], 16) for c in CLASSES.colors for i in (1, 3, 5)]
     for data in splits:
         folders = [root / kind / data.split for kind in ("images", "labels")]
@@ -155,7 +158,11 @@ def write(root: Path, n_train: int = 240, n_val: int = 60, seed: int = 0) -> Non
             folder.mkdir(parents=True)
         for i in range(len(data)):
             picture, classes = scene(seed, i, data.split)
-            Image.fromarray(picture).save(folders[0] / data.name(i), compress_level=1)
+            _save(Image.fromarray(picture), folders[0] / data.name(i))
             index = Image.fromarray(classes, "P")
             index.putpalette(palette)
-            index.save(folders[1] / data.name(i), compress_level=1)
+            _save(index, folders[1] / data.name(i))
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    write_atomically(path, lambda file: image.save(file, "PNG", compress_level=1))
