@@ -8,13 +8,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from picie.config import Config, from_dict
 from picie.data.base import ClassMap
-from picie.data.images import open_image, to_rgb, whole_size
+from picie.data.images import open_image, to_rgb, upright, whole_size
 from picie.data.scaling import Reading
 from picie.display.colors import hex_to_rgb
 from picie.errors import InputError
@@ -267,7 +267,7 @@ def _resampling_tiles(n_in: int, n_out: int, like: Tensor) -> Iterator[tuple[int
 
 def _as_image(image: Image.Image | np.ndarray) -> Image.Image:
     if isinstance(image, Image.Image):
-        return to_rgb(ImageOps.exif_transpose(image))
+        return to_rgb(upright(image))
     if image.dtype == np.uint8 and (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in {3, 4})) and image.size:
         return to_rgb(Image.fromarray(image))
     raise InputError(f"image: an array of {image.dtype} {image.shape} is not a picture; give (H, W, 3) or (H, W) uint8")
