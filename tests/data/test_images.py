@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from picie.data.images import centre_frame, centre_label, image_size, open_image, open_label, to_rgb, whole_size
+from picie.data.images import (
+    centre_frame,
+    centre_label,
+    decoding_bytes,
+    image_size,
+    open_image,
+    open_label,
+    to_rgb,
+    upright,
+    whole_size,
+)
 from picie.data.scaling import Reading
 from picie.data.search import find_images
 from picie.errors import InputError, UnreadableImageError
@@ -154,6 +164,21 @@ def test_a_missing_file_and_a_bomb_are_unreadable(tmp_path: Path, pixels: np.nda
     with pytest.raises(UnreadableImageError, match=r"it has 32 x 24 pixels; .*raise data\.max_pixels"):
         open_image(path, Reading(max_pixels=767))
     assert open_image(path, Reading(max_pixels=768)).size == (32, 24)
+
+
+def test_an_upright_picture_is_not_copied(pixels: np.ndarray) -> None:
+    image = Image.fromarray(pixels)
+    assert to_rgb(upright(image)) is image  # a copy of 108 megapixels takes 432 MB
+
+
+def test_the_memory_of_decoding_is_estimated_from_the_header(tmp_path: Path, pixels: np.ndarray) -> None:
+    image, n = Image.fromarray(pixels), pixels.shape[0] * pixels.shape[1]
+    image.save(tmp_path / "progressive.jpg", progressive=True)
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    assert decoding_bytes(saved(tmp_path / "plain.jpg", image)) == 4 * n
+    assert decoding_bytes(tmp_path / "progressive.jpg") == 10 * n
+    assert decoding_bytes(tmp_path / "deep.png") == 15 * n
+    assert decoding_bytes(tmp_path / "gone.jpg") == 0
 
 
 def test_of_an_animation_the_first_frame_is_taken(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from picie.runtime import checkpoint
 from picie.version import __version__
 
 Cli = Callable[..., tuple[int, str, str]]
+Refused = Callable[..., str]
 
 
 @pytest.fixture
@@ -338,6 +339,13 @@ def test_the_size_can_be_changed(trained: Path, photos: Path, tmp_path: Path) ->
     labels = np.asarray(Image.open(out / "a.png"))
     assert np.array_equal(labels, segmenter.predict(photos / "a.png"))
     assert not np.array_equal(labels, Segmenter.load(trained).predict(photos / "a.png"))
+
+
+def test_the_limit_on_pixels_can_be_changed(trained: Path, photos: Path, cli: Cli, refused: Refused, tmp_path: Path) -> None:
+    command = ("predict", trained, photos / "a.png", "--out", tmp_path / "out", "--device", "cpu", "--max-pixels")
+    assert "it has 64 x 48 pixels; the limit is 0.003071 megapixels" in (reason := refused(*command, 64 * 48 - 1))
+    assert "(picie predict: --max-pixels)" in reason
+    assert cli(*command, 64 * 48)[0] == 0
 
 
 def test_the_command_line(trained: Path, photos: Path, cli: Cli, tmp_path: Path) -> None:

@@ -25,6 +25,9 @@ def predict(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     include: Include = None,
     exclude: Exclude = None,
+    max_pixels: Annotated[
+        Optional[int], typer.Option(min=1, help="Skip images with more pixels. [default: the run's data.max_pixels]")
+    ] = None,
     trust: Trust = False,
 ) -> None:
     """Segment images: write an index PNG of the same size and an overlay for each, and one legend.
@@ -37,7 +40,9 @@ def predict(
 
     if quiet:
         set_up_logging(quiet=True)
-    options = predict.PredictOptions(size, overlay, overwrite, not quiet, tuple(include or ()), tuple(exclude or ()))
+    options = predict.PredictOptions(
+        size, overlay, overwrite, not quiet, max_pixels, tuple(include or ()), tuple(exclude or ())
+    )
     summary = predict.predict_files(run, paths, out, device, options)
     present = f" ({summary.present} more were there already)" if summary.present else ""
     skipped = f", {len(summary.skipped)} skipped" if summary.skipped else ""

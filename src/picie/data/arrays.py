@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from picie.data.images import compose, to_rgb
 from picie.data.pixels import Pixels
@@ -28,7 +28,7 @@ def picture_of(image: Image.Image | np.ndarray, reading: Reading) -> Image.Image
         InputError: the array has another shape, dtype or range.
     """
     if isinstance(image, Image.Image):
-        return to_rgb(ImageOps.exif_transpose(image))
+        return to_rgb(upright(image))
     values = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
     if not values.size or not (values.ndim == 2 or (values.ndim == 3 and values.shape[2] in {3, 4})):
         last = "; its channels come first: image.transpose(1, 2, 0) moves them" if image.shape[:1] in {(1,), (3,)} else ""

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from picie.data.color_profiles import to_srgb
 from picie.data.formats import DECODERS, HEIF_SUFFIXES
 from picie.data.label_coding import read_stored
-from picie.data.pixels import Pixels, decode, read_header
+from picie.data.pixels import Header, Pixels, decode, read_header
 from picie.data.remarks import MORE_BANDS
 from picie.data.scaling import Reading, Scale, alpha_of, estimate_all, to_8_bits
 from picie.errors import InputError, UnreadableImageError
@@ -58,7 +58,7 @@ def open_image(path: Path, reading: Reading = DEFAULT_READING) -> Image.Image:
         if path.suffix.lower() in HEIF_SUFFIXES and "HEIF" not in DECODERS:
             advice = "install picie[heic], or convert it to JPEG"
         elif isinstance(error, _RefusedError) and "limit" in str(error):
-            advice = "raise data.max_pixels, or reduce the image"
+            advice = "raise data.max_pixels (picie predict: --max-pixels), or reduce the image"
         raise UnreadableImageError(f"{path}: cannot be read as an image ({_reason(error)}); {advice}") from error
 
 
@@ -130,9 +130,7 @@ def _read(file: BinaryIO, reading: Reading) -> Image.Image:
         file.seek(0)
         with Image.open(file, formats=DECODERS) as image:
             image.load()
-            # `exif_transpose` would always copy
-            operation = _TRANSPOSES.get(image.getexif().get(0x0112, 1))
-            rgb = to_rgb(image if operation is None else image.transpose(operation))
+            rgb = to_rgb(upright(image))
     else:
         rgb = compose(pixels, reading)
         notes += [MORE_BANDS] if pixels.more_bands else []
@@ -160,6 +158,16 @@ def _reason(error: Exception) -> str:
         return "not enough memory"
     text = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
     return " ".join(text.split())[:200]
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turn an image by its EXIF orientation.
+
+    Unlike Pillow's `exif_transpose`, which always copies, it returns `image` itself if that is
+    upright, and keeps the EXIF data.
+    """
+    operation = _TRANSPOSES.get(image.getexif().get(0x0112, 1))
+    return image if operation is None else image.transpose(operation)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -220,22 +228,26 @@ def check_label_size(label: np.ndarray, path: Path, image: Path) -> None:
 
 def image_size(path: Path) -> tuple[int, int]:
     """(H, W) of the upright image, read from its header. Raises `UnreadableImageError`."""
-    try:
-        with path.open("rb") as file:
-            header = read_header(file)
-    except Exception as error:  # a decoder may raise anything for a damaged file
-        raise UnreadableImageError(f"{path}: cannot be read as an image ({_reason(error)})") from error
+    header = _header(path)
     height, width = header.size
     return (width, height) if header.orientation >= 5 else (height, width)
 
 
-def pixel_bytes(path: Path) -> int:
-    """Memory of the decoded image in bytes, computed from its header; 0 if it is unreadable."""
+def decoding_bytes(path: Path) -> int:
+    """Memory in bytes that decoding an image takes, from its header; 0 if it is unreadable."""
     try:
-        height, width = image_size(path)
+        header = _header(path)
     except UnreadableImageError:
         return 0
-    return 4 * height * width
+    return header.decoding_bytes * header.size[0] * header.size[1]
+
+
+def _header(path: Path) -> Header:
+    try:
+        with path.open("rb") as file:
+            return read_header(file)
+    except Exception as error:  # a decoder may raise anything for a damaged file
+        raise UnreadableImageError(f"{path}: cannot be read as an image ({_reason(error)})") from error
 
 
 def centre_frame(image: Image.Image, size: tuple[int, int]) -> np.ndarray:

@@ -257,7 +257,7 @@ def read_ahead(
         items: the arguments.
         workers: number of threads; None chooses by the cores.
         ahead: maximum number of results in advance.
-        cost: the memory in bytes that the result of an item takes. All results in memory, with
+        cost: the memory in bytes that computing and holding an item's result takes. All results in memory, with
             the one that the caller is using, take at most 512 MB, unless a single one takes more.
     """
     with ThreadPoolExecutor(default_workers() if workers is None else max(1, workers), "picie-read") as pool:

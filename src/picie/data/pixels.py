@@ -68,6 +68,7 @@ class Header:
         orientation: EXIF orientation, 1 to 8.
         pages: number of pages or frames.
         bits: bits per channel; exact only if there are more than 8.
+        progressive: whether it is a progressive JPEG.
     """
 
     kind: Literal["pillow", "tiff", "png", "jpeg2000", "pnm"]
@@ -75,6 +76,16 @@ class Header:
     orientation: int = 1
     pages: int = 1
     bits: int = 8
+    progressive: bool = False
+
+    @property
+    def decoding_bytes(self) -> int:
+        """Memory per pixel that decoding takes."""
+        pillow = 4  # also for RGB
+        if self.kind == "pillow":
+            return pillow + 6 * self.progressive  # libjpeg holds 3 coefficients of 2 bytes
+        stored = 4 * -(-self.bits // 8)  # at most 4 channels
+        return stored + 3 + pillow
 
 
 def read_header(file: BinaryIO) -> Header:
@@ -97,7 +108,8 @@ def read_header(file: BinaryIO) -> Header:
         # without this test Pillow would decode the whole PNG to look for EXIF data at its end
         has_exif = image.format != "PNG" or "exif" in image.info
         orientation = _valid_orientation(image.getexif().get(_ORIENTATION) if has_exif else None)
-        return Header(kind, (image.height, image.width), orientation, pages, 8 if kind == "pillow" else 16)
+        progressive = bool(image.info.get("progressive"))
+        return Header(kind, (image.height, image.width), orientation, pages, 8 if kind == "pillow" else 16, progressive)
 
 
 def decode(file: BinaryIO, header: Header) -> Pixels | None:

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from picie.data.images import open_image, open_or_error, pixel_bytes
+from picie.data.images import decoding_bytes, open_image, open_or_error
 from picie.data.loading import read_ahead
 from picie.data.search import search_photos
 from picie.errors import InputError, UnreadableImageError
@@ -169,7 +169,7 @@ def search(segmenter: Segmenter, feature: Tensor, images: Iterable[Features], k:
 def _features(segmenter: Segmenter, paths: Sequence[Path], advance: Callable[[int], None]) -> Iterator[Features]:
     """Yield the features of each readable image; log a warning for the others."""
     reading = segmenter.reading
-    read = read_ahead(lambda path: (path, open_or_error(path, reading)), paths, ahead=4, cost=pixel_bytes)
+    read = read_ahead(lambda path: (path, open_or_error(path, reading)), paths, ahead=4, cost=decoding_bytes)
     for path, picture in read:
         advance(1)
         if isinstance(picture, UnreadableImageError):

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from picie.config import with_overrides
-from picie.data.images import measure_scales, open_or_error, pixel_bytes
+from picie.data.images import decoding_bytes, measure_scales, open_or_error
 from picie.data.loading import read_ahead
 from picie.data.remarks import Remarks, inspect
 from picie.data.scaling import Reading
@@ -46,6 +46,7 @@ class PredictOptions:
         overlay: whether to write overlays.
         overwrite: delete the earlier predictions in the folder, and predict everything again.
         progress: whether to show a progress bar.
+        max_pixels: images with more pixels are not read; None uses the run's `data.max_pixels`.
         include: patterns of the images in folders to use; empty uses all.
         exclude: patterns of the images in folders to leave out.
     """
@@ -54,6 +55,7 @@ class PredictOptions:
     overlay: bool = True
     overwrite: bool = False
     progress: bool = True
+    max_pixels: int | None = None
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
 
@@ -102,6 +104,8 @@ def predict_files(
     segmenter = Segmenter.from_state(state, device)
     if options.size is not None:
         segmenter.config = with_overrides(segmenter.config, [f"evaluate.size={options.size}"])
+    if options.max_pixels is not None:
+        segmenter.reading = replace(segmenter.reading, max_pixels=options.max_pixels)
     segments = segmenter.segments
     made_by = MadeBy(
         model=fingerprint(state),
@@ -169,7 +173,7 @@ class _Prediction:
             reading = self.segmenter.reading.with_scales(self.record.scale)
             self.record.scale = {**measure_scales(list(names), reading), **self.record.scale}
             reading = reading.with_scales(self.record.scale)
-            images = read_ahead(partial(_open, reading=reading), list(names), ahead=4, cost=pixel_bytes)
+            images = read_ahead(partial(_open, reading=reading), list(names), ahead=4, cost=decoding_bytes)
             for source, read, image in images:
                 if isinstance(image, UnreadableImageError):
                     reason: str | None = str(image)
