@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,14 +16,18 @@ from PIL import Image
 from picie.config import with_overrides
 from picie.data.images import measure_scales, open_or_error, pixel_bytes
 from picie.data.loading import read_ahead
-from picie.data.remarks import Remarks, inspect
+from picie.data.raster_files import RasterFile, open_raster
+from picie.data.rasters import Decoded, Raster
+from picie.data.remarks import MORE_BANDS, Remarks, inspect
 from picie.data.scaling import Reading
 from picie.display.colors import rgb_to_hex
 from picie.display.overlays import draw_overlay, index_image, legend
 from picie.errors import InputError, PicieError, UnreadableImageError
 from picie.inference.input_files import find_inputs, output_names
 from picie.inference.prediction_record import FILE_NAME, MadeBy, Prediction, Record, fingerprint, signature
+from picie.inference.rows_output import RowsOutput
 from picie.inference.segmenter import Segmenter
+from picie.inference.tiles import Tiling, label_rows, make_tiling
 from picie.runtime import checkpoint
 from picie.runtime.atomic_write import clear_partials, write_atomically
 from picie.runtime.interrupts import graceful_stop
@@ -42,7 +46,10 @@ class PredictOptions:
 
     Attributes:
         size: the short side in pixels that images are computed at; None uses the run's
-            `evaluate.size`.
+            `evaluate.size`, or with tiles each image's own.
+        tile: the side in pixels of the tiles that images are computed in; None computes them whole.
+        overlap: pixels that neighbouring tiles share; None is a quarter of `tile`.
+        bands: the bands of TIFFs, from 1, to use; empty uses those of the run.
         overlay: whether to write overlays.
         overwrite: delete the earlier predictions in the folder, and predict everything again.
         progress: whether to show a progress bar.
@@ -51,6 +58,9 @@ class PredictOptions:
     """
 
     size: int | None = None
+    tile: int | None = None
+    overlap: int | None = None
+    bands: Sequence[int] = ()
     overlay: bool = True
     overwrite: bool = False
     progress: bool = True
@@ -102,6 +112,9 @@ def predict_files(
     segmenter = Segmenter.from_state(state, device)
     if options.size is not None:
         segmenter.config = with_overrides(segmenter.config, [f"evaluate.size={options.size}"])
+    if options.bands:
+        segmenter.reading = replace(segmenter.reading, bands=tuple(options.bands))
+    tiling = _tiling(segmenter, options)
     segments = segmenter.segments
     made_by = MadeBy(
         model=fingerprint(state),
@@ -115,19 +128,38 @@ def predict_files(
     if options.overwrite:
         record.clear()
     _check_earlier(record)
-    earlier = {path: prediction.labels.removesuffix(".png") for path, prediction in record.images.items()}
+    earlier = {path: prediction.stem for path, prediction in record.images.items()}
     names = output_names({**record.outdated(), **files}, earlier, reserved=[_LEGEND])
-    return _Prediction(segmenter, record, options).run(names)
+    return _Prediction(segmenter, record, options, tiling).run(names)
+
+
+def _tiling(segmenter: Segmenter, options: PredictOptions) -> Tiling | None:
+    """Return the tiles that the options ask for. Raises `InputError`."""
+    if options.tile is None:
+        if options.overlap is not None:
+            raise InputError("--overlap: is the overlap of tiles; give --tile too")
+        return None
+    return make_tiling(segmenter, options.tile, options.overlap, options.size)
+
+
+def _described(options: PredictOptions, tiling: Tiling | None) -> str:
+    """The options other than `size` that change label maps, for the record."""
+    bands = f"bands {','.join(map(str, options.bands))}" if options.bands else ""
+    return "; ".join(text for text in ("" if tiling is None else str(tiling), bands) if text)
 
 
 class _Prediction:
     """One call of `predict_files`."""
 
-    def __init__(self, segmenter: Segmenter, record: Record, options: PredictOptions) -> None:
-        self.segmenter, self.record, self.options = segmenter, record, options
-        self.out, self.size = record.folder, segmenter.config.evaluate_size
+    def __init__(self, segmenter: Segmenter, record: Record, options: PredictOptions, tiling: Tiling | None) -> None:
+        self.segmenter, self.record, self.options, self.tiling = segmenter, record, options, tiling
+        # None: each image's own
+        self.size = None if tiling is not None and tiling.size is None else segmenter.config.evaluate_size
+        self.out = record.folder
+        self.how = _described(options, tiling)
         self.summary = Summary()
         self.begun = False
+        self._check_stop: Callable[[], None] = lambda: None
 
     def run(self, sources: Mapping[str, Path]) -> Summary:
         """Predict `sources`, image files by output name."""
@@ -155,11 +187,11 @@ class _Prediction:
 
     def _remaining(self, sources: Mapping[str, Path]) -> dict[str, Path]:
         """Return the images without a prediction, or with one that this call would change."""
-        images, overlay = self.record.images, self.options.overlay
+        images, overlay, made = self.record.images, self.options.overlay, (self.size, self.how)
         return {
             name: source
             for name, source in sources.items()
-            if (earlier := images.get(str(source))) is None or not self.record.is_current(source, earlier, self.size, overlay)
+            if (earlier := images.get(str(source))) is None or not self.record.is_current(source, earlier, made, overlay)
         }
 
     def _predict_all(self, remaining: Mapping[str, Path], total: int) -> None:
@@ -168,63 +200,93 @@ class _Prediction:
             reading = self.segmenter.reading.with_scales(self.record.scale)
             self.record.scale = {**measure_scales(list(names), reading), **self.record.scale}
             reading = reading.with_scales(self.record.scale)
-            images = read_ahead(partial(_open, reading=reading), list(names), ahead=4, cost=pixel_bytes)
-            for source, read, image in images:
-                if isinstance(image, UnreadableImageError):
-                    reason: str | None = str(image)
+            pictures = read_ahead(partial(_open, reading=reading), list(names), ahead=4, cost=pixel_bytes)
+            self._check_stop = lambda: stop.check(f"stopped; {self._done(total)}. Repeat the command to continue")
+            for source, read, picture in pictures:
+                if isinstance(picture, UnreadableImageError):
+                    reason: str | None = str(picture)
                 else:
-                    remarks.add(source.name, inspect(image))
-                    reason = self._predict(source, names[source], image, read)
+                    remarks.add(source.name, _remarks(picture))
+                    reason = self._predict(source, names[source], picture, read)
                 if reason is None:
                     self.summary.predicted += 1
                 else:
                     self.summary.skipped[str(source)] = reason
-                del image  # before the next one is read
+                del picture  # before the next one is read
                 if self.begun:
                     self.record.save_if_due()
                 advance(1)
-                stop.check(f"stopped; {self._done(total)}. Repeat the command to continue")
+                self._check_stop()
         for line in remarks.lines():
             log.warning("%s", line)
 
     def _done(self, total: int) -> str:
         return f"{self.summary.present + self.summary.predicted} of {total} images are done"
 
-    def _predict(self, source: Path, name: str, image: Image.Image, read: list[int]) -> str | None:
+    def _predict(self, source: Path, name: str, picture: Image.Image | RasterFile, read: list[int]) -> str | None:
         """Write the files of one image, or return the reason why that is not possible.
 
         `read` is the signature of the file that the image was read from.
         """
-        try:
-            labels = self.segmenter.predict(image)
-        except MemoryError:
-            return f"{source}: {image.width} x {image.height} pixels do not fit into memory"
-        self._begin()
+        by_rows = isinstance(picture, RasterFile)
+        suffix = "tif" if isinstance(picture, RasterFile) and picture.georeference.is_known else "png"
         prediction = Prediction(
-            labels=f"{name}.png",
-            overlay=self._overlay_name(name, image) if self.options.overlay else None,
-            size=self.size,
+            labels=f"{name}.{suffix}",
+            overlay=_overlay_name(name, picture, suffix) if self.options.overlay else None,
+            size=min(picture.height, picture.width) if self.size is None else self.size,
+            how=self.how,
             source=read,
-            share=_shares(labels, self.segmenter),
+            share={},
         )
         try:
-            self._write(prediction.labels, _encoded(index_image(labels, self.segmenter.colors), "PNG"))
-            if prediction.overlay is not None:
-                draw_overlay(image, labels, self.segmenter.colors)
-                kind = "PNG" if prediction.overlay.endswith(".png") else "JPEG"
-                self._write(prediction.overlay, _encoded(image, kind))
+            counts = self._write_rows(prediction, picture) if by_rows else self._write_whole(prediction, picture)
+        except MemoryError:
+            return f"{source}: {picture.width} x {picture.height} pixels do not fit into memory"
+        except UnreadableImageError as error:
+            self._delete(prediction.files())
+            return str(error)
         except OSError as error:
-            for file in prediction.files():
-                with contextlib.suppress(OSError):
-                    (self.out / file).unlink(missing_ok=True)
+            self._delete(prediction.files())
             if error.errno in _DISK_ERRORS:
                 raise
             return f"{source}: its predictions cannot be written to {self.out} ({error.strerror})"
-        self.record.images[str(source)] = prediction
+        earlier = self.record.images.get(str(source))
+        if earlier is not None:
+            self._delete(sorted(set(earlier.files()) - set(prediction.files())))
+        self.record.images[str(source)] = prediction.model_copy(update={"share": shares(counts, self.segmenter.names)})
         return None
 
-    def _overlay_name(self, name: str, image: Image.Image) -> str:
-        return f"{name}_overlay.{'jpg' if max(image.size) <= _MAX_JPEG else 'png'}"
+    def _write_whole(self, prediction: Prediction, image: Image.Image) -> np.ndarray:
+        """Predict and write an image in memory. Returns the number of pixels of each value."""
+        segmenter = self.segmenter
+        labels = segmenter.predict(image) if self.tiling is None else np.concatenate([*self._label_rows(Decoded(image))])
+        self._begin()
+        self._write(prediction.labels, _encoded(index_image(labels, segmenter.colors), "PNG"))
+        if prediction.overlay is not None:
+            draw_overlay(image, labels, segmenter.colors)
+            kind = "PNG" if prediction.overlay.endswith(".png") else "JPEG"
+            self._write(prediction.overlay, _encoded(image, kind))
+        # by rows, because bincount copies its input as int64
+        return sum(np.bincount(row, minlength=len(segmenter.names)) for row in labels)
+
+    def _write_rows(self, prediction: Prediction, raster: RasterFile) -> np.ndarray:
+        """Predict and write a picture by rows. Returns the number of pixels of each value."""
+        self._begin()
+        (self.out / prediction.labels).parent.mkdir(parents=True, exist_ok=True)
+        overlay = None if prediction.overlay is None else self.out / prediction.overlay
+        output = RowsOutput(self.out / prediction.labels, overlay, self.segmenter.names, self.segmenter.colors)
+        return output.write(raster, self._label_rows(raster))
+
+    def _label_rows(self, raster: Raster) -> Iterator[np.ndarray]:
+        """Yield labels (n, W), from top to bottom. Raises `Stopped` if a signal arrives."""
+        for labels in label_rows(self.segmenter, raster, self.tiling):
+            self._check_stop()
+            yield labels
+
+    def _delete(self, files: Sequence[str]) -> None:
+        for file in files:
+            with contextlib.suppress(OSError):
+                (self.out / file).unlink(missing_ok=True)
 
     def _begin(self) -> None:
         """Write the record and the legend, once there is something to write. Raises `OSError`."""
@@ -249,13 +311,25 @@ class _Prediction:
                 self.record.save()
 
 
-def _open(source: Path, reading: Reading) -> tuple[Path, list[int], Image.Image | UnreadableImageError]:
-    """Return an image file, its signature, and the image or the error."""
+def _open(source: Path, reading: Reading) -> tuple[Path, list[int], Image.Image | RasterFile | UnreadableImageError]:
+    """Return an image file, its signature, and the image, to be read by rows or whole, or the error."""
     try:
         read = signature(source)
     except OSError as error:
         return source, [0, 0], UnreadableImageError(f"{source}: cannot be read ({error.strerror})")
-    return source, read, open_or_error(source, reading)
+    return source, read, open_raster(source, reading) or open_or_error(source, reading)
+
+
+def _remarks(picture: Image.Image | RasterFile) -> Sequence[str]:
+    if isinstance(picture, RasterFile):
+        return (MORE_BANDS,) if picture.more_bands else ()
+    return inspect(picture)
+
+
+def _overlay_name(name: str, picture: Image.Image | RasterFile, suffix: str) -> str:
+    if suffix == "tif":
+        return f"{name}_overlay.tif"
+    return f"{name}_overlay.{'jpg' if max(picture.width, picture.height) <= _MAX_JPEG else 'png'}"
 
 
 def _check_folder(out: Path) -> None:
@@ -291,11 +365,11 @@ def _encoded(image: Image.Image, kind: str) -> bytes:
     return file.getvalue()
 
 
-def _shares(labels: np.ndarray, segmenter: Segmenter) -> dict[str, float]:
-    """Return the share of pixels of each value that occurs, largest first."""
-    counts = np.zeros(len(segmenter.names), dtype=np.int64)
-    for row in labels:  # by rows, because bincount copies its input as int64
-        counts += np.bincount(row, minlength=len(counts))
-    shares = counts / labels.size
-    order = np.argsort(-shares, kind="stable")
-    return {segmenter.names[i]: round(float(shares[i]), 4) for i in order if counts[i] > 0}
+def shares(counts: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+    """Return the share of pixels of each value that occurs, largest first.
+
+    `counts` are the number of pixels of each value.
+    """
+    parts = counts / max(1, counts.sum())
+    order = np.argsort(-parts, kind="stable")
+    return {names[i]: round(float(parts[i]), 4) for i in order if counts[i] > 0}
