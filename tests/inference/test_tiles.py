@@ -75,8 +75,10 @@ def test_the_size_of_the_tiles_changes_nothing(local: Segmenter, size: int | Non
     results = [predicted(local, image, make_tiling(local, side, 32, size)) for side in (64, 96, 1024)]
     assert results[0].shape == (shape[1], shape[0])
     for other in results[1:]:
-        # the bound of equality is rounding: where two clusters are equally near
-        assert (results[0] == other).mean() > 0.9999
+        # A picture is scaled in parts, which differ by one grey level, so almost equally near clusters can change places.
+        assert (results[0] == other).mean() > 0.999
+        if size is None:
+            assert np.array_equal(results[0], other)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (300, 1), (1, 300), (7, 5)])

@@ -79,7 +79,7 @@ def open_raster(path: Path, reading: Reading) -> RasterFile | None:
     try:
         with path.open("rb") as file:
             header = read_header(file)
-        if header.pages > 1 or (driver != "GTiff" and math.prod(header.size) <= LARGE):
+        if header.pages > 1 or (driver != "GTiff" and (math.prod(header.size) <= LARGE or not _is_plain(path))):
             return None
         with gdal():
             opened = RasterFile(path, rasterio.open(path, driver=driver, sharing=False), reading)
@@ -123,7 +123,8 @@ class RasterFile:
         profile = dataset.tags(ns="COLOR_PROFILE").get("SOURCE_ICC_PROFILE")
         self._profile = base64.b64decode(profile) if profile else None
         self._bits = int(dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8))
-        self._has_mask = any("per_dataset" in [flag.name for flag in flags] for flags in dataset.mask_flag_enums)
+        flags = {flag.name for flag in dataset.mask_flag_enums[0]}
+        self._has_mask = "per_dataset" in flags and "alpha" not in flags
 
     @property
     def is_simple(self) -> bool:
@@ -220,6 +221,12 @@ class RasterFile:
             band = self._dataset.read(number, out_shape=shape)
         opaque = np.iinfo(band.dtype).max if band.dtype.kind in "ui" else 1
         return number if np.isin(band, (0, opaque)).all() and band.any() else None
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether a JPEG or PNG is grey or RGB; GDAL converts other colours in its own way."""
+    with Image.open(path, formats=("JPEG", "PNG")) as image:
+        return image.mode in {"L", "RGB", "I;16"} and "transparency" not in image.info
 
 
 def _palette(dataset: Any) -> np.ndarray:
