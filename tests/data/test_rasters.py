@@ -91,7 +91,9 @@ def test_masks_and_alpha_are_missing_data_and_near_infrared_is_not(tmp_path: Pat
     with_alpha = open_raster(write(tmp_path / "alpha.tif", stored, colorinterp=kinds, **PLACE), Reading())
     assert with_alpha is not None
     assert np.array_equal(with_alpha.rows(0, 20)[1], alpha > 0)
-    with rasterio.open(tmp_path / "mask.tif", "w", driver="GTiff", count=3, height=20, width=20, dtype="uint8", **PLACE) as file:
+    with rasterio.open(
+        tmp_path / "mask.tif", "w", driver="GTiff", count=3, height=20, width=20, dtype="uint8", **PLACE
+    ) as file:
         file.write(stored[:3])
         file.write_mask(alpha)
     masked = open_raster(tmp_path / "mask.tif", Reading())
@@ -121,14 +123,14 @@ def test_a_large_picture_is_read_as_the_whole_file_is(tmp_path: Path, name: str)
     if name == "deep.tif":
         write(path, values((3, 90, 120), 4000, "uint16"))
     else:
-        (smooth.convert("L") if name == "grey.jpg" else smooth).save(path)
+        # At full resolution of the colours, which decoders of JPEG enlarge differently.
+        (smooth.convert("L") if name == "grey.jpg" else smooth).save(path, subsampling=0)
     reading = Reading().with_scales(measure_scales([path]))
     raster = open_raster(path, reading)
     assert raster is not None
     assert not raster.georeference.is_known
     difference = np.abs(in_parts(raster)[0] - np.asarray(open_image(path, reading)).astype(int))
-    # two decoders of JPEG enlarge its colours differently
-    assert difference.mean() <= (1 if path.suffix == ".jpg" else 0)
+    assert difference.max() <= (1 if path.suffix == ".jpg" else 0)
     assert np.array_equal(in_parts(raster.reopened())[0], in_parts(raster)[0])
 
 

@@ -13,6 +13,7 @@ import pytest
 import rasterio
 from PIL import Image
 from rasterio.transform import from_origin
+from tests.conftest import picture
 
 from picie import Segmenter
 from picie.data import raster_files
@@ -22,7 +23,6 @@ from picie.display.overlays import overlay
 from picie.errors import Stopped
 from picie.inference import rows_output
 from picie.inference.predict import PredictOptions, Summary, predict_files
-from tests.conftest import picture
 
 Cli = Callable[..., tuple[int, str, str]]
 TRANSFORM = from_origin(500_000, 5_400_000, 10, 10)
@@ -35,9 +35,7 @@ def scene(tmp_path: Path) -> Path:
     bands = np.moveaxis(np.dstack([rgb[..., ::-1], rgb[..., :1]]).astype(np.uint16) * 11 + 1, -1, 0)
     bands[:, :40, 100:] = 0
     options = {"count": 4, "height": 200, "width": 320, "dtype": "uint16", "nodata": 0}
-    with rasterio.open(
-        tmp_path / "scene.tif", "w", driver="GTiff", crs="EPSG:32632", transform=TRANSFORM, **options
-    ) as file:
+    with rasterio.open(tmp_path / "scene.tif", "w", driver="GTiff", crs="EPSG:32632", transform=TRANSFORM, **options) as file:
         file.write(bands)
     return tmp_path / "scene.tif"
 
@@ -129,13 +127,13 @@ def test_tiles_are_recorded_and_predicted_once(trained: Path, scene: Path, cli: 
 
 def test_a_signal_stops_within_a_large_picture(trained: Path, scene: Path, tmp_path: Path, monkeypatch: Any) -> None:
     out = tmp_path / "out"
-    original = Segmenter.features
+    original = Segmenter.encode
 
     def interrupted(self: Segmenter, pixels: Any) -> Any:
         signal.raise_signal(signal.SIGINT)
         return original(self, pixels)
 
-    monkeypatch.setattr(Segmenter, "features", interrupted)
+    monkeypatch.setattr(Segmenter, "encode", interrupted)
     with pytest.raises(Stopped, match="stopped; 0 of 1 images are done"):
         predict_files(trained, [scene], out, options=PredictOptions(tile=64))
     assert {path.name for path in out.iterdir()} == {"legend.png", "predictions.json"}

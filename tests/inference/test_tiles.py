@@ -120,14 +120,14 @@ def test_memory_is_that_of_a_row_of_tiles(local: Segmenter) -> None:
 
 def test_tiles_without_data_are_not_computed(local: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     computed = 0
-    original = local.features
+    original = local.encode
 
     def counted(pixels: Tensor) -> Tensor:
         nonlocal computed
         computed += len(pixels)
         return original(pixels)
 
-    monkeypatch.setattr(local, "features", counted)
+    monkeypatch.setattr(local, "encode", counted)
     raster = Recorded(photo(256, 64))
     list(label_rows(local, raster, make_tiling(local, 64, 0, None)))
     assert computed == 1  # of four

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,21 +20,16 @@ from picie.data.rasters import Decoded, Raster
 from picie.data.remarks import MORE_BANDS, Remarks, inspect
 from picie.data.scaling import Reading
 from picie.display.colors import rgb_to_hex
-from picie.display.overlays import draw_overlay, index_image, legend
 from picie.errors import InputError, PicieError, UnreadableImageError
 from picie.inference.input_files import find_inputs, output_names
+from picie.inference.prediction_files import LEGEND, PredictionFiles, file_names, shares
 from picie.inference.prediction_record import FILE_NAME, MadeBy, Prediction, Record, fingerprint, signature
-from picie.inference.rows_output import RowsOutput
 from picie.inference.segmenter import Segmenter
 from picie.inference.tiles import Tiling, label_rows, make_tiling
 from picie.runtime import checkpoint
-from picie.runtime.atomic_write import clear_partials, write_atomically
 from picie.runtime.interrupts import graceful_stop
 from picie.runtime.progress import Progress, log
 
-_LEGEND = "legend"
-_LEGEND_WIDTH = 640
-_MAX_JPEG = 65_500  # pixels a side; a longer overlay is a PNG
 # These errors affect all files.
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
@@ -129,7 +123,7 @@ def predict_files(
         record.clear()
     _check_earlier(record)
     earlier = {path: prediction.stem for path, prediction in record.images.items()}
-    names = output_names({**record.outdated(), **files}, earlier, reserved=[_LEGEND])
+    names = output_names({**record.outdated(), **files}, earlier, reserved=[LEGEND])
     return _Prediction(segmenter, record, options, tiling).run(names)
 
 
@@ -157,8 +151,8 @@ class _Prediction:
         self.size = None if tiling is not None and tiling.size is None else segmenter.config.evaluate_size
         self.out = record.folder
         self.how = _described(options, tiling)
+        self.files = PredictionFiles(record, segmenter.names, segmenter.colors)
         self.summary = Summary()
-        self.begun = False
         self._check_stop: Callable[[], None] = lambda: None
 
     def run(self, sources: Mapping[str, Path]) -> Summary:
@@ -213,7 +207,7 @@ class _Prediction:
                 else:
                     self.summary.skipped[str(source)] = reason
                 del picture  # before the next one is read
-                if self.begun:
+                if self.files.begun:
                     self.record.save_if_due()
                 advance(1)
                 self._check_stop()
@@ -228,54 +222,39 @@ class _Prediction:
 
         `read` is the signature of the file that the image was read from.
         """
-        by_rows = isinstance(picture, RasterFile)
-        suffix = "tif" if isinstance(picture, RasterFile) and picture.georeference.is_known else "png"
         prediction = Prediction(
-            labels=f"{name}.{suffix}",
-            overlay=_overlay_name(name, picture, suffix) if self.options.overlay else None,
+            **file_names(name, picture, self.options.overlay),
             size=min(picture.height, picture.width) if self.size is None else self.size,
             how=self.how,
             source=read,
             share={},
         )
         try:
-            counts = self._write_rows(prediction, picture) if by_rows else self._write_whole(prediction, picture)
+            if isinstance(picture, RasterFile):
+                counts = self.files.write_rows(prediction, picture, self._label_rows(picture))
+            else:
+                counts = self.files.write_picture(prediction, picture, self._labels(picture))
         except MemoryError:
             return f"{source}: {picture.width} x {picture.height} pixels do not fit into memory"
         except UnreadableImageError as error:
-            self._delete(prediction.files())
+            self.files.delete(prediction.files())
             return str(error)
         except OSError as error:
-            self._delete(prediction.files())
+            self.files.delete(prediction.files())
             if error.errno in _DISK_ERRORS:
                 raise
             return f"{source}: its predictions cannot be written to {self.out} ({error.strerror})"
         earlier = self.record.images.get(str(source))
         if earlier is not None:
-            self._delete(sorted(set(earlier.files()) - set(prediction.files())))
+            self.files.delete(sorted(set(earlier.files()) - set(prediction.files())))
         self.record.images[str(source)] = prediction.model_copy(update={"share": shares(counts, self.segmenter.names)})
         return None
 
-    def _write_whole(self, prediction: Prediction, image: Image.Image) -> np.ndarray:
-        """Predict and write an image in memory. Returns the number of pixels of each value."""
-        segmenter = self.segmenter
-        labels = segmenter.predict(image) if self.tiling is None else np.concatenate([*self._label_rows(Decoded(image))])
-        self._begin()
-        self._write(prediction.labels, _encoded(index_image(labels, segmenter.colors), "PNG"))
-        if prediction.overlay is not None:
-            draw_overlay(image, labels, segmenter.colors)
-            kind = "PNG" if prediction.overlay.endswith(".png") else "JPEG"
-            self._write(prediction.overlay, _encoded(image, kind))
-        # by rows, because bincount copies its input as int64
-        return sum(np.bincount(row, minlength=len(segmenter.names)) for row in labels)
-
-    def _write_rows(self, prediction: Prediction, raster: RasterFile) -> np.ndarray:
-        """Predict and write a picture by rows. Returns the number of pixels of each value."""
-        self._begin()
-        (self.out / prediction.labels).parent.mkdir(parents=True, exist_ok=True)
-        overlay = None if prediction.overlay is None else self.out / prediction.overlay
-        output = RowsOutput(self.out / prediction.labels, overlay, self.segmenter.names, self.segmenter.colors)
-        return output.write(raster, self._label_rows(raster))
+    def _labels(self, image: Image.Image) -> np.ndarray:
+        """Return the label map (H, W) of an image in memory."""
+        if self.tiling is None:
+            return self.segmenter.predict(image)
+        return np.concatenate([*self._label_rows(Decoded(image))])
 
     def _label_rows(self, raster: Raster) -> Iterator[np.ndarray]:
         """Yield labels (n, W), from top to bottom. Raises `Stopped` if a signal arrives."""
@@ -283,29 +262,9 @@ class _Prediction:
             self._check_stop()
             yield labels
 
-    def _delete(self, files: Sequence[str]) -> None:
-        for file in files:
-            with contextlib.suppress(OSError):
-                (self.out / file).unlink(missing_ok=True)
-
-    def _begin(self) -> None:
-        """Write the record and the legend, once there is something to write. Raises `OSError`."""
-        if not self.begun:
-            self.out.mkdir(parents=True, exist_ok=True)
-            clear_partials(self.out)
-            self.record.save()
-            self._write(f"{_LEGEND}.png", _encoded(legend(self.segmenter.names, self.segmenter.colors, _LEGEND_WIDTH), "PNG"))
-            self.begun = True
-
-    def _write(self, name: str, data: bytes) -> None:
-        """Write a file in one step. Raises `OSError`."""
-        target = self.out / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(target, lambda file: file.write(data))
-
     def _end(self) -> None:
         """Save the record of the finished predictions."""
-        if self.begun:
+        if self.files.begun:
             self.record.skipped = self.summary.skipped
             with contextlib.suppress(OSError):  # on a full disk the last record stays
                 self.record.save()
@@ -324,12 +283,6 @@ def _remarks(picture: Image.Image | RasterFile) -> Sequence[str]:
     if isinstance(picture, RasterFile):
         return (MORE_BANDS,) if picture.more_bands else ()
     return inspect(picture)
-
-
-def _overlay_name(name: str, picture: Image.Image | RasterFile, suffix: str) -> str:
-    if suffix == "tif":
-        return f"{name}_overlay.tif"
-    return f"{name}_overlay.{'jpg' if max(picture.width, picture.height) <= _MAX_JPEG else 'png'}"
 
 
 def _check_folder(out: Path) -> None:
@@ -357,19 +310,3 @@ def _check_earlier(record: Record) -> None:
     if any(getattr(earlier, key) != value for key, value in made_by.model_dump().items()):
         record.mark_outdated()
         log.info("the run's segments have changed: %d earlier predictions are made again", len(record.images))
-
-
-def _encoded(image: Image.Image, kind: str) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **({"quality": 92} if kind == "JPEG" else {}))
-    return file.getvalue()
-
-
-def shares(counts: np.ndarray, names: Sequence[str]) -> dict[str, float]:
-    """Return the share of pixels of each value that occurs, largest first.
-
-    `counts` are the number of pixels of each value.
-    """
-    parts = counts / max(1, counts.sum())
-    order = np.argsort(-parts, kind="stable")
-    return {names[i]: round(float(parts[i]), 4) for i in order if counts[i] > 0}
