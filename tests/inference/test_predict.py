@@ -26,6 +26,7 @@ from picie.display.overlays import overlay
 from picie.errors import InputError, PicieError, Stopped
 from picie.inference import predict as predict_module
 from picie.inference.predict import PredictOptions, Summary, predict_files
+from picie.inference.prediction_files import PredictionFiles
 from picie.naming import changes as naming
 from picie.naming.changes import Changes
 from picie.runtime import checkpoint
@@ -233,8 +234,8 @@ def test_what_a_killed_process_left_is_made_again(trained: Path, photos: Path, t
             raise SystemExit
         original(self, name, data)
 
-    original = predict_module._Prediction._write
-    monkeypatch.setattr(predict_module._Prediction, "_write", killed)
+    original = PredictionFiles.write
+    monkeypatch.setattr(PredictionFiles, "write", killed)
     monkeypatch.setattr(predict_module._Prediction, "_end", lambda _: None)
     with pytest.raises(SystemExit):
         predict_files(trained, [photos], out)

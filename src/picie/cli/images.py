@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from picie.cli.options import Exclude, Include, Trust
+from picie.cli.options import Exclude, Include, Trust, parse_bands
 
 
 def predict(
@@ -15,7 +15,19 @@ def predict(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Images, or folders searched recursively.")],
     out: Annotated[Path, typer.Option(help="Output folder for label maps and overlays.")],
     size: Annotated[
-        Optional[int], typer.Option(min=1, help="Short side in pixels to compute at. [default: the run's evaluate.size]")
+        Optional[int],
+        typer.Option(
+            min=1, help="Short side in pixels to compute at. [default: the run's evaluate.size; with --tile, each image's own]"
+        ),
+    ] = None,
+    tile: Annotated[
+        Optional[int], typer.Option(metavar="N", min=1, help="Compute in tiles of N pixels, for details in large images.")
+    ] = None,
+    overlap: Annotated[
+        Optional[int], typer.Option(metavar="M", min=0, help="Pixels that tiles share. [default: a quarter of N]")
+    ] = None,
+    bands: Annotated[
+        Optional[str], typer.Option(metavar="R,G,B", help="Bands of TIFFs to use, e.g. 3,2,1. [default: the run's]")
     ] = None,
     overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Write overlays.")] = True,
     overwrite: Annotated[
@@ -41,7 +53,16 @@ def predict(
     if quiet:
         set_up_logging(quiet=True)
     options = predict.PredictOptions(
-        size, overlay, overwrite, not quiet, max_pixels, tuple(include or ()), tuple(exclude or ())
+        size=size,
+        tile=tile,
+        overlap=overlap,
+        bands=parse_bands(bands),
+        overlay=overlay,
+        overwrite=overwrite,
+        progress=not quiet,
+        max_pixels=max_pixels,
+        include=tuple(include or ()),
+        exclude=tuple(exclude or ()),
     )
     summary = predict.predict_files(run, paths, out, device, options)
     present = f" ({summary.present} more were there already)" if summary.present else ""

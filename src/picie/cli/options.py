@@ -61,3 +61,13 @@ def join_options(flags: dict[str, Any], overrides: Sequence[str]) -> list[str]:
             raise InputError(f"{key} is given twice, as {joined[key]} and as {value}; give it once")
         joined[key] = value
     return [f"{key}={value}" for key, value in joined.items()]
+
+
+def parse_bands(text: str | None) -> tuple[int, ...]:
+    """Return the bands that "3,2,1" or "4" names, or () for None. Raises `InputError`."""
+    if text is None:
+        return ()
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) not in {1, 3} or not all(part.isdecimal() and 1 <= int(part) <= 65535 for part in parts):
+        raise InputError(f"--bands {text}: give three bands, counted from 1, as red, green and blue, or one, e.g. 3,2,1")
+    return tuple(map(int, parts))

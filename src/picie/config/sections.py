@@ -45,6 +45,9 @@ class DataConfig(Section):
     scale: dict[str, tuple[float, float]] = Field(
         {}, description="values that become black and white, by type, e.g. scale.uint16=[0, 4095]; default: measured"
     )
+    bands: tuple[PositiveInt, ...] = Field(
+        (), description="three bands of TIFFs to use as red, green and blue, or one as grey, e.g. [3, 2, 1]; default: the first"
+    )
     max_pixels: Annotated[int, Field(ge=1, le=2**40, strict=True)] = Field(
         500_000_000, description="images with more pixels are not read"
     )
@@ -54,6 +57,16 @@ class DataConfig(Section):
     def _accept_patterns(cls, value: Any) -> Any:
         """Take "*.jpg,*.png" and ["*.jpg", "*.png"] alike."""
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("bands", mode="before")
+    @classmethod
+    def _accept_bands(cls, value: Any) -> Any:
+        """Take "3,2,1" and [3, 2, 1] alike; there must be one or three."""
+        if isinstance(value, str):
+            value = [int(part) if part.strip().isdigit() else part for part in value.split(",")]
+        if isinstance(value, list | tuple) and len(value) not in {0, 1, 3}:
+            raise ValueError("must be one or three bands")
+        return value
 
     @field_validator("scale")
     @classmethod

@@ -48,7 +48,7 @@ def open_dataset(config: DataConfig, split: str, part: Literal["train", "scored"
     arguments |= {option: value for option, value in values.items() if value}
     dataset: Dataset = dataset_class(split=split, **arguments)
     if isinstance(dataset, ImageFiles):
-        dataset.reading = Reading(config.scale, config.max_pixels)
+        dataset.reading = Reading(config.scale, config.max_pixels, config.bands)
     return dataset
 
 

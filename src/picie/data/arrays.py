@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from picie.data.images import compose, to_rgb
+from picie.data.images import compose, to_rgb, upright
 from picie.data.pixels import Pixels
 from picie.data.scaling import Reading
 from picie.errors import InputError

@@ -15,6 +15,7 @@ from picie.data.color_profiles import to_srgb
 from picie.data.formats import DECODERS, HEIF_SUFFIXES
 from picie.data.label_coding import read_stored
 from picie.data.pixels import Header, Pixels, decode, read_header
+from picie.data.raster_files import LARGE, open_raster
 from picie.data.remarks import MORE_BANDS
 from picie.data.scaling import Reading, Scale, alpha_of, estimate_all, to_8_bits
 from picie.errors import InputError, UnreadableImageError
@@ -89,7 +90,8 @@ def measure_scales(paths: Sequence[Path], reading: Reading = DEFAULT_READING) ->
     """
     candidates = [path for path in paths if path.suffix.lower() in _DEEP_SUFFIXES]
     deep = [path for path in _spaced(candidates, _MAX_HEADERS) if _is_deep(path, reading)]
-    return estimate_all(pixels for path in _spaced(deep, _MAX_MEASURED) if (pixels := _pixels_or_none(path)) is not None)
+    measured = _spaced(deep, _MAX_MEASURED)
+    return estimate_all(pixels for path in measured if (pixels := _pixels_or_none(path, reading)) is not None)
 
 
 def _spaced(paths: Sequence[Path], n: int) -> list[Path]:
@@ -106,10 +108,13 @@ def _is_deep(path: Path, reading: Reading) -> bool:
     return header.size[0] * header.size[1] <= reading.max_pixels and header.bits > 8
 
 
-def _pixels_or_none(path: Path) -> Pixels | None:
+def _pixels_or_none(path: Path, reading: Reading) -> Pixels | None:
     try:
         with path.open("rb") as file:
-            return decode(file, read_header(file))
+            header = read_header(file)
+            if header.size[0] * header.size[1] > LARGE and (raster := open_raster(path, reading)) is not None:
+                return raster.sample()
+            return decode(file, header, reading.bands)
     except Exception:  # reported when the image is read
         return None
 
@@ -124,7 +129,7 @@ def _read(file: BinaryIO, reading: Reading) -> Image.Image:
     height, width = header.size
     if height * width > reading.max_pixels:
         raise _RefusedError(f"it has {width} x {height} pixels; the limit is {reading.max_pixels / 1e6:g} megapixels")
-    pixels = decode(file, header)
+    pixels = decode(file, header, reading.bands)
     notes = [f"{header.pages} pages"] if header.pages > 1 else []
     if pixels is None:
         file.seek(0)

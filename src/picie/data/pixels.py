@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
@@ -69,6 +70,7 @@ class Header:
         pages: number of pages or frames.
         bits: bits per channel; exact only if there are more than 8.
         progressive: whether it is a progressive JPEG.
+        is_tiff: whether the file is a TIFF.
     """
 
     kind: Literal["pillow", "tiff", "png", "jpeg2000", "pnm"]
@@ -77,6 +79,7 @@ class Header:
     pages: int = 1
     bits: int = 8
     progressive: bool = False
+    is_tiff: bool = False
 
     @property
     def decoding_bytes(self) -> int:
@@ -112,14 +115,19 @@ def read_header(file: BinaryIO) -> Header:
         return Header(kind, (image.height, image.width), orientation, pages, 8 if kind == "pillow" else 16, progressive)
 
 
-def decode(file: BinaryIO, header: Header) -> Pixels | None:
+def decode(file: BinaryIO, header: Header, bands: Sequence[int] = ()) -> Pixels | None:
     """Decode an image; None if Pillow decodes it correctly.
+
+    Args:
+        file: the file.
+        header: its header.
+        bands: the bands of a TIFF, from 1, to use instead of the first ones.
 
     Raises any exception of the decoders.
     """
     file.seek(0)
-    if header.kind == "tiff":
-        return _decode_tiff(file)
+    if header.kind == "tiff" or (bands and header.is_tiff):
+        return _decode_tiff(file, bands)
     if header.kind == "pillow":
         return None
     data = file.read()
@@ -165,7 +173,8 @@ def _tiff_header(file: BinaryIO) -> Header:
         )
         by_pillow = simple and page.compression in _PILLOW_COMPRESSIONS and page.index == 0
         size, bits = (page.imagelength, page.imagewidth), page.bitspersample
-        return Header("pillow" if by_pillow else "tiff", size, _valid_orientation(_tag(page, _ORIENTATION)), pages, bits)
+        orientation = _valid_orientation(_tag(page, _ORIENTATION))
+        return Header("pillow" if by_pillow else "tiff", size, orientation, pages, bits, is_tiff=True)
 
 
 def _main_page(tiff: tifffile.TiffFile) -> tuple[tifffile.TiffPage, int]:
@@ -180,11 +189,13 @@ def _tag(page: tifffile.TiffPage, code: int) -> Any:
     return None if tag is None else tag.value
 
 
-def _decode_tiff(file: BinaryIO) -> Pixels:
+def _decode_tiff(file: BinaryIO, bands: Sequence[int]) -> Pixels:
     with tifffile.TiffFile(file) as tiff:
         page, _ = _main_page(tiff)
         values = _channels_last(page)
     photometric, extra = page.photometric, [int(sample) for sample in page.extrasamples]
+    if bands:
+        return Pixels(_chosen(values, bands), nodata=_nodata(page), orientation=_valid_orientation(_tag(page, _ORIENTATION)))
     if photometric == _PALETTE:
         values, extra = np.take(np.asarray(page.colormap).T >> 8, values, axis=0).astype(np.uint8), []
     elif photometric not in _COLORS:
@@ -205,6 +216,14 @@ def _decode_tiff(file: BinaryIO) -> Pixels:
         profile=_tag(page, _PROFILE),
         more_bands=values.shape[2] > channels and alpha is None,
     )
+
+
+def _chosen(values: np.ndarray, bands: Sequence[int]) -> np.ndarray:
+    """(H, W) or (H, W, 3) the `bands`, from 1, of `values` (H, W, C)."""
+    if max(bands) > values.shape[2]:
+        raise ValueError(f"it has {values.shape[2]} bands, and band {max(bands)} is to be used")
+    chosen: np.ndarray = values[..., [band - 1 for band in bands]]
+    return chosen[..., 0] if len(bands) == 1 else chosen
 
 
 def _channels_last(page: tifffile.TiffPage) -> np.ndarray:

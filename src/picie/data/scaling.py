@@ -31,10 +31,13 @@ class Reading:
         scales: the scale of each type of stored values, e.g. "uint16". Images of another type are
             scaled by their own values.
         max_pixels: images with more pixels are not read.
+        bands: the bands of a TIFF, from 1, that become red, green and blue, or grey; empty uses the
+            first ones.
     """
 
     scales: Mapping[str, Scale] = field(default_factory=dict)
     max_pixels: int = MAX_PIXELS
+    bands: tuple[int, ...] = ()
 
     def with_scales(self, scales: Mapping[str, Scale]) -> Reading:
         """A copy with further scales; existing scales are not changed."""
@@ -43,7 +46,7 @@ class Reading:
 
 def sample(pixels: Pixels) -> np.ndarray:
     """(n,) a sample of an image's values, without those that mark missing data."""
-    values: np.ndarray = pixels.values[_valid(pixels)]
+    values: np.ndarray = pixels.values[has_data(pixels)]
     return values[:: max(1, values.size // _MAX_SAMPLE)].ravel()
 
 
@@ -90,7 +93,7 @@ def to_8_bits(pixels: Pixels, scales: Mapping[str, Scale]) -> np.ndarray:
             scaled = np.stack([_rescale(row, low, factor) for row in values])
     if pixels.white_is_zero:
         scaled = 255 - scaled
-    if dtype != np.uint8 and not (valid := _valid(pixels)).all():
+    if dtype != np.uint8 and not (valid := has_data(pixels)).all():
         scaled = np.where(valid, scaled, np.uint8(0))
     return scaled
 
@@ -114,7 +117,7 @@ def _rescale(values: np.ndarray, low: float, factor: float) -> np.ndarray:
     return ((finite - low) * factor).round().clip(0, 255).astype(np.uint8)
 
 
-def _valid(pixels: Pixels) -> np.ndarray:
+def has_data(pixels: Pixels) -> np.ndarray:
     """Mask of the `values` that are data: finite, and neither nodata nor one of `_NODATA`."""
     values = pixels.values
     valid = np.ones(values.shape, np.bool_)

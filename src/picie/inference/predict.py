@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,22 +15,22 @@ from PIL import Image
 from picie.config import with_overrides
 from picie.data.images import decoding_bytes, measure_scales, open_or_error
 from picie.data.loading import read_ahead
-from picie.data.remarks import Remarks, inspect
+from picie.data.raster_files import RasterFile, open_raster
+from picie.data.rasters import Decoded, Raster
+from picie.data.remarks import MORE_BANDS, Remarks, inspect
 from picie.data.scaling import Reading
 from picie.display.colors import rgb_to_hex
-from picie.display.overlays import draw_overlay, index_image, legend
 from picie.errors import InputError, PicieError, UnreadableImageError
 from picie.inference.input_files import find_inputs, output_names
+from picie.inference.prediction_files import LEGEND, PredictionFiles, file_names, shares
 from picie.inference.prediction_record import FILE_NAME, MadeBy, Prediction, Record, fingerprint, signature
 from picie.inference.segmenter import Segmenter
+from picie.inference.tiles import Tiling, label_rows, make_tiling
 from picie.runtime import checkpoint
-from picie.runtime.atomic_write import clear_partials, is_disk_full, write_atomically
+from picie.runtime.atomic_write import is_disk_full
 from picie.runtime.interrupts import graceful_stop
 from picie.runtime.progress import Progress, log
 
-_LEGEND = "legend"
-_LEGEND_WIDTH = 640
-_MAX_JPEG = 65_500  # pixels a side; a longer overlay is a PNG
 # These errors affect all files.
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
@@ -42,7 +41,10 @@ class PredictOptions:
 
     Attributes:
         size: the short side in pixels that images are computed at; None uses the run's
-            `evaluate.size`.
+            `evaluate.size`, or with tiles each image's own.
+        tile: the side in pixels of the tiles that images are computed in; None computes them whole.
+        overlap: pixels that neighbouring tiles share; None is a quarter of `tile`.
+        bands: the bands of TIFFs, from 1, to use; empty uses those of the run.
         overlay: whether to write overlays.
         overwrite: delete the earlier predictions in the folder, and predict everything again.
         progress: whether to show a progress bar.
@@ -52,6 +54,9 @@ class PredictOptions:
     """
 
     size: int | None = None
+    tile: int | None = None
+    overlap: int | None = None
+    bands: Sequence[int] = ()
     overlay: bool = True
     overwrite: bool = False
     progress: bool = True
@@ -106,6 +111,9 @@ def predict_files(
         segmenter.config = with_overrides(segmenter.config, [f"evaluate.size={options.size}"])
     if options.max_pixels is not None:
         segmenter.reading = replace(segmenter.reading, max_pixels=options.max_pixels)
+    if options.bands:
+        segmenter.reading = replace(segmenter.reading, bands=tuple(options.bands))
+    tiling = _tiling(segmenter, options)
     segments = segmenter.segments
     made_by = MadeBy(
         model=fingerprint(state),
@@ -119,19 +127,38 @@ def predict_files(
     if options.overwrite:
         record.clear()
     _check_earlier(record)
-    earlier = {path: prediction.labels.removesuffix(".png") for path, prediction in record.images.items()}
-    names = output_names({**record.outdated(), **files}, earlier, reserved=[_LEGEND])
-    return _Prediction(segmenter, record, options).run(names)
+    earlier = {path: prediction.stem for path, prediction in record.images.items()}
+    names = output_names({**record.outdated(), **files}, earlier, reserved=[LEGEND])
+    return _Prediction(segmenter, record, options, tiling).run(names)
+
+
+def _tiling(segmenter: Segmenter, options: PredictOptions) -> Tiling | None:
+    """Return the tiles that the options ask for. Raises `InputError`."""
+    if options.tile is None:
+        if options.overlap is not None:
+            raise InputError("--overlap: is the overlap of tiles; give --tile too")
+        return None
+    return make_tiling(segmenter, options.tile, options.overlap, options.size)
+
+
+def _described(options: PredictOptions, tiling: Tiling | None) -> str:
+    """The options other than `size` that change label maps, for the record."""
+    bands = f"bands {','.join(map(str, options.bands))}" if options.bands else ""
+    return "; ".join(text for text in ("" if tiling is None else str(tiling), bands) if text)
 
 
 class _Prediction:
     """One call of `predict_files`."""
 
-    def __init__(self, segmenter: Segmenter, record: Record, options: PredictOptions) -> None:
-        self.segmenter, self.record, self.options = segmenter, record, options
-        self.out, self.size = record.folder, segmenter.config.evaluate_size
+    def __init__(self, segmenter: Segmenter, record: Record, options: PredictOptions, tiling: Tiling | None) -> None:
+        self.segmenter, self.record, self.options, self.tiling = segmenter, record, options, tiling
+        # None: each image's own
+        self.size = None if tiling is not None and tiling.size is None else segmenter.config.evaluate_size
+        self.out = record.folder
+        self.how = _described(options, tiling)
+        self.files = PredictionFiles(record, segmenter.names, segmenter.colors)
         self.summary = Summary()
-        self.begun = False
+        self._check_stop: Callable[[], None] = lambda: None
 
     def run(self, sources: Mapping[str, Path]) -> Summary:
         """Predict `sources`, image files by output name."""
@@ -160,11 +187,11 @@ class _Prediction:
 
     def _remaining(self, sources: Mapping[str, Path]) -> dict[str, Path]:
         """Return the images without a prediction, or with one that this call would change."""
-        images, overlay = self.record.images, self.options.overlay
+        images, overlay, made = self.record.images, self.options.overlay, (self.size, self.how)
         return {
             name: source
             for name, source in sources.items()
-            if (earlier := images.get(str(source))) is None or not self.record.is_current(source, earlier, self.size, overlay)
+            if (earlier := images.get(str(source))) is None or not self.record.is_current(source, earlier, made, overlay)
         }
 
     def _predict_all(self, remaining: Mapping[str, Path], total: int) -> None:
@@ -173,94 +200,95 @@ class _Prediction:
             reading = self.segmenter.reading.with_scales(self.record.scale)
             self.record.scale = {**measure_scales(list(names), reading), **self.record.scale}
             reading = reading.with_scales(self.record.scale)
-            images = read_ahead(partial(_open, reading=reading), list(names), ahead=4, cost=decoding_bytes)
-            for source, read, image in images:
-                if isinstance(image, UnreadableImageError):
-                    reason: str | None = str(image)
+            pictures = read_ahead(partial(_open, reading=reading), list(names), ahead=4, cost=decoding_bytes)
+            self._check_stop = lambda: stop.check(f"stopped; {self._done(total)}. Repeat the command to continue")
+            for source, read, picture in pictures:
+                if isinstance(picture, UnreadableImageError):
+                    reason: str | None = str(picture)
                 else:
-                    remarks.add(source.name, inspect(image))
-                    reason = self._predict(source, names[source], image, read)
+                    remarks.add(source.name, _remarks(picture))
+                    reason = self._predict(source, names[source], picture, read)
                 if reason is None:
                     self.summary.predicted += 1
                 else:
                     self.summary.skipped[str(source)] = reason
-                del image  # before the next one is read
-                if self.begun:
+                del picture  # before the next one is read
+                if self.files.begun:
                     self.record.save_if_due()
                 advance(1)
-                stop.check(f"stopped; {self._done(total)}. Repeat the command to continue")
+                self._check_stop()
         for line in remarks.lines():
             log.warning("%s", line)
 
     def _done(self, total: int) -> str:
         return f"{self.summary.present + self.summary.predicted} of {total} images are done"
 
-    def _predict(self, source: Path, name: str, image: Image.Image, read: list[int]) -> str | None:
+    def _predict(self, source: Path, name: str, picture: Image.Image | RasterFile, read: list[int]) -> str | None:
         """Write the files of one image, or return the reason why that is not possible.
 
         `read` is the signature of the file that the image was read from.
         """
-        try:
-            labels = self.segmenter.predict(image)
-        except MemoryError:
-            return f"{source}: {image.width} x {image.height} pixels do not fit into memory"
-        self._begin()
         prediction = Prediction(
-            labels=f"{name}.png",
-            overlay=self._overlay_name(name, image) if self.options.overlay else None,
-            size=self.size,
+            **file_names(name, picture, self.options.overlay),
+            size=min(picture.height, picture.width) if self.size is None else self.size,
+            how=self.how,
             source=read,
-            share=_shares(labels, self.segmenter),
+            share={},
         )
         try:
-            self._write(prediction.labels, _encoded(index_image(labels, self.segmenter.colors), "PNG"))
-            if prediction.overlay is not None:
-                draw_overlay(image, labels, self.segmenter.colors)
-                kind = "PNG" if prediction.overlay.endswith(".png") else "JPEG"
-                self._write(prediction.overlay, _encoded(image, kind))
+            if isinstance(picture, RasterFile):
+                counts = self.files.write_rows(prediction, picture, self._label_rows(picture))
+            else:
+                counts = self.files.write_picture(prediction, picture, self._labels(picture))
+        except MemoryError:
+            return f"{source}: {picture.width} x {picture.height} pixels do not fit into memory"
+        except UnreadableImageError as error:
+            self.files.delete(prediction.files())
+            return str(error)
         except OSError as error:
-            for file in prediction.files():
-                with contextlib.suppress(OSError):
-                    (self.out / file).unlink(missing_ok=True)
+            self.files.delete(prediction.files())
             if error.errno in _DISK_ERRORS:
                 raise
             return f"{source}: its predictions cannot be written to {self.out} ({error.strerror})"
-        self.record.images[str(source)] = prediction
+        earlier = self.record.images.get(str(source))
+        if earlier is not None:
+            self.files.delete(sorted(set(earlier.files()) - set(prediction.files())))
+        self.record.images[str(source)] = prediction.model_copy(update={"share": shares(counts, self.segmenter.names)})
         return None
 
-    def _overlay_name(self, name: str, image: Image.Image) -> str:
-        return f"{name}_overlay.{'jpg' if max(image.size) <= _MAX_JPEG else 'png'}"
+    def _labels(self, image: Image.Image) -> np.ndarray:
+        """Return the label map (H, W) of an image in memory."""
+        if self.tiling is None:
+            return self.segmenter.predict(image)
+        return np.concatenate([*self._label_rows(Decoded(image))])
 
-    def _begin(self) -> None:
-        """Write the record and the legend, once there is something to write. Raises `OSError`."""
-        if not self.begun:
-            self.out.mkdir(parents=True, exist_ok=True)
-            clear_partials(self.out)
-            self.record.save()
-            self._write(f"{_LEGEND}.png", _encoded(legend(self.segmenter.names, self.segmenter.colors, _LEGEND_WIDTH), "PNG"))
-            self.begun = True
-
-    def _write(self, name: str, data: bytes) -> None:
-        """Write a file in one step. Raises `OSError`."""
-        target = self.out / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(target, lambda file: file.write(data))
+    def _label_rows(self, raster: Raster) -> Iterator[np.ndarray]:
+        """Yield labels (n, W), from top to bottom. Raises `Stopped` if a signal arrives."""
+        for labels in label_rows(self.segmenter, raster, self.tiling):
+            self._check_stop()
+            yield labels
 
     def _end(self) -> None:
         """Save the record of the finished predictions."""
-        if self.begun:
+        if self.files.begun:
             self.record.skipped = self.summary.skipped
             with contextlib.suppress(OSError):  # on a full disk the last record stays
                 self.record.save()
 
 
-def _open(source: Path, reading: Reading) -> tuple[Path, list[int], Image.Image | UnreadableImageError]:
-    """Return an image file, its signature, and the image or the error."""
+def _open(source: Path, reading: Reading) -> tuple[Path, list[int], Image.Image | RasterFile | UnreadableImageError]:
+    """Return an image file, its signature, and the image, to be read by rows or whole, or the error."""
     try:
         read = signature(source)
     except OSError as error:
         return source, [0, 0], UnreadableImageError(f"{source}: cannot be read ({error.strerror})")
-    return source, read, open_or_error(source, reading)
+    return source, read, open_raster(source, reading) or open_or_error(source, reading)
+
+
+def _remarks(picture: Image.Image | RasterFile) -> Sequence[str]:
+    if isinstance(picture, RasterFile):
+        return (MORE_BANDS,) if picture.more_bands else ()
+    return inspect(picture)
 
 
 def _check_folder(out: Path) -> None:
@@ -288,19 +316,3 @@ def _check_earlier(record: Record) -> None:
     if any(getattr(earlier, key) != value for key, value in made_by.model_dump().items()):
         record.mark_outdated()
         log.info("the run's segments have changed: %d earlier predictions are made again", len(record.images))
-
-
-def _encoded(image: Image.Image, kind: str) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **({"quality": 92} if kind == "JPEG" else {}))
-    return file.getvalue()
-
-
-def _shares(labels: np.ndarray, segmenter: Segmenter) -> dict[str, float]:
-    """Return the share of pixels of each value that occurs, largest first."""
-    counts = np.zeros(len(segmenter.names), dtype=np.int64)
-    for row in labels:  # by rows, because bincount copies its input as int64
-        counts += np.bincount(row, minlength=len(counts))
-    shares = counts / labels.size
-    order = np.argsort(-shares, kind="stable")
-    return {segmenter.names[i]: round(float(shares[i]), 4) for i in order if counts[i] > 0}

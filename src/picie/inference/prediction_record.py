@@ -51,8 +51,14 @@ class Prediction(BaseModel):
     labels: _FileName
     overlay: _FileName | None
     size: int
+    how: str = ""
     source: Annotated[list[int], Field(min_length=2, max_length=2)]
     share: dict[str, float]
+
+    @property
+    def stem(self) -> str:
+        """The label map's file without its suffix."""
+        return str(PurePosixPath(self.labels).with_suffix(""))
 
     def files(self) -> list[str]:
         """The files of the prediction, relative to the folder."""
@@ -122,15 +128,21 @@ class Record:
         """The file."""
         return self.folder / FILE_NAME
 
-    def is_current(self, source: Path, prediction: Prediction, size: int, overlay: bool) -> bool:
-        """Whether a prediction of the file `source` is up to date."""
+    def is_current(self, source: Path, prediction: Prediction, made: tuple[int | None, str], overlay: bool) -> bool:
+        """Whether a prediction of the file `source` is up to date.
+
+        `made` is the size and the options that are wanted, as in `Prediction`; a size of None is
+        the image's own.
+        """
+        size, how = made
         try:
             unchanged = prediction.source == signature(source)
         except OSError:
             unchanged = False
         return (
             unchanged
-            and prediction.size == size
+            and prediction.how == how
+            and (prediction.size == size or (size is None and prediction.size > 0))
             and (prediction.overlay is not None or not overlay)
             and all((self.folder / name).is_file() for name in prediction.files())
         )

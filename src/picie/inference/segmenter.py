@@ -79,7 +79,7 @@ class Segmenter(CellClassifier, OnHub):
     ) -> None:
         super().__init__(method, classifier, config, engine)
         # Pictures are read as the training images were.
-        self.reading = Reading(config.data.scale, config.data.max_pixels)
+        self.reading = Reading(config.data.scale, config.data.max_pixels, config.data.bands)
         self.kept: dict[str, Any] = {}
         self.name_clusters(classes, assignment)
 

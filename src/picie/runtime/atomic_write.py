@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,13 +30,26 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """
     content = io.BytesIO()
     write(content)
-    _check_room(path, content.tell())
+    check_room(path, content.tell())
+    with partial_file(path) as partial, partial.open("wb") as file:
+        file.write(content.getbuffer())
+
+
+@contextlib.contextmanager
+def partial_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary file's path beside `path`, for writers that need a name.
+
+    At the end of the block the file is forced to disk and replaces the file at `path` in one step.
+    If the block fails, it is deleted.
+
+    Raises:
+        OSError: the file cannot be written; what was at `path` before is unchanged.
+    """
     # A short name fits where a long name with a suffix would not.
     partial = path.with_name(f".{zlib.crc32(path.name.encode()):08x}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as file:
-            file.write(content.getbuffer())
-            file.flush()
+        yield partial
+        with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
@@ -60,7 +74,7 @@ def reserve(file: BinaryIO, path: Path, size: int) -> None:
         OSError: there is no room for it.
     """
     try:
-        _check_room(path, size - os.fstat(file.fileno()).st_size)
+        check_room(path, size - os.fstat(file.fileno()).st_size)
         if not _allocate(file, size):
             file.seek(0, os.SEEK_END)
             while (missing := size - file.tell()) > 0:
@@ -102,7 +116,8 @@ def clear_partials(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _check_room(path: Path, size: int) -> None:
+def check_room(path: Path, size: int) -> None:
+    """Raise `OSError` unless the disk of `path` has room for `size` bytes."""
     free = shutil.disk_usage(path.parent).free
     if size > free:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))

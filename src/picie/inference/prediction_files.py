@@ -1,0 +1,123 @@
+"""The files of a folder of predictions: label maps, overlays and the legend."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from picie.data.raster_files import RasterFile
+from picie.display.colors import Color
+from picie.display.overlays import draw_overlay, index_image, legend
+from picie.inference.prediction_record import Prediction, Record
+from picie.inference.rows_output import RowsOutput
+from picie.runtime.atomic_write import clear_partials, write_atomically
+
+LEGEND = "legend"
+_LEGEND_WIDTH = 640
+_MAX_JPEG = 65_500  # pixels a side; a longer overlay is a PNG
+
+
+class PredictionFiles:
+    """Writes the files of a folder of predictions, which is made with the first of them.
+
+    Args:
+        record: the folder's record.
+        names: the name of each value.
+        colors: the colour of each value.
+
+    Attributes:
+        begun: whether the folder and the legend have been written.
+    """
+
+    def __init__(self, record: Record, names: Sequence[str], colors: Sequence[Color]) -> None:
+        self.record, self.names, self.colors = record, tuple(names), tuple(colors)
+        self.folder, self.begun = record.folder, False
+
+    def begin(self) -> None:
+        """Write the record and the legend, once there is something to write. Raises `OSError`."""
+        if not self.begun:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            clear_partials(self.folder)
+            self.record.save()
+            self.write(f"{LEGEND}.png", _encoded(legend(self.names, self.colors, _LEGEND_WIDTH), "PNG"))
+            self.begun = True
+
+    def write_picture(self, prediction: Prediction, image: Image.Image, labels: np.ndarray) -> np.ndarray:
+        """Write the label map and the overlay of an image, which is drawn into.
+
+        Returns:
+            (V,) the number of pixels of each value.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
+        self.begin()
+        self.write(prediction.labels, _encoded(index_image(labels, self.colors), "PNG"))
+        if prediction.overlay is not None:
+            draw_overlay(image, labels, self.colors)
+            self.write(prediction.overlay, _encoded(image, "PNG" if prediction.overlay.endswith(".png") else "JPEG"))
+        counts = np.zeros(len(self.names), np.int64)
+        for row in labels:  # by rows, because bincount copies its input as int64
+            counts += np.bincount(row, minlength=len(counts))
+        return counts
+
+    def write_rows(self, prediction: Prediction, raster: RasterFile, parts: Iterator[np.ndarray]) -> np.ndarray:
+        """Write the label map and the overlay of a picture that is read by rows.
+
+        Args:
+            prediction: names the files.
+            raster: the picture.
+            parts: the labels (n, W) of some rows, from top to bottom.
+
+        Returns:
+            (V,) the number of pixels of each value, without those that have no data.
+
+        Raises:
+            OSError: a file cannot be written.
+            UnreadableImageError: the picture is damaged.
+        """
+        self.begin()
+        (self.folder / prediction.labels).parent.mkdir(parents=True, exist_ok=True)
+        overlay = None if prediction.overlay is None else self.folder / prediction.overlay
+        return RowsOutput(self.folder / prediction.labels, overlay, self.names, self.colors).write(raster, parts)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file in one step. Raises `OSError`."""
+        target = self.folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, lambda file: file.write(data))
+
+    def delete(self, files: Sequence[str]) -> None:
+        """Delete files, as far as they exist."""
+        for file in files:
+            with contextlib.suppress(OSError):
+                (self.folder / file).unlink(missing_ok=True)
+
+
+def file_names(name: str, picture: Image.Image | RasterFile, overlay: bool) -> dict[str, Any]:
+    """Return the names of a picture's label map and overlay, as in `Prediction`."""
+    if isinstance(picture, RasterFile) and picture.georeference.is_known:
+        return {"labels": f"{name}.tif", "overlay": f"{name}_overlay.tif" if overlay else None}
+    kind = "jpg" if max(picture.width, picture.height) <= _MAX_JPEG else "png"
+    return {"labels": f"{name}.png", "overlay": f"{name}_overlay.{kind}" if overlay else None}
+
+
+def shares(counts: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+    """Return the share of pixels of each value that occurs, largest first.
+
+    `counts` are the number of pixels of each value.
+    """
+    parts = counts / max(1, counts.sum())
+    order = np.argsort(-parts, kind="stable")
+    return {names[i]: round(float(parts[i]), 4) for i in order if counts[i] > 0}
+
+
+def _encoded(image: Image.Image, kind: str) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **({"quality": 92} if kind == "JPEG" else {}))
+    return file.getvalue()

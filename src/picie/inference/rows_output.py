@@ -1,0 +1,163 @@
+"""Label maps and overlays that are written some rows at a time, with rasterio.
+
+A picture with coordinates becomes a GeoTIFF with the same coordinates, colours and names. Any
+other becomes a PNG and a JPEG.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from picie.data.raster_files import RasterFile, gdal
+from picie.display.colors import Color
+from picie.display.overlays import draw_overlay
+from picie.runtime.atomic_write import check_room, partial_file
+
+_ROWS = 512  # rows of a part, and side of the blocks of a GeoTIFF
+_QUALITY = 92  # of the JPEG in overlays
+_BLOCKS = {"tiled": True, "blockxsize": _ROWS, "blockysize": _ROWS}
+
+
+@dataclass(frozen=True)
+class RowsOutput:
+    """The files of one picture.
+
+    Attributes:
+        labels: the label map's file.
+        overlay: the overlay's file, or None.
+        names: the name of each value.
+        colors: the colour of each value.
+    """
+
+    labels: Path
+    overlay: Path | None
+    names: tuple[str, ...]
+    colors: tuple[Color, ...]
+
+    @property
+    def ignore(self) -> int:
+        """The value of pixels without data: 255, or 65535 if there are more than 255 values."""
+        return 255 if len(self.names) <= 255 else 65535
+
+    @property
+    def dtype(self) -> str:
+        """The type of the values."""
+        return "uint8" if self.ignore == 255 else "uint16"
+
+    def write(self, raster: RasterFile, parts: Iterable[np.ndarray]) -> np.ndarray:
+        """Write the label map and the overlay.
+
+        Args:
+            raster: the picture.
+            parts: the labels (n, W) of some rows, from top to bottom.
+
+        Returns:
+            (V,) the number of pixels of each value; pixels without data are not counted.
+
+        Raises:
+            OSError: a file cannot be written.
+            UnreadableImageError: the picture is damaged.
+        """
+        source, counts = raster.reopened(), np.zeros(self.ignore + 1, np.int64)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(gdal())
+            write_labels = stack.enter_context(self._opened(self.labels, raster, 1))
+            write_overlay = None if self.overlay is None else stack.enter_context(self._opened(self.overlay, raster, 3))
+            above: np.ndarray | None = None
+            for top, labels in _in_parts(parts, _ROWS):
+                pixels, valid = source.rows(top, top + len(labels))
+                values = labels.astype(self.dtype)
+                if valid is not None:
+                    values[~valid] = self.ignore
+                counts += np.bincount(values.ravel(), minlength=len(counts))
+                write_labels(top, values[None])
+                if write_overlay is not None:
+                    write_overlay(top, _blended(pixels, values, above, self.colors).transpose(2, 0, 1))
+                above = values[-1:]
+        return counts[: len(self.names)]
+
+    @contextlib.contextmanager
+    def _opened(self, path: Path, raster: RasterFile, bands: int) -> Iterator[Any]:
+        """Yield a function that writes rows: it takes the first row and values (bands, n, W)."""
+        import rasterio
+        import rasterio.shutil
+        from rasterio.errors import RasterioError
+
+        is_geotiff = path.suffix == ".tif"
+        final = {"driver": {".png": "PNG", ".jpg": "JPEG"}.get(path.suffix, "GTiff")}
+        if final["driver"] == "JPEG":
+            final["quality"] = str(_QUALITY)
+        try:
+            with partial_file(path) as partial, contextlib.ExitStack() as stack:
+                # PNG and JPEG are written from a complete picture.
+                file = partial if is_geotiff else partial.with_suffix(".rows.partial")
+                if file != partial:
+                    stack.callback(file.unlink, missing_ok=True)
+                with rasterio.open(file, "w", **self._profile(raster, bands, is_geotiff)) as opened:
+                    self._describe(opened, raster, bands, is_geotiff)
+
+                    def write(top: int, values: np.ndarray) -> None:
+                        check_room(path, 2 * values.nbytes)
+                        opened.write(values, window=((top, top + values.shape[1]), (0, raster.width)))
+
+                    yield write
+                if file != partial:
+                    check_room(path, file.stat().st_size)
+                    rasterio.shutil.copy(file, partial, **final)
+        except RasterioError as error:
+            raise OSError(None, " ".join(str(error).split())[:200], str(path)) from error
+
+    def _profile(self, raster: RasterFile, bands: int, is_geotiff: bool) -> dict[str, Any]:
+        """How rasterio creates a file."""
+        profile: dict[str, Any] = {"driver": "GTiff", "width": raster.width, "height": raster.height, "count": bands}
+        profile |= {"dtype": self.dtype if bands == 1 else "uint8", "bigtiff": "if_safer", **_BLOCKS}
+        if not is_geotiff:
+            return profile | {"compress": "lzw"}
+        if bands == 3:
+            return profile | {"compress": "jpeg", "photometric": "ycbcr", "jpeg_quality": _QUALITY}
+        return profile | {"compress": "deflate", "nodata": self.ignore}
+
+    def _describe(self, opened: Any, raster: RasterFile, bands: int, is_geotiff: bool) -> None:
+        """Write coordinates, colours and names."""
+        if is_geotiff:
+            place = raster.georeference
+            if place.gcps[0]:
+                opened.gcps = place.gcps
+            else:
+                opened.crs, opened.transform = place.crs, place.transform
+        if bands == 1 and self.dtype == "uint8":
+            opened.write_colormap(1, {value: (*color, 255) for value, color in enumerate(self.colors)})
+        if bands == 1 and is_geotiff:
+            opened.update_tags(names=json.dumps(self.names), ignore=str(self.ignore))
+
+
+def _in_parts(parts: Iterable[np.ndarray], rows: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the same rows in parts that begin at multiples of `rows`."""
+    top, waiting = 0, []
+    for labels in parts:
+        waiting.append(labels)
+        if sum(map(len, waiting)) >= rows:
+            joined = np.concatenate(waiting)
+            for start in range(0, len(joined) - rows + 1, rows):
+                yield top, joined[start : start + rows]
+                top += rows
+            waiting = [joined[len(joined) // rows * rows :]]
+    if sum(map(len, waiting)):
+        yield top, np.concatenate(waiting)
+
+
+def _blended(pixels: np.ndarray, labels: np.ndarray, above: np.ndarray | None, colors: tuple[Color, ...]) -> np.ndarray:
+    """Return the overlay (n, W, 3) of some rows, below the row of labels `above`."""
+    if above is not None:
+        pixels, labels = np.concatenate([pixels[:1], pixels]), np.concatenate([above, labels])
+    image = Image.fromarray(pixels)
+    draw_overlay(image, labels, colors)
+    return np.asarray(image)[0 if above is None else 1 :]
