@@ -12,12 +12,12 @@ import torch
 from tests.conftest import checkpoint_of
 
 from picie import Config
-from picie.training import api, trainer
+from picie.training import api, collapse
 from picie.training.collapse import collapse_signs
 
 Make = Callable[..., Config]
 Refused = Callable[..., str]
-HEALTHY = {"epoch": 2, "within": 0.8, "inertia": [0.6, 0.5], "empty": [0, 1]}
+HEALTHY = {"epoch": 2, "within": 0.8, "inertia": [0.6, 0.5], "empty": [0, 1], "imbalance": [1.2, 1.3]}
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,8 @@ HEALTHY = {"epoch": 2, "within": 0.8, "inertia": [0.6, 0.5], "empty": [0, 1]}
         ({"inertia": [1.1e-3, 1.1e-3]}, []),
         ({"empty": [3, 0]}, ["3 of 4 clusters are empty"]),
         ({"empty": [2, 2]}, []),
+        ({"imbalance": [1.0, 3.3]}, ["one cluster holds nearly all cells (imbalance 3.30, at most K = 4)"]),
+        ({"imbalance": [3.1, 3.1]}, []),
     ],
 )
 def test_signs_of_a_collapse(tiny: Make, change: dict[str, Any], expected: list[str]) -> None:
@@ -39,18 +41,20 @@ def test_signs_of_a_collapse(tiny: Make, change: dict[str, Any], expected: list[
 def test_a_loss_near_ln_k_is_no_sign_at_a_high_temperature_or_with_another_loss(tiny: Make) -> None:
     line = HEALTHY | {"within": math.log(4) * 0.991}
     assert not list(collapse_signs(line, tiny("cluster.k=4", "loss.temperature=30")))
-    assert not list(collapse_signs({"inertia": [0.5], "empty": [0]}, tiny("cluster.k=4", "method=mdc")))
+    assert not list(collapse_signs({"inertia": [0.5], "empty": [0], "imbalance": [1.0]}, tiny("cluster.k=4", "method=mdc")))
 
 
-@pytest.mark.parametrize(("epochs", "advice"), [(0, "check the images and the weights"), (2, "lower train.lr")])
-def test_a_collapse_is_reported_once_at_the_end(
+@pytest.mark.parametrize(("epochs", "advice"), [(0, "check the images and the weights"), (3, "lower train.lr")])
+def test_a_collapse_is_reported_when_it_begins_and_at_the_end(
     tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, epochs: int, advice: str
 ) -> None:
-    monkeypatch.setattr(trainer, "collapse_signs", lambda *_: iter(["2 of 3 clusters are empty"]))
+    monkeypatch.setattr(collapse, "collapse_signs", lambda *_: iter(["2 of 3 clusters are empty"]))
     api.train(tiny(f"train.epochs={epochs}"), tmp_path / "run")
-    (warning,) = [text for text in caplog.messages if "collapsed" in text]
-    assert warning.startswith("the features have collapsed (2 of 3 clusters are empty), so the segments are meaningless;")
-    assert advice in warning
+    *early, last = [text for text in caplog.messages if "collapse" in text]
+    assert last.startswith("the features have collapsed (2 of 3 clusters are empty), so the segments are meaningless;")
+    assert advice in last
+    assert len(early) == (epochs > 0)
+    assert all("show signs of a collapse (2 of 3 clusters are empty)" in text for text in early)
 
 
 @pytest.mark.parametrize("place", ["method", "classifier", "naming"])

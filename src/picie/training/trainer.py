@@ -31,7 +31,7 @@ from picie.runtime.device import AsyncCopy, peak_memory_mb
 from picie.runtime.profiling import stage
 from picie.runtime.progress import duration
 from picie.scoring.evaluation import Evaluation, matching_state
-from picie.training.collapse import collapse_signs
+from picie.training.collapse import collapse_warning
 from picie.training.feature_source import FeatureSource
 from picie.training.label_store import PseudoLabelStore
 from picie.training.optimization import Optimizer, load_optimizer_state
@@ -80,6 +80,7 @@ class Trainer:
         self.config, self.method = setup.config, setup.method
         self.optimizer = Optimizer(self.config.train, self.method)
         self.evaluation: Evaluation | None = None
+        self._warned_of_collapse = False
         self._time_left = TimeLeft(self.config.train.epochs)
         self.folder.bars.seconds_left = self._seconds_left
         # Images, names and values of the latest losses.
@@ -236,9 +237,9 @@ class Trainer:
         self._time_left.end_epoch(line["seconds"])
         left = None if last else self._seconds_left()
         log.info(_epoch_text(line, config.train.epochs) + ("" if left is None else f", about {duration(left)} left"))
-        if last and (signs := list(collapse_signs(line, config))):
-            advice = "lower train.lr, and check the images" if state.epoch else "check the images and the weights"
-            log.warning("the features have collapsed (%s), so the segments are meaningless; %s", "; ".join(signs), advice)
+        if (warning := collapse_warning(line, config, self._warned_of_collapse)) is not None:
+            self._warned_of_collapse = True
+            log.warning("%s", warning)
         resume = self.folder.how_to_resume
         done = "after the last epoch; nothing is left to do" if last else f"after epoch {state.epoch}; {resume}"
         self.folder.stop.check(f"stopped {done}")
