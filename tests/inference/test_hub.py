@@ -120,19 +120,18 @@ def test_code_that_a_downloaded_model_names_is_not_imported(
     assert trace.exists()
 
 
-@pytest.mark.parametrize("option", ["checkpoint_path", "pretrained_cfg_overlay", "pretrained"])
+@pytest.mark.parametrize("option", ["checkpoint_path", "pretrained_cfg_overlay"])
 def test_options_of_a_downloaded_backbone_open_no_file(segmenter: Segmenter, tmp_path: Path, option: str) -> None:
     (tmp_path / "bait.pth").write_bytes(b"bait")
     values: dict[str, Any] = {
         "checkpoint_path": str(tmp_path / "bait.pth"),
         "pretrained_cfg_overlay": {"file": str(tmp_path / "bait.pth")},
-        "pretrained": True,
     }
     segmenter.save(tmp_path / "model")
     state = checkpoint.load(tmp_path / "model")
     state["config"]["model"]["backbone_options"] = {option: values[option]}
     checkpoint.save(tmp_path / "model" / checkpoint.FILE_NAME, state)
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=f"model.backbone_options: '{option}' is not possible"):
         Segmenter.load(tmp_path / "model")
 
 
