@@ -115,7 +115,7 @@ def test_code_that_a_downloaded_model_names_is_not_imported(
             Segmenter.from_pretrained(NAME, cache_dir=tmp_path / "cache")
         assert not trace.exists()
         registry.trust(["code_of_a_hub:Thing"])  # the user may
-        with pytest.raises(InputError, match="model.backbone"):
+        with pytest.raises(InputError, match=r"model\.backbone"):
             Segmenter.from_pretrained(NAME, cache_dir=tmp_path / "cache")
     assert trace.exists()
 

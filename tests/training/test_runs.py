@@ -197,7 +197,9 @@ def test_log_lines_are_shown(fresh_log: logging.Logger, capsys: pytest.CaptureFi
     assert (fresh_log.handlers, fresh_log.level, fresh_log.propagate) == ([], logging.NOTSET, True)
 
 
-def test_a_program_may_hide_or_take_them(fresh_log: logging.Logger, capsys: pytest.CaptureFixture[str], told: list[str]) -> None:
+def test_a_program_may_hide_or_take_them(
+    fresh_log: logging.Logger, capsys: pytest.CaptureFixture[str], told: list[str]
+) -> None:
     with progress.shown_logs():  # `told` listens at INFO
         fresh_log.info("one")
     fresh_log.setLevel(logging.WARNING)
