@@ -6,6 +6,8 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,10 +94,13 @@ def test_public_symbols_are_documented(module: str) -> None:
 
 
 def test_the_public_interface_is_there_and_light() -> None:
-    options = {"FolderOptions", "ScoreOptions"}
-    assert set(picie.__all__) == {"Config", "Segmenter", "__version__", "evaluate", "score_folders", "train", "trust"} | options
+    functions = {"evaluate", "resume", "score_folders", "train", "trust"}
+    assert set(picie.__all__) == {"Config", "FolderOptions", "Run", "ScoreOptions", "Segmenter", "__version__"} | functions
+    assert dir(picie) == sorted(picie.__all__)
     for name in picie.__all__:
         assert getattr(picie, name) is not None
+    code = "import sys, picie; dir(picie); print('torch' in sys.modules, 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False False\n"
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = picie.nothing
 

@@ -134,7 +134,9 @@ def test_a_batch_has_at_least_one_picture(segmenter: Segmenter, pixels: np.ndarr
         segmenter.predict([pixels], batch_size=0)
 
 
-def test_probabilities_sum_to_one_and_agree_with_the_map(segmenter: Segmenter, pixels: np.ndarray, expected: np.ndarray) -> None:
+def test_probabilities_sum_to_one_and_agree_with_the_map(
+    segmenter: Segmenter, pixels: np.ndarray, expected: np.ndarray
+) -> None:
     probabilities = segmenter.probabilities(pixels)
     assert probabilities.shape == (len(segmenter.names), *expected.shape)
     assert probabilities.dtype == np.float32
@@ -222,7 +224,9 @@ def test_what_is_saved_predicts_the_same(untrained: Path, photo: Path, expected:
         Segmenter(saved.method, saved.classifier, saved.config, saved.engine).save(tmp_path / "other")
 
 
-def test_a_saved_segmenter_is_a_run_for_the_commands(cli: Any, refused: Any, untrained: Path, photo: Path, tmp_path: Path) -> None:
+def test_a_saved_segmenter_is_a_run_for_the_commands(
+    cli: Any, refused: Any, untrained: Path, photo: Path, tmp_path: Path
+) -> None:
     Segmenter.load(untrained, "cpu").save(tmp_path / "model")
     status, _, _ = cli("predict", tmp_path / "model", photo, "--out", tmp_path / "out")
     assert status == 0

@@ -15,7 +15,7 @@ from picie import Config, Segmenter
 from picie.data.base import ClassMap
 from picie.data.images import whole_size
 from picie.display.colors import palette
-from picie.errors import InputError, UnreadableImageError
+from picie.errors import UnreadableImageError
 from picie.inference import enlarging
 from picie.inference.enlarging import enlarged_argmax
 from picie.training import api

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import random
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -199,7 +197,9 @@ def test_log_lines_are_shown(fresh_log: logging.Logger, capsys: pytest.CaptureFi
     assert (fresh_log.handlers, fresh_log.level, fresh_log.propagate) == ([], logging.NOTSET, True)
 
 
-def test_a_program_may_hide_or_take_them(fresh_log: logging.Logger, capsys: pytest.CaptureFixture[str], told: list[str]) -> None:
+def test_a_program_may_hide_or_take_them(
+    fresh_log: logging.Logger, capsys: pytest.CaptureFixture[str], told: list[str]
+) -> None:
     with progress.shown_logs():  # `told` listens at INFO
         fresh_log.info("one")
     fresh_log.setLevel(logging.WARNING)
@@ -217,13 +217,3 @@ def test_a_notebook_shows_them_as_output(
     with progress.shown_logs():
         fresh_log.info("one")
     assert capsys.readouterr() == ("one\n", "")
-
-
-def test_the_package_lists_its_public_names_and_imports_no_torch() -> None:
-    code = "import sys, picie; print(*dir(picie)); print('torch' in sys.modules, 'numpy' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    names, imported = done.stdout.splitlines()
-    assert names.split() == sorted(picie.__all__)
-    assert imported == "False False"
-    for name in names.split():
-        assert getattr(picie, name) is not None

@@ -23,6 +23,8 @@ _PYRAMID_LEVELS = 4
 _HUB_TIMEOUT = 10.0  # seconds
 # What timm's models raise on arguments, sizes or layouts that they do not support.
 UNSUPPORTED = (RuntimeError, AttributeError, TypeError, ValueError, LookupError, NotImplementedError, AssertionError)
+# Arguments of timm.create_model that read weights.
+_READING = {"cache_dir", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}
 
 
 def check_name(name: str) -> None:
@@ -46,7 +48,7 @@ def create(name: str, pretrained: bool, levels: int | None, given: Mapping[str, 
     Raises:
         InputError: the model gives no feature maps, or its weights cannot be fetched.
     """
-    options = {**_any_size(name), **given}
+    options = _options(name, given)
     with _as_input_error(name):
         if patch_size(name, given) is not None:
             # The features that timm makes by itself lack the final norm, with which their authors
@@ -74,7 +76,7 @@ def patch_size(name: str, given: Mapping[str, Any]) -> int | None:
     """
     check_name(name)
     with _as_input_error(name), torch.device("meta"):
-        plain = timm.create_model(name, features_only=True, **{**_any_size(name), **given})
+        plain = timm.create_model(name, features_only=True, **_options(name, given))
     return _strides(plain)[-1] if is_vit(plain) else None
 
 
@@ -82,6 +84,18 @@ def is_vit(net: Any) -> bool:
     """Whether all blocks of a timm feature extractor give patch tokens at one stride."""
     strides = _strides(net)
     return isinstance(net, FeatureGetterNet) and len(strides) > 1 and len(set(strides)) == 1
+
+
+def _options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `timm.create_model`.
+
+    Raises `InputError` for those that read weights from elsewhere: a configuration may come from
+    other people, and must not make picie open files or addresses.
+    """
+    refused = sorted(_READING & given.keys())
+    if refused:
+        raise InputError(f"model.backbone_options: {refused[0]!r} is not possible; give weights by model.weights=FILE")
+    return {**_any_size(name), **given}
 
 
 @contextmanager
