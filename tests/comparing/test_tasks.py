@@ -96,7 +96,7 @@ def test_an_ablation_compares_means_over_folds(cli: Callable[..., Any], sequence
     out = tmp_path / "out"
     untrained = [*(option for option in TINY if not option.startswith("train.epochs")), "train.epochs=0"]
     arguments = ["ablate", sequences, *untrained, "--folds", 2, "--vary", "cluster.refit=0|1", "--seeds", 2]
-    status, shown, log = cli(*arguments, "--out", out)
+    status, shown, log = cli(*arguments, "--probes", "--out", out)
     assert status == 0, log
     assert "12 runs: 2 settings x 3 tasks x 2 seeds; 12 to do" in log
     assert "mean of 3 tasks" in shown and "task a2" in shown
@@ -105,6 +105,9 @@ def test_an_ablation_compares_means_over_folds(cli: Callable[..., Any], sequence
     for i, name in enumerate(["refit=0", "refit=1"]):
         by_task = [task["groups"][i]["miou"]["values"] for task in found["tasks"].values()]
         assert found["mean"][name]["miou"] == pytest.approx([fmean(values) for values in zip(*by_task, strict=True)])
+        for probe in ("more_clusters", "linear_probe"):
+            assert len(found["mean"][name][probe]) == 2
+    assert "mIoU %, linear probe" in shown
     assert len(found["verdicts"]) == 2
     protocol = found["tasks"]["b["]["groups"][0]["protocols"][0]
     assert protocol.startswith("train+val, held out b[[]*; ")

@@ -63,6 +63,7 @@ def ablate(
         int | None,
         typer.Option(min=1, metavar="N", help="Hold out, in turn, the images whose names share their first N characters."),
     ] = None,
+    probes: Annotated[bool, typer.Option("--probes", help="Also score more clusters and a linear probe of every run.")] = False,
     against: _Against = None,
     preset: Annotated[str | None, typer.Option(help="As for `picie train`.")] = None,
     config: Annotated[Path | None, typer.Option(help="As for `picie train`.")] = None,
@@ -94,4 +95,4 @@ def ablate(
     # imported here, after the options are checked, because torch takes seconds
     from picie.comparing import ablation
 
-    ablation.ablate(plan, out, jobs, against)
+    ablation.ablate(plan, out, jobs, against, probes)

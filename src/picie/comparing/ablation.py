@@ -19,6 +19,7 @@ from picie import registry
 from picie.comparing.ablation_plan import Job, folder_name
 from picie.comparing.comparison import Comparison, compare
 from picie.comparing.comparison_view import save_plot, show_comparison, show_task_means
+from picie.comparing.probe_scores import measure_probes
 from picie.comparing.run_records import Run, options_of
 from picie.comparing.task_means import TaskMeans, task_means
 from picie.config import to_toml
@@ -32,7 +33,7 @@ from picie.training.checks import with_absolute_root
 _POLL = 0.2  # seconds between polls of the training processes
 
 
-def ablate(jobs: Sequence[Job], out: Path, parallel: int = 1, against: str | None = None) -> None:
+def ablate(jobs: Sequence[Job], out: Path, parallel: int = 1, against: str | None = None, probes: bool = False) -> None:
     """Run the unfinished jobs of a plan, compare all runs, and write `out`/comparison.json and
     .png.
 
@@ -41,6 +42,7 @@ def ablate(jobs: Sequence[Job], out: Path, parallel: int = 1, against: str | Non
         out: folder of the ablation.
         parallel: number of runs at a time; if it exceeds 1, each has its own process.
         against: setting that the others are tested against; None tests every pair.
+        probes: also score the probes of every finished run.
 
     Raises:
         InputError: a setting cannot be run, or a folder holds a run of another setting. No run was
@@ -66,6 +68,8 @@ def ablate(jobs: Sequence[Job], out: Path, parallel: int = 1, against: str | Non
         raise Stopped(
             stopped.signum, f"stopped with {done} of {len(jobs)} runs finished; run the same command to continue"
         ) from None
+    for folder in [job.folder for job in jobs if job.finished] if probes else []:
+        measure_probes(folder)
     _compare([job for job in jobs if job.begun], out, against)
     if failed:
         listed = "; ".join(f"{folder} ({reason})" for folder, reason in failed.items())

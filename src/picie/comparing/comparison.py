@@ -15,6 +15,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from picie.comparing.probe_scores import PROBES
 from picie.comparing.run_records import Run, find_runs
 from picie.comparing.significance import Difference, Spread, differences, untestable
 from picie.errors import InputError, nearest
@@ -117,7 +118,7 @@ class Comparison:
 
 
 def _group_dict(group: Group) -> dict[str, Any]:
-    spreads = {key: group.spread(key) for key in (*SCORES, *LABEL_FREE)}
+    spreads = {key: group.spread(key) for key in (*SCORES, *PROBES, *LABEL_FREE)}
     numbers = {
         key: {"mean": s.mean, "deviation": s.deviation, "values": list(s.values)} for key, s in spreads.items() if s.values
     }

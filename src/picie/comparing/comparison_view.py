@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from picie.comparing.comparison import LABEL_FREE, SCORES, Comparison, Group, Verdict
+from picie.comparing.probe_scores import PROBES
 from picie.comparing.significance import Spread
 from picie.comparing.task_means import TaskMeans
 from picie.display.colors import palette, rgb_to_hex, srgb_to_lab
@@ -24,7 +25,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PLOTS = (".png", ".svg", ".pdf")
-_NAMES = {"accuracy": "pixel accuracy %", "miou": "mIoU %", "loss": "loss", "inertia": "inertia", "imbalance": "imbalance"}
+_NAMES = {
+    "accuracy": "pixel accuracy %",
+    "miou": "mIoU %",
+    "loss": "loss",
+    "inertia": "inertia",
+    "imbalance": "imbalance",
+} | PROBES
 _MARKERS = "os^DvPX"  # markers distinguish lines of similar colours
 _MAX_LIGHTNESS, _MAX_CHROMA = 62, 90  # maximum CIELAB lightness and chroma of lines
 _WIDTH = 160  # characters, if the output is not a terminal
@@ -50,9 +57,10 @@ def show_task_means(means: TaskMeans) -> None:
     for name, comparison in means.tasks.items():
         _console().print(f"\n[bold]task {escape(name)}[/bold]")
         show_comparison(comparison)
-    table = _table(f"mean of {len(means.tasks)} tasks", _right("seeds"), *(_NAMES[key] for key in SCORES))
+    keys = [key for key in (*SCORES, *PROBES) if any(spreads[key].values for spreads in means.spreads.values())]
+    table = _table(f"mean of {len(means.tasks)} tasks", _right("seeds"), *(_NAMES[key] for key in keys))
     for setting, spreads in means.spreads.items():
-        table.add_row(setting, str(len(spreads[SCORES[0]].values)), *(_spread(spreads[key], 1) for key in SCORES))
+        table.add_row(setting, str(len(spreads[SCORES[0]].values)), *(_spread(spreads[key], 1) for key in keys))
     console = _console()
     console.print(table)
     if means.verdicts:
@@ -106,11 +114,11 @@ def _setting(value: Any) -> str:
 def _scores(comparison: Comparison) -> Table:
     """Table with a row for each group: mean, standard deviation and values of each metric."""
     groups = comparison.groups
-    keys = [key for key in (*SCORES, *LABEL_FREE) if any(group.spread(key).values for group in groups)]
-    keys = [key for key in keys if key in SCORES or not comparison.scored]
+    shown = (*SCORES, *PROBES) if comparison.scored else LABEL_FREE
+    keys = [key for key in shown if any(group.spread(key).values for group in groups)]
     table = _table("last epoch", _right("seeds"), *(_NAMES[key] for key in keys), _right("s / epoch"))
     for group in groups:
-        digits = [(1 if key in SCORES else 4) for key in keys]
+        digits = [(4 if key in LABEL_FREE else 1) for key in keys]
         spreads = [_spread(group.spread(key), places) for key, places in zip(keys, digits, strict=True)]
         seconds = "-" if group.seconds is None else f"{group.seconds:.1f}"
         table.add_row(group.name, str(len(group.counted)), *spreads, seconds)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from picie.comparing.probe_scores import read_probes
 from picie.config import Config, from_dict, read_toml
 from picie.errors import InputError
 from picie.runtime.run_record import RunRecord, read_metrics
@@ -27,12 +28,14 @@ class Run:
         config: its configuration.
         record: content of run.json.
         lines: content of metrics.jsonl, one mapping for each epoch.
+        probes: mIoU of the probes, see `picie.comparing.probe_scores`; empty if not measured.
     """
 
     path: Path
     config: Config
     record: Mapping[str, Any]
     lines: Sequence[Mapping[str, Any]]
+    probes: Mapping[str, float] = field(default_factory=dict)
 
     @staticmethod
     def read(path: Path) -> Run:
@@ -45,7 +48,7 @@ class Run:
             config = from_dict(settings)
         except InputError as error:
             raise InputError(f"{path / 'config.toml'}: {error}") from error
-        return Run(path, config, RunRecord(path).read(), read_metrics(path))
+        return Run(path, config, RunRecord(path).read(), read_metrics(path), read_probes(path))
 
     @property
     def finished(self) -> bool:
@@ -75,8 +78,8 @@ class Run:
         return {key: value for key, value in flat.items() if key not in _WITHOUT_EFFECT}
 
     def value(self, key: str) -> float | None:
-        """A metric of the last epoch; None if it was not recorded."""
-        return _number(self.last, key)
+        """A metric of the last epoch or the score of a probe; None if it was not recorded."""
+        return self.probes[key] if key in self.probes else _number(self.last, key)
 
     def curve(self, key: str) -> dict[int, float]:
         """A metric by epoch, for the epochs that recorded it."""

@@ -9,6 +9,7 @@ from itertools import combinations
 from typing import Any
 
 from picie.comparing.comparison import SCORES, Comparison, Group, Verdict, verdicts
+from picie.comparing.probe_scores import PROBES
 from picie.comparing.significance import Spread
 
 
@@ -47,7 +48,7 @@ def task_means(tasks: Mapping[str, Comparison], against: str | None = None) -> T
         against: setting that the others are tested against; None tests every pair.
     """
     shared = [name for name in _names(tasks) if all(_group(comparison, name) for comparison in tasks.values())]
-    spreads = {name: {key: _mean(tasks, name, key) for key in SCORES} for name in shared}
+    spreads = {name: {key: _mean(tasks, name, key) for key in (*SCORES, *PROBES)} for name in shared}
     pairs = [(a, b) for a, b in combinations(shared, 2) if against in (None, a, b)]
     pairs = [(b, a) if b == against else (a, b) for a, b in pairs]
     tested = [

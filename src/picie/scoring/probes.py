@@ -26,6 +26,7 @@ from picie.scoring.baselines import feature_kmeans, images_to_cluster, skip_on_e
 from picie.scoring.counting import Pairs, Predict, score_split
 from picie.scoring.evaluation import DEFAULTS, Evaluation, ScoreOptions, open_labelled, scored_config
 
+MORE_CLUSTERS, LINEAR = "clustered again", "linear probe"  # starts of the rows' names
 _TRAIN = "train"  # split whose labels the probes use, if the training split has none
 # linear probe: weight of |W|^2 / 2 in the loss, and maximum number of L-BFGS steps
 _PENALTY, _STEPS = 1e-4, 500
@@ -65,7 +66,7 @@ def evaluate_probes(
             images = images_to_cluster(config, data, options.dataset)
             points = sample_cells(segmenter.encode, images, SampleSpec(load, seed), bars).points
             classifier = feature_kmeans(points, finer, config)
-            rows[f"clustered again at K = {finer}"] = (_with(segmenter, classifier).clusters, finer, "many-to-one")
+            rows[f"{MORE_CLUSTERS} at K = {finer}"] = (_with(segmenter, classifier).clusters, finer, "many-to-one")
         with skip_on_error("linear and k-NN probe"):
             train, name = _labelled_train(config, data, options.dataset, probe_split)
             assert train.classes is not None
@@ -75,7 +76,7 @@ def evaluate_probes(
             sample = sample_cells(segmenter.encode, train, SampleSpec(load, seed, labelled=True), bars)
             points, labels, n = sample.points, sample.classes, len(train.classes)
             linear = _with(segmenter, logistic_regression(points, labels, n))
-            rows[f"linear probe (labels of {name})"] = (linear.clusters, n, "identity")
+            rows[f"{LINEAR} (labels of {name})"] = (linear.clusters, n, "identity")
             rows[f"{_NEIGHBOURS}-NN probe (labels of {name})"] = (neighbour_probe(segmenter, points, labels, n), n, "identity")
         pairs = Pairs(scored, config)
         return {name: score_split(predict, k, pairs, split, bars, matching) for name, (predict, k, matching) in rows.items()}
