@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,14 @@ from tests.conftest import picture
 import picie
 from picie.training import runs
 
-GUIDE = Path(__file__).parents[1] / "docs/guides/python.md"
+ROOT = Path(__file__).parents[1]
+GUIDE = ROOT / "docs/guides/python.md"
 # Options of a network of a second; the guide uses the defaults.
 TINY = {"backbone": "test_efficientnet", "model": {"pretrained": False}, "device": "cpu", "run": {"report": False}}
 
 
-def blocks() -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+def blocks(page: Path = GUIDE) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
 
 
 def write_photos(folder: Path, size: tuple[int, int] = (160, 128)) -> None:
@@ -46,6 +48,19 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert len(names["maps"]) == 3  # type: ignore[arg-type]
     assert Image.open("a_overlay.jpg").size == (160, 128)
     assert np.array_equal(names["same"].predict("photos/a.jpg"), labels)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/getting-started.md"])
+def test_the_first_lines_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_photos(tmp_path / "photos")
+    shutil.copy("photos/a.jpg", "photo.jpg")
+    train = runs.train
+    monkeypatch.setattr(runs, "train", lambda data, **options: train(data, **{**options, **TINY, "epochs": 0}))
+    (block,) = blocks(ROOT / page)
+    names: dict[str, object] = {}
+    exec(compile(block, page, "exec"), names)
+    assert names["labels"].shape == (128, 160)  # type: ignore[attr-defined]
 
 
 def test_what_is_not_run_uses_what_exists() -> None:

@@ -93,3 +93,5 @@ def test_a_notebook_runs_from_top_to_bottom(path: Path, tmp_path: Path, monkeypa
     NotebookClient(notebook, timeout=300).execute(cwd=str(tmp_path))
     shown = [c.id for c in notebook.cells if any("image/png" in o.get("data", {}) for o in c.get("outputs", []))]
     assert len(shown) == PICTURES[path.stem], shown
+    printed = [o.text for c in notebook.cells for o in c.get("outputs", []) if o.output_type == "stream" and o.name == "stdout"]
+    assert any("epoch 1/" in text for text in printed), "the lines of a training run are shown"

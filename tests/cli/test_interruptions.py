@@ -90,7 +90,9 @@ def stop(process: subprocess.Popen[str], signum: signal.Signals) -> str:
 
 
 @both_signals
-def test_predict(start: Start, finish: Finish, trained: Path, labelled_folder: Path, tmp_path: Path, signum: signal.Signals) -> None:
+def test_predict(
+    start: Start, finish: Finish, trained: Path, labelled_folder: Path, tmp_path: Path, signum: signal.Signals
+) -> None:
     many, out = tmp_path / "many", tmp_path / "out"
     many.mkdir()
     for i in range(200):
