@@ -71,7 +71,11 @@ def test_other_threads_do_not_handle_signals() -> None:
 
 def process(code: str) -> subprocess.Popen[bytes]:
     """A Python process that prints a byte when it is ready."""
-    lines = ["import os, signal, sys, threading, time", "from picie.runtime.interrupts import *", "import picie.runtime.interrupts as i"]
+    lines = [
+        "import os, signal, sys, threading, time",
+        "from picie.runtime.interrupts import *",
+        "import picie.runtime.interrupts as i",
+    ]
     # a background job of a shell ignores SIGINT
     lines += ["signal.signal(signal.SIGINT, signal.default_int_handler)", code]
     started = subprocess.Popen([sys.executable, "-c", "\n".join(lines)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
