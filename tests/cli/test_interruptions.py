@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.conftest import TINY, UNTRAINED, checkpoint_of
+from tests.conftest import UNTRAINED, checkpoint_of
 from tests.data.admin.test_download import UNPACKED, Server, files_in
 from tests.data.admin.test_download import server as server  # a fixture
 from tests.equal_runs import assert_equal_runs
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.long
 both_signals = pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 _SECONDS = 240
 Start = Callable[..., "subprocess.Popen[str]"]
-Finish = Callable[..., tuple[int, str]]
+Cli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -58,18 +58,6 @@ def start() -> Iterator[Start]:
         process.communicate()
 
 
-@pytest.fixture
-def finish(start: Start) -> Finish:
-    """finish("predict", ...): exit status and stderr of a whole command."""
-
-    def call(*arguments: object, script: str = "") -> tuple[int, str]:
-        process = start(*arguments, script=script)
-        _, errors = process.communicate(timeout=_SECONDS)
-        return process.returncode, errors
-
-    return call
-
-
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
     end = time.monotonic() + _SECONDS
     while not condition():
@@ -91,11 +79,11 @@ def stop(process: subprocess.Popen[str], signum: signal.Signals) -> str:
 
 @both_signals
 def test_predict(
-    start: Start, finish: Finish, trained: Path, labelled_folder: Path, tmp_path: Path, signum: signal.Signals
+    start: Start, cli: Cli, trained: Path, labelled_folder: Path, tmp_path: Path, signum: signal.Signals
 ) -> None:
     many, out = tmp_path / "many", tmp_path / "out"
     many.mkdir()
-    for i in range(200):
+    for i in range(120):
         shutil.copy(labelled_folder / "images" / "val" / "100.jpg", many / f"{i}.jpg")
     command = ("predict", trained, many, "--out", out, "--device", "cpu")
 
@@ -108,42 +96,41 @@ def test_predict(
     line = stop(process, signum)
     before = times()
     done = len(json.loads((out / "predictions.json").read_text("utf-8"))["images"])
-    assert line == f"picie: stopped; {done} of 200 images are done. Repeat the command to continue"
-    assert 9 <= done < 200
+    assert line == f"picie: stopped; {done} of 120 images are done. Repeat the command to continue"
+    assert 9 <= done < 120
     assert len(before) == 2 * done
-    status, errors = finish(*command)
+    status, _, errors = cli(*command)
     assert status == 0, errors
-    assert f"{done} of 200 images are there already" in errors
+    assert f"{done} of 120 images are there already" in errors
     after = times()
-    assert len(after) == 400
+    assert len(after) == 240
     assert {name: after[name] for name in before} == before
 
 
 @both_signals
-def test_ablate(start: Start, finish: Finish, labelled_folder: Path, tmp_path: Path, signum: signal.Signals) -> None:
+def test_ablate(start: Start, cli: Cli, labelled_folder: Path, tmp_path: Path, signum: signal.Signals) -> None:
     out = tmp_path / "out"
     jobs = 2 if signum == signal.SIGTERM else 1
     vary = ("--vary", "loss.temperature=0.3|1.0", "--seeds", 1, "--jobs", jobs)
-    command = ("ablate", labelled_folder, *TINY, *vary, "--out", out, "train.epochs=15")
-    command = tuple(part for part in command if part != "train.epochs=2")
+    command = ("ablate", labelled_folder, *UNTRAINED[:-1], *vary, "--out", out, "train.epochs=15")
     process = start(*command)
     wait_for(lambda: any(out.glob("*/*/metrics.jsonl")), process)
     assert stop(process, signum) == "picie: stopped with 0 of 2 runs finished; run the same command to continue"
     stopped = [Run.read(file.parent) for file in out.glob("*/*/checkpoint.pt")]
     assert 1 <= len(stopped) <= jobs
     assert {run.record["status"] for run in stopped} == {"stopped"}
-    status, errors = finish(*command)
+    status, _, errors = cli(*command)
     assert status == 0, errors
     assert "2 to do" in errors
-    run = Run.read(out / "temperature=0.3" / "seed-0")
-    assert run.finished
+    folder = out / "temperature=0.3" / "seed-0"
+    assert Run.read(folder).finished
     assert Run.read(out / "temperature=1.0" / "seed-0").finished
     assert (out / "comparison.json").is_file()
-    assert_equal_runs(run.folder, api.train(run.config, tmp_path / "whole"))
+    assert_equal_runs(folder, api.train(Run.read(folder).config, tmp_path / "whole"))
 
 
 @both_signals
-def test_name(start: Start, finish: Finish, own_run: Path, trained: Path, tmp_path: Path, signum: signal.Signals) -> None:
+def test_name(start: Start, cli: Cli, own_run: Path, trained: Path, tmp_path: Path, signum: signal.Signals) -> None:
     expected = Path(shutil.copytree(trained, tmp_path / "expected"))
     before = {path.name: path.read_bytes() for path in own_run.iterdir()}
     arguments = ("--k", 40, "--merge-to", 4, "--device", "cpu")
@@ -152,7 +139,7 @@ def test_name(start: Start, finish: Finish, own_run: Path, trained: Path, tmp_pa
     stop(process, signum)
     assert {path.name: path.read_bytes() for path in own_run.iterdir() if not is_partial(path)} == before
     for run in (own_run, expected):
-        status, errors = finish("name", run, *arguments)
+        status, _, errors = cli("name", run, *arguments)
         assert status == 0, errors
     ours, theirs = (checkpoint_of(run)["naming"] for run in (own_run, expected))
     assert ours["segments"] == theirs["segments"]
@@ -191,7 +178,7 @@ sys.exit(run_app(app, "picie"))
 
 
 @both_signals
-def test_download(start: Start, finish: Finish, server: Server, tmp_path: Path, signum: signal.Signals) -> None:
+def test_download(start: Start, cli: Cli, server: Server, tmp_path: Path, signum: signal.Signals) -> None:
     root, content = tmp_path / "data", server.files["train.zip"]
     command = (f"{server.address}/train.zip", root)  # type: ignore[attr-defined]
     signalled = False
@@ -211,10 +198,11 @@ def test_download(start: Start, finish: Finish, server: Server, tmp_path: Path, 
     assert process.returncode == 128 + signum, errors
     assert "are kept: run the same command again to resume" in errors.splitlines()[-1]
     kept = (root / ".downloads" / "train.zip.part").stat().st_size
-    assert len(content) // 2 <= kept <= len(content)
+    assert 0 < kept <= len(content)
     server.half_way, server.sent = None, 0
-    status, errors = finish(*command, script=_DOWNLOAD)
-    assert status == 0, errors
+    process = start(*command, script=_DOWNLOAD)
+    _, errors = process.communicate(timeout=_SECONDS)
+    assert process.returncode == 0, errors
     assert files_in(root) == UNPACKED
     assert server.has_sent(len(content) - kept)
 

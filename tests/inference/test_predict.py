@@ -7,9 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -197,29 +194,11 @@ def times(out: Path) -> dict[str, int]:
     return {path.relative_to(out).as_posix(): path.stat().st_mtime_ns for path in files}
 
 
-def test_an_interrupted_command_continues(trained: Path, labelled_folder: Path, tmp_path: Path) -> None:
-    source, many, out = labelled_folder / "images" / "val" / "100.jpg", tmp_path / "many", tmp_path / "out"
-    many.mkdir()
-    for i in range(300):
-        shutil.copy(source, many / f"{i}.jpg")
-    command = [sys.executable, "-m", "picie", "predict", trained, many, "--out", out, "--device", "cpu"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        end = time.monotonic() + 120
-        while not out.is_dir() or len(list(out.iterdir())) < 20:
-            assert time.monotonic() < end
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130
-    done = len(record(out)["images"])
-    assert 9 <= done < 300
-    assert f"picie: stopped; {done} of 300 images are done. Repeat the command to continue\n" in errors
-    before = times(out)
-    assert len(before) == 2 * done
-    assert predict_files(trained, [many], out, "cpu") == Summary(300 - done, done, {})
-    after = times(out)
-    assert len(after) == 600
-    assert {name: after[name] for name in before} == before
+def test_a_named_pipe_is_refused_instead_of_waited_for(trained: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    os.mkfifo(tmp_path / "pipe.tif")  # its header would be read for the scale, too
+    with pytest.raises(InputError, match="it is not a regular file"):
+        predict_files(trained, [tmp_path / "pipe.jpg", tmp_path / "pipe.tif"], tmp_path / "out")
 
 
 def test_what_a_killed_process_left_is_made_again(trained: Path, photos: Path, tmp_path: Path, monkeypatch: Any) -> None:

@@ -35,9 +35,10 @@ def demo(out: Path, seed: int = 0) -> None:
         seed: determines the scenes and the training.
 
     Raises:
-        InputError: `out` is not empty.
+        InputError: `out` contains anything but scenes.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    # `write` replaces the scenes of an interrupted call, and refuses other files there
+    if out.exists() and (not out.is_dir() or any(path.name != "scenes" for path in out.iterdir())):
         raise InputError(f"--out {out}: exists already; give another folder or remove it")
     data, run, predictions = out / "scenes", out / "run", out / "predictions"
     log.info("drawing scenes: %s", data)

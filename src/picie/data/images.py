@@ -50,9 +50,7 @@ def open_image(path: Path, reading: Reading = DEFAULT_READING) -> Image.Image:
             `reading.max_pixels`.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would block forever
-            raise _RefusedError("it is not a regular file")
-        with path.open("rb") as file:
+        with _open_file(path) as file:
             return _read(file, reading)
     except Exception as error:  # a decoder may raise anything for a damaged file
         advice = "replace or remove it"
@@ -101,7 +99,7 @@ def _spaced(paths: Sequence[Path], n: int) -> list[Path]:
 
 def _is_deep(path: Path, reading: Reading) -> bool:
     try:
-        with path.open("rb") as file:
+        with _open_file(path) as file:
             header = read_header(file)
     except Exception:  # reported when the image is read
         return False
@@ -110,7 +108,7 @@ def _is_deep(path: Path, reading: Reading) -> bool:
 
 def _pixels_or_none(path: Path, reading: Reading) -> Pixels | None:
     try:
-        with path.open("rb") as file:
+        with _open_file(path) as file:
             header = read_header(file)
             if header.size[0] * header.size[1] > LARGE and (raster := open_raster(path, reading)) is not None:
                 return raster.sample()
@@ -121,6 +119,13 @@ def _pixels_or_none(path: Path, reading: Reading) -> Pixels | None:
 
 class _RefusedError(Exception):
     """The reason why a file is not decoded."""
+
+
+def _open_file(path: Path) -> BinaryIO:
+    """Open a regular file for reading; opening a named pipe would block forever."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise _RefusedError("it is not a regular file")
+    return path.open("rb")
 
 
 def _read(file: BinaryIO, reading: Reading) -> Image.Image:
@@ -249,7 +254,7 @@ def decoding_bytes(path: Path) -> int:
 
 def _header(path: Path) -> Header:
     try:
-        with path.open("rb") as file:
+        with _open_file(path) as file:
             return read_header(file)
     except Exception as error:  # a decoder may raise anything for a damaged file
         raise UnreadableImageError(f"{path}: cannot be read as an image ({_reason(error)})") from error
