@@ -1,4 +1,4 @@
-"""Every dataset, backbone, transform, loss and method by name.
+"""Every dataset, backbone, transform, loss, method and annotation format by name.
 
 Names map to "module:attribute" strings, so that nothing is imported before it is used and every
 implementation can be found by searching for its name. Code outside the package needs no entry here:
@@ -56,6 +56,12 @@ EQUIVARIANCE = {
     "rot90": "picie.views.equivariance:QuarterTurns",
 }
 
+FORMATS = {
+    "coco": "picie.conversion.coco:Coco",
+    "csv": "picie.conversion.tables:Csv",
+    "parquet": "picie.conversion.tables:Parquet",
+}
+
 SHIPPED_BACKBONE = "tf_efficientnet_lite0"  # its weights come with picie
 
 # Tested backbones, listed by `picie list backbones`. Any other timm model with a feature pyramid
@@ -111,7 +117,7 @@ def trust_scope() -> Iterator[None]:
 
 def _registered() -> set[str]:
     """The "module:attribute" names in the tables."""
-    tables = (DATASETS, METHODS, LOSSES, INVARIANCE, EQUIVARIANCE, BACKBONES)
+    tables = (DATASETS, METHODS, LOSSES, INVARIANCE, EQUIVARIANCE, BACKBONES, FORMATS)
     return {target for table in tables for target in table.values()}
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from picie.cli.conversion import Formats, convert_all
 from picie.cli.options import Exclude, Include, Trust, parse_bands
 
 
@@ -40,6 +41,7 @@ def predict(
     max_pixels: Annotated[
         Optional[int], typer.Option(min=1, help="Skip images with more pixels. [default: the run's data.max_pixels]")
     ] = None,
+    formats: Formats = None,
     trust: Trust = False,
 ) -> None:
     """Segment images: write an index PNG of the same size and an overlay for each, and one legend.
@@ -68,6 +70,7 @@ def predict(
     present = f" ({summary.present} more were there already)" if summary.present else ""
     skipped = f", {len(summary.skipped)} skipped" if summary.skipped else ""
     typer.echo(f"{summary.predicted} images -> {out}{present}{skipped}")
+    convert_all(out, formats or (), progress=not quiet)
 
 
 def import_checkpoint(

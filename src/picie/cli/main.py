@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from picie.cli import clusters, data, experiments, images, pages, scores, training
+from picie.cli import clusters, conversion, data, experiments, images, pages, scores, training
 from picie.cli.app import page
 from picie.cli.exit_status import run_app
 from picie.errors import InputError
@@ -31,6 +31,7 @@ app.command(epilog=training.all_options())(training.train)
 app.command()(scores.evaluate)
 app.command()(scores.score)
 app.command()(images.predict)
+app.command()(conversion.convert)
 app.command()(images.import_checkpoint)
 app.command()(images.export)
 app.command()(images.neighbors)

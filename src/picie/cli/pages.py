@@ -36,13 +36,13 @@ def demo(
 
 def list_(
     what: Annotated[
-        str, typer.Argument(metavar="WHAT", help="datasets, backbones, transforms, methods, losses, presets or recipes.")
+        str, typer.Argument(metavar="WHAT", help="datasets, backbones, transforms, methods, losses, formats, presets or recipes.")
     ],
 ) -> None:
     """List the names that an option accepts."""
     from picie.cli import tables
 
-    kinds = ("datasets", "backbones", "transforms", "methods", "losses", "presets", "recipes")
+    kinds = ("datasets", "backbones", "transforms", "methods", "losses", "formats", "presets", "recipes")
     if what not in kinds:
         raise InputError(f"list: unknown kind {what!r}; {nearest(what, kinds)}")
     tables.show_list(what)

@@ -83,8 +83,16 @@ class MadeBy(BaseModel):
     assignment: list[int]
 
 
-class _Content(MadeBy):
-    """The content of the file."""
+class Content(MadeBy):
+    """The content of the file.
+
+    Attributes:
+        picie: the version of picie.
+        run: the run's folder.
+        images: the predictions, by the absolute path of the image.
+        skipped: the reason for each image without a prediction.
+        scale: the range of stored values that becomes 0 to 255, for each type.
+    """
 
     picie: str
     run: str
@@ -119,7 +127,7 @@ class Record:
         self.scale: dict[str, tuple[float, float]] = {}
         self._due = 0.0
         if self.file.is_file():
-            content = _read(self.file)
+            content = read_record(self.file)
             self.images, self.earlier = content.images, content
             self.scale = {kind: (low, high) for kind, (low, high) in content.scale.items()}
 
@@ -186,9 +194,10 @@ class Record:
             self.save()
 
 
-def _read(file: Path) -> _Content:
+def read_record(file: Path) -> Content:
+    """Read and check a predictions.json. Raises `InputError` if it is damaged."""
     try:
-        return _Content.model_validate(json.loads(file.read_bytes()))
+        return Content.model_validate(json.loads(file.read_bytes()))
     except (ValueError, RecursionError) as error:  # ValidationError is a ValueError
         reason = _first_problem(error) if isinstance(error, ValidationError) else "not valid JSON"
         raise InputError(

@@ -45,8 +45,7 @@ def partial_file(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the file cannot be written; what was at `path` before is unchanged.
     """
-    # A short name fits where a long name with a suffix would not.
-    partial = path.with_name(f".{zlib.crc32(path.name.encode()):08x}.{os.getpid()}.partial")
+    partial = _partial(path)
     try:
         yield partial
         with partial.open("rb+") as file:
@@ -57,6 +56,42 @@ def partial_file(path: Path) -> Iterator[Path]:
     finally:
         partial.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def partial_folder(path: Path) -> Iterator[Path]:
+    """Yield a new temporary folder beside `path`.
+
+    At the end of the block it replaces the folder at `path`. If the block fails, it is deleted,
+    and what was at `path` before is unchanged.
+    """
+    partial = _partial(path)
+    earlier = partial.with_name(f".earlier{partial.name}")
+    try:
+        partial.mkdir()
+        yield partial
+        if path.is_dir():
+            path.replace(earlier)
+        partial.replace(path)
+    finally:
+        if earlier.exists() and not path.exists():
+            earlier.replace(path)
+        for left in (partial, earlier):
+            _delete(left)
+    _sync_folder(path.parent)
+
+
+def _partial(path: Path) -> Path:
+    """The temporary path for `path`. It is short, to fit where a long name with a suffix does not."""
+    return path.with_name(f".{zlib.crc32(path.name.encode('utf-8', 'surrogateescape')):08x}.{os.getpid()}.partial")
+
+
+def _delete(path: Path) -> None:
+    """Delete a file or a folder, if it exists."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def reserve(file: BinaryIO, path: Path, size: int) -> None:
@@ -108,12 +143,12 @@ def is_partial(path: Path) -> bool:
 
 
 def clear_partials(folder: Path) -> None:
-    """Delete the temporary files that killed processes left in `folder` or below.
+    """Delete the temporary files and folders that killed processes left in `folder` or below.
 
     No other process may be writing to the folder.
     """
-    for path in folder.rglob(".*.partial"):
-        path.unlink(missing_ok=True)
+    for path in list(folder.rglob(".*.partial")):
+        _delete(path)
 
 
 def check_room(path: Path, size: int) -> None:

@@ -1,0 +1,103 @@
+"""`picie convert`, and `picie predict --format`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from picie import registry
+from picie.errors import nearest
+
+FOLDER = "formats"
+"""The folder below that of the predictions for the results of `picie predict --format`."""
+
+
+class Shape(StrEnum):
+    """How the pixels of an object are written."""
+
+    mask = "mask"
+    polygon = "polygon"
+
+
+class Per(StrEnum):
+    """What is one object."""
+
+    segment = "segment"
+    component = "component"
+
+
+class Photos(StrEnum):
+    """How photos come into the folder."""
+
+    link = "link"
+    copy = "copy"
+    none = "none"
+
+
+def _known(names: Optional[list[str]]) -> Optional[list[str]]:
+    """Check the names of formats before images are predicted."""
+    for name in names or ():
+        if ":" not in name and name not in registry.FORMATS:
+            raise typer.BadParameter(f"unknown format {name!r}; {nearest(name, registry.FORMATS)}")
+    return names
+
+
+Formats = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--format",
+        callback=_known,
+        metavar="FORMAT",
+        help=f"Also convert the predictions, to --out/{FOLDER}; see `picie list formats`; repeatable.",
+    ),
+]
+
+
+def convert(
+    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="The --out folder of `picie predict`.")],
+    to: Annotated[str, typer.Option(metavar="FORMAT", help="The format; see `picie list formats`.")],
+    out: Annotated[Path, typer.Option(metavar="PATH", help="The file or folder to write, depending on the format.")],
+    shape: Annotated[Shape, typer.Option(help="Write masks or polygons.")] = Shape.mask,
+    per: Annotated[Per, typer.Option(help="One object for each segment of an image, or for each component.")] = Per.segment,
+    min_area: Annotated[int, typer.Option(min=0, help="Leave out components of fewer pixels.")] = 0,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Simplify polygons by about this many pixels; 0 follows every pixel.")
+    ] = 1.0,
+    fill_holes: Annotated[bool, typer.Option("--fill-holes", help="Fill the holes of components.")] = False,
+    photos: Annotated[Photos, typer.Option(help="Link or copy the photos into the folder, or neither.")] = Photos.link,
+    url: Annotated[
+        Optional[str], typer.Option(metavar="PREFIX", help="What stands before a photo's path in its address.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier conversion at --out.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings only, without log lines and progress.")] = False,
+) -> None:
+    """Convert predictions to the format of an annotation tool, a training tool, a GIS or a table.
+
+    A picture whose label map is damaged is left out; the exit status is then 1.
+    """
+    from picie.conversion.base import ConvertOptions
+    from picie.conversion.convert import convert
+    from picie.runtime.progress import set_up_logging
+
+    if quiet:
+        set_up_logging(quiet=True)
+    options = ConvertOptions(shape.value, per.value, min_area, tolerance, fill_holes, photos.value, url)
+    summary = convert(predictions, to, out, options, overwrite, progress=not quiet)
+    skipped = f", {len(summary.skipped)} skipped" if summary.skipped else ""
+    typer.echo(f"{summary.converted} images -> {out}{skipped}")
+    if summary.skipped:
+        raise typer.Exit(1)
+
+
+def convert_all(predictions: Path, formats: Sequence[str], progress: bool) -> None:
+    """Convert new predictions to `formats`, with default options, into their own folder."""
+    from picie.conversion.convert import convert, default_name
+
+    for name in formats:
+        out = predictions / FOLDER / default_name(name)
+        summary = convert(predictions, name, out, overwrite=True, progress=progress)
+        typer.echo(f"{summary.converted} images -> {out}")
