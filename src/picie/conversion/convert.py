@@ -14,7 +14,7 @@ import numpy as np
 
 from picie import registry
 from picie.conversion.base import ConvertOptions, Format, Picture, Target, unused
-from picie.data.images import pixel_bytes
+from picie.data.images import decoding_bytes
 from picie.data.loading import read_ahead
 from picie.errors import InputError
 from picie.inference.prediction_folder import PredictedImage, PredictionFolder, open_predictions
@@ -106,7 +106,7 @@ def _write_all(writer: Format, folder: PredictionFolder, bars: Progress) -> Summ
     out, total = writer.target.out, len(folder.images)
     summary = Summary(out)
     encoded = read_ahead(
-        partial(_encode, writer, folder), folder.images, ahead=4, cost=lambda image: _COPIES * pixel_bytes(image.labels)
+        partial(_encode, writer, folder), folder.images, ahead=4, cost=lambda image: _COPIES * decoding_bytes(image.labels)
     )
     with graceful_stop() as stop, bars, bars.bar("convert", total) as advance:
         for image, result in zip(folder.images, encoded, strict=True):
