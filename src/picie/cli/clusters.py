@@ -46,6 +46,7 @@ def name(
     reset: Annotated[
         bool, typer.Option("--reset", help="First remove all names and new clusters; return to the trained ones.")
     ] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Undo the latest change; repeat it to undo earlier ones.")] = False,
     data: _Data = None,
     device: _Device = "auto",
     trust: Trust = False,
@@ -60,12 +61,16 @@ def name(
     the run is only read. Use picie predict or picie report to see the segments.
     """
     from picie.naming import changes as naming
-    from picie.naming import overview, tables
+    from picie.naming import history, overview, tables
 
     check_file("--write", write)
     changes = naming.Changes(
         reset, k, file, _names(names or []), _splits(split or []), [_merge(text) for text in merge or []], merge_to
     )
+    if undo and changes:
+        raise InputError("--undo: cannot be combined with changes; use two commands")
+    if undo:
+        typer.echo(f"undone: {history.undo(run)}")
     if changes:
         naming.change(run, changes, data, device)
     tables.show_segments(overview.overview(run, data, device))

@@ -7,13 +7,16 @@ The checkpoint stores them in its entry `naming`; the trained clusters are not c
     segments    names, colors, assignment (K,) and user_defined, see
                 `picie.inference.segments`
     matching    the matching of the trained clusters, while other clusters are used
+
+`picie.naming.history` undoes changes.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +27,10 @@ from torch import Tensor
 from picie.clustering.kmeans import KMeans, bias
 from picie.clustering.regrouping import WardTree, agglomerate, mean_centroids, split_clusters
 from picie.errors import InputError
-from picie.inference.sampling import Sample, classify, sample_predicted, training_images
+from picie.inference.sampling import classify, sample_predicted, training_images
 from picie.inference.segmenter import Segmenter
 from picie.inference.segments import Reference, Segments, joint_name, read_file, write_file
+from picie.naming import history
 from picie.runtime import checkpoint
 from picie.runtime.progress import Progress, log
 from picie.runtime.rng import derived_seed
@@ -74,28 +78,69 @@ class Changes:
         return any(value not in (None, False) and value not in ({}, [], ()) for value in vars(self).values())
 
 
-def change(run: str | Path, changes: Changes, data: str | Path | None = None, device: str = "auto") -> None:
+def change(
+    run: str | Path,
+    changes: Changes,
+    data: str | Path | None = None,
+    device: str = "auto",
+    sample: Callable[[], Tensor] | None = None,
+) -> None:
     """Apply `changes` to a run and store them in its checkpoint: either all of them, or none.
+
+    `picie.naming.history.undo` takes them back.
 
     Args:
         run: the run's folder or its checkpoint file.
         changes: the changes.
         data: folder of images for `k` and `splits`; None uses the training images.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        sample: returns (n, D) unit-norm features of the run's network for `k` and `splits`, see
+            `sample_features`; None computes them from the images.
 
     Raises:
         InputError: the run does not exist, another process is using it, or a change is not
             possible. The run is not modified.
     """
     changes.check()
-    path = checkpoint.find_checkpoint(run)
-    with checkpoint.exclusive(path.parent) as locked:
-        if not locked:
-            raise InputError(f"{run}: another picie process is using this run; wait until it has finished")
-        state = checkpoint.load(path)
-        edit = _Edit(checkpoint.without_naming(state) if changes.reset else state, data, device)
+    with checkpoint.changing(run) as (path, state):
+        edit = _Edit(checkpoint.without_naming(state) if changes.reset else state, data, device, sample)
+        what = _in_words(changes, edit.segments)
         edit.apply(changes)
-        checkpoint.save(path, edit.result())
+        checkpoint.save(path, history.remember(state, edit.result(), what))
+
+
+def sample_features(segmenter: Segmenter, data: str | Path | None = None) -> Tensor:
+    """Return (n, D) unit-norm features of cells of the run's images, for `change`.
+
+    They depend on the run's network and images only.
+
+    Args:
+        segmenter: computes them.
+        data: folder of images; None uses the training images.
+
+    Raises:
+        InputError: the images do not exist.
+    """
+    options, images = segmenter.config.cluster, training_images(segmenter.config.data, data)
+    with Progress() as bars:
+        return sample_predicted(segmenter, images, bars, options.init_batches * options.batch_size, options.init_points).points
+
+
+def _in_words(changes: Changes, segments: Segments) -> str:
+    """Describe `changes` of `segments` in a few words, for the user who may undo them."""
+
+    def old(reference: Reference) -> str:
+        text = str(reference).strip()
+        return segments.names[segments.find(text)] if changes.k is None and changes.file is None else text
+
+    parts = ["the return to the trained clusters"] if changes.reset else []
+    parts += [f"{changes.k} new clusters"] if changes.k is not None else []
+    parts += [f"the names of {changes.file.name}"] if changes.file is not None else []
+    parts += [f"the name {name}" if name else f"the colour of {old(one)}" for one, (name, _) in changes.names.items()]
+    parts += [f"the split of {old(one)} into {n}" for one, n in changes.splits.items()]
+    parts += [f"the merge into {name or old(next(iter(listed)))}" for listed, name, _ in changes.merges]
+    parts += [f"the merge to {changes.merge_to} segments"] if changes.merge_to is not None else []
+    return ", ".join(parts)
 
 
 def write_names(run: str | Path, file: Path) -> None:
@@ -128,16 +173,18 @@ def _segments_to_merge(segments: Segments, references: Iterable[Reference]) -> l
 class _Edit:
     """The clusters and segments of a run while they are changed."""
 
-    def __init__(self, state: dict[str, Any], data: str | Path | None, device: str) -> None:
-        self.state, self.data = state, data
+    def __init__(
+        self, state: dict[str, Any], data: str | Path | None, device: str, sample: Callable[[], Tensor] | None
+    ) -> None:
+        self.state = state
         self.segmenter = Segmenter.from_state(state, device)
+        self.sample = cache(sample or partial(sample_features, self.segmenter, data))
         self.segments = self.segmenter.segments
         self.weight, self.bias = (part.clone() for part in checkpoint.classifier_in_use(state))
         self.centroids = checkpoint.centroids_in_use(state)
         self.seed = self.segmenter.config.seed
         self.metric = self.segmenter.config.cluster.kmeans_metric
         self.new_clusters = False
-        self._sample: Sample | None = None
 
     def apply(self, changes: Changes) -> None:
         if changes.k is not None:
@@ -169,15 +216,6 @@ class _Edit:
         if changes.merge_to is not None:
             self.merge_to(changes.merge_to)
         self.segments.checked()
-
-    def sample(self) -> Tensor:
-        """(n, D) features sampled from the images."""
-        if self._sample is None:
-            options, images = self.segmenter.config.cluster, training_images(self.segmenter.config.data, self.data)
-            with Progress() as bars:
-                max_images = options.init_batches * options.batch_size
-                self._sample = sample_predicted(self.segmenter, images, bars, max_images, options.init_points)
-        return self._sample.points
 
     def kmeans(self, points: Tensor, k: int, *purpose: int | str) -> Tensor:
         """(k, D) centroids of `points` (n, D) on the CPU, the best of several initialisations."""

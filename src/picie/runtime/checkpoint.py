@@ -125,6 +125,20 @@ def centroids_in_use(state: Mapping[str, Any]) -> Tensor:
     return (prototypes if prototypes.shape == weight.shape else weight).clone()
 
 
+@contextlib.contextmanager
+def changing(run: str | Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield a run's checkpoint file and its state, while other processes cannot change the run.
+
+    Raises:
+        InputError: the run does not exist, is damaged, or another process is using it.
+    """
+    path = find_checkpoint(run)
+    with exclusive(path.parent) as locked:
+        if not locked:
+            raise InputError(f"{run}: another picie process is using this run; wait until it has finished")
+        yield path, load(path)
+
+
 def without_naming(state: dict[str, Any]) -> dict[str, Any]:
     """Return `state` as before any `picie name`: the trained clusters and their matching."""
     naming = state.get("naming")

@@ -126,6 +126,12 @@ class _Naming(_Part):
     matching: _Matching | None = None
 
 
+class _Step(_Part):
+    what: str
+    naming: _Naming | None
+    matching: _Matching | None
+
+
 class _Clustering(_Part):
     centroids: _Dense
     counts: _Dense
@@ -166,6 +172,7 @@ class _Checkpoint(_Part):
     finished: bool
     matching: _Matching | None
     naming: _Naming | None = None
+    undo: list[_Step] = []
     totals: dict[str, float] = {}
     seconds: dict[str, float] = {}
     clustering: _Clustering | None = None
@@ -174,17 +181,23 @@ class _Checkpoint(_Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> _Checkpoint:
+        self._check_naming("", self.naming, self.matching)
+        for number, step in enumerate(self.undo):
+            self._check_naming(f"undo.{number}.", step.naming, step.matching)
+        return self
+
+    def _check_naming(self, where: str, naming: _Naming | None, matching: _Matching | None) -> None:
+        """Raise `ValueError` if the segments and matchings are not those of the clusters."""
         trained = len(self.classifier.weight)
-        clusters = self.naming.clusters if self.naming is not None else None
+        clusters = naming.clusters if naming is not None else None
         in_use = trained if clusters is None else len(clusters.weight)
         if clusters is not None and clusters.weight.shape[1] != self.classifier.weight.shape[1]:
-            raise ValueError("naming: its clusters are of another feature dimension than the trained ones")
-        own = {"naming.segments": self.naming.segments, "naming.matching": self.naming.matching} if self.naming else {}
+            raise ValueError(f"{where}naming: its clusters are of another feature dimension than the trained ones")
+        own = {"naming.segments": naming.segments, "naming.matching": naming.matching} if naming else {}
         lengths = {"matching": in_use, "naming.segments": in_use, "naming.matching": trained}
-        for name, part in {"matching": self.matching, **own}.items():
+        for name, part in {"matching": matching, **own}.items():
             if part is not None and len(part.assignment) != lengths[name]:
-                raise ValueError(f"{name}: assigns {len(part.assignment)} clusters, not {lengths[name]}")
-        return self
+                raise ValueError(f"{where}{name}: assigns {len(part.assignment)} clusters, not {lengths[name]}")
 
 
 def fault(state: Any) -> str | None:
