@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from picie.cli.conversion import Formats, convert_all
-from picie.cli.options import Exclude, Include, Trust, parse_bands
+from picie.cli.options import Exclude, Include, Trust, one_of, parse_bands
 
 
 def predict(
@@ -29,6 +29,11 @@ def predict(
     ] = None,
     bands: Annotated[
         Optional[str], typer.Option(metavar="R,G,B", help="Bands of TIFFs to use, e.g. 3,2,1. [default: the run's]")
+    ] = None,
+    frames: Annotated[str, typer.Option(metavar="all|first", help="Frames of animations and pages of TIFFs to use.")] = "first",
+    steady: Annotated[
+        Optional[float],
+        typer.Option(min=0, max=0.99, help="Share of earlier frames in the labels of a video. [default: 0.5; 0 with --tile]"),
     ] = None,
     overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Write overlays.")] = True,
     overwrite: Annotated[
@@ -59,6 +64,8 @@ def predict(
         tile=tile,
         overlap=overlap,
         bands=parse_bands(bands),
+        frames=one_of("--frames", frames, ("all", "first")),
+        steady=steady,
         overlay=overlay,
         overwrite=overwrite,
         progress=not quiet,

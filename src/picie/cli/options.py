@@ -9,7 +9,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from picie import registry
-from picie.errors import InputError
+from picie.errors import InputError, nearest
 from picie.training.keywords import data_setting
 
 Include = Annotated[
@@ -71,3 +71,10 @@ def parse_bands(text: str | None) -> tuple[int, ...]:
     if len(parts) not in {1, 3} or not all(part.isdecimal() and 1 <= int(part) <= 65535 for part in parts):
         raise InputError(f"--bands {text}: give three bands, counted from 1, as red, green and blue, or one, e.g. 3,2,1")
     return tuple(map(int, parts))
+
+
+def one_of(option: str, value: str, valid: Sequence[str]) -> Any:
+    """Return `value`. Raises `InputError` unless it is one of the `valid` ones."""
+    if value not in valid:
+        raise InputError(f"{option} {value}: {nearest(value, valid)}")
+    return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
@@ -189,10 +189,24 @@ def _tag(page: tifffile.TiffPage, code: int) -> Any:
     return None if tag is None else tag.value
 
 
+def tiff_pages(file: BinaryIO, bands: Sequence[int] = ()) -> Iterator[Pixels]:
+    """Decode the pages of a TIFF that are neither an overview nor a mask.
+
+    `bands` are as for `decode`. Raises any exception of the decoders.
+    """
+    with tifffile.TiffFile(file) as tiff:
+        for page in tiff.pages:
+            if not page.subfiletype & (_OVERVIEW | _MASK):
+                yield _decode_page(page.aspage(), bands)
+
+
 def _decode_tiff(file: BinaryIO, bands: Sequence[int]) -> Pixels:
     with tifffile.TiffFile(file) as tiff:
-        page, _ = _main_page(tiff)
-        values = _channels_last(page)
+        return _decode_page(_main_page(tiff)[0], bands)
+
+
+def _decode_page(page: tifffile.TiffPage, bands: Sequence[int]) -> Pixels:
+    values = _channels_last(page)
     photometric, extra = page.photometric, [int(sample) for sample in page.extrasamples]
     if bands:
         return Pixels(_chosen(values, bands), nodata=_nodata(page), orientation=_valid_orientation(_tag(page, _ORIENTATION)))

@@ -7,7 +7,7 @@ import importlib.util
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ LARGE = 2**26
 """Pictures with more pixels are read by rows if they can be."""
 
 _DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
-_SAMPLE = 2**21  # pixels that a scale is measured on
+_SAMPLE = 2**21  # pixels that a scale is measured on,
+_SAMPLE_PARTS, _SAMPLE_ROWS = 16, 16  # in so many parts of so many rows
 _CACHE_MB = 128  # blocks that GDAL keeps
 
 
@@ -67,9 +68,9 @@ def open_raster(path: Path, reading: Reading) -> RasterFile | None:
     """Open a file to be read by rows.
 
     Returns:
-        The picture, if it has coordinates, or more than `LARGE` pixels; None if it is to be decoded
-        as a whole: neither holds, rasterio is not installed, or the format or the kind of its
-        values cannot be read by rows.
+        The picture, if it has coordinates, or more than `LARGE` and at most `reading.max_pixels`
+        pixels; None if it is to be decoded as a whole: neither holds, rasterio is not installed, or
+        the format or the kind of its values cannot be read by rows.
     """
     driver = _DRIVERS.get(path.suffix.lower())
     if driver is None or not is_available():
@@ -89,7 +90,7 @@ def open_raster(path: Path, reading: Reading) -> RasterFile | None:
     if place.is_known and driver == "GTiff":
         return opened if opened.is_simple else None
     usable = opened.is_simple and opened.alpha is None and header.orientation == 1
-    return opened if usable and math.prod(header.size) > LARGE else None
+    return opened if usable and LARGE < math.prod(header.size) <= reading.max_pixels else None
 
 
 class RasterFile:
@@ -157,7 +158,7 @@ class RasterFile:
         Raises:
             UnreadableImageError: the file is damaged.
         """
-        pixels, masked = self._read(top, bottom, None)
+        pixels, masked = self._read(top, bottom)
         colors = to_8_bits(pixels, self._scales()) if self._palette is None else self._palette[pixels.values]
         if self._profile is not None:
             colors = np.asarray(to_srgb(Image.fromarray(colors), self._profile))
@@ -166,9 +167,12 @@ class RasterFile:
         return np.ascontiguousarray(colors), self._valid(pixels, masked)
 
     def sample(self) -> Pixels:
-        """Return about two million of the pixels, from all parts of the picture."""
-        step = max(1, math.isqrt(self.height * self.width // _SAMPLE))
-        return self._read(0, self.height, (max(1, self.height // step), max(1, self.width // step)))[0]
+        """Return up to two million of the pixels, from evenly spaced rows."""
+        parts = [self._read(top, bottom)[0] for top, bottom in _spaced_rows(self.height)]
+        step = max(1, sum(part.values.shape[0] for part in parts) * self.width // _SAMPLE)
+        values = np.concatenate([part.values[:, ::step] for part in parts])
+        alpha = None if parts[0].alpha is None else np.concatenate([p.alpha[:, ::step] for p in parts if p.alpha is not None])
+        return replace(parts[0], values=values, alpha=alpha)
 
     def _scales(self) -> Mapping[str, Scale]:
         """The scales of the reading, with that of this file's type."""
@@ -177,15 +181,14 @@ class RasterFile:
             self.reading = self.reading.with_scales({kind: estimate([sample(self.sample())])})
         return self.reading.scales
 
-    def _read(self, top: int, bottom: int, shape: tuple[int, int] | None) -> tuple[Pixels, np.ndarray | None]:
-        """Return the pixels of some rows, reduced to `shape`, and the mask of the file if it has one."""
+    def _read(self, top: int, bottom: int) -> tuple[Pixels, np.ndarray | None]:
+        """Return the pixels of some rows, and the mask of the file if it has one."""
         window = ((top, bottom), (0, self.width))
         bands = [*self.bands, *([self.alpha] if self.alpha is not None else [])]
-        out = None if shape is None else (len(bands), *shape)
         try:
             with gdal():
-                values = self._dataset.read(bands, window=window, out_shape=out)
-                mask = self._dataset.dataset_mask(window=window) > 0 if self._has_mask and shape is None else None
+                values = self._dataset.read(bands, window=window)
+                mask = self._dataset.dataset_mask(window=window) > 0 if self._has_mask else None
         except Exception as error:  # GDAL raises many kinds
             reason = " ".join(str(error).split())[:200]
             raise UnreadableImageError(f"{self.path}: cannot be read as an image ({reason}); replace or remove it") from error
@@ -205,7 +208,8 @@ class RasterFile:
         if pixels.values.dtype == np.uint8 and pixels.nodata is None and pixels.alpha is None:
             return mask
         valid = has_data(pixels)
-        valid = valid.any(2) if valid.ndim == 3 else valid
+        if valid.ndim == 3:
+            valid = np.asarray(valid.any(2))
         return valid if mask is None else valid & mask
 
     def _alpha_band(self, interpretation: list[str]) -> int | None:
@@ -215,12 +219,24 @@ class RasterFile:
         """
         if len(interpretation) not in {2, 4} or interpretation[-1] != "alpha":
             return None
-        number, step = len(interpretation), max(1, math.isqrt(self.height * self.width // _SAMPLE))
-        shape = (max(1, self.height // step), max(1, self.width // step))
+        number = len(interpretation)
         with gdal():
-            band = self._dataset.read(number, out_shape=shape)
+            windows = [((top, bottom), (0, self.width)) for top, bottom in _spaced_rows(self.height)]
+            band = np.concatenate([self._dataset.read(number, window=window) for window in windows])
         opaque = np.iinfo(band.dtype).max if band.dtype.kind in "ui" else 1
         return number if np.isin(band, (0, opaque)).all() and band.any() else None
+
+
+def _spaced_rows(height: int) -> list[tuple[int, int]]:
+    """The first row and the row after the last of evenly spaced parts; of a low picture, all rows.
+
+    Whole rows are read, because GDAL decodes a compressed block again for each row of a reduced
+    picture.
+    """
+    if height <= _SAMPLE_PARTS * _SAMPLE_ROWS:
+        return [(0, height)]
+    tops = [i * (height - _SAMPLE_ROWS) // (_SAMPLE_PARTS - 1) for i in range(_SAMPLE_PARTS)]
+    return [(top, top + _SAMPLE_ROWS) for top in tops]
 
 
 def _is_plain(path: Path) -> bool:

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-
-import numpy as np
-from PIL import Image
+from typing import Literal
 
 from picie.config import with_overrides
-from picie.data.images import decoding_bytes, measure_scales, open_or_error
+from picie.data.images import decoding_bytes, measure_scales
 from picie.data.loading import read_ahead
-from picie.data.raster_files import RasterFile, open_raster
-from picie.data.rasters import Decoded, Raster
-from picie.data.remarks import MORE_BANDS, Remarks, inspect
-from picie.data.scaling import Reading
+from picie.data.remarks import Remarks
 from picie.display.colors import rgb_to_hex
 from picie.errors import InputError, PicieError, UnreadableImageError
 from picie.inference.input_files import find_inputs, output_names
-from picie.inference.prediction_files import LEGEND, PredictionFiles, file_names, shares
-from picie.inference.prediction_record import FILE_NAME, MadeBy, Prediction, Record, fingerprint, signature
+from picie.inference.picture_prediction import PicturePrediction
+from picie.inference.prediction_files import LEGEND, PredictionFiles
+from picie.inference.prediction_record import FILE_NAME, MadeBy, Prediction, Record, fingerprint
+from picie.inference.prediction_sources import Picture, open_source, remarks_on
 from picie.inference.segmenter import Segmenter
-from picie.inference.tiles import Tiling, label_rows, make_tiling
+from picie.inference.tiles import Tiling, make_tiling
 from picie.runtime import checkpoint
 from picie.runtime.atomic_write import is_disk_full
 from picie.runtime.interrupts import graceful_stop
@@ -45,6 +42,10 @@ class PredictOptions:
         tile: the side in pixels of the tiles that images are computed in; None computes them whole.
         overlap: pixels that neighbouring tiles share; None is a quarter of `tile`.
         bands: the bands of TIFFs, from 1, to use; empty uses those of the run.
+        frames: "all" predicts every frame of animations and every page of TIFFs, "first" the first;
+            of videos all are predicted.
+        steady: the share of earlier frames in the labels of a video, in [0, 1); 0 predicts each
+            frame on its own. None is 0.5, or 0 with tiles.
         overlay: whether to write overlays.
         overwrite: delete the earlier predictions in the folder, and predict everything again.
         progress: whether to show a progress bar.
@@ -57,6 +58,8 @@ class PredictOptions:
     tile: int | None = None
     overlap: int | None = None
     bands: Sequence[int] = ()
+    frames: Literal["first", "all"] = "first"
+    steady: float | None = None
     overlay: bool = True
     overwrite: bool = False
     progress: bool = True
@@ -138,13 +141,20 @@ def _tiling(segmenter: Segmenter, options: PredictOptions) -> Tiling | None:
         if options.overlap is not None:
             raise InputError("--overlap: is the overlap of tiles; give --tile too")
         return None
+    if options.steady:
+        raise InputError("--steady: frames that are computed in tiles are not averaged; leave out --tile or --steady")
     return make_tiling(segmenter, options.tile, options.overlap, options.size)
 
 
 def _described(options: PredictOptions, tiling: Tiling | None) -> str:
     """The options other than `size` that change label maps, for the record."""
-    bands = f"bands {','.join(map(str, options.bands))}" if options.bands else ""
-    return "; ".join(text for text in ("" if tiling is None else str(tiling), bands) if text)
+    parts = {
+        f"{tiling}": tiling is not None,
+        f"bands {','.join(map(str, options.bands))}": bool(options.bands),
+        "all frames": options.frames == "all",
+        f"steady {options.steady}": options.steady is not None,
+    }
+    return "; ".join(text for text, given in parts.items() if given)
 
 
 class _Prediction:
@@ -158,7 +168,7 @@ class _Prediction:
         self.how = _described(options, tiling)
         self.files = PredictionFiles(record, segmenter.names, segmenter.colors)
         self.summary = Summary()
-        self._check_stop: Callable[[], None] = lambda: None
+        self.pictures = PicturePrediction(segmenter, self.files, tiling, options.overlay, options.steady)
 
     def run(self, sources: Mapping[str, Path]) -> Summary:
         """Predict `sources`, image files by output name."""
@@ -200,13 +210,14 @@ class _Prediction:
             reading = self.segmenter.reading.with_scales(self.record.scale)
             self.record.scale = {**measure_scales(list(names), reading), **self.record.scale}
             reading = reading.with_scales(self.record.scale)
-            pictures = read_ahead(partial(_open, reading=reading), list(names), ahead=4, cost=decoding_bytes)
-            self._check_stop = lambda: stop.check(f"stopped; {self._done(total)}. Repeat the command to continue")
-            for source, read, picture in pictures:
+            opened = partial(open_source, reading=reading, frames=self.options.frames)
+            self.pictures.bars = bars
+            self.pictures.check_stop = lambda: stop.check(f"stopped; {self._done(total)}. Repeat the command to continue")
+            for source, read, picture in read_ahead(opened, list(names), ahead=4, cost=decoding_bytes):
                 if isinstance(picture, UnreadableImageError):
                     reason: str | None = str(picture)
                 else:
-                    remarks.add(source.name, _remarks(picture))
+                    remarks.add(source.name, remarks_on(picture))
                     reason = self._predict(source, names[source], picture, read)
                 if reason is None:
                     self.summary.predicted += 1
@@ -216,57 +227,41 @@ class _Prediction:
                 if self.files.begun:
                     self.record.save_if_due()
                 advance(1)
-                self._check_stop()
+                self.pictures.check_stop()
         for line in remarks.lines():
             log.warning("%s", line)
 
     def _done(self, total: int) -> str:
         return f"{self.summary.present + self.summary.predicted} of {total} images are done"
 
-    def _predict(self, source: Path, name: str, picture: Image.Image | RasterFile, read: list[int]) -> str | None:
+    def _predict(self, source: Path, name: str, picture: Picture, read: list[int]) -> str | None:
         """Write the files of one image, or return the reason why that is not possible.
 
         `read` is the signature of the file that the image was read from.
         """
         prediction = Prediction(
-            **file_names(name, picture, self.options.overlay),
+            labels=f"{name}.png",
+            overlay=None,
             size=min(picture.height, picture.width) if self.size is None else self.size,
             how=self.how,
             source=read,
             share={},
         )
         try:
-            if isinstance(picture, RasterFile):
-                counts = self.files.write_rows(prediction, picture, self._label_rows(picture))
-            else:
-                counts = self.files.write_picture(prediction, picture, self._labels(picture))
+            prediction = prediction.model_copy(update=self.pictures.write(name, picture))
         except MemoryError:
             return f"{source}: {picture.width} x {picture.height} pixels do not fit into memory"
         except UnreadableImageError as error:
-            self.files.delete(prediction.files())
             return str(error)
         except OSError as error:
-            self.files.delete(prediction.files())
             if error.errno in _DISK_ERRORS:
                 raise
             return f"{source}: its predictions cannot be written to {self.out} ({error.strerror})"
         earlier = self.record.images.get(str(source))
         if earlier is not None:
             self.files.delete(sorted(set(earlier.files()) - set(prediction.files())))
-        self.record.images[str(source)] = prediction.model_copy(update={"share": shares(counts, self.segmenter.names)})
+        self.record.images[str(source)] = prediction
         return None
-
-    def _labels(self, image: Image.Image) -> np.ndarray:
-        """Return the label map (H, W) of an image in memory."""
-        if self.tiling is None:
-            return self.segmenter.predict(image)
-        return np.concatenate([*self._label_rows(Decoded(image))])
-
-    def _label_rows(self, raster: Raster) -> Iterator[np.ndarray]:
-        """Yield labels (n, W), from top to bottom. Raises `Stopped` if a signal arrives."""
-        for labels in label_rows(self.segmenter, raster, self.tiling):
-            self._check_stop()
-            yield labels
 
     def _end(self) -> None:
         """Save the record of the finished predictions."""
@@ -274,21 +269,6 @@ class _Prediction:
             self.record.skipped = self.summary.skipped
             with contextlib.suppress(OSError):  # on a full disk the last record stays
                 self.record.save()
-
-
-def _open(source: Path, reading: Reading) -> tuple[Path, list[int], Image.Image | RasterFile | UnreadableImageError]:
-    """Return an image file, its signature, and the image, to be read by rows or whole, or the error."""
-    try:
-        read = signature(source)
-    except OSError as error:
-        return source, [0, 0], UnreadableImageError(f"{source}: cannot be read ({error.strerror})")
-    return source, read, open_raster(source, reading) or open_or_error(source, reading)
-
-
-def _remarks(picture: Image.Image | RasterFile) -> Sequence[str]:
-    if isinstance(picture, RasterFile):
-        return (MORE_BANDS,) if picture.more_bands else ()
-    return inspect(picture)
 
 
 def _check_folder(out: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from PIL import Image
 from picie.data.raster_files import RasterFile
 from picie.display.colors import Color
 from picie.display.overlays import draw_overlay, index_image, legend
-from picie.inference.prediction_record import Prediction, Record
+from picie.inference.prediction_record import Frame, Record
 from picie.inference.rows_output import RowsOutput
 from picie.runtime.atomic_write import clear_partials, write_atomically
 
@@ -47,7 +47,7 @@ class PredictionFiles:
             self.write(f"{LEGEND}.png", _encoded(legend(self.names, self.colors, _LEGEND_WIDTH), "PNG"))
             self.begun = True
 
-    def write_picture(self, prediction: Prediction, image: Image.Image, labels: np.ndarray) -> np.ndarray:
+    def write_picture(self, prediction: Frame, image: Image.Image, labels: np.ndarray) -> np.ndarray:
         """Write the label map and the overlay of an image, which is drawn into.
 
         Returns:
@@ -66,7 +66,7 @@ class PredictionFiles:
             counts += np.bincount(row, minlength=len(counts))
         return counts
 
-    def write_rows(self, prediction: Prediction, raster: RasterFile, parts: Iterator[np.ndarray]) -> np.ndarray:
+    def write_rows(self, prediction: Frame, raster: RasterFile, parts: Iterator[np.ndarray]) -> np.ndarray:
         """Write the label map and the overlay of a picture that is read by rows.
 
         Args:
@@ -91,6 +91,15 @@ class PredictionFiles:
         target = self.folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, lambda file: file.write(data))
+
+    @contextlib.contextmanager
+    def deleted_on_error(self, files: Iterable[str | None]) -> Iterator[None]:
+        """Delete `files` if the block fails."""
+        try:
+            yield
+        except BaseException:
+            self.delete([file for file in files if file is not None])
+            raise
 
     def delete(self, files: Sequence[str]) -> None:
         """Delete files, as far as they exist."""

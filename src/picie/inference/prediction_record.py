@@ -20,6 +20,9 @@ from picie.runtime.progress import log
 from picie.version import __version__
 
 FILE_NAME = "predictions.json"
+FRAMES = "_frames"
+"""Ending of the folder with the label maps of a file's frames."""
+
 _SAVE_EVERY = 5.0  # seconds; more if the file is so large that writing it takes a twentieth of that
 
 
@@ -34,6 +37,22 @@ def _inside(name: str) -> str:
 _FileName = Annotated[str, AfterValidator(_inside)]
 
 
+class Frame(BaseModel):
+    """One predicted frame of a file with several.
+
+    Attributes:
+        labels: the label map's file, relative to the folder.
+        overlay: the overlay's file, or None if none was written for the frame.
+        share: the share of pixels of each segment that occurs, by name, largest first.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    labels: _FileName
+    overlay: _FileName | None
+    share: dict[str, float]
+
+
 class Prediction(BaseModel):
     """One predicted image.
 
@@ -44,6 +63,8 @@ class Prediction(BaseModel):
             have changed since and the prediction must be made again.
         source: the image file's size in bytes and its modification time in ns.
         share: the share of pixels of each segment that occurs, by name, largest first.
+        frames: the frames of a video, an animation or a TIFF of several pages, in order; empty if
+            only one picture was predicted. `labels` is then the first one's, `share` that of all.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid")
@@ -54,15 +75,19 @@ class Prediction(BaseModel):
     how: str = ""
     source: Annotated[list[int], Field(min_length=2, max_length=2)]
     share: dict[str, float]
+    frames: list[Frame] = []
 
     @property
     def stem(self) -> str:
-        """The label map's file without its suffix."""
+        """The output name: the label map's file without its suffix."""
+        if self.frames:
+            return str(PurePosixPath(self.labels).parent).removesuffix(FRAMES)
         return str(PurePosixPath(self.labels).with_suffix(""))
 
     def files(self) -> list[str]:
         """The files of the prediction, relative to the folder."""
-        return [self.labels] if self.overlay is None else [self.labels, self.overlay]
+        names = [self.labels, self.overlay, *(name for frame in self.frames for name in (frame.labels, frame.overlay))]
+        return list(dict.fromkeys(name for name in names if name is not None))
 
 
 class MadeBy(BaseModel):
