@@ -16,6 +16,7 @@ from tests.inference.hub_server import Hub, serving
 
 from picie import Segmenter, evaluate, registry
 from picie.errors import InputError
+from picie.inference.model_card import model_card
 from picie.inference.segments import Segments
 from picie.runtime import checkpoint
 
@@ -77,6 +78,26 @@ def test_the_card_says_what_the_model_is(hub: Hub, segmenter: Segmenter, labelle
         assert text in card.text, text
     about = json.loads(hub.files[f"{NAME}/config.json"])
     assert (about["names"], about["backbone"]) == (["road", "a|b", "sky"], "test_efficientnet")
+
+
+@pytest.mark.parametrize(
+    ("change", "licence", "text"),
+    [
+        ({"backbone": "tf_efficientnet_lite0"}, ("apache-2.0", None), "under the licence apache-2.0"),
+        ({"backbone": "vit_small_patch16_dinov3"}, ("other", "dinov3-license"), "under the licence dinov3-license"),
+        ({"weights": "mine.pth"}, ("unknown", None), "weights in mine.pth, whose licence picie does not know"),
+        ({"pretrained": False}, ("unknown", None), "from random weights"),
+        ({"backbone": "my_models:Toy"}, ("unknown", None), "under the licence that their authors state"),
+    ],
+)
+def test_the_card_states_the_licence_of_the_backbone(
+    segmenter: Segmenter, change: dict[str, Any], licence: tuple[str, str | None], text: str
+) -> None:
+    model = segmenter.config.model.model_copy(update={"pretrained": True, **change})
+    card = model_card(segmenter.config.model_copy(update={"model": model}), segmenter.segments, {}, NAME)
+    assert (card.data.license, card.data.license_name) == licence
+    assert text in card.text
+    assert "Not scored." in card.text
 
 
 def test_the_card_takes_other_scores(hub: Hub, untrained: Path, labelled_folder: Path) -> None:

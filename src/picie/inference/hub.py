@@ -117,7 +117,7 @@ class OnHub(ModelHubMixin, library_name="picie", pipeline_tag="image-segmentatio
 
     def generate_model_card(self, *, name: str = "user/model", **about: Any) -> ModelCard:
         """Return the model card of the repository `name`."""
-        return model_card(self.config, self.segments, {**self.kept, **about}, name)
+        return model_card(published(self.config), self.segments, {**self.kept, **about}, name)
 
 
 def published(config: Config) -> Config:

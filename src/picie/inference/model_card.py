@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import timm
 from huggingface_hub import ModelCard, ModelCardData
 
-from picie.config import Config
+from picie.config import Config, ModelConfig
 from picie.inference.segments import Segments
 
 _PAPER = (
@@ -28,11 +29,13 @@ def model_card(config: Config, segments: Segments, about: Mapping[str, Any], nam
     """
     summary = about.get("summary") or {}
     scores = about.get("scores") or (summary if summary.get("protocol") else None)
-    licence = "other"
+    licence = weights_licence(config.model)
+    known = licence in {None, "apache-2.0", "mit"}  # the Hub has identifiers for these, but not for many others
     data = ModelCardData(
         library_name="picie",
         pipeline_tag="image-segmentation",
-        license=licence,
+        license=(licence or "unknown") if known else "other",
+        license_name=None if known else licence,
         tags=["picie", "unsupervised", "semantic-segmentation"],
     )
     k, sections = len(segments.assignment), ["---", data.to_yaml(), "---", "", f"# {name}", ""]
@@ -54,7 +57,7 @@ def model_card(config: Config, segments: Segments, about: Mapping[str, Any], nam
         f"- K: {k} clusters.",
         f"- Method: {config.method}, {summary.get('epochs', config.train.epochs)} epochs, views of {config.views.size} px; "
         f"pictures are computed with a short side of {config.evaluate_size} px.",
-        f"- Backbone: {config.model.backbone}.",
+        f"- Backbone: {config.model.backbone}, {_weights(config.model, licence)}.",
         "",
         "## Scores",
         "",
@@ -75,6 +78,24 @@ def model_card(config: Config, segments: Segments, about: Mapping[str, Any], nam
         "more than its name says.",
     ]
     return ModelCard("\n".join([*sections, *(["", about["more"]] if about.get("more") else []), ""]))
+
+
+def weights_licence(model: ModelConfig) -> str | None:
+    """Return the licence of the weights that a backbone starts from, as timm states it.
+
+    None if there are no such weights, or it is not known.
+    """
+    if not model.pretrained or model.weights is not None or not timm.is_model(model.backbone.split(".")[0]):
+        return None
+    return getattr(timm.get_pretrained_cfg(model.backbone), "license", None)
+
+
+def _weights(model: ModelConfig, licence: str | None) -> str:
+    if model.weights is not None:
+        return f"started from the weights in {model.weights}, whose licence picie does not know"
+    if not model.pretrained:
+        return "started from random weights"
+    return f"started from weights under the licence {licence or 'that their authors state'}; this model derives from them"
 
 
 def _data(config: Config, summary: Mapping[str, Any]) -> str:
