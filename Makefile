@@ -19,10 +19,10 @@ demo: $(READY)   ## train, evaluate and predict on built-in scenes; prints the p
 test: $(READY)   ## run the whole test suite
 	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2
 
-test-long: $(READY)  ## export every listed backbone; takes about 3 minutes of CPU
+test-long: $(READY)  ## export every listed backbone, interrupt commands; takes about 5 minutes of CPU
 	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 -m long tests
 
-fuzz: $(READY)   ## try 2,016 damaged inputs; takes about 20 minutes
+fuzz: $(READY)   ## try 2,016 damaged inputs; takes about 7 minutes of CPU
 	OMP_NUM_THREADS=1 .venv/bin/python -m tests.robustness
 
 check: $(READY)  ## check style, types and import contracts
