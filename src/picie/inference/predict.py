@@ -22,14 +22,13 @@ from picie.display.colors import rgb_to_hex
 from picie.display.overlays import draw_overlay, index_image, legend
 from picie.errors import InputError, PicieError, UnreadableImageError
 from picie.inference.input_files import find_inputs, output_names
-from picie.inference.prediction_record import FILE_NAME, MadeBy, Prediction, Record, fingerprint, signature
+from picie.inference.prediction_record import FILE_NAME, LEGEND, OVERLAY, MadeBy, Prediction, Record, fingerprint, signature
 from picie.inference.segmenter import Segmenter
 from picie.runtime import checkpoint
 from picie.runtime.atomic_write import clear_partials, write_atomically
 from picie.runtime.interrupts import graceful_stop
 from picie.runtime.progress import Progress, log
 
-_LEGEND = "legend"
 _LEGEND_WIDTH = 640
 _MAX_JPEG = 65_500  # pixels a side; a longer overlay is a PNG
 # These errors affect all files.
@@ -120,7 +119,7 @@ def predict_files(
         record.clear()
     _check_earlier(record)
     earlier = {path: prediction.labels.removesuffix(".png") for path, prediction in record.images.items()}
-    names = output_names({**record.outdated(), **files}, earlier, reserved=[_LEGEND])
+    names = output_names({**record.outdated(), **files}, earlier, reserved=[LEGEND])
     return _Prediction(segmenter, record, options).run(names)
 
 
@@ -228,7 +227,7 @@ class _Prediction:
         return None
 
     def _overlay_name(self, name: str, image: Image.Image) -> str:
-        return f"{name}_overlay.{'jpg' if max(image.size) <= _MAX_JPEG else 'png'}"
+        return f"{name}{OVERLAY}.{'jpg' if max(image.size) <= _MAX_JPEG else 'png'}"
 
     def _begin(self) -> None:
         """Write the record and the legend, once there is something to write. Raises `OSError`."""
@@ -236,7 +235,7 @@ class _Prediction:
             self.out.mkdir(parents=True, exist_ok=True)
             clear_partials(self.out)
             self.record.save()
-            self._write(f"{_LEGEND}.png", _encoded(legend(self.segmenter.names, self.segmenter.colors, _LEGEND_WIDTH), "PNG"))
+            self._write(f"{LEGEND}.png", _encoded(legend(self.segmenter.names, self.segmenter.colors, _LEGEND_WIDTH), "PNG"))
             self.begun = True
 
     def _write(self, name: str, data: bytes) -> None:
