@@ -13,7 +13,7 @@ from picie.data.frames import Frames
 from picie.display.overlays import draw_overlay
 from picie.errors import UnreadableImageError
 from picie.inference.prediction_files import PredictionFiles, file_names, shares
-from picie.inference.prediction_record import FRAMES, Frame
+from picie.inference.prediction_record import FRAMES, OVERLAY, Frame
 from picie.inference.video_output import overlay_video
 
 
@@ -42,7 +42,7 @@ def write_frames(
     files.begin()
     written: list[Frame] = []
     total = np.zeros(len(files.names), np.int64)
-    video_name = f"{name}_overlay.mp4" if overlay and frames.rate is not None else None
+    video_name = f"{name}{OVERLAY}.mp4" if overlay and frames.rate is not None else None
     with contextlib.ExitStack() as stack:
         video = None
         if video_name is not None and frames.rate is not None:

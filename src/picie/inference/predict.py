@@ -18,8 +18,8 @@ from picie.display.colors import rgb_to_hex
 from picie.errors import InputError, PicieError, UnreadableImageError
 from picie.inference.input_files import find_inputs, output_names
 from picie.inference.picture_prediction import PicturePrediction
-from picie.inference.prediction_files import LEGEND, PredictionFiles
-from picie.inference.prediction_record import FILE_NAME, MadeBy, Prediction, Record, fingerprint
+from picie.inference.prediction_files import PredictionFiles
+from picie.inference.prediction_record import FILE_NAME, LEGEND, MadeBy, Prediction, Record, fingerprint
 from picie.inference.prediction_sources import Picture, open_source, remarks_on
 from picie.inference.segmenter import Segmenter
 from picie.inference.tiles import Tiling, make_tiling

@@ -13,11 +13,10 @@ from PIL import Image
 from picie.data.raster_files import RasterFile
 from picie.display.colors import Color
 from picie.display.overlays import draw_overlay, index_image, legend
-from picie.inference.prediction_record import Frame, Record
+from picie.inference.prediction_record import LEGEND, OVERLAY, Frame, Record
 from picie.inference.rows_output import RowsOutput
 from picie.runtime.atomic_write import clear_partials, write_atomically
 
-LEGEND = "legend"
 _LEGEND_WIDTH = 640
 _MAX_JPEG = 65_500  # pixels a side; a longer overlay is a PNG
 
@@ -111,9 +110,9 @@ class PredictionFiles:
 def file_names(name: str, picture: Image.Image | RasterFile, overlay: bool) -> dict[str, Any]:
     """Return the names of a picture's label map and overlay, as in `Prediction`."""
     if isinstance(picture, RasterFile) and picture.georeference.is_known:
-        return {"labels": f"{name}.tif", "overlay": f"{name}_overlay.tif" if overlay else None}
+        return {"labels": f"{name}.tif", "overlay": f"{name}{OVERLAY}.tif" if overlay else None}
     kind = "jpg" if max(picture.width, picture.height) <= _MAX_JPEG else "png"
-    return {"labels": f"{name}.png", "overlay": f"{name}_overlay.{kind}" if overlay else None}
+    return {"labels": f"{name}.png", "overlay": f"{name}{OVERLAY}.{kind}" if overlay else None}
 
 
 def shares(counts: np.ndarray, names: Sequence[str]) -> dict[str, float]:

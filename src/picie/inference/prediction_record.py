@@ -22,7 +22,10 @@ from picie.version import __version__
 FILE_NAME = "predictions.json"
 FRAMES = "_frames"
 """Ending of the folder with the label maps of a file's frames."""
-
+LEGEND = "legend"
+"""Name, without suffix, of the picture beside the record that shows the colours."""
+OVERLAY = "_overlay"
+"""Ending of the names of overlays, before the suffix."""
 _SAVE_EVERY = 5.0  # seconds; more if the file is so large that writing it takes a twentieth of that
 
 
@@ -217,6 +220,14 @@ class Record:
         """Write the file if it was last written more than a few seconds ago. Raises `OSError`."""
         if time.monotonic() >= self._due:
             self.save()
+
+
+def is_label_map(path: Path, folder: Path) -> bool:
+    """Whether a PNG below `folder` is not one of the pictures that predict writes beside label maps."""
+    if not (folder / FILE_NAME).is_file():
+        return True
+    is_overlay = path.stem.endswith(OVERLAY) and path.with_name(f"{path.stem.removesuffix(OVERLAY)}.png").is_file()
+    return not is_overlay and path != folder / f"{LEGEND}.png"
 
 
 def read_record(file: Path) -> Content:
