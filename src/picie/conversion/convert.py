@@ -14,7 +14,7 @@ import numpy as np
 
 from picie import registry
 from picie.conversion.base import ConvertOptions, Format, Picture, Target, unused
-from picie.data.images import decoding_bytes
+from picie.data.images import image_size
 from picie.data.loading import read_ahead
 from picie.errors import InputError
 from picie.inference.prediction_folder import PredictedImage, PredictionFolder, open_predictions
@@ -25,7 +25,7 @@ from picie.runtime.progress import Progress, log
 from picie.version import __version__
 
 MANIFEST = "conversion.json"
-_COPIES = 5  # memory of a conversion, in copies of the decoded label map as 4 bytes a pixel
+_BYTES = 20  # memory of a conversion for each pixel of the label map
 
 
 @dataclass
@@ -105,9 +105,7 @@ def _write_all(writer: Format, folder: PredictionFolder, bars: Progress) -> Summ
     """Encode and write every image."""
     out, total = writer.target.out, len(folder.images)
     summary = Summary(out)
-    encoded = read_ahead(
-        partial(_encode, writer, folder), folder.images, ahead=4, cost=lambda image: _COPIES * decoding_bytes(image.labels)
-    )
+    encoded = read_ahead(partial(_encode, writer, folder), folder.images, ahead=4, cost=_cost)
     with graceful_stop() as stop, bars, bars.bar("convert", total) as advance:
         for image, result in zip(folder.images, encoded, strict=True):
             if isinstance(result, _Skipped):
@@ -130,6 +128,15 @@ class _Skipped:
     """The reason why an image is left out."""
 
     reason: str
+
+
+def _cost(image: PredictedImage) -> int:
+    """The memory in bytes that the conversion of an image takes; 0 if its label map is unreadable."""
+    try:
+        height, width = image_size(image.labels)
+    except InputError:
+        return 0
+    return _BYTES * height * width
 
 
 def _encode(writer: Format, folder: PredictionFolder, image: PredictedImage) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import warnings
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from picie.conversion.base import Picture
+from picie.data.raster_files import gdal, is_available
 from picie.runtime.progress import log
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ def georeference_of(picture: Picture) -> Georeference | None:
     """
     for path in (picture.map_file, picture.source):
         if path.suffix.lower() in _SUFFIXES and path.is_file():
-            if importlib.util.find_spec("rasterio") is None:
+            if not is_available():
                 _say_missing()
                 return None
             found = _read(path, (picture.height, picture.width))
@@ -92,13 +91,17 @@ def _say_missing() -> None:
 
 def _read(path: Path, size: tuple[int, int]) -> Georeference | None:
     import rasterio
-    from rasterio.errors import NotGeoreferencedWarning, RasterioError
+    from rasterio.errors import RasterioError
+    from rasterio.transform import from_gcps
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        try:
-            with rasterio.open(path) as file:
-                known = file.crs is not None and not file.transform.is_identity and file.shape == size
-                return Georeference(file.crs, file.transform) if known else None
-        except RasterioError:
-            return None
+    try:
+        with gdal(), rasterio.open(path) as file:
+            if file.shape != size:
+                return None
+            points, system = file.gcps
+            if points and system is not None:
+                return Georeference(system, from_gcps(points))
+            known = file.crs is not None and not file.transform.is_identity
+            return Georeference(file.crs, file.transform) if known else None
+    except RasterioError:
+        return None
