@@ -20,6 +20,7 @@ from picie import Segmenter
 from picie.data.frames import open_frames
 from picie.data.scaling import Reading
 from picie.inference.predict import PredictOptions, Summary, predict_files
+from picie.inference.prediction_folder import open_predictions
 from picie.inference.steadying import SteadyLabels
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -130,3 +131,12 @@ def test_a_video_that_breaks_off_is_skipped(untrained: Path, clip: Path, tmp_pat
     assert summary.predicted == 1
     assert "bad.mp4: cannot be read" in summary.skipped[str(tmp_path / "bad.mp4")]
     assert not [path for path in (tmp_path / "out").rglob("*") if "partial" in path.name or "bad" in path.name]
+
+
+def test_each_frame_is_an_image_of_the_folder(untrained: Path, clip: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict_files(untrained, [clip], out)
+    images = open_predictions(out).images
+    assert [image.photo for image in images] == [f"clip.mp4#{i}" for i in range(1, 9)]
+    assert [image.name for image in images] == [f"clip_frames/{i:06}" for i in range(1, 9)]
+    assert all(image.read().shape == (48, 64) for image in images)

@@ -26,7 +26,7 @@ LARGE = 2**26
 _DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 _SAMPLE = 2**21  # pixels that a scale is measured on,
 _SAMPLE_PARTS, _SAMPLE_ROWS = 16, 16  # in so many parts of so many rows
-_CACHE_MB = 128  # blocks that GDAL keeps
+_CACHE_BYTES = 2**28  # of the blocks that GDAL keeps
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def gdal() -> Any:
 
     warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
     # No .aux.xml beside files, and large progressive JPEGs are read.
-    return rasterio.Env(GDAL_CACHEMAX=_CACHE_MB, GDAL_PAM_ENABLED=False, GDAL_ALLOW_LARGE_LIBJPEG_MEM_ALLOC=True)
+    return rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES, GDAL_PAM_ENABLED=False, GDAL_ALLOW_LARGE_LIBJPEG_MEM_ALLOC=True)
 
 
 def open_raster(path: Path, reading: Reading) -> RasterFile | None:

@@ -21,7 +21,8 @@ class PredictedImage:
 
     Attributes:
         name: the unique name of its outputs: a relative path with "/", without suffix.
-        photo: the path of the photo, relative to `PredictionFolder.root`, with "/".
+        photo: the path of the photo, relative to `PredictionFolder.root`, with "/"; for a frame of
+            a file with several, followed by # and its number.
         source: the absolute path of the photo. It need not exist any more.
         labels: the path of the label map.
         outdated: whether the label map has the values of earlier segments.
@@ -86,12 +87,19 @@ def open_predictions(folder: str | Path) -> PredictionFolder:
     stems = {path: p.stem for path, p in record.images.items()}
     root = _root({path: PurePath(stem).parent for path, stem in stems.items()})
     images = [
-        PredictedImage(stems[path], os.path.relpath(path, root).replace(os.sep, "/"), Path(path), folder / p.labels, p.size == 0)
+        PredictedImage(name, _photo(path, root, number, len(p.frames)), Path(path), folder / labels, p.size == 0)
         for path, p in record.images.items()
+        for number, (name, labels) in enumerate(p.maps(), 1)
     ]
     return PredictionFolder(
         folder, tuple(record.names), tuple(record.colors), root, tuple(sorted(images, key=lambda image: image.name))
     )
+
+
+def _photo(path: str, root: Path, number: int, n_frames: int) -> str:
+    """The photo's path relative to `root`; a frame has its number after it, e.g. clip.mp4#12."""
+    photo = os.path.relpath(path, root).replace(os.sep, "/")
+    return f"{photo}#{number}" if n_frames else photo
 
 
 def _root(parents: dict[str, PurePath]) -> Path:

@@ -87,6 +87,12 @@ class Prediction(BaseModel):
             return str(PurePosixPath(self.labels).parent).removesuffix(FRAMES)
         return str(PurePosixPath(self.labels).with_suffix(""))
 
+    def maps(self) -> list[tuple[str, str]]:
+        """The output name and the file of each label map: one, or one for each frame."""
+        if not self.frames:
+            return [(self.stem, self.labels)]
+        return [(str(PurePosixPath(frame.labels).with_suffix("")), frame.labels) for frame in self.frames]
+
     def files(self) -> list[str]:
         """The files of the prediction, relative to the folder."""
         names = [self.labels, self.overlay, *(name for frame in self.frames for name in (frame.labels, frame.overlay))]
