@@ -220,6 +220,8 @@ def _damage(path: Path, kind: str) -> None:
         path.mkdir()
     elif kind == "empty":
         path.write_bytes(b"")
+    elif kind == "header of two lines":  # numpy raises tokenize.TokenError
+        path.write_bytes(b"\x93NUMPY\x01\x00\x04\x00{(\n\n")
     elif kind == "garbage":
         path.write_bytes(b"garbage")
     elif kind == "truncated":
@@ -232,7 +234,7 @@ def _damage(path: Path, kind: str) -> None:
         np.save(path, labels.astype(np.uint16))
 
 
-DAMAGE = ["gone", "a folder", "empty", "garbage", "truncated", "header alone", "other shape", "other type"]
+DAMAGE = ["gone", "a folder", "empty", "garbage", "header of two lines", "truncated", "header alone", "other shape", "other type"]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

@@ -51,7 +51,7 @@ class PseudoLabelStore:
             # Rejects a truncated file, which "r+" would extend with zeros.
             np.lib.format.open_memmap(path, mode="r")
             self._map = np.lib.format.open_memmap(path, mode="r+" if distributed.is_main() else "r")
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # numpy evaluates the header, and a damaged one may raise anything
             raise InputError(f"{path}: {_NEEDED} but cannot be read; put it back or train anew") from error
         if self._map.shape != shape or self._map.dtype != self._dtype:
             raise InputError(f"{path}: {_NEEDED} but belongs to another run; put the right one back or train anew")
