@@ -234,7 +234,17 @@ def _damage(path: Path, kind: str) -> None:
         np.save(path, labels.astype(np.uint16))
 
 
-DAMAGE = ["gone", "a folder", "empty", "garbage", "header of two lines", "truncated", "header alone", "other shape", "other type"]
+DAMAGE = [
+    "gone",
+    "a folder",
+    "empty",
+    "garbage",
+    "header of two lines",
+    "truncated",
+    "header alone",
+    "other shape",
+    "other type",
+]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
