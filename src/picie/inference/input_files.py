@@ -28,6 +28,8 @@ def find_inputs(paths: Sequence[Path], out: Path, include: Sequence[str] = (), e
     for path in paths:
         if not path.exists():
             raise InputError(f"{path}: no such file or folder; give images or folders of images")
+        if not (path.is_file() or path.is_dir()):  # opening a named pipe would block forever
+            raise InputError(f"{path}: is not a regular file; give images or folders of images")
         if path.is_dir():
             dataset = (path / "images").is_dir() and any((path / name).exists() for name in _DATASET_MARKERS)
             folder = path / "images" if dataset else path  # do not segment label maps
