@@ -197,7 +197,7 @@ def times(out: Path) -> dict[str, int]:
 def test_a_named_pipe_is_refused_instead_of_waited_for(trained: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     os.mkfifo(tmp_path / "pipe.tif")  # its header would be read for the scale, too
-    with pytest.raises(InputError, match="pipe.jpg: is not a regular file"):
+    with pytest.raises(InputError, match=r"pipe\.jpg: is not a regular file"):
         predict_files(trained, [tmp_path / "pipe.jpg", tmp_path / "pipe.tif"], tmp_path / "out")
 
 
