@@ -149,6 +149,15 @@ def test_probabilities_sum_to_one_and_agree_with_the_map(
     assert np.allclose(probabilities[segmenter.value_of_cluster], in_clusters, atol=1e-4)  # one cluster a segment
 
 
+def test_the_margin_is_the_difference_of_the_best_two(segmenter: Segmenter, photo: Path, expected: np.ndarray) -> None:
+    maps = segmenter.predict_with_margin(photo)
+    best = np.sort(segmenter.probabilities(photo), axis=0)[::-1]
+    assert np.array_equal(maps.labels, expected)
+    assert maps.margin is not None
+    assert maps.margin.dtype == np.uint8
+    assert np.abs(maps.margin - 255 * (best[0] - best[1])).max() <= 0.51
+
+
 def test_a_merged_segment_has_the_probability_of_its_clusters(untrained: Path, pixels: np.ndarray) -> None:
     segmenter = Segmenter.load(untrained, "cpu")
     segmenter.take_segments(Segments.plain(3))

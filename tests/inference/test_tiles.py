@@ -16,7 +16,7 @@ from picie.config import with_overrides
 from picie.data.rasters import Decoded, Rows
 from picie.errors import InputError
 from picie.inference import tiles
-from picie.inference.tiles import Tiling, label_rows, make_tiling
+from picie.inference.tiles import Tiling, make_tiling, map_rows
 from picie.runtime.device import Engine
 
 K = 5
@@ -47,7 +47,7 @@ def photo(width: int, height: int) -> Image.Image:
 
 
 def predicted(segmenter: Segmenter, image: Image.Image, tiling: Tiling | None) -> np.ndarray:
-    return np.concatenate(list(label_rows(segmenter, Decoded(image), tiling)))
+    return np.concatenate([part.labels for part in map_rows(segmenter, Decoded(image), tiling)])
 
 
 @pytest.mark.parametrize(("side", "overlap"), [(64, 32), (96, 32), (128, 64), (512, 32)])
@@ -91,9 +91,23 @@ def test_parts_of_a_label_map_make_the_map_of_predict(local: Segmenter, monkeypa
     image = photo(400, 300)
     monkeypatch.setattr(tiles, "_OUTPUT_PIXELS", 400 * 7)
     monkeypatch.setattr(tiles, "_LOGITS", 1000)
-    parts = list(label_rows(local, Decoded(image), None))
-    assert max(map(len, parts)) == 7
-    assert np.array_equal(np.concatenate(parts), local.predict(image))
+    parts = list(map_rows(local, Decoded(image), None, margin=True))
+    assert max(len(part.labels) for part in parts) == 7
+    assert np.array_equal(np.concatenate([part.labels for part in parts]), local.predict(image))
+    margin = np.concatenate([part.margin for part in parts if part.margin is not None])
+    assert np.abs(margin.astype(int) - local.predict_with_margin(image).margin).max() <= 1
+
+
+def test_tiles_give_the_margin_of_the_whole_picture(local: Segmenter) -> None:
+    image = photo(320, 224)
+    local.config = with_overrides(local.config, ["evaluate.size=224"])
+    parts = list(map_rows(local, Decoded(image), make_tiling(local, 96, 32, None), margin=True))
+    whole = local.predict_with_margin(image)
+    assert whole.margin is not None
+    assert len(np.unique(whole.margin)) > 20
+    margin = np.concatenate([part.margin for part in parts if part.margin is not None])
+    assert np.abs(margin.astype(int) - whole.margin).max() <= 1
+    assert np.array_equal(np.concatenate([part.labels for part in parts]), whole.labels)
 
 
 class Recorded(Decoded):
@@ -113,9 +127,9 @@ class Recorded(Decoded):
 def test_memory_is_that_of_a_row_of_tiles(local: Segmenter) -> None:
     for height in (256, 1024):
         raster = Recorded(photo(256, height))
-        parts = list(label_rows(local, raster, make_tiling(local, 64, 32, None)))
+        parts = list(map_rows(local, raster, make_tiling(local, 64, 32, None)))
         assert raster.most == 64
-        assert sum(map(len, parts)) == height
+        assert sum(len(part.labels) for part in parts) == height
 
 
 def test_tiles_without_data_are_not_computed(local: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +143,7 @@ def test_tiles_without_data_are_not_computed(local: Segmenter, monkeypatch: pyte
 
     monkeypatch.setattr(local, "encode", counted)
     raster = Recorded(photo(256, 64))
-    list(label_rows(local, raster, make_tiling(local, 64, 0, None)))
+    list(map_rows(local, raster, make_tiling(local, 64, 0, None)))
     assert computed == 1  # of four
 
 

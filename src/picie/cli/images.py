@@ -36,6 +36,9 @@ def predict(
         typer.Option(min=0, max=0.99, help="Share of earlier frames in the labels of a video. [default: 0.5; 0 with --tile]"),
     ] = None,
     overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Write overlays.")] = True,
+    confidence: Annotated[
+        bool, typer.Option("--confidence", help="Write the margin between the best two segments as a grey image, white for 1.")
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete the earlier predictions in --out and predict everything again.")
     ] = False,
@@ -67,6 +70,7 @@ def predict(
         frames=one_of("--frames", frames, ("all", "first")),
         steady=steady,
         overlay=overlay,
+        confidence=confidence,
         overwrite=overwrite,
         progress=not quiet,
         max_pixels=max_pixels,

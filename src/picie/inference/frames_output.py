@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,14 @@ from PIL import Image
 from picie.data.frames import Frames
 from picie.display.overlays import draw_overlay
 from picie.errors import UnreadableImageError
-from picie.inference.prediction_files import PredictionFiles, file_names, shares
+from picie.inference.outputs import Maps
+from picie.inference.prediction_files import Extras, PredictionFiles, file_names, shares
 from picie.inference.prediction_record import FRAMES, OVERLAY, Frame
 from picie.inference.video_output import overlay_video
 
 
 def write_frames(
-    files: PredictionFiles, name: str, frames: Frames, overlay: bool, predict: Callable[[Image.Image], np.ndarray]
+    files: PredictionFiles, name: str, frames: Frames, extras: Extras, predict: Callable[[Image.Image], Maps]
 ) -> dict[str, Any]:
     """Predict and write the frames of a file.
 
@@ -29,11 +31,11 @@ def write_frames(
         files: writes the files.
         name: the output name of the file.
         frames: its frames.
-        overlay: whether to write overlays.
-        predict: returns the label map of a frame.
+        extras: which files to write beside the label maps.
+        predict: returns the maps of a frame.
 
     Returns:
-        The fields `labels`, `overlay`, `share` and `frames` of the `Prediction`.
+        The fields `labels`, `overlay`, `confidence`, `share` and `frames` of the `Prediction`.
 
     Raises:
         OSError: a file cannot be written.
@@ -42,18 +44,18 @@ def write_frames(
     files.begin()
     written: list[Frame] = []
     total = np.zeros(len(files.names), np.int64)
-    video_name = f"{name}{OVERLAY}.mp4" if overlay and frames.rate is not None else None
+    video_name = f"{name}{OVERLAY}.mp4" if extras.overlay and frames.rate is not None else None
     with contextlib.ExitStack() as stack:
         video = None
         if video_name is not None and frames.rate is not None:
             (files.folder / video_name).parent.mkdir(parents=True, exist_ok=True)
             video = stack.enter_context(overlay_video(files.folder / video_name, frames.rate))
         for number, image in enumerate(frames, 1):
-            labels = predict(image)
-            names = file_names(f"{name}{FRAMES}/{number:06}", image, overlay and video is None)
-            counts = files.write_picture(Frame(**names, share={}), image, labels)
+            maps = predict(image)
+            names = file_names(f"{name}{FRAMES}/{number:06}", image, replace(extras, overlay=extras.overlay and video is None))
+            counts = files.write_picture(Frame(**names, share={}), image, maps)
             if video is not None:
-                draw_overlay(image, labels, files.colors)
+                draw_overlay(image, maps.labels, files.colors)
                 video.add(image)
             written.append(Frame(**names, share=shares(counts, files.names)))
             total += counts
@@ -63,6 +65,7 @@ def write_frames(
     return {
         "labels": first.labels,
         "overlay": first.overlay if video_name is None else video_name,
+        "confidence": first.confidence,
         "share": shares(total, files.names),
         "frames": written,
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from picie.data.search import report, search_photos
 from picie.errors import InputError
+from picie.inference.prediction_record import CONFIDENCE
 
 # If one of these is beside images/, the folder is a dataset, and only images/ holds photos.
 _DATASET_MARKERS = ("classes.toml", "annotations", "stuffthingmaps")
@@ -68,7 +69,12 @@ def output_names(files: Mapping[Path, Path], earlier: Mapping[str, str], reserve
         elif stems[stem] > 1:  # photo.jpg beside photo.png: add the suffix to the name
             stem = f"{stem}_{name.suffix[1:].lower()}"
         unique, number = stem, 2
-        while unique in sources or unique in reserved or taken.get(unique, str(file)) != str(file):
+        while unique in reserved or any(taken.get(near, str(file)) != str(file) for near in _near(unique)):
             unique, number = f"{stem}_{number}", number + 1
-        sources[unique] = file
+        sources[unique], taken[unique] = file, str(file)
     return sources
+
+
+def _near(name: str) -> tuple[str, ...]:
+    """Names whose files are among those of `name`, or have those of `name` among theirs."""
+    return name, f"{name}{CONFIDENCE}", name.removesuffix(CONFIDENCE)

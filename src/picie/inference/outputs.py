@@ -8,14 +8,14 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from picie.inference.confidence import segment_probabilities
+from picie.inference.confidence import margin, segment_probabilities
 from picie.inference.enlarging import enlarged
 
 
@@ -36,6 +36,41 @@ class Mixture:
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return (B, V, ...) float32 probabilities of segments of logits (B, K, ...)."""
         return segment_probabilities(logits, self.assignment, self.n_segments, self.temperature)
+
+    def margin(self, logits: Tensor) -> Tensor:
+        """Return the margin (B, ...) uint8 of logits (B, K, ...), 255 for a difference of 1."""
+        return margin(self.probabilities(logits)).mul(255).round().to(torch.uint8)
+
+
+class Maps(NamedTuple):
+    """The maps of a picture, or of some of its rows.
+
+    Attributes:
+        labels: (H, W) uint8, or uint16 for more than 256 values.
+        margin: (H, W) uint8, 255 times the largest probability minus the second largest; or None.
+    """
+
+    labels: np.ndarray
+    margin: np.ndarray | None = None
+
+    def rows(self, first: int, last: int) -> Maps:
+        """Return some of the rows."""
+        return Maps(self.labels[first:last], None if self.margin is None else self.margin[first:last])
+
+
+def joined(parts: Sequence[Maps]) -> Maps:
+    """Join the rows of maps, from top to bottom."""
+    margins = [part.margin for part in parts if part.margin is not None]
+    return Maps(np.concatenate([part.labels for part in parts]), np.concatenate(margins) if margins else None)
+
+
+@torch.inference_mode()
+def margin_map(logits: Tensor, size: tuple[int, int], mixture: Mixture) -> Tensor:
+    """Return the margin (H, W) uint8; `logits` (1, K, h, w) are enlarged to `size`."""
+    result = torch.empty(size, dtype=torch.uint8, device=logits.device)
+    for rows, columns, part in enlarged(logits, size):
+        result[rows, columns] = mixture.margin(part)[0]
+    return result
 
 
 @torch.inference_mode()

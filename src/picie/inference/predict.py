@@ -18,7 +18,7 @@ from picie.display.colors import rgb_to_hex
 from picie.errors import InputError, PicieError, UnreadableImageError
 from picie.inference.input_files import find_inputs, output_names
 from picie.inference.picture_prediction import PicturePrediction
-from picie.inference.prediction_files import PredictionFiles
+from picie.inference.prediction_files import Extras, PredictionFiles
 from picie.inference.prediction_record import FILE_NAME, LEGEND, MadeBy, Prediction, Record, fingerprint
 from picie.inference.prediction_sources import Picture, open_source, remarks_on
 from picie.inference.segmenter import Segmenter
@@ -47,6 +47,7 @@ class PredictOptions:
         steady: the share of earlier frames in the labels of a video, in [0, 1); 0 predicts each
             frame on its own. None is 0.5, or 0 with tiles.
         overlay: whether to write overlays.
+        confidence: whether to write the margin at each pixel.
         overwrite: delete the earlier predictions in the folder, and predict everything again.
         progress: whether to show a progress bar.
         max_pixels: images with more pixels are not read; None uses the run's `data.max_pixels`.
@@ -61,6 +62,7 @@ class PredictOptions:
     frames: Literal["first", "all"] = "first"
     steady: float | None = None
     overlay: bool = True
+    confidence: bool = False
     overwrite: bool = False
     progress: bool = True
     max_pixels: int | None = None
@@ -93,8 +95,10 @@ def predict_files(
     """Segment `paths`, files or folders, and write the results to `out`.
 
     photo.jpg becomes photo.png, an indexed PNG of the photo's own upright size, and
-    photo_overlay.jpg. The structure of folders is kept. legend.png shows the colours;
-    predictions.json lists the files, names and shares of pixels. Label maps beside photos are left
+    photo_overlay.jpg. With `confidence`, photo_confidence.png is a grey image of the margin: the
+    largest probability of a segment minus the second largest, 255 for 1. The structure of folders
+    is kept. legend.png shows the colours; predictions.json lists the files, names and shares of
+    pixels. Label maps beside photos are left
     out; `include` and `exclude` are patterns of images in folders.
 
     Images that the same run has predicted into `out` earlier are skipped, so that an interrupted
@@ -168,7 +172,9 @@ class _Prediction:
         self.how = _described(options, tiling)
         self.files = PredictionFiles(record, segmenter.names, segmenter.colors)
         self.summary = Summary()
-        self.pictures = PicturePrediction(segmenter, self.files, tiling, options.overlay, options.steady)
+        self.pictures = PicturePrediction(
+            segmenter, self.files, tiling, Extras(options.overlay, options.confidence), options.steady
+        )
 
     def run(self, sources: Mapping[str, Path]) -> Summary:
         """Predict `sources`, image files by output name."""
@@ -197,11 +203,12 @@ class _Prediction:
 
     def _remaining(self, sources: Mapping[str, Path]) -> dict[str, Path]:
         """Return the images without a prediction, or with one that this call would change."""
-        images, overlay, made = self.record.images, self.options.overlay, (self.size, self.how)
+        images, made = self.record.images, (self.size, self.how)
+        wanted = [kind for kind in ("overlay", "confidence") if getattr(self.options, kind)]
         return {
             name: source
             for name, source in sources.items()
-            if (earlier := images.get(str(source))) is None or not self.record.is_current(source, earlier, made, overlay)
+            if (earlier := images.get(str(source))) is None or not self.record.is_current(source, earlier, made, wanted)
         }
 
     def _predict_all(self, remaining: Mapping[str, Path], total: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,26 @@ from PIL import Image
 from picie.data.raster_files import RasterFile
 from picie.display.colors import Color
 from picie.display.overlays import draw_overlay, index_image, legend
-from picie.inference.prediction_record import LEGEND, OVERLAY, Frame, Record
+from picie.inference.outputs import Maps
+from picie.inference.prediction_record import CONFIDENCE, LEGEND, OVERLAY, Frame, Record
 from picie.inference.rows_output import RowsOutput
 from picie.runtime.atomic_write import clear_partials, write_atomically
 
 _LEGEND_WIDTH = 640
 _MAX_JPEG = 65_500  # pixels a side; a longer overlay is a PNG
+
+
+@dataclass(frozen=True)
+class Extras:
+    """The files beside a label map.
+
+    Attributes:
+        overlay: whether there is an overlay.
+        confidence: whether there is the margin at each pixel, a grey image.
+    """
+
+    overlay: bool = True
+    confidence: bool = False
 
 
 class PredictionFiles:
@@ -46,8 +61,8 @@ class PredictionFiles:
             self.write(f"{LEGEND}.png", _encoded(legend(self.names, self.colors, _LEGEND_WIDTH), "PNG"))
             self.begun = True
 
-    def write_picture(self, prediction: Frame, image: Image.Image, labels: np.ndarray) -> np.ndarray:
-        """Write the label map and the overlay of an image, which is drawn into.
+    def write_picture(self, prediction: Frame, image: Image.Image, maps: Maps) -> np.ndarray:
+        """Write the maps and the overlay of an image, which is drawn into.
 
         Returns:
             (V,) the number of pixels of each value.
@@ -56,7 +71,10 @@ class PredictionFiles:
             OSError: a file cannot be written.
         """
         self.begin()
+        labels = maps.labels
         self.write(prediction.labels, _encoded(index_image(labels, self.colors), "PNG"))
+        if prediction.confidence is not None and maps.margin is not None:
+            self.write(prediction.confidence, _encoded(Image.fromarray(maps.margin), "PNG"))
         if prediction.overlay is not None:
             draw_overlay(image, labels, self.colors)
             self.write(prediction.overlay, _encoded(image, "PNG" if prediction.overlay.endswith(".png") else "JPEG"))
@@ -65,13 +83,13 @@ class PredictionFiles:
             counts += np.bincount(row, minlength=len(counts))
         return counts
 
-    def write_rows(self, prediction: Frame, raster: RasterFile, parts: Iterator[np.ndarray]) -> np.ndarray:
-        """Write the label map and the overlay of a picture that is read by rows.
+    def write_rows(self, prediction: Frame, raster: RasterFile, parts: Iterator[Maps]) -> np.ndarray:
+        """Write the maps and the overlay of a picture that is read by rows.
 
         Args:
             prediction: names the files.
             raster: the picture.
-            parts: the labels (n, W) of some rows, from top to bottom.
+            parts: the maps (n, W) of some rows, from top to bottom.
 
         Returns:
             (V,) the number of pixels of each value, without those that have no data.
@@ -82,8 +100,8 @@ class PredictionFiles:
         """
         self.begin()
         (self.folder / prediction.labels).parent.mkdir(parents=True, exist_ok=True)
-        overlay = None if prediction.overlay is None else self.folder / prediction.overlay
-        return RowsOutput(self.folder / prediction.labels, overlay, self.names, self.colors).write(raster, parts)
+        extras = [None if name is None else self.folder / name for name in (prediction.overlay, prediction.confidence)]
+        return RowsOutput(self.folder / prediction.labels, *extras, self.names, self.colors).write(raster, parts)
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file in one step. Raises `OSError`."""
@@ -107,12 +125,17 @@ class PredictionFiles:
                 (self.folder / file).unlink(missing_ok=True)
 
 
-def file_names(name: str, picture: Image.Image | RasterFile, overlay: bool) -> dict[str, Any]:
-    """Return the names of a picture's label map and overlay, as in `Prediction`."""
+def file_names(name: str, picture: Image.Image | RasterFile, extras: Extras) -> dict[str, Any]:
+    """Return the names of a picture's files, as in `Prediction`."""
     if isinstance(picture, RasterFile) and picture.georeference.is_known:
-        return {"labels": f"{name}.tif", "overlay": f"{name}{OVERLAY}.tif" if overlay else None}
-    kind = "jpg" if max(picture.width, picture.height) <= _MAX_JPEG else "png"
-    return {"labels": f"{name}.png", "overlay": f"{name}{OVERLAY}.{kind}" if overlay else None}
+        suffix = kind = "tif"
+    else:
+        suffix, kind = "png", "jpg" if max(picture.width, picture.height) <= _MAX_JPEG else "png"
+    return {
+        "labels": f"{name}.{suffix}",
+        "overlay": f"{name}{OVERLAY}.{kind}" if extras.overlay else None,
+        "confidence": f"{name}{CONFIDENCE}.{suffix}" if extras.confidence else None,
+    }
 
 
 def shares(counts: np.ndarray, names: Sequence[str]) -> dict[str, float]:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
@@ -26,6 +26,8 @@ LEGEND = "legend"
 """Name, without suffix, of the picture beside the record that shows the colours."""
 OVERLAY = "_overlay"
 """Ending of the names of overlays, before the suffix."""
+CONFIDENCE = "_confidence"
+"""Ending of the names of the files of the margin beside a label map."""
 _SAVE_EVERY = 5.0  # seconds; more if the file is so large that writing it takes a twentieth of that
 
 
@@ -46,6 +48,7 @@ class Frame(BaseModel):
     Attributes:
         labels: the label map's file, relative to the folder.
         overlay: the overlay's file, or None if none was written for the frame.
+        confidence: the file of the margin at each pixel, or None.
         share: the share of pixels of each segment that occurs, by name, largest first.
     """
 
@@ -53,6 +56,7 @@ class Frame(BaseModel):
 
     labels: _FileName
     overlay: _FileName | None
+    confidence: _FileName | None = None
     share: dict[str, float]
 
 
@@ -62,6 +66,7 @@ class Prediction(BaseModel):
     Attributes:
         labels: the label map's file, relative to the folder.
         overlay: the overlay's file, or None if none was written.
+        confidence: the file of the margin at each pixel, or None if none was written.
         size: the short side in pixels that the image was computed at, or 0 if the run's segments
             have changed since and the prediction must be made again.
         source: the image file's size in bytes and its modification time in ns.
@@ -74,6 +79,7 @@ class Prediction(BaseModel):
 
     labels: _FileName
     overlay: _FileName | None
+    confidence: _FileName | None = None
     size: int
     how: str = ""
     source: Annotated[list[int], Field(min_length=2, max_length=2)]
@@ -95,7 +101,8 @@ class Prediction(BaseModel):
 
     def files(self) -> list[str]:
         """The files of the prediction, relative to the folder."""
-        names = [self.labels, self.overlay, *(name for frame in self.frames for name in (frame.labels, frame.overlay))]
+        pictures: list[Prediction | Frame] = [self, *self.frames]
+        names = [name for picture in pictures for name in (picture.labels, picture.overlay, picture.confidence)]
         return list(dict.fromkeys(name for name in names if name is not None))
 
 
@@ -170,11 +177,11 @@ class Record:
         """The file."""
         return self.folder / FILE_NAME
 
-    def is_current(self, source: Path, prediction: Prediction, made: tuple[int | None, str], overlay: bool) -> bool:
+    def is_current(self, source: Path, prediction: Prediction, made: tuple[int | None, str], wanted: Collection[str]) -> bool:
         """Whether a prediction of the file `source` is up to date.
 
         `made` is the size and the options that are wanted, as in `Prediction`; a size of None is
-        the image's own.
+        the image's own. `wanted` names the files that it needs, of "overlay" and "confidence".
         """
         size, how = made
         try:
@@ -185,7 +192,7 @@ class Record:
             unchanged
             and prediction.how == how
             and (prediction.size == size or (size is None and prediction.size > 0))
-            and (prediction.overlay is not None or not overlay)
+            and all(getattr(prediction, kind) is not None for kind in wanted)
             and all((self.folder / name).is_file() for name in prediction.files())
         )
 
@@ -232,8 +239,9 @@ def is_label_map(path: Path, folder: Path) -> bool:
     """Whether a PNG below `folder` is not one of the pictures that predict writes beside label maps."""
     if not (folder / FILE_NAME).is_file():
         return True
-    is_overlay = path.stem.endswith(OVERLAY) and path.with_name(f"{path.stem.removesuffix(OVERLAY)}.png").is_file()
-    return not is_overlay and path != folder / f"{LEGEND}.png"
+    endings = [ending for ending in (OVERLAY, CONFIDENCE) if path.stem.endswith(ending)]
+    is_beside = any(path.with_name(f"{path.stem.removesuffix(ending)}.png").is_file() for ending in endings)
+    return not is_beside and path != folder / f"{LEGEND}.png"
 
 
 def read_record(file: Path) -> Content:

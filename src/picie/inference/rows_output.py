@@ -19,6 +19,7 @@ from PIL import Image
 from picie.data.raster_files import RasterFile, gdal
 from picie.display.colors import Color
 from picie.display.overlays import draw_overlay
+from picie.inference.outputs import Maps, joined
 from picie.runtime.atomic_write import check_room, partial_file
 
 _ROWS = 512  # rows of a part, and side of the blocks of a GeoTIFF
@@ -33,12 +34,14 @@ class RowsOutput:
     Attributes:
         labels: the label map's file.
         overlay: the overlay's file, or None.
+        confidence: the file of the margin, or None.
         names: the name of each value.
         colors: the colour of each value.
     """
 
     labels: Path
     overlay: Path | None
+    confidence: Path | None
     names: tuple[str, ...]
     colors: tuple[Color, ...]
 
@@ -52,12 +55,13 @@ class RowsOutput:
         """The type of the values."""
         return "uint8" if self.ignore == 255 else "uint16"
 
-    def write(self, raster: RasterFile, parts: Iterable[np.ndarray]) -> np.ndarray:
-        """Write the label map and the overlay.
+    def write(self, raster: RasterFile, parts: Iterable[Maps]) -> np.ndarray:
+        """Write the label map, the overlay and the margin.
 
         Args:
             raster: the picture.
-            parts: the labels (n, W) of some rows, from top to bottom.
+            parts: the maps (n, W) of some rows, from top to bottom, with the margin if it is
+                written.
 
         Returns:
             (V,) the number of pixels of each value; pixels without data are not counted.
@@ -72,13 +76,16 @@ class RowsOutput:
             write_labels = stack.enter_context(self._opened(self.labels, raster, 1))
             write_overlay = None if self.overlay is None else stack.enter_context(self._opened(self.overlay, raster, 3))
             above: np.ndarray | None = None
-            for top, labels in _in_parts(parts, _ROWS):
+            write_margin = None if self.confidence is None else stack.enter_context(self._opened(self.confidence, raster, 1))
+            for top, (labels, margin) in _in_parts(parts, _ROWS):
                 pixels, valid = source.rows(top, top + len(labels))
                 values = labels.astype(self.dtype)
                 if valid is not None:
                     values[~valid] = self.ignore
                 counts += np.bincount(values.ravel(), minlength=len(counts))
                 write_labels(top, values[None])
+                if write_margin is not None and margin is not None:
+                    write_margin(top, (margin if valid is None else np.where(valid, margin, np.uint8(0)))[None])
                 if write_overlay is not None:
                     write_overlay(top, _blended(pixels, values, above, self.colors).transpose(2, 0, 1))
                 above = values[-1:]
@@ -101,8 +108,10 @@ class RowsOutput:
                 file = partial if is_geotiff else partial.with_suffix(".rows.partial")
                 if file != partial:
                     stack.callback(file.unlink, missing_ok=True)
-                with rasterio.open(file, "w", **self._profile(raster, bands, is_geotiff)) as opened:
-                    self._describe(opened, raster, bands, is_geotiff)
+                profile = self._profile(raster, bands, is_geotiff)
+                profile |= {} if path == self.labels else {"dtype": "uint8", "nodata": None}
+                with rasterio.open(file, "w", **profile) as opened:
+                    self._describe(opened, raster, path == self.labels, is_geotiff)
 
                     def write(top: int, values: np.ndarray) -> None:
                         check_room(path, 2 * values.nbytes)
@@ -118,40 +127,42 @@ class RowsOutput:
     def _profile(self, raster: RasterFile, bands: int, is_geotiff: bool) -> dict[str, Any]:
         """How rasterio creates a file."""
         profile: dict[str, Any] = {"driver": "GTiff", "width": raster.width, "height": raster.height, "count": bands}
-        profile |= {"dtype": self.dtype if bands == 1 else "uint8", "bigtiff": "if_safer", **_BLOCKS}
+        profile |= {"dtype": self.dtype, "bigtiff": "if_safer", **_BLOCKS}
         if not is_geotiff:
             return profile | {"compress": "lzw"}
         if bands == 3:
             return profile | {"compress": "jpeg", "photometric": "ycbcr", "jpeg_quality": _QUALITY}
         return profile | {"compress": "deflate", "nodata": self.ignore}
 
-    def _describe(self, opened: Any, raster: RasterFile, bands: int, is_geotiff: bool) -> None:
-        """Write coordinates, colours and names."""
+    def _describe(self, opened: Any, raster: RasterFile, is_labels: bool, is_geotiff: bool) -> None:
+        """Write coordinates, and for the label map colours and names."""
         if is_geotiff:
             place = raster.georeference
             if place.gcps[0]:
                 opened.gcps = place.gcps
             else:
                 opened.crs, opened.transform = place.crs, place.transform
-        if bands == 1 and self.dtype == "uint8":
+        if is_labels and self.dtype == "uint8":
             opened.write_colormap(1, {value: (*color, 255) for value, color in enumerate(self.colors)})
-        if bands == 1 and is_geotiff:
+        if is_labels and is_geotiff:
             opened.update_tags(names=json.dumps(self.names), ignore=str(self.ignore))
 
 
-def _in_parts(parts: Iterable[np.ndarray], rows: int) -> Iterator[tuple[int, np.ndarray]]:
+def _in_parts(parts: Iterable[Maps], rows: int) -> Iterator[tuple[int, Maps]]:
     """Yield the same rows in parts that begin at multiples of `rows`."""
-    top, waiting = 0, []
-    for labels in parts:
-        waiting.append(labels)
-        if sum(map(len, waiting)) >= rows:
-            joined = np.concatenate(waiting)
-            for start in range(0, len(joined) - rows + 1, rows):
-                yield top, joined[start : start + rows]
+    top = 0
+    waiting: list[Maps] = []
+    for maps in parts:
+        waiting.append(maps)
+        if sum(len(part.labels) for part in waiting) >= rows:
+            rest = joined(waiting)
+            whole = len(rest.labels) // rows * rows
+            for start in range(0, whole, rows):
+                yield top, rest.rows(start, start + rows)
                 top += rows
-            waiting = [joined[len(joined) // rows * rows :]]
-    if sum(map(len, waiting)):
-        yield top, np.concatenate(waiting)
+            waiting = [rest.rows(whole, len(rest.labels))]
+    if sum(len(part.labels) for part in waiting):
+        yield top, joined(waiting)
 
 
 def _blended(pixels: np.ndarray, labels: np.ndarray, above: np.ndarray | None, colors: tuple[Color, ...]) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -38,18 +38,15 @@ class Segmenter(CellClassifier, OnHub):
     `load` opens a run, `from_pretrained` a model of the Hugging Face Hub. Methods that take a
     picture accept
 
-    - a file, as text or path;
-    - a Pillow image of any mode;
+    - a file, as text or path, or a Pillow image of any mode;
     - an array (H, W), (H, W, 3) or (H, W, 4), as scikit-image and Pillow make them: uint8, uint16,
       or floats in [0, 1];
-    - a tensor (3, H, W), (1, H, W) or (H, W) of the same types, or a torchvision
-      `tv_tensors.Image`;
+    - a tensor (3, H, W), (1, H, W) or (H, W) of these types, or a `tv_tensors.Image`;
     - a list or tuple of these, or an array (B, H, W, C) or tensor (B, C, H, W) of pictures of one
       size. These are computed in batches, and the result is a list, an array or a tensor.
 
-    They return arrays, and tensors for tensors. Results have the size of the upright picture.
-    uint16 is scaled as the run's training images were if these were uint16, otherwise by its own
-    range.
+    They return arrays, and tensors for tensors, of the upright picture's size. uint16 is scaled as
+    the run's training images were if these were uint16, otherwise by its own range.
 
     Args:
         method: the method, or another module with `predict_features`.
@@ -155,13 +152,9 @@ class Segmenter(CellClassifier, OnHub):
         return write(path, self.kept, self.config, self.method, self.segments)
 
     def to(self, device: str | torch.device) -> Segmenter:
-        """Move the segmenter to a device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        """Move the segmenter to a device: "auto", "cpu", "cuda", "cuda:N" or "mps". Returns itself.
 
-        Returns:
-            The segmenter itself.
-
-        Raises:
-            InputError: the device is not on this machine.
+        Raises `InputError` if the device is not on this machine.
         """
         self.engine = Engine(pick_device(str(device)), self.config.train.precision)
         self.classifier = (self.classifier[0].to(self.engine.device), self.classifier[1].to(self.engine.device))
@@ -207,10 +200,27 @@ class Segmenter(CellClassifier, OnHub):
         return for_each(images, batch_size, self._label_maps)
 
     def _label_maps(self, images: Sequence[Picture]) -> list[Any]:
+        computed = zip(self._logits_of(images), images, strict=True)
+        return [as_given(self._labels_of(*logits), image, mask=True) for logits, image in computed]
+
+    @torch.inference_mode()
+    def _labels_of(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         dtype = torch.uint8 if len(self.names) <= 256 else torch.int32
-        values = torch.from_numpy(self.value_of_cluster).to(self.device, dtype)
-        maps = (enlarged_argmax(logits, size, values)[0] for logits, size in self._logits_of(images))
-        return [as_given(labels, image, mask=True) for labels, image in zip(maps, images, strict=True)]
+        return enlarged_argmax(logits, size, torch.from_numpy(self.value_of_cluster).to(self.device, dtype))[0]
+
+    def predict_with_margin(self, image: Picture) -> outputs.Maps:
+        """Return the label map of one picture, and the margin at each pixel.
+
+        The margin is the largest probability of a segment minus the second largest. Both maps are
+        arrays (H, W); the margin is uint8, 255 for 1.
+        """
+        ((logits, size),) = self._logits_of([image])
+        return self.maps_of(logits, size, margin=True)
+
+    def maps_of(self, logits: Tensor, size: tuple[int, int], margin: bool = False) -> outputs.Maps:
+        """Return the maps (H, W) of the logits (1, K, h, w) of a picture's cells."""
+        margins = outputs.margin_map(logits, size, self.mixture).cpu().numpy() if margin else None
+        return outputs.Maps(as_given(self._labels_of(logits, size), "file"), margins)
 
     def probabilities(self, images: Any, batch_size: int = 8) -> Any:
         """Return the probability of each segment at each pixel.
@@ -240,7 +250,7 @@ class Segmenter(CellClassifier, OnHub):
     def features(self, images: Any, batch_size: int = 8) -> Any:
         """Return the features of a picture's cells, from which its segments are computed.
 
-        Two cells are the more similar to the network, the larger the dot product of their features.
+        The larger the dot product of two cells' features, the more similar they are to the network.
 
         Args:
             images: a picture or several; see `Segmenter`.
@@ -308,12 +318,10 @@ class Segmenter(CellClassifier, OnHub):
         temperature = self.config.loss.temperature if by_prototypes else 1.0
         return outputs.Mixture(self.segments.assignment, len(self.names), temperature)
 
-    def _logits_of(self, images: Sequence[Picture]) -> Iterator[tuple[Tensor, tuple[int, int]]]:
-        """Yield the logits (1, K, h, w) of each picture, and its size (H, W)."""
-        for size, z in self._encoded(images):
-            with torch.inference_mode():
-                logits = prototype_logits(z, *self.classifier)
-            yield logits, size
+    @torch.inference_mode()
+    def _logits_of(self, images: Sequence[Picture]) -> list[tuple[Tensor, tuple[int, int]]]:
+        """Return the logits (1, K, h, w) of each picture, and its size (H, W)."""
+        return [(prototype_logits(z, *self.classifier), size) for size, z in self._encoded(images)]
 
     def _encoded(self, images: Sequence[Picture]) -> list[tuple[tuple[int, int], Tensor]]:
         """Return the size (H, W) and the features (1, D, h, w) of each picture.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from picie.inference.enlarging import enlarged_argmax
+from picie.inference.outputs import Maps
 from picie.inference.segmenter import Segmenter
 from picie.methods.losses import prototype_logits
 
@@ -30,14 +29,11 @@ class SteadyLabels:
         self._average: Tensor | None = None
 
     @torch.inference_mode()
-    def predict(self, frame: Image.Image) -> np.ndarray:
-        """Return the label map (H, W) of the next frame, an image of mode RGB."""
+    def predict(self, frame: Image.Image, margin: bool = False) -> Maps:
+        """Return the maps (H, W) of the next frame, an image of mode RGB."""
         segmenter = self.segmenter
         logits = prototype_logits(segmenter.encode(segmenter.to_pixels(frame)), *segmenter.classifier)
-        small = len(segmenter.names) <= 256
-        values = torch.from_numpy(segmenter.value_of_cluster).to(logits.device, torch.uint8 if small else torch.int32)
-        labels: np.ndarray = enlarged_argmax(self._steadied(logits), (frame.height, frame.width), values)[0].cpu().numpy()
-        return labels if small else labels.astype(np.uint16)
+        return segmenter.maps_of(self._steadied(logits), (frame.height, frame.width), margin)
 
     def _steadied(self, logits: Tensor) -> Tensor:
         """Return the average (1, K, h, w) with the logits of the next frame."""

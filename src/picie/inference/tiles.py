@@ -22,6 +22,7 @@ from torch import Tensor
 from picie.data.images import whole_size
 from picie.data.rasters import Raster, scaled_rows
 from picie.errors import InputError
+from picie.inference.outputs import Maps, Mixture
 from picie.inference.segmenter import Segmenter
 from picie.methods.base import Method
 from picie.methods.losses import prototype_logits
@@ -71,20 +72,20 @@ def make_tiling(segmenter: Segmenter, side: int, overlap: int | None, size: int 
     return Tiling(side, overlap, size, unit)
 
 
-def label_rows(segmenter: Segmenter, raster: Raster, tiling: Tiling | None) -> Iterator[np.ndarray]:
-    """Yield the label map of a picture, from top to bottom.
+def map_rows(segmenter: Segmenter, raster: Raster, tiling: Tiling | None, margin: bool = False) -> Iterator[Maps]:
+    """Yield the maps of a picture, some rows at a time, from top to bottom.
 
     Args:
         segmenter: the network and its segments.
         raster: the picture.
         tiling: how to cut it into tiles; None computes it whole at the run's `evaluate.size`.
+        margin: whether to compute the margin, too.
 
     Yields:
-        The labels (n, W) of some rows, uint8, or uint16 for more than 256 values. Where the raster
-        has no data they are arbitrary.
+        The maps (n, W) of some rows. Where the raster has no data they are arbitrary.
     """
     strips = _whole(segmenter, raster) if tiling is None else _Tiles(segmenter, raster, tiling).strips()
-    yield from _enlarged(segmenter, raster, strips)
+    yield from _enlarged(segmenter, raster, strips, margin)
 
 
 @dataclass(frozen=True)
@@ -215,8 +216,9 @@ class _Axis:
         return torch.stack([weight / total[part] for part, weight in zip(parts, weights, strict=True)]).float()
 
 
-def _enlarged(segmenter: Segmenter, raster: Raster, strips: Iterator[_Strip]) -> Iterator[np.ndarray]:
-    """Yield the labels of the pixels of `strips`, from top to bottom."""
+def _enlarged(segmenter: Segmenter, raster: Raster, strips: Iterator[_Strip], margin: bool) -> Iterator[Maps]:
+    """Yield the maps of the pixels of `strips`, from top to bottom."""
+    mixture = segmenter.mixture if margin else None
     small = len(segmenter.names) <= 256
     values = torch.from_numpy(segmenter.value_of_cluster).to(segmenter.engine.device, torch.uint8 if small else torch.int32)
     done, at_once = 0, max(1, _OUTPUT_PIXELS // raster.width)
@@ -225,15 +227,21 @@ def _enlarged(segmenter: Segmenter, raster: Raster, strips: Iterator[_Strip]) ->
         ready = raster.height if strip.final is None else math.floor((strip.final - max(1.0, step)) / step)
         while done < ready:
             bottom = min(done + at_once, ready)
-            labels = _labels(strip, (done, bottom), raster.width, values).cpu().numpy()
-            yield labels if small else labels.astype(np.uint16)
+            labels, margins = _maps(strip, (done, bottom), raster.width, values, mixture)
+            array = labels.cpu().numpy() if small else labels.cpu().numpy().astype(np.uint16)
+            yield Maps(array, None if mixture is None else margins.cpu().numpy())
             done = bottom
 
 
 @torch.inference_mode()
-def _labels(strip: _Strip, rows: tuple[int, int], width: int, values: Tensor) -> Tensor:
-    """Return the `values` (n, W) of the largest of the logits, enlarged bilinearly to pixels."""
+def _maps(strip: _Strip, rows: tuple[int, int], width: int, values: Tensor, mixture: Mixture | None) -> tuple[Tensor, Tensor]:
+    """Return the `values` (n, W) of the largest of the logits, enlarged bilinearly to pixels.
+
+    Also return the margin (n, W) uint8 of the segments' probabilities, which are those of
+    `mixture`; if that is None, it is empty.
+    """
     labels = torch.empty(rows[1] - rows[0], width, dtype=values.dtype, device=values.device)
+    margins = torch.empty(0 if mixture is None else len(labels), width, dtype=torch.uint8, device=values.device)
     logits, k = strip.logits, len(strip.logits)
     columns = max(1, min(width, math.ceil(32 / strip.step[1])))
     lines = max(1, _LOGITS // (k * columns))
@@ -244,9 +252,12 @@ def _labels(strip: _Strip, rows: tuple[int, int], width: int, values: Tensor) ->
         for left in range(0, width, columns):
             right = min(left + columns, width)
             near_columns, across = _resampling(left, right, strip.step[1], 0, logits.shape[2])
-            best = (down.to(logits) @ narrow[:, :, near_columns] @ across.T.to(logits)).max(0).indices
-            labels[top - rows[0] : bottom - rows[0], left:right] = values[best]
-    return labels
+            part = down.to(logits) @ narrow[:, :, near_columns] @ across.T.to(logits)
+            here = slice(top - rows[0], bottom - rows[0]), slice(left, right)
+            labels[here] = values[part.max(0).indices]
+            if mixture is not None:
+                margins[here] = mixture.margin(part[None])[0]
+    return labels, margins
 
 
 def _resampling(first: int, last: int, step: float, base: int, n: int) -> tuple[slice, Tensor]:
