@@ -97,6 +97,12 @@ class Browser:
             text = {"text": "\r"} if key == "Enter" and kind == "keyDown" else {}
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=codes[key], **text)
 
+    def key(self, key: str) -> None:
+        """Press a key that is not meant for a text field."""
+        self.run("document.activeElement.blur()")
+        for kind in ("keyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key)
+
     def type(self, text: str) -> None:
         self.call("Input.insertText", text=text)
 

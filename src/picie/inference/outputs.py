@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from picie.inference.confidence import segment_probabilities
+from picie.inference.confidence import margin, segment_probabilities
 from picie.inference.enlarging import enlarged
 
 
@@ -45,6 +45,18 @@ def probability_map(logits: Tensor, size: tuple[int, int], mixture: Mixture) -> 
     for rows, columns, part in enlarged(logits, size):
         result[:, rows, columns] = mixture.probabilities(part)[0]
     return result
+
+
+@torch.inference_mode()
+def margin_map(logits: Tensor, size: tuple[int, int], mixture: Mixture) -> np.ndarray:
+    """Return the (H, W) uint8 margin between the best two segments of each pixel, 255 for 1.
+
+    `logits` (1, K, h, w) are enlarged to `size`.
+    """
+    result = torch.empty(size, dtype=torch.uint8)
+    for rows, columns, part in enlarged(logits, size):
+        result[rows, columns] = (margin(mixture.probabilities(part))[0] * 255).round().to(torch.uint8).cpu()
+    return result.numpy()
 
 
 @torch.inference_mode()
