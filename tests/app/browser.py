@@ -66,6 +66,11 @@ class Browser:
         self.call("Page.navigate", url=url)
         self.wait("document.body?.dataset.ready")
 
+    def leave(self) -> None:
+        """Leave the page, whose server may have ended."""
+        self.call("Page.navigate", url="about:blank")
+        self.wait("location.href === 'about:blank'")
+
     def shape(self, width: int, height: int, dark: bool = False) -> None:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}

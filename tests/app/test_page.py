@@ -45,6 +45,7 @@ def _browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.fixture
 def page(_browser: Browser, served: str) -> Browser:
     """The page, on the first picture."""
+    _browser.leave()
     _browser.complaints.clear()
     _browser.shape(1280, 900)
     _browser.open(served)
@@ -171,21 +172,23 @@ def test_a_taken_name_offers_a_merge_and_undo_takes_it_back(page: Browser, own_r
 
 
 def test_ticked_segments_are_merged_and_a_segment_is_split(page: Browser, own_run: Path, images: Path) -> None:
-    names = segments_of(own_run).names
-    for value in (0, 2):
-        page.click(f"li[data-value='{value}'] .tick")
+    before = segments_of(own_run)
+    pair = [value for value, clusters in enumerate(before.members()) if clusters][:2]
+    for value in pair:
+        page.run(f"document.querySelector('li[data-value=\"{value}\"] .tick').click()")
     page.click("#merged")
     page.run("document.querySelector('#merged').value = ''")
     page.type("thing")
     page.click("#merge .primary")
     page.wait("document.querySelector('#merge').hidden && document.querySelector('#busy').hidden")
-    assert segments_of(own_run).names == ("thing", names[1])
-    page.click("#legend li[data-value='0'] .edit")
-    page.click("#legend form .split")
-    page.wait("[...document.querySelectorAll('#legend .name')].some(e => e.textContent === 'thing.2')")
+    merged = before.merged([(pair, "thing", "")])
+    assert segments_of(own_run) == merged
+    page.run(f"document.querySelector('li[data-value=\"{min(pair)}\"] .edit').click()")
+    page.run("document.querySelector('aside li form .split').click()")
+    page.wait("[...document.querySelectorAll('aside .name')].some(e => e.textContent === 'thing.2')")
     page.wait("document.querySelector('#busy').hidden")
     segmenter = Segmenter.load(own_run, "cpu")
-    assert segmenter.names == ("thing.1", names[1], "thing.2")
+    assert segmenter.names == (*["thing.1" if name == "thing" else name for name in merged.names], "thing.2")
     page.click("#outlines")
     np.testing.assert_allclose(canvas(page), blended(segmenter, images / "000.jpg", 0.55), atol=1)
     page.wait("document.querySelectorAll('#legend .crops img').length >= 3")

@@ -13,7 +13,9 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
+import zipfile
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -211,11 +213,12 @@ def test_a_large_file_without_a_length_is_refused_while_it_comes() -> None:
     assert sent == 11
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data; boundary=x", "application/x-www-form-urlencoded", ""])
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
 def test_what_a_plain_form_of_another_site_can_send_is_no_upload(still: TestClient, photo: Path, kind: str) -> None:
     answer = still.post("/api/pictures", content=photo.read_bytes(), headers={"Content-Type": kind})
     assert answer.status_code == 415
-    assert still.put("/api/segments/0", content=b"{}", headers={"Content-Type": kind}).status_code == 415
+    assert still.post("/api/changes", content=b"{}", headers={"Content-Type": kind}).status_code == 415
+    assert still.post("/api/export", content=b"{}", headers={"Content-Type": kind}).status_code == 415
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", "", "[", "192.168.0.9"])
@@ -567,6 +570,71 @@ def test_confidence_is_the_margin_of_the_probabilities(client: TestClient, uploa
     np.testing.assert_allclose(answer / 255, two[1] - two[0], atol=0.003)
 
 
+# ---- export
+
+
+def exported(client: TestClient, kind: str) -> tuple[str, bytes]:
+    """The name and content of an export."""
+    assert client.post("/api/export", json={"format": kind}).status_code == 202
+    end = time.monotonic() + 60
+    while (state := client.get("/api/export").json())["state"] == "running":
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert state["state"] == "done", state
+    answer = client.get("/api/export/file")
+    assert answer.headers["Content-Disposition"].endswith(f'"{state["file"]}"')
+    return state["file"], answer.content
+
+
+def test_all_pictures_are_exported_in_a_format(client: TestClient, studio: Studio, images: Path) -> None:
+    assert client.get("/api/export/file").status_code == 404
+    name, content = exported(client, "masks")
+    assert name == "masks.zip"
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        masks = {file for file in archive.namelist() if file.endswith(".png") and file != "legend.png"}
+        assert masks == {f"{path.stem}.png" for path in images.iterdir()}
+        mask = np.asarray(Image.open(io.BytesIO(archive.read("003.png"))))
+    np.testing.assert_array_equal(mask, studio.segmenter.predict(images / "003.jpg"))
+    name, content = exported(client, "csv")
+    assert name == "csv.zip" or b"003" in content
+    assert client.get("/api/state").json()["formats"][:1] == ["masks"]
+    assert "no such format" in client.post("/api/export", json={"format": "doc"}).json()["error"]
+
+
+# ---- clicks
+
+
+def test_clicks_teach_classes_and_undo_takes_them_back(client: TestClient, own_run: Path, studio: Studio, images: Path) -> None:
+    assert studio.gallery is not None
+    before = segments_of(own_run)
+    opened = client.post("/api/gallery/0").json()
+    studio.gallery._thread.join()
+    label = np.asarray(Image.open(images.parents[1] / "labels" / "train" / "000.png"))
+    pixels = {
+        name: [tuple(map(int, p)) for p in np.argwhere(label == value)[::150]] for value, name in enumerate(("red", "green"))
+    }
+    teach = {"was": list(before.names)}
+    assert "at least two classes" in client.post("/api/teach", json=teach).json()["error"]
+    for name, places in pixels.items():
+        for y, x in places:
+            answer = client.post(f"/api/pictures/{opened['key']}/clicks", json={"x": x, "y": y, "name": name})
+            assert answer.status_code == 200, answer.text
+    assert answer.json() == {name: len(places) for name, places in pixels.items()}
+    assert client.delete("/api/clicks/last").json()["green"] == len(pixels["green"]) - 1
+    assert client.post(f"/api/pictures/{opened['key']}/clicks", json={"x": 99, "y": 0, "name": "red"}).status_code == 400
+    assert client.post(f"/api/pictures/{opened['key']}/clicks", json={"x": 0, "y": 0, "name": "7"}).status_code == 400
+    (file,) = client.get("/api/clicks.json").json()
+    assert file == str((images / "000.jpg").absolute())
+    answer = client.post("/api/teach", json=teach)
+    assert answer.status_code == 200, answer.text
+    assert [row["name"] for row in answer.json()["segments"]] == ["red", "green"]
+    mask = Image.open(io.BytesIO(client.get(f"/api/pictures/{opened['key']}/mask.png").content))
+    np.testing.assert_array_equal(np.asarray(mask), Segmenter.load(own_run, "cpu").predict(images / "000.jpg"))
+    answer = client.post("/api/changes", json={"was": ["red", "green"], "undo": True})
+    assert answer.status_code == 200, answer.text
+    assert segments_of(own_run) == before
+
+
 # ---- curl
 
 
@@ -588,9 +656,15 @@ def test_a_form_as_curl_sends_it_is_segmented(still: TestClient, photo: Path) ->
         answer = still.post("/api/pictures", **request)
         assert answer.status_code == 400
         assert "curl -F file=@photo.jpg" in answer.json()["error"]
-    foreign = form("file", photo.read_bytes(), "photo.jpg")
-    foreign["headers"]["Origin"] = "http://evil.example"
-    assert still.post("/api/pictures", **foreign).status_code == 403
+    for header, value, status in (
+        ("Origin", "http://evil.example", 403),
+        ("Origin", "http://127.0.0.1:7860", 415),
+        ("Referer", "http://evil.example/", 415),
+        ("Sec-Fetch-Site", "none", 415),
+    ):
+        of_browser = form("file", photo.read_bytes(), "photo.jpg")
+        of_browser["headers"][header] = value
+        assert still.post("/api/pictures", **of_browser).status_code == status
 
 
 def test_a_form_keeps_every_byte_of_its_file(still: TestClient, monkeypatch: Any) -> None:

@@ -145,6 +145,6 @@ def test_places_that_look_the_same_make_room_for_others() -> None:
     assert [place.picture for place in varied(places[:4], 4, look)] == [0, 1, 2, 3]  # no others are there
     assert [place.picture for place in varied(list(reversed(places)), 1, look)] == [0]
     assert 6 not in {place.picture for place in varied(places[:5] + places[6:], 1, look)}
-    far = [*places, *(Place(0.1, index, 0, 0) for index in range(7, 40))]
+    far = [*places, *(Place(0.5 - index / 100, index, 0, 0) for index in range(7, 40))]
     looks.update({index: 400.0 + index for index in range(7, 40)})
     assert max(place.picture for place in varied(far, 2, look)) < 8  # only typical places are chosen

@@ -1,10 +1,10 @@
-"""The bodies of requests: an uploaded picture, and a change of segments."""
+"""The bodies of requests: an uploaded picture, a change of segments, a click, an export."""
 
 from __future__ import annotations
 
 from email.parser import BytesParser
 from email.policy import HTTP
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
@@ -15,6 +15,9 @@ from picie.errors import validation_message
 from picie.naming.changes import Changes
 
 _MAX_JSON = 2**20  # bytes of a request without a picture: the names of 4096 segments
+
+
+_Body = TypeVar("_Body", bound=BaseModel)
 
 
 class _Strict(BaseModel):
@@ -67,24 +70,60 @@ class ChangeRequest(_Strict):
         )
 
 
-async def read_change(request: Request) -> ChangeRequest:
-    """Read a change of segments. Raises `HTTPException` for anything else."""
+class ClickRequest(_Strict):
+    """A named pixel of an open picture.
+
+    Attributes:
+        x: its column.
+        y: its row.
+        name: its class.
+    """
+
+    x: int
+    y: int
+    name: str
+
+
+class ExportRequest(_Strict):
+    """An export of all pictures.
+
+    Attributes:
+        format: the name of a format.
+    """
+
+    format: str
+
+
+class TeachRequest(_Strict):
+    """Teach the run by the clicks so far.
+
+    Attributes:
+        was: the names of all segments that the page shows.
+    """
+
+    was: list[str]
+
+
+async def read(request: Request, kind: type[_Body]) -> _Body:
+    """Read a body of JSON. Raises `HTTPException` for anything else."""
     check_type(request, "application/json")
     try:
-        return ChangeRequest.model_validate_json(await read_body(request, _MAX_JSON, "1 MB"))
+        return kind.model_validate_json(await read_body(request, _MAX_JSON, "1 MB"))
     except ValidationError as error:
-        raise HTTPException(400, f"this is not a change of segments: {validation_message(error)}") from error
+        raise HTTPException(400, f"this request cannot be understood: {validation_message(error)}") from error
 
 
 async def read_picture(request: Request, megabytes: int) -> bytes:
     """Read an uploaded picture: the body itself, or the file of a form such as `curl -F` sends.
 
-    A form of another site carries an `Origin` header and is refused before; see `guard`.
+    Other sites can make a browser send a form, and the page itself sends none, so that of a
+    browser is refused.
 
     Raises:
         HTTPException: the body is too long, of another type, or a form without a file.
     """
-    check_type(request, "image/", "application/octet-stream", "multipart/form-data")
+    of_browser = any(name in request.headers for name in ("origin", "referer", "sec-fetch-site", "sec-fetch-mode", "cookie"))
+    check_type(request, "image/", "application/octet-stream", *(() if of_browser else ("multipart/form-data",)))
     data = await read_body(request, megabytes * 1_000_000, f"{megabytes} MB")
     kind = request.headers["content-type"]
     if not kind.startswith("multipart/"):

@@ -18,8 +18,9 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from picie.app.bodies import read_change, read_picture
+from picie.app.bodies import ChangeRequest, ClickRequest, ExportRequest, TeachRequest, read, read_picture
 from picie.app.checks import number
+from picie.app.exports import Exports
 from picie.app.guard import Guard
 from picie.app.studio import ChangedError, GoneError, Opened, Studio
 from picie.data.images import decode_image
@@ -68,6 +69,13 @@ class Pages:
             Route(f"{picture}/mask.png", self._of_picture(self._mask)),
             Route(f"{picture}/query", self._of_picture(self._query)),
             Route("/api/changes", self.change, methods=["POST"]),
+            Route("/api/teach", self.teach, methods=["POST"]),
+            Route("/api/clicks.json", lambda _: JSONResponse(self.studio.clicks.content())),
+            Route("/api/clicks/last", self.forget, methods=["DELETE"]),
+            Route(f"{picture}/clicks", self.click, methods=["POST"]),
+            Route("/api/export", self.export, methods=["POST"]),
+            Route("/api/export", self.exported),
+            Route("/api/export/file", self.file),
             Route("/api/sheets", self.sheets),
             Route("/api/gallery", self.listing),
             Route(gallery, self.choose, methods=["POST"]),
@@ -84,6 +92,8 @@ class Pages:
             "version": __version__,
             "limits": vars(self.limits),
             "ramp": CONFIDENCE,
+            "formats": [] if self.studio.exports is None else self.studio.exports.formats(),
+            "clicks": self.studio.clicks.counts(),
             **self._segments(),
             "gallery": None
             if gallery is None
@@ -103,12 +113,47 @@ class Pages:
 
     async def change(self, request: Request) -> Response:
         """Change the segments, see `ChangeRequest`. The response lists all segments."""
-        change = await read_change(request)
+        change = await read(request, ChangeRequest)
         if change.undo:
             await run_in_threadpool(self.studio.undo, change.was)
         else:
             await run_in_threadpool(self.studio.change, change.was, change.changes())
         return JSONResponse(self._segments())
+
+    async def click(self, request: Request) -> Response:
+        """Name a pixel of an open picture. The response counts the clicks of each class."""
+        click = await read(request, ClickRequest)
+        opened = await run_in_threadpool(self.studio.opened, request.path_params["key"])
+        self.studio.click(opened, click.x, click.y, click.name)
+        return JSONResponse(self.studio.clicks.counts())
+
+    async def forget(self, _: Request) -> Response:
+        """Remove the latest click. The response counts the clicks of each class."""
+        self.studio.clicks.remove_last()
+        return JSONResponse(self.studio.clicks.counts())
+
+    async def teach(self, request: Request) -> Response:
+        """Teach the run by the clicks so far. The response lists all segments."""
+        wanted = await read(request, TeachRequest)
+        await run_in_threadpool(self.studio.teach, wanted.was)
+        return JSONResponse(self._segments())
+
+    async def export(self, request: Request) -> Response:
+        """Start an export of all pictures. The response is its state."""
+        wanted = await read(request, ExportRequest)
+        self._exports().start(wanted.format)
+        return JSONResponse(self._exports().state(), 202)
+
+    async def exported(self, _: Request) -> Response:
+        """The state of the export, see `Exports.state`."""
+        return JSONResponse(await run_in_threadpool(self._exports().state))
+
+    async def file(self, _: Request) -> Response:
+        """The exported file."""
+        file = self._exports().file
+        if file is None or not file.is_file():
+            raise HTTPException(404, "nothing has been exported yet")
+        return FileResponse(file, filename=file.name)
 
     async def sheets(self, _: Request) -> Response:
         """What each segment looks like in the gallery's pictures so far."""
@@ -148,7 +193,7 @@ class Pages:
         return JSONResponse({"key": key, **sizes, **self.studio.look(opened)})
 
     def _segments(self) -> dict[str, Any]:
-        return {"segments": self.studio.segments(), "undo": self.studio.last_change()}
+        return {"segments": self.studio.segments(), "undo": self.studio.last_change(), "version": self.studio.version}
 
     def _of_picture(self, answer: Callable[[Opened, Request], Response]) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
@@ -169,6 +214,11 @@ class Pages:
 
     def _query(self, opened: Opened, request: Request) -> Response:
         return JSONResponse(self.studio.query(opened, number(request, "x"), number(request, "y")))
+
+    def _exports(self) -> Exports:
+        if self.studio.exports is None:
+            raise HTTPException(404, "there are no picture files to export; start picie app with --images DIR")
+        return self.studio.exports
 
     def _gallery(self) -> Any:
         if self.studio.gallery is None:

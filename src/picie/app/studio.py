@@ -19,6 +19,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from picie.app.clicks import Clicks, TaughtPixel, random_cells
+from picie.app.exports import Exports
 from picie.app.gallery import open_gallery
 from picie.app.sheets import Sheets
 from picie.display.overlays import index_image, large_regions
@@ -57,6 +59,7 @@ class Opened:
         shown_size: (width, height) of the shown picture.
         index: its number in the gallery, or None if it was uploaded.
         version: the version of the clusters.
+        picture: the path of its file; "" if it was uploaded.
     """
 
     clusters: np.ndarray
@@ -65,6 +68,7 @@ class Opened:
     shown_size: tuple[int, int]
     index: int | None
     version: int
+    picture: str = ""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -88,6 +92,9 @@ class Studio:
             that the run was trained on.
         device: where to compute.
 
+    Attributes:
+        version: changes when the clusters do.
+
     Raises:
         InputError: the run, the folder or the device does not exist.
     """
@@ -98,8 +105,11 @@ class Studio:
         state = checkpoint.load(run)
         self.segmenter = Segmenter.from_state(state, device)
         self.gallery = open_gallery(self.segmenter, self._features, images)
+        files = getattr(self.gallery and self.gallery.images, "paths", None)
+        self.exports = Exports(run, files, device) if files else None
+        self.clicks = Clicks()
         self.sheets = None if self.gallery is None else Sheets(self.gallery, self.segmenter)
-        self._network, self._version = _network(state), 0
+        self._network, self.version = _network(state), 0
         self._take(state)
         self._sample = cache(self._sample_features)
         self._opened: OrderedDict[str, Opened] = OrderedDict()
@@ -115,12 +125,12 @@ class Studio:
         features = self._features(picture)
         with self._model:
             clusters = self._clusters(features, (picture.height, picture.width))
-            version = self._version
+            version = self.version
         shown = picture.copy()
         shown.thumbnail((_MAX_SIDE, _MAX_SIDE), Image.Resampling.LANCZOS)
         file = io.BytesIO()
         shown.save(file, "PNG", compress_level=1)
-        opened = Opened(clusters, features, file.getvalue(), shown.size, index, version)
+        opened = Opened(clusters, features, file.getvalue(), shown.size, index, version, self._path(index))
         key = secrets.token_urlsafe(12)
         with self._model:
             self._opened[key] = opened
@@ -140,9 +150,9 @@ class Studio:
                 raise GoneError("the picture is no longer in memory; open it again")
             self._opened.move_to_end(key)
             one = self._opened[key]
-            if one.version != self._version:
+            if one.version != self.version:
                 clusters = self._clusters(one.features, (one.size[1], one.size[0]))
-                one = self._opened[key] = replace(one, clusters=clusters, version=self._version)
+                one = self._opened[key] = replace(one, clusters=clusters, version=self.version)
             return one
 
     def look(self, opened: Opened) -> dict[str, Any]:
@@ -243,6 +253,30 @@ class Studio:
             history.undo(self.run)
             self._take(checkpoint.load(self.run))
 
+    def click(self, opened: Opened, x: int, y: int, name: str) -> None:
+        """Name a pixel of a picture, for `teach`.
+
+        Raises `InputError` outside the picture, or for a name that no segment can have.
+        """
+        feature = feature_of(opened.features, opened.size, x, y).cpu()
+        self.clicks.add(TaughtPixel(opened.picture, x, y, name.strip(), feature))
+
+    def teach(self, was: Sequence[str]) -> None:
+        """Teach the run classes by the clicks so far, as `picie teach` does; see `change`.
+
+        The other pictures of the gallery with features by now are used without labels.
+        """
+        with self._changing:
+            self._check(was)
+            computed = [] if self.gallery is None else self.gallery.computed[:]
+            if not self.clicks.counts() or not computed:
+                raise InputError("name a few pixels of at least two classes first, in pictures of the strip")
+            from picie.naming import teaching
+
+            points, names = self.clicks.features()
+            teaching.teach_features(self.run, points, names, random_cells(computed))
+            self._take(checkpoint.load(self.run))
+
     def _check(self, was: Sequence[str]) -> None:
         """Raise `ChangedError` unless the run has the segments that the page shows."""
         state = checkpoint.load(self.run)
@@ -263,9 +297,16 @@ class Studio:
             self._last_change = history.last_change(state)
             new = self.segmenter.classifier
             if not all(torch.equal(a, b) for a, b in zip(old, new, strict=True)):
-                self._version += 1
+                self.version += 1
                 if self.sheets is not None:
                     self.sheets.clear()
+
+    def _path(self, index: int | None) -> str:
+        """The path of a picture of the gallery, or its name if it is no file; "" for an upload."""
+        if index is None or self.gallery is None:
+            return ""
+        paths = getattr(self.gallery.images, "paths", None)
+        return self.gallery.images.name(index) if paths is None else str(Path(paths[index]).absolute())
 
     def _sample_features(self) -> Tensor:
         """Features for splits and new clusters, as `picie name` computes them."""

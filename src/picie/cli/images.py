@@ -36,6 +36,7 @@ def predict(
         typer.Option(min=0, max=0.99, help="Share of earlier frames in the labels of a video. [default: 0.5; 0 with --tile]"),
     ] = None,
     overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Write overlays.")] = True,
+    labels: Annotated[bool, typer.Option("--labels", help="Write the names of large regions into overlays.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete the earlier predictions in --out and predict everything again.")
     ] = False,
@@ -67,6 +68,7 @@ def predict(
         frames=one_of("--frames", frames, ("all", "first")),
         steady=steady,
         overlay=overlay,
+        labels=labels,
         overwrite=overwrite,
         progress=not quiet,
         max_pixels=max_pixels,

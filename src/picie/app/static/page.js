@@ -1,25 +1,31 @@
 // The page: its state and its event handlers.
 
+import { offerExports } from "./exports.js";
 import { Gallery } from "./gallery.js";
 import { Legend } from "./legend.js";
 import { byId, make } from "./make.js";
 import { Pixel } from "./pixel.js";
 import * as server from "./server.js";
+import { Teach } from "./teach.js";
 import { View } from "./view.js";
 import { Zoom } from "./zoom.js";
 
 const POLL = 1500; // ms between requests for the progress of the features
 const current = {
-  segments: [], gallery: null, limits: null, // of the run
+  segments: [], version: 0, gallery: null, limits: null, // of the run
   picture: null, name: "", hidden: new Set(), // of the picture on the page
   point: null, answer: null, cursor: { x: 0.5, y: 0.5 },
 };
 const view = new View(byId("canvas"), byId("plain"), byId("regions"));
 const zoom = new Zoom(() => draw());
 const legend = new Legend({
-  toggle, change, point: (value) => legend.point(value), open: (index) => openOf(index), filter: (value) => filter(value),
+  toggle, change: (changes, text) => change((was) => server.change(was, changes), text), point: (value) => legend.point(value), open: (index) => openOf(index), filter: (value) => filter(value),
 });
 const pixel = new Pixel((index) => openOf(index));
+const teach = new Teach({
+  pixel: () => ({ key: current.picture.key, ...current.point }),
+  apply: () => change((was) => server.teach(was), "Teaching…"),
+});
 const gallery = new Gallery((index) => openOf(index));
 
 function say(problem) {
@@ -148,6 +154,7 @@ async function refresh(seen) {
 function show() {
   legend.show(current.segments, current.picture?.shares, current.hidden);
   filters();
+  teach.suggest(current.segments.map((segment) => segment.name));
   draw();
   if (current.answer) pixel.show(current.answer, current.point.x, current.point.y, current.segments, current.gallery);
 }
@@ -175,11 +182,11 @@ function toggle(value) {
   draw();
 }
 
-async function change(changes, text) {
+/** `ask(was)` requests a change; `was` are the names that the page shows. */
+async function change(ask, text) {
   busy(text);
   try {
-    const answer = await server.change(current.segments.map((segment) => segment.name), changes);
-    await take(answer);
+    await take(await ask(current.segments.map((segment) => segment.name)));
   } catch (error) {
     if (error.status === 409) { // the names were changed elsewhere: show the new ones
       await take(await server.state());
@@ -192,8 +199,8 @@ async function change(changes, text) {
 }
 
 /** Show the run's new segments, in the legend and in the picture. */
-async function take({ segments, undo }) {
-  const same = segments.length === current.segments.length
+async function take({ segments, undo, version }) {
+  const same = version === current.version && segments.length === current.segments.length
     && segments.every(({ clusters }, value) => String(clusters) === String(current.segments[value].clusters));
   const hidden = same ? current.hidden : new Set();
   const sheets = current.gallery && !same ? refresh() : null;
@@ -212,7 +219,7 @@ async function take({ segments, undo }) {
     Object.assign(current, { answer: null });
     byId("pixel").hidden = byId("mark").hidden = true;
   }
-  Object.assign(current, { segments, hidden });
+  Object.assign(current, { segments, hidden, version });
   undoable(undo);
   await confide();
   show();
@@ -224,7 +231,7 @@ function undoable(what) {
   byId("undo").title = what ? `Undo ${what} (Ctrl Z)` : "Nothing to undo";
 }
 
-const undo = guarded(() => change({ undo: true }, "Undoing…"));
+const undo = guarded(() => change((was) => server.change(was, { undo: true }), "Undoing…"));
 
 // ---- pixels
 
@@ -365,13 +372,15 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
 
 guarded(async () => {
   const state = await server.state();
-  Object.assign(current, { segments: state.segments, limits: state.limits, gallery: state.gallery });
+  Object.assign(current, { segments: state.segments, version: state.version, limits: state.limits, gallery: state.gallery });
   view.ramp = state.ramp;
   byId("scale").querySelector("i").style.background = `linear-gradient(90deg, ${state.ramp.map((color) => `rgb(${color})`)})`;
   document.title = `picie · ${state.run}`;
   byId("run").textContent = state.run;
   byId("limits").textContent = `or open one (at most ${state.limits.megabytes} MB and ${state.limits.megapixels} megapixels). It is sent only to picie app.`;
   undoable(state.undo);
+  teach.show(state.clicks);
+  offerExports(state.formats);
   show();
   if (state.gallery) {
     await gallery.show(state.gallery.count, null);

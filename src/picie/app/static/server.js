@@ -39,3 +39,10 @@ export const look = (key) => json(`/api/pictures/${key}`);
 export const picture = async (key) => (await ask(`/api/pictures/${key}/picture.png`)).blob();
 export const values = async (key) => new Uint16Array(await (await ask(`/api/pictures/${key}/values`)).arrayBuffer());
 export const confidence = async (key) => new Uint8Array(await (await ask(`/api/pictures/${key}/confidence`)).arrayBuffer());
+
+export const click = (key, x, y, name) => post(`/api/pictures/${key}/clicks`, { x, y, name });
+export const forget = () => json("/api/clicks/last", { method: "DELETE" });
+export const teach = (was) => post("/api/teach", { was });
+export const startExport = (format) => post("/api/export", { format });
+export const exported = () => json("/api/export");
+export const exportPath = "/api/export/file";
