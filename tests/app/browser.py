@@ -66,6 +66,11 @@ class Browser:
         self.call("Page.navigate", url=url)
         self.wait("document.body?.dataset.ready")
 
+    def leave(self) -> None:
+        """Leave the page, whose server may have ended."""
+        self.call("Page.navigate", url="about:blank")
+        self.wait("location.href === 'about:blank'")
+
     def shape(self, width: int, height: int, dark: bool = False) -> None:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -96,6 +101,12 @@ class Browser:
         for kind in ("keyDown", "keyUp"):
             text = {"text": "\r"} if key == "Enter" and kind == "keyDown" else {}
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=codes[key], **text)
+
+    def key(self, key: str) -> None:
+        """Press a key that is not meant for a text field."""
+        self.run("document.activeElement.blur()")
+        for kind in ("keyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key)
 
     def type(self, text: str) -> None:
         self.call("Input.insertText", text=text)

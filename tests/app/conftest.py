@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -77,9 +78,9 @@ def client(studio: Studio) -> Iterator[TestClient]:
         yield made
 
 
-@pytest.fixture
-def served(studio: Studio) -> Iterator[str]:
-    """The address of the page, served from a thread."""
+@contextmanager
+def serving(studio: Studio) -> Iterator[str]:
+    """Serve the page of `studio` from a thread, and yield its address."""
     application = create(studio, Limits(1, 1), HOST)
     server = uvicorn.Server(uvicorn.Config(application, log_config=None, timeout_graceful_shutdown=1))
     with listen(HOST, 0) as socket:
@@ -88,6 +89,13 @@ def served(studio: Studio) -> Iterator[str]:
         yield f"http://{HOST}:{socket.getsockname()[1]}/"
         server.should_exit = True
         thread.join()
+
+
+@pytest.fixture
+def served(studio: Studio) -> Iterator[str]:
+    """The address of the page, served from a thread."""
+    with serving(studio) as url:
+        yield url
 
 
 Opens = Callable[[Path], dict[str, object]]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.app.browser import PROGRAM, Browser, browser
+from tests.app.conftest import serving
 
 from picie import Segmenter
 from picie.app.studio import Studio
@@ -26,7 +28,11 @@ MISSING = "no Chromium on this machine: apt-get install chromium"
 pytestmark = pytest.mark.skipif(PROGRAM is None and not os.environ.get("CI"), reason=MISSING)  # where CI runs, it must be there
 
 KEPT = Path(__file__).parents[2] / ".artifacts" / "app"
-FRAME = "!document.querySelector('#frame').hidden && document.querySelector('#busy').hidden"
+
+
+def shows(name: str) -> str:
+    """A JavaScript expression: the page shows this picture."""
+    return f"document.querySelector('#caption').textContent.startsWith('{name} · ') && document.querySelector('#busy').hidden"
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +44,8 @@ def _browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture
 def page(_browser: Browser, served: str) -> Browser:
-    """The page, without a picture."""
+    """The page, on the first picture."""
+    _browser.leave()
     _browser.complaints.clear()
     _browser.shape(1280, 900)
     _browser.open(served)
@@ -85,7 +92,7 @@ def test_from_a_dropped_picture_to_the_saved_mask(page: Browser, photo: Path, ow
     assert len(np.unique(labels)) > 1
 
     page.drop("#drop", photo)
-    page.wait(FRAME)
+    page.wait(shows(photo.name))
     page.click("#outlines")
     np.testing.assert_allclose(canvas(page), blended(segmenter, photo, 0.55), atol=1)
 
@@ -119,8 +126,8 @@ def test_from_a_dropped_picture_to_the_saved_mask(page: Browser, photo: Path, ow
     value = segmenter.names.index(name)
     page.click(f"#legend li[data-value='{value}'] .edit")
     page.type("<i>lake</i>")
-    page.run("document.querySelector('form input[type=color]').value = '#123456'")
-    page.click("form .primary")
+    page.run("document.querySelector('#legend form input[type=color]').value = '#123456'")
+    page.click("#legend form .primary")
     page.wait("document.querySelector('#facts strong').textContent === '<i>lake</i>'")
     now = segments_of(own_run)
     assert (now.names[value], now.colors[value]) == ("<i>lake</i>", "#123456")
@@ -133,8 +140,10 @@ def test_from_a_dropped_picture_to_the_saved_mask(page: Browser, photo: Path, ow
     np.testing.assert_array_equal(np.asarray(mask), labels)
     colors = [c for color in Segmenter.load(own_run, "cpu").colors for c in color]
     assert mask.getpalette()[: len(colors)] == colors
+    page.click("#names")
     page.click("#overlay")
     np.testing.assert_array_equal(np.asarray(saved(tmp_path, "100_overlay.png").convert("RGB")), canvas(page))
+    page.click("#names")
 
     page.run("document.querySelector('#opacity').focus(), document.querySelector('#opacity').value = 55, 0")
     page.press("ArrowRight")
@@ -145,21 +154,104 @@ def test_from_a_dropped_picture_to_the_saved_mask(page: Browser, photo: Path, ow
     assert page.complaints == []
 
 
-def test_a_taken_name_is_refused_beside_its_field(page: Browser, own_run: Path) -> None:
+def test_a_taken_name_offers_a_merge_and_undo_takes_it_back(page: Browser, own_run: Path) -> None:
     before = segments_of(own_run)
-    page.click("#legend li:nth-child(2) .edit")
+    assert page.run("document.querySelector('#undo').disabled")
+    page.click("#legend li[data-value='1'] .edit")
     page.type(before.names[0])
     page.press("Enter")
-    page.wait("!document.querySelector('form p').hidden")
-    assert texts(page, "form p") == [f"'{before.names[0]}': another segment has this name; give a different one"]
-    page.press("Escape")
-    assert texts(page, "form") == []
+    page.wait("!document.querySelector('#legend form .wrong').hidden")
+    assert texts(page, "#legend form .wrong")[0].startswith(f"Another segment has the name {before.names[0]}. ")
     assert segments_of(own_run) == before
+    page.press("Enter")  # the offered button has the focus
+    page.wait(f"document.querySelectorAll('#legend li, #absent li').length === {len(before) - 1}")
+    assert segments_of(own_run).names == tuple(name for value, name in enumerate(before.names) if value != 1)
+    page.click("#undo")
+    page.wait("document.querySelector('#undo').disabled && document.querySelector('#busy').hidden")
+    assert segments_of(own_run) == before
+
+
+def test_ticked_segments_are_merged_and_a_segment_is_split(page: Browser, own_run: Path, images: Path) -> None:
+    before = segments_of(own_run)
+    pair = [value for value, clusters in enumerate(before.members()) if clusters][:2]
+    for value in pair:
+        page.run(f"document.querySelector('li[data-value=\"{value}\"] .tick').click()")
+    page.click("#merged")
+    page.run("document.querySelector('#merged').value = ''")
+    page.type("thing")
+    page.click("#merge .primary")
+    page.wait("document.querySelector('#merge').hidden && document.querySelector('#busy').hidden")
+    merged = before.merged([(pair, "thing", "")])
+    assert segments_of(own_run) == merged
+    page.run(f"document.querySelector('li[data-value=\"{min(pair)}\"] .edit').click()")
+    page.run("document.querySelector('aside li form .split').click()")
+    page.wait("[...document.querySelectorAll('aside .name')].some(e => e.textContent === 'thing.2')")
+    page.wait("document.querySelector('#busy').hidden")
+    segmenter = Segmenter.load(own_run, "cpu")
+    assert segmenter.names == (*["thing.1" if name == "thing" else name for name in merged.names], "thing.2")
+    page.click("#outlines")
+    np.testing.assert_allclose(canvas(page), blended(segmenter, images / "000.jpg", 0.55), atol=1)
+    page.wait("document.querySelectorAll('#legend .crops img').length >= 3")
+    assert page.run("Promise.all([...document.querySelectorAll('.crops img')].map(i => i.decode())).then(() => true)")
+    page.click("#recluster")
+    page.run("document.querySelector('#k').value = 5")
+    page.click("#clusters .primary")
+    page.wait("document.querySelector('#clusters').hidden && document.querySelector('#busy').hidden")
+    assert segments_of(own_run).names == tuple(f"cluster {i}" for i in range(5))
+
+
+def test_keys_choose_pictures_and_show_them_closer(page: Browser, studio: Studio, images: Path) -> None:
+    assert texts(page, "#caption")[0].startswith("000.jpg · ")
+    page.key("n")
+    page.wait(shows("001.jpg"))
+    page.key("p")
+    page.wait(shows("000.jpg"))
+    width = page.run("document.querySelector('#canvas').getBoundingClientRect().width")
+    page.key("+")
+    assert page.run("document.querySelector('#canvas').getBoundingClientRect().width") == pytest.approx(1.5 * width, rel=0.01)
+    assert texts(page, "#fit") == ["150 %"]
+    page.key("0")
+    page.key("b")
+    page.key("c")
+    page.wait("!document.querySelector('#scale').hidden && !document.querySelector('#photo').hidden")
+    shown = canvas(page)
+    page.run("document.querySelector('#outlines').click()")
+    path = "document.querySelector('#mask').href.replace('mask.png', 'confidence')"
+    margins = page.run(f"fetch({path}).then(a => a.arrayBuffer()).then(b => [...new Uint8Array(b)])")
+    darkest, lightest = (np.unravel_index(f(margins), (48, 64)) for f in (np.argmin, np.argmax))
+    scale = canvas(page).astype(int) - 0.45 * np.asarray(open_image(images / "000.jpg"))
+    assert scale[lightest][:2].sum() > scale[darkest][:2].sum()
+    assert (shown != canvas(page)).any()
+    assert studio.gallery is not None
+    studio.gallery._thread.join()
+    value = studio.segments()[0]["name"]
+    page.run("document.querySelector('#filter').value = '0', document.querySelector('#filter').onchange()")
+    expected = [studio.gallery.images.name(index) for index, _ in studio.pictures_with(0)]
+    assert expected
+    page.wait(f"document.querySelectorAll('#gallery [data-index]').length === {len(expected)}")
+    titles = page.run("[...document.querySelectorAll('#gallery [data-index]')].map(e => e.title)")
+    assert [title.split(":")[0] for title in titles] == expected
+    assert f"with {value}" in texts(page, "#filter option")
+    assert page.complaints == []
+
+
+def test_the_page_leaves_out_broken_files(_browser: Browser, own_run: Path, images: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(images, tmp_path / "pictures"))
+    (folder / "000.jpg").write_bytes(b"broken")
+    (folder / "003.jpg").write_bytes(b"broken")
+    studio = Studio(own_run, folder, "cpu")
+    with serving(studio) as url:
+        _browser.shape(1280, 900)
+        _browser.open(url)
+        _browser.wait(shows("001.jpg"))
+        _browser.wait("document.querySelectorAll('#gallery [data-index]').length === 4")
+        _browser.wait("document.querySelector('#unreadable').textContent === '2 files cannot be read'")
+        assert _browser.run("document.querySelector('#problem').hidden")
 
 
 def test_an_error_is_shown_and_the_last_picture_stays(page: Browser, photo: Path, tmp_path: Path) -> None:
     page.drop("#drop", photo)
-    page.wait(FRAME)
+    page.wait(shows(photo.name))
     shown = canvas(page)
     for name, content, message in (
         ("broken.png", b"\x89PNG broken", "broken.png: this cannot be read as an image (no known image format); give another"),
@@ -176,7 +268,7 @@ def test_an_error_is_shown_and_the_last_picture_stays(page: Browser, photo: Path
 def test_a_picture_of_the_strip_and_its_pixels_are_reached_by_keys(page: Browser, studio: Studio, images: Path) -> None:
     page.run("document.querySelector('#gallery [data-index=\"3\"]').focus()")
     page.press("Enter")
-    page.wait(FRAME)
+    page.wait(shows("003.jpg"))
     assert texts(page, "#caption")[0].startswith("003.jpg · 64 × 48 pixels")
     assert page.run("document.querySelector('#gallery [aria-current=true]').dataset.index") == "3"
     page.run("document.querySelector('#canvas').focus()")
@@ -189,15 +281,14 @@ def test_a_picture_of_the_strip_and_its_pixels_are_reached_by_keys(page: Browser
     assert "column 32, row 24" in texts(page, "#facts")[0]
 
 
-def test_failed_features_are_reported_below_the_pixel(page: Browser, photo: Path, studio: Studio) -> None:
+def test_failed_features_are_reported_below_the_pixel(_browser: Browser, studio: Studio, served: str) -> None:
     assert studio.gallery is not None
     studio.gallery._features = lambda _: 1 / 0  # type: ignore[assignment, return-value]
-    page.drop("#drop", photo)
-    page.wait(FRAME)
+    _browser.open(served)
     studio.gallery._thread.join()
-    page.click("#canvas")
-    page.wait(
+    _browser.click("#canvas")
+    _browser.wait(
         "document.querySelector('#among').textContent"
         ".endsWith('picie failed at the next one; see its terminal for the reason.')"
     )
-    assert texts(page, "#among")[0].startswith("Among the first 0 of 6 pictures in ")
+    assert texts(_browser, "#among")[0].startswith("Among 0 of 6 pictures in ")

@@ -13,7 +13,9 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
+import zipfile
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +45,7 @@ from picie.naming import changes as naming
 from picie.naming.changes import Changes
 from picie.naming.overview import segments_of
 from picie.runtime import checkpoint
+from picie.runtime.rng import permutation
 
 Opens = Callable[[Path], dict[str, Any]]
 IMAGE = {"Content-Type": "image/png"}
@@ -210,11 +213,12 @@ def test_a_large_file_without_a_length_is_refused_while_it_comes() -> None:
     assert sent == 11
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data; boundary=x", "application/x-www-form-urlencoded", ""])
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
 def test_what_a_plain_form_of_another_site_can_send_is_no_upload(still: TestClient, photo: Path, kind: str) -> None:
     answer = still.post("/api/pictures", content=photo.read_bytes(), headers={"Content-Type": kind})
     assert answer.status_code == 415
-    assert still.put("/api/segments/0", content=b"{}", headers={"Content-Type": kind}).status_code == 415
+    assert still.post("/api/changes", content=b"{}", headers={"Content-Type": kind}).status_code == 415
+    assert still.post("/api/export", content=b"{}", headers={"Content-Type": kind}).status_code == 415
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", "", "[", "192.168.0.9"])
@@ -322,8 +326,8 @@ def test_a_damaged_run_is_one_line_and_the_page_goes_on(client: TestClient, stud
         checkpoint_file.unlink()
     else:
         checkpoint_file.write_bytes(damage)
-    change = {"was": studio.segmenter.names[0], "name": "sky", "color": "#0000ff"}
-    answer = client.put("/api/segments/0", json=change)
+    change = {"was": list(studio.segmenter.names), "names": [{"segment": "0", "name": "sky"}]}
+    answer = client.post("/api/changes", json=change)
     assert answer.status_code == 400
     assert "checkpoint.pt" in answer.json()["error"]
     assert "\n" not in answer.json()["error"]
@@ -371,7 +375,8 @@ def test_neighbours_are_those_of_picie_neighbors(
 
 
 def test_a_picture_of_the_gallery_is_no_neighbour_of_itself(client: TestClient, studio: Studio) -> None:
-    assert client.get("/api/gallery?start=2").json() == ["002.jpg", "003.jpg", "004.jpg", "005.jpg"]
+    rows = client.get("/api/gallery?start=2").json()
+    assert rows == [{"index": index, "name": f"{index:03d}.jpg"} for index in (2, 3, 4, 5)]
     opened = client.post("/api/gallery/2").json()
     assert studio.gallery is not None
     studio.gallery._thread.join()
@@ -384,22 +389,25 @@ def test_features_stay_within_their_memory(studio: Studio, images: Path) -> None
     gallery = Gallery(Folder(images), "", studio._features, memory=4 * each + 1)
     gallery.start()
     gallery._thread.join()
-    assert gallery.progress() == {"seen": 4, "finished": True, "full": True, "failed": False}
-    assert [path for path, *_ in gallery.features(torch.device("cpu"))] == ["0", "1", "2", "3"]
+    assert gallery.progress() == {"seen": 4, "finished": True, "full": True, "failed": False, "unreadable": 0}
+    order = permutation(6, 0, "gallery").tolist()
+    assert [path for path, *_ in gallery.features(torch.device("cpu"))] == [str(index) for index in order[:4]]
 
 
 def test_features_that_fail_are_told_and_end_the_waiting(studio: Studio, images: Path, caplog: Any) -> None:
+    order = permutation(6, 0, "gallery").tolist()
+
     def features(picture: Image.Image) -> torch.Tensor:
-        if picture.getpixel((0, 0)) == open_image(images / "002.jpg").getpixel((0, 0)):
+        if picture.tobytes() == open_image(images / f"{order[2]:03d}.jpg").tobytes():
             raise RuntimeError("out of memory:\n2 GB")
         return studio._features(picture)
 
     gallery = Gallery(Folder(images), "", features)
     gallery.start()
     gallery._thread.join()
-    assert gallery.progress() == {"seen": 2, "finished": True, "full": False, "failed": True}
-    assert "from number 2 on: RuntimeError (out of memory: 2 GB)" in caplog.text
-    assert [path for path, *_ in gallery.features(torch.device("cpu"))] == ["0", "1"]
+    assert gallery.progress() == {"seen": 2, "finished": True, "full": False, "failed": True, "unreadable": 0}
+    assert "features of 2 pictures only, the next one fails: RuntimeError (out of memory: 2 GB)" in caplog.text
+    assert [path for path, *_ in gallery.features(torch.device("cpu"))] == [str(index) for index in order[:2]]
 
 
 def test_a_run_whose_pictures_are_gone_has_a_page_without_neighbours(own_run: Path, photo: Path) -> None:
@@ -415,7 +423,10 @@ def test_a_run_whose_pictures_are_gone_has_a_page_without_neighbours(own_run: Pa
 
 
 def put(client: TestClient, value: int, was: str, name: str, color: str = "#102030") -> Any:
-    return client.put(f"/api/segments/{value}", json={"was": was, "name": name, "color": color})
+    """Ask for a name for the segment `value`, which the page shows as `was`."""
+    names = [row["name"] for row in client.get("/api/state").json()["segments"]]
+    names[value] = was
+    return client.post("/api/changes", json={"was": names, "names": [{"segment": was, "name": name, "color": color}]})
 
 
 def test_a_name_is_stored_in_the_run_and_predict_uses_it(
@@ -425,8 +436,10 @@ def test_a_name_is_stored_in_the_run_and_predict_uses_it(
     was = segments_of(own_run).names[1]
     answer = put(client, 1, was, "  my <b>road</b> ")
     assert answer.status_code == 200, answer.text
-    assert answer.json()[1] == {"name": "my <b>road</b>", "color": "#102030", "clusters": segments_of(own_run).clusters(1)}
-    assert client.get("/api/state").json()["segments"] == answer.json()
+    row = {"name": "my <b>road</b>", "color": "#102030", "clusters": segments_of(own_run).clusters(1)}
+    assert answer.json()["segments"][1] == row
+    assert answer.json()["undo"] == "the name   my <b>road</b> "
+    assert client.get("/api/state").json()["segments"] == answer.json()["segments"]
     assert cli("predict", own_run, photo, "--out", own_run.parent / "out", "--device", "cpu")[0] == 0
     written = Image.open(own_run.parent / "out" / "100.png")
     assert written.getpalette()[3:6] == [0x10, 0x20, 0x30]
@@ -437,12 +450,12 @@ def test_a_name_is_stored_in_the_run_and_predict_uses_it(
 @pytest.mark.parametrize(
     ("name", "color", "told"),
     [
-        ("", "#102030", "is not a valid name"),
+        (" ", "#102030", "is not a valid name"),
         ("7", "#102030", "is not a valid name"),
         ("a\nb", "#102030", "is not a valid name"),
         ("a" * 201, "#102030", "the name has 201 characters; give one of at most 200"),
         ("sky", "red", "is not a colour"),
-        ("TAKEN", "#102030", "another segment has this name"),
+        ("TAKEN", "#102030", "is the name of 2 segments; merge them"),
     ],
 )
 def test_a_name_that_cannot_be_changes_nothing(client: TestClient, own_run: Path, name: str, color: str, told: str) -> None:
@@ -462,18 +475,217 @@ def test_names_that_changed_elsewhere_are_shown_first(client: TestClient, own_ru
     assert "mine" not in segments_of(own_run).names
 
 
-def test_new_clusters_in_the_run_ask_for_a_new_start(client: TestClient, own_run: Path) -> None:
+def test_new_clusters_in_the_run_are_shown_first(client: TestClient, upload: Opens, photo: Path, own_run: Path) -> None:
+    opened = upload(photo)
+    was = segments_of(own_run).names[1]
+    naming.change(own_run, Changes(k=5), device="cpu")
+    assert put(client, 1, was, "mine").status_code == 409
+    names = [row["name"] for row in client.get("/api/state").json()["segments"]]
+    assert names == [f"cluster {i}" for i in range(5)]
+    mask = Image.open(io.BytesIO(client.get(f"/api/pictures/{opened['key']}/mask.png").content))
+    np.testing.assert_array_equal(np.asarray(mask), Segmenter.load(own_run, "cpu").predict(photo))
+
+
+def test_a_run_that_was_trained_further_asks_for_a_new_start(client: TestClient, own_run: Path) -> None:
     state = checkpoint.load(own_run)
-    state["classifier"]["bias"] += 1
+    next(iter(state["method"].values())).add_(1)
     checkpoint.save(own_run / "checkpoint.pt", state)
     answer = put(client, 1, segments_of(own_run).names[1], "mine")
     assert answer.status_code == 409
     assert "start it again" in answer.json()["error"]
 
 
-@pytest.mark.parametrize("content", [b"[]", b"{", b'{"was": "a"}', b'"text"', b"\xff", b"[" * 30_000])
-def test_a_rename_that_is_none_is_refused(still: TestClient, content: bytes) -> None:
-    assert still.put("/api/segments/0", content=content, headers={"Content-Type": "application/json"}).status_code == 400
+def test_changes_are_those_of_picie_name(client: TestClient, studio: Studio, own_run: Path, tmp_path: Path) -> None:
+    twin = Path(shutil.copytree(own_run, tmp_path / "twin"))
+    steps: tuple[tuple[dict[str, Any], Changes], ...] = (
+        ({"splits": [{"segment": "0", "parts": 2}]}, Changes(splits={"0": 2})),
+        (
+            {"merges": [{"segments": ["1", "3"], "name": "both", "color": "#112233"}]},
+            Changes(merges=[(["1", "3"], "both", "#112233")]),
+        ),
+        ({"k": 4}, Changes(k=4)),
+        ({"splits": [{"segment": "1", "parts": 2}]}, Changes(splits={"1": 2})),
+    )
+    tables = []
+    for request, changes in steps:
+        tables.append(segments_of(own_run))
+        answer = client.post("/api/changes", json={"was": list(tables[-1].names), **request})
+        assert answer.status_code == 200, answer.text
+        naming.change(twin, changes, device="cpu")
+        assert segments_of(own_run) == segments_of(twin)
+        weights = [checkpoint.classifier_in_use(checkpoint.load(run))[0] for run in (own_run, twin)]
+        assert torch.equal(*weights)
+    for table in reversed(tables):
+        answer = client.post("/api/changes", json={"was": list(segments_of(own_run).names), "undo": True})
+        assert answer.status_code == 200, answer.text
+        assert segments_of(own_run) == table
+    assert answer.json()["undo"] is None
+    assert client.post("/api/changes", json={"was": list(tables[0].names), "undo": True}).status_code == 400
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{", b'{"was": "a"}', b'"text"', b"\xff", b"[" * 30_000, b'{"was": [], "run": 1}'])
+def test_a_change_that_is_none_is_refused(still: TestClient, content: bytes) -> None:
+    answer = still.post("/api/changes", content=content, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400
+    assert "\n" not in answer.json()["error"]
+
+
+# ---- contact sheets and the strip
+
+
+def test_sheets_show_typical_places_of_each_segment(client: TestClient, studio: Studio) -> None:
+    assert studio.gallery is not None
+    studio.gallery.start()
+    studio.gallery._thread.join()
+    sheets = client.get("/api/sheets").json()
+    assert sheets["pictures"] == 6
+    assert sum(row["share"] for row in sheets["segments"]) == pytest.approx(1)
+    for value, row in enumerate(sheets["segments"]):
+        with_it = {one["index"]: one["share"] for one in client.get(f"/api/gallery?segment={value}").json()}
+        assert list(with_it.values()) == sorted(with_it.values(), reverse=True)
+        assert len({crop["index"] for crop in row["crops"]}) == len(row["crops"]) <= 4
+        for crop in row["crops"]:
+            assert crop["name"] == f"{crop['index']:03d}.jpg"
+            assert crop["src"].startswith("data:image/jpeg;base64,")
+    assert client.get("/api/gallery?segment=99").status_code == 400
+
+
+def test_broken_files_are_left_out_of_the_strip(own_run: Path, images: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(images, tmp_path / "pictures"))
+    (folder / "001.jpg").write_bytes(b"broken")
+    studio = Studio(own_run, folder, "cpu")
+    assert studio.gallery is not None
+    studio.gallery.start()
+    studio.gallery._thread.join()
+    with TestClient(create(studio, Limits(), "127.0.0.1"), base_url="http://127.0.0.1") as client:
+        rows = client.get("/api/gallery?start=0").json()
+        assert [row["index"] for row in rows] == [0, 2, 3, 4, 5]
+        assert client.get("/api/state").json()["gallery"]["unreadable"] == 1
+
+
+def test_confidence_is_the_margin_of_the_probabilities(client: TestClient, upload: Opens, studio: Studio, photo: Path) -> None:
+    opened = upload(photo)
+    answer = np.frombuffer(client.get(f"/api/pictures/{opened['key']}/confidence").content, np.uint8).reshape(48, 64)
+    two = np.sort(studio.segmenter.probabilities(photo), axis=0)[-2:]
+    np.testing.assert_allclose(answer / 255, two[1] - two[0], atol=0.003)
+
+
+# ---- export
+
+
+def exported(client: TestClient, kind: str) -> tuple[str, bytes]:
+    """The name and content of an export."""
+    assert client.post("/api/export", json={"format": kind}).status_code == 202
+    end = time.monotonic() + 60
+    while (state := client.get("/api/export").json())["state"] == "running":
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert state["state"] == "done", state
+    answer = client.get("/api/export/file")
+    assert answer.headers["Content-Disposition"].endswith(f'"{state["file"]}"')
+    return state["file"], answer.content
+
+
+def test_all_pictures_are_exported_in_a_format(client: TestClient, studio: Studio, images: Path) -> None:
+    assert client.get("/api/export/file").status_code == 404
+    name, content = exported(client, "masks")
+    assert name == "masks.zip"
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        masks = {file for file in archive.namelist() if file.endswith(".png") and file != "legend.png"}
+        assert masks == {f"{path.stem}.png" for path in images.iterdir()}
+        mask = np.asarray(Image.open(io.BytesIO(archive.read("003.png"))))
+    np.testing.assert_array_equal(mask, studio.segmenter.predict(images / "003.jpg"))
+    name, content = exported(client, "csv")
+    assert name == "csv.zip" or b"003" in content
+    assert client.get("/api/state").json()["formats"][:1] == ["masks"]
+    assert "no such format" in client.post("/api/export", json={"format": "doc"}).json()["error"]
+
+
+# ---- clicks
+
+
+def test_clicks_teach_classes_and_undo_takes_them_back(client: TestClient, own_run: Path, studio: Studio, images: Path) -> None:
+    assert studio.gallery is not None
+    before = segments_of(own_run)
+    opened = client.post("/api/gallery/0").json()
+    studio.gallery._thread.join()
+    label = np.asarray(Image.open(images.parents[1] / "labels" / "train" / "000.png"))
+    pixels = {
+        name: [tuple(map(int, p)) for p in np.argwhere(label == value)[::150]] for value, name in enumerate(("red", "green"))
+    }
+    teach = {"was": list(before.names)}
+    assert "at least two classes" in client.post("/api/teach", json=teach).json()["error"]
+    for name, places in pixels.items():
+        for y, x in places:
+            answer = client.post(f"/api/pictures/{opened['key']}/clicks", json={"x": x, "y": y, "name": name})
+            assert answer.status_code == 200, answer.text
+    assert answer.json() == {name: len(places) for name, places in pixels.items()}
+    assert client.delete("/api/clicks/last").json()["green"] == len(pixels["green"]) - 1
+    assert client.post(f"/api/pictures/{opened['key']}/clicks", json={"x": 99, "y": 0, "name": "red"}).status_code == 400
+    assert client.post(f"/api/pictures/{opened['key']}/clicks", json={"x": 0, "y": 0, "name": "7"}).status_code == 400
+    (file,) = client.get("/api/clicks.json").json()
+    assert file == str((images / "000.jpg").absolute())
+    answer = client.post("/api/teach", json=teach)
+    assert answer.status_code == 200, answer.text
+    assert [row["name"] for row in answer.json()["segments"]] == ["red", "green"]
+    mask = Image.open(io.BytesIO(client.get(f"/api/pictures/{opened['key']}/mask.png").content))
+    np.testing.assert_array_equal(np.asarray(mask), Segmenter.load(own_run, "cpu").predict(images / "000.jpg"))
+    answer = client.post("/api/changes", json={"was": ["red", "green"], "undo": True})
+    assert answer.status_code == 200, answer.text
+    assert segments_of(own_run) == before
+
+
+# ---- curl
+
+
+def form(name: str, content: bytes, filename: str | None) -> dict[str, Any]:
+    """A request with a form of one part."""
+    of_file = "" if filename is None else f'; filename="{filename}"\r\nContent-Type: image/jpeg'
+    head = f'--XX\r\nContent-Disposition: form-data; name="{name}"{of_file}\r\n\r\n'
+    return {
+        "content": head.encode() + content + b"\r\n--XX--\r\n",
+        "headers": {"Content-Type": "multipart/form-data; boundary=XX"},
+    }
+
+
+def test_a_form_as_curl_sends_it_is_segmented(still: TestClient, photo: Path) -> None:
+    plain = still.post("/api/pictures", content=photo.read_bytes(), headers=IMAGE).json()
+    sent = still.post("/api/pictures", **form("file", photo.read_bytes(), "photo.jpg")).json()
+    assert sent["shares"] == plain["shares"]
+    for request in (form("file", b"text", None), {"content": b"", "headers": {"Content-Type": "multipart/form-data"}}):
+        answer = still.post("/api/pictures", **request)
+        assert answer.status_code == 400
+        assert "curl -F file=@photo.jpg" in answer.json()["error"]
+    for header, value, status in (
+        ("Origin", "http://evil.example", 403),
+        ("Origin", "http://127.0.0.1:7860", 415),
+        ("Referer", "http://evil.example/", 415),
+        ("Sec-Fetch-Site", "none", 415),
+    ):
+        of_browser = form("file", photo.read_bytes(), "photo.jpg")
+        of_browser["headers"][header] = value
+        assert still.post("/api/pictures", **of_browser).status_code == status
+
+
+def test_a_form_keeps_every_byte_of_its_file(still: TestClient, monkeypatch: Any) -> None:
+    seen: list[bytes] = []
+
+    def decode(data: bytes, *_: object) -> Image.Image:
+        seen.append(data)
+        return Image.new("RGB", (64, 48))
+
+    monkeypatch.setattr("picie.app.server.decode_image", decode)
+    random = np.random.default_rng(0)
+    contents = [
+        b"\r\n",
+        b"a\r",
+        b"\n",
+        b"--X\r\n--",
+        *(random.integers(0, 256, 3000, dtype=np.uint8).tobytes() for _ in range(20)),
+    ]
+    for content in contents:
+        assert still.post("/api/pictures", **form("file", content, "photo.jpg")).status_code == 200
+    assert seen == contents
 
 
 # ---- the command

@@ -448,3 +448,14 @@ def test_a_record_that_is_no_json_is_one_line(
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "predictions.json").write_bytes(text)
     assert "predictions.json: is damaged" in refused("predict", trained, photos, "--out", tmp_path / "out")
+
+
+def test_names_are_written_into_overlays_if_asked_for(trained: Path, labelled_folder: Path, tmp_path: Path, cli: Cli) -> None:
+    out, photos = tmp_path / "out", labelled_folder / "images" / "val"
+    assert cli("predict", trained, photos, "--out", out)[0] == 0
+    plain = {path.name: path.read_bytes() for path in out.iterdir() if path.suffix != ".json"}
+    status, text, _ = cli("predict", trained, photos, "--out", out, "--labels")
+    assert (status, text) == (0, f"2 images -> {out}\n")
+    changed = {name for name, data in plain.items() if (out / name).read_bytes() != data}
+    assert changed == {"100_overlay.jpg", "101_overlay.jpg"}
+    assert cli("predict", trained, photos, "--out", out, "--labels")[1].startswith("0 images")

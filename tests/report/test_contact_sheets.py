@@ -13,10 +13,11 @@ from PIL import Image
 from tests.report.conftest import decode
 from torch.nn import functional as F
 
+from picie.inference.typical import Place, typical_cells, varied
 from picie.methods.losses import prototype_logits
 from picie.naming import changes as naming
 from picie.naming.changes import Changes
-from picie.report.contact_sheets import _add, _cells, _ValueStats, gather_sheets
+from picie.report.contact_sheets import _add, _ValueStats, gather_sheets
 from picie.report.subject import open_subject
 from picie.runtime import checkpoint
 
@@ -107,15 +108,17 @@ def test_the_parts_of_a_split_cluster_show_what_is_most_like_each_of_them(own_ru
     by_logit, shown = 0, 0
     for index in range(len(opened.images)):
         image = opened.images.image(index)
-        values, scores = _cells(segmenter, directions, image)
         features = segmenter.encode(segmenter.to_pixels(image))
+        found, scores = typical_cells(segmenter, directions, features[0])
+        values = segmenter.values(found)
         logits, clusters = prototype_logits(features, *segmenter.classifier)[0].max(0)
         cosines = (features[0] * directions[clusters].permute(2, 0, 1)).sum(0)
         stats = [_ValueStats() for _ in segmenter.names]
         _add(stats, index, image, values, scores)
         for part in parts:
             inside = clusters == part
-            for score, _, y, x in stats[segmenter.value_of_cluster[part]].places:
+            for place in stats[segmenter.value_of_cluster[part]].places:
+                score, y, x = place.score, place.row, place.column
                 assert clusters[y, x] == part
                 assert score == pytest.approx(float(cosines[inside].max()), abs=1e-6)
                 assert float(cosines[y, x]) == pytest.approx(score, abs=1e-6)
@@ -129,3 +132,19 @@ def test_without_images_there_are_no_sheets() -> None:
     without = subject()
     without.images = None
     assert gather_sheets(without) == ([], 0)
+
+
+def test_places_that_look_the_same_make_room_for_others() -> None:
+    looks = {0: 10.0, 1: 10.1, 2: 10.2, 3: 10.3, 4: 200.0, 5: 90.0, 6: 255.0}  # the colour of each picture's place
+    places = [Place(1 - index / 100, index, 0, 0) for index in looks]
+
+    def look(place: Place) -> np.ndarray:
+        return np.full((2, 2, 3), looks[place.picture])
+
+    assert [place.picture for place in varied(places, 3, look)] == [0, 5, 6]  # the most typical one always
+    assert [place.picture for place in varied(places[:4], 4, look)] == [0, 1, 2, 3]  # no others are there
+    assert [place.picture for place in varied(list(reversed(places)), 1, look)] == [0]
+    assert 6 not in {place.picture for place in varied(places[:5] + places[6:], 1, look)}
+    far = [*places, *(Place(0.5 - index / 100, index, 0, 0) for index in range(7, 40))]
+    looks.update({index: 400.0 + index for index in range(7, 40)})
+    assert max(place.picture for place in varied(far, 2, look)) < 8  # only typical places are chosen

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.app.browser import PROGRAM, browser
 from tests.conftest import UNTRAINED, checkpoint_of, picture
 from tests.reference.published_network import file_content, random_network, write
 from tests.report.conftest import Page
@@ -32,6 +32,7 @@ from picie.training.trainer import Trainer
 
 PageOf = Callable[..., Page]
 Call = Callable[..., tuple[int, str, str]]
+KEPT = Path(__file__).parents[2] / ".artifacts" / "report"
 SECTIONS = {"examples", "scores", "confusion", "clusters", "curves", "views", "settings"}
 
 
@@ -113,8 +114,8 @@ def test_pictures_and_legend_have_the_colors_of_the_segmenter(page: Page, traine
     assert page.legends["Colours of the labels"] == [("not labelled", "#000000")]
     val = sorted((labelled_folder / "images/val").iterdir())
     shown = page.pictures("examples")
-    assert len(shown) == 4 * len(val)  # image, prediction, overlay, label
-    for path, (image, prediction, _, label) in zip(val, zip(*[iter(shown)] * 4, strict=True), strict=True):
+    assert len(shown) == 5 * len(val)  # image, prediction, overlay, confidence, label
+    for path, (image, prediction, _, _, label) in zip(val, zip(*[iter(shown)] * 5, strict=True), strict=True):
         assert image.size == (64, 48)
         values = segmenter.predict(path)
         assert np.array_equal(np.asarray(prediction.convert("RGB")), np.array(segmenter.colors, dtype=np.uint8)[values])
@@ -139,9 +140,25 @@ def test_without_labels_there_are_no_scores(own_run: Path, own_folder: Path, pag
     change(own_run, matching=None)
     page = page_of(own_run, own_folder / "images" / "train")
     assert sections(page) == SECTIONS - {"scores", "confusion"}
-    assert "No scores: " in page.notes
+    assert "Missing from this report" not in page.notes  # there is nothing to mend
     assert [name for name, _ in page.legends["Colours of the segments"]] == ["cluster 0", "cluster 1", "cluster 2"]
-    assert len(page.pictures("examples")) == 3 * 6
+    assert len(page.pictures("examples")) == 4 * 6
+
+
+def test_labels_that_should_be_there_are_missed(own_run: Path, own_folder: Path, page_of: PageOf) -> None:
+    shutil.rmtree(own_folder / "labels")
+    page = page_of(change(own_run, matching=None), own_folder)
+    assert "No scores: " in page.notes
+
+
+def test_each_card_shows_the_command_that_names_it(own_run: Path, page_of: PageOf, cli: Call) -> None:
+    page = page_of(change(own_run, matching=None))
+    commands = re.findall(r"picie (name \S+ (\d+)=)NAME", page.text["clusters"])
+    assert len(commands) == sum(where == "clusters" for where, _ in page.headings)
+    for command, number in commands:
+        assert cli(*f"{command}name-{number}".split())[0] == 0
+    segments = Segmenter.load(own_run, "cpu").segments
+    assert all(segments.names[segments.assignment[int(number)]] == f"name-{number}" for _, number in commands)
 
 
 def test_clusters_without_names_take_those_of_the_scores(own_run: Path, page: Page, page_of: PageOf) -> None:
@@ -170,7 +187,7 @@ def test_images_that_cannot_be_read_are_passed_over(own_run: Path, own_folder: P
     for path in sorted((own_folder / "images").rglob("*.jpg"))[:-1]:
         path.write_bytes(b"no picture")
     page = page_of(own_run, own_folder)
-    assert len(page.pictures("examples")) == 4
+    assert len(page.pictures("examples")) == 5
     assert "None of" not in page.notes
     assert "No crops: none of the training images can be read." in page.notes
     assert sections(page) == SECTIONS - {"clusters", "views"}
@@ -372,15 +389,17 @@ def test_settings_that_differ_from_the_defaults_are_told(page: Page, trained: Pa
     assert torch.__version__.split("+")[0] in page.text["settings"]
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
+@pytest.mark.skipif(PROGRAM is None, reason="needs Chromium")
 @pytest.mark.slow
 def test_a_browser_shows_a_page_that_fits_its_window(page: Page, tmp_path: Path) -> None:
-    values = "document.documentElement.scrollWidth,innerWidth,[...document.images].every(i=>i.naturalWidth)"
-    probe = f"<script>document.title=[{values}]</script>"
-    (tmp_path / "page.html").write_text(page.source.replace("</body>", f"{probe}</body>"), "utf-8")
-    command = ["chromium", "--headless", "--no-sandbox", "--window-size=600,900", "--dump-dom", f"file://{tmp_path}/page.html"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    title = re.search(r"<title>(\d+),(\d+),(\w+)</title>", done.stdout)
-    assert title is not None
-    assert int(title[1]) <= int(title[2])
-    assert title[3] == "true"
+    (tmp_path / "page.html").write_text(page.source, "utf-8")
+    (tmp_path / "profile").mkdir()
+    with browser(tmp_path / "profile") as chromium:
+        for width in (420, 1280):
+            chromium.shape(width, 900)
+            chromium.call("Page.navigate", url=f"file://{tmp_path}/page.html")
+            chromium.wait("document.readyState === 'complete' && document.images.length > 0")
+            assert chromium.run("document.documentElement.scrollWidth") == width
+            assert chromium.run("[...document.images].every(image => image.naturalWidth)")
+            chromium.screenshot(KEPT / f"report-{width}.png")
+        assert chromium.complaints == []

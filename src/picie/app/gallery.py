@@ -1,10 +1,11 @@
-"""The pictures that are searched for neighbours; a background thread computes their features."""
+"""The run's pictures on the page; a background thread computes their features."""
 
 from __future__ import annotations
 
 import io
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,15 +19,36 @@ from picie.errors import InputError, UnreadableImageError
 from picie.inference.neighbors import Features, surroundings
 from picie.inference.sampling import training_images
 from picie.inference.segmenter import Segmenter
+from picie.inference.typical import reduced
 from picie.runtime.progress import log
+from picie.runtime.rng import permutation
 
 _MEMORY = 2**30  # bytes of 16-bit features: about 2000 photos at 160 px
 _THUMBNAIL = (192, 128)  # maximum width and height
 _CACHED_THUMBNAILS = 512
 
 
+@dataclass(frozen=True)
+class Computed:
+    """A picture whose features are in memory.
+
+    Attributes:
+        index: its number.
+        size: its (H, W) in pixels.
+        features: (D, h, w) float16 of unit norm, on the CPU.
+        reduced: a small JPEG of it, from which crops are cut.
+    """
+
+    index: int
+    size: tuple[int, int]
+    features: Tensor
+    reduced: bytes
+
+
 class Gallery:
     """Numbered pictures and their features.
+
+    Features are computed in random order, so that the first ones show all kinds of pictures.
 
     Args:
         images: the pictures.
@@ -34,12 +56,17 @@ class Gallery:
         features: computes unit-norm features (D, h, w) of an RGB picture.
         memory: budget for the features, in bytes. The first picture that does not fit is left
             out, and so are all after it.
+
+    Attributes:
+        computed: the pictures with features, in the order of computing. It only grows.
+        unreadable: the reason for each picture that cannot be read, by its number, so far.
     """
 
     def __init__(self, images: Dataset, source: str, features: Callable[[Image.Image], Tensor], memory: int = _MEMORY) -> None:
         self.images, self.source, self.memory = images, source, memory
         self._features = features
-        self._computed: list[tuple[int, tuple[int, int], Tensor]] = []
+        self.computed: list[Computed] = []
+        self.unreadable: dict[int, str] = {}
         self._seen, self._bytes, self._finished = 0, 0, False
         self._failed = False
         self._thread = threading.Thread(target=self._compute, name="picie features", daemon=True)
@@ -55,6 +82,14 @@ class Gallery:
         if not 0 <= index < len(self):
             raise InputError(f"{index}: no such picture; they are 0..{len(self) - 1}")
         return index
+
+    def image(self, index: int) -> Image.Image:
+        """A picture, RGB. Raises `InputError` if it cannot be read, and remembers that."""
+        try:
+            return self.images.image(self.check(index))
+        except UnreadableImageError as error:
+            self.unreadable[index] = str(error)
+            raise
 
     def start(self) -> None:
         """Start computing features, unless that has started already."""
@@ -76,6 +111,7 @@ class Gallery:
             "finished": self._finished,
             "full": left_out and not self._failed,
             "failed": self._failed,
+            "unreadable": len(self.unreadable),
         }
 
     def features(self, device: torch.device, without: int | None = None) -> Iterator[Features]:
@@ -83,42 +119,42 @@ class Gallery:
 
         Leave out picture `without`.
         """
-        for index, size, z in self._computed[:]:
-            if index != without:
-                yield str(index), size, z.to(device, torch.float32)
+        for one in self.computed[:]:
+            if one.index != without:
+                yield str(one.index), one.size, one.features.to(device, torch.float32)
 
     def spot(self, index: int, x: int, y: int) -> bytes:
         """A JPEG of the surroundings of a pixel, marked by a ring.
 
         Raises `InputError` if there is no such pixel.
         """
-        picture = self.images.image(self.check(index))
+        picture = self.image(index)
         if not (0 <= x < picture.width and 0 <= y < picture.height):
             raise InputError(f"pixel ({x}, {y}) lies outside the picture")
-        return _jpeg(surroundings(picture, x, y))
+        return to_jpeg(surroundings(picture, x, y))
 
     def _thumbnail(self, index: int) -> bytes:
         """A small JPEG of a picture. Raises `InputError` if it cannot be read."""
-        picture = self.images.image(self.check(index))
+        picture = self.image(index)
         picture.thumbnail(_THUMBNAIL)
-        return _jpeg(picture)
+        return to_jpeg(picture)
 
     def _compute(self) -> None:
         try:
             self._compute_all()
         except Exception as error:
             # any error, e.g. no GPU memory; if it were not caught, the page would wait forever
-            text = "no neighbours in the pictures from number %d on: %s (%s)"
+            text = "features of %d pictures only, the next one fails: %s (%s)"
             log.warning(text, self._seen, type(error).__name__, _one_line(error))
             self._failed = True
         self._finished = not self._stop.is_set()
 
     def _compute_all(self) -> None:
-        for index in range(len(self)):
+        for index in permutation(len(self), 0, "gallery").tolist():
             if self._stop.is_set():
                 return
             try:
-                picture = self.images.image(index)
+                picture = self.image(index)
             except UnreadableImageError as error:
                 log.warning("skipped: %s", error)
             else:
@@ -126,8 +162,8 @@ class Gallery:
                 self._bytes += z.numel() * 2
                 if self._bytes > self.memory:
                     break
-                self._computed.append((index, (picture.height, picture.width), z))
-            self._seen = index + 1
+                self.computed.append(Computed(index, (picture.height, picture.width), z, to_jpeg(reduced(picture))))
+            self._seen += 1
 
 
 def open_gallery(segmenter: Segmenter, features: Callable[[Image.Image], Tensor], folder: Path | None) -> Gallery | None:
@@ -151,7 +187,8 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _jpeg(picture: Image.Image) -> bytes:
+def to_jpeg(picture: Image.Image) -> bytes:
+    """Encode an RGB picture as a JPEG file."""
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=88)
     return file.getvalue()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,15 +18,17 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from picie.app.checks import check_type, number, read_body
+from picie.app.bodies import ChangeRequest, ClickRequest, ExportRequest, TeachRequest, read, read_picture
+from picie.app.checks import number
+from picie.app.exports import Exports
 from picie.app.guard import Guard
 from picie.app.studio import ChangedError, GoneError, Opened, Studio
 from picie.data.images import decode_image
+from picie.display.colors import CONFIDENCE
 from picie.errors import InputError
 from picie.version import __version__
 
 _STATIC = Path(__file__).parent / "static"
-_MAX_JSON = 2**16  # bytes of a request without a picture
 # pictures processed at once: 40 megapixels take 120 MB as RGB and 320 MB as clusters
 _MAX_CONCURRENT = 2
 _MAX_LISTED = 200  # maximum number of gallery pictures in one response
@@ -62,10 +63,20 @@ class Pages:
             Route("/api/state", self.state),
             Route("/api/pictures", self.upload, methods=["POST"]),
             Route(f"{picture}/picture.png", self._of_picture(lambda o, _: Response(o.shown, media_type="image/png"))),
-            Route(f"{picture}/values", self._of_picture(self._values)),
+            Route(picture, self._of_picture(lambda o, _: JSONResponse(self.studio.look(o)))),
+            Route(f"{picture}/values", self._of_picture(lambda o, _: _deflated(self.studio.shown_values(o)))),
+            Route(f"{picture}/confidence", self._of_picture(lambda o, _: _deflated(self.studio.shown_confidence(o)))),
             Route(f"{picture}/mask.png", self._of_picture(self._mask)),
             Route(f"{picture}/query", self._of_picture(self._query)),
-            Route("/api/segments/{value:int}", self.rename, methods=["PUT"]),
+            Route("/api/changes", self.change, methods=["POST"]),
+            Route("/api/teach", self.teach, methods=["POST"]),
+            Route("/api/clicks.json", lambda _: JSONResponse(self.studio.clicks.content())),
+            Route("/api/clicks/last", self.forget, methods=["DELETE"]),
+            Route(f"{picture}/clicks", self.click, methods=["POST"]),
+            Route("/api/export", self.export, methods=["POST"]),
+            Route("/api/export", self.exported),
+            Route("/api/export/file", self.file),
+            Route("/api/sheets", self.sheets),
             Route("/api/gallery", self.listing),
             Route(gallery, self.choose, methods=["POST"]),
             Route(f"{gallery}/thumbnail.jpg", self.thumbnail),
@@ -80,7 +91,10 @@ class Pages:
             "run": self.studio.run.resolve().name,
             "version": __version__,
             "limits": vars(self.limits),
-            "segments": self.studio.segments(),
+            "ramp": CONFIDENCE,
+            "formats": [] if self.studio.exports is None else self.studio.exports.formats(),
+            "clicks": self.studio.clicks.counts(),
+            **self._segments(),
             "gallery": None
             if gallery is None
             else {"count": len(gallery), "source": gallery.source, "memory": gallery.memory, **gallery.progress()},
@@ -89,35 +103,77 @@ class Pages:
 
     async def upload(self, request: Request) -> Response:
         """Segment the picture in the request's body."""
-        check_type(request, "image/", "application/octet-stream")
-        data = await read_body(request, self.limits.megabytes * 1_000_000, f"{self.limits.megabytes} MB")
+        data = await read_picture(request, self.limits.megabytes)
         return await self._work(lambda: self._open(decode_image(data, self._reading)))
 
     async def choose(self, request: Request) -> Response:
         """Segment a picture of the gallery."""
         index = self._index(request)
-        return await self._work(lambda: self._open(self._gallery().images.image(index), index))
+        return await self._work(lambda: self._open(self._gallery().image(index), index))
 
-    async def rename(self, request: Request) -> Response:
-        """Change a segment's name and colour, from {"was", "name", "color"}.
+    async def change(self, request: Request) -> Response:
+        """Change the segments, see `ChangeRequest`. The response lists all segments."""
+        change = await read(request, ChangeRequest)
+        if change.undo:
+            await run_in_threadpool(self.studio.undo, change.was)
+        else:
+            await run_in_threadpool(self.studio.change, change.was, change.changes())
+        return JSONResponse(self._segments())
 
-        The response lists all segments.
-        """
-        check_type(request, "application/json")
-        try:
-            change = json.loads(await read_body(request, _MAX_JSON, "64 KB"))
-            was, name, color = (str(change[key]) for key in ("was", "name", "color"))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            # RecursionError: thousands of nested brackets
-            raise HTTPException(400, "give was, name and color as JSON") from error
-        await run_in_threadpool(self.studio.rename, request.path_params["value"], was, name, color)
-        return JSONResponse(self.studio.segments())
+    async def click(self, request: Request) -> Response:
+        """Name a pixel of an open picture. The response counts the clicks of each class."""
+        click = await read(request, ClickRequest)
+        opened = await run_in_threadpool(self.studio.opened, request.path_params["key"])
+        self.studio.click(opened, click.x, click.y, click.name)
+        return JSONResponse(self.studio.clicks.counts())
+
+    async def forget(self, _: Request) -> Response:
+        """Remove the latest click. The response counts the clicks of each class."""
+        self.studio.clicks.remove_last()
+        return JSONResponse(self.studio.clicks.counts())
+
+    async def teach(self, request: Request) -> Response:
+        """Teach the run by the clicks so far. The response lists all segments."""
+        wanted = await read(request, TeachRequest)
+        await run_in_threadpool(self.studio.teach, wanted.was)
+        return JSONResponse(self._segments())
+
+    async def export(self, request: Request) -> Response:
+        """Start an export of all pictures. The response is its state."""
+        wanted = await read(request, ExportRequest)
+        self._exports().start(wanted.format)
+        return JSONResponse(self._exports().state(), 202)
+
+    async def exported(self, _: Request) -> Response:
+        """The state of the export, see `Exports.state`."""
+        return JSONResponse(await run_in_threadpool(self._exports().state))
+
+    async def file(self, _: Request) -> Response:
+        """The exported file."""
+        file = self._exports().file
+        if file is None or not file.is_file():
+            raise HTTPException(404, "nothing has been exported yet")
+        return FileResponse(file, filename=file.name)
+
+    async def sheets(self, _: Request) -> Response:
+        """What each segment looks like in the gallery's pictures so far."""
+        return await self._work(lambda: JSONResponse(self.studio.contact_sheets()))
 
     async def listing(self, request: Request) -> Response:
-        """The names of up to 200 pictures of the gallery, from number `start` on."""
-        gallery, start = self._gallery(), number(request, "start")
-        stop = min(start + _MAX_LISTED, len(gallery))
-        return JSONResponse([gallery.images.name(index) for index in range(start, stop)])
+        """Up to 200 pictures of the gallery: {index, name}, from number `start` on.
+
+        With `segment`, all pictures so far that contain it: {index, name, share}, largest first.
+        Pictures that cannot be read are left out, as far as they are known.
+        """
+        gallery = self._gallery()
+        if "segment" in request.query_params:
+            value = number(request, "segment")
+            found = await run_in_threadpool(self.studio.pictures_with, value)
+            rows = [{"index": i, "name": gallery.images.name(i), "share": share} for i, share in found[:_MAX_LISTED]]
+            return JSONResponse(rows)
+        start = number(request, "start")
+        numbers = [index for index in range(start, len(gallery)) if index not in gallery.unreadable][:_MAX_LISTED]
+        return JSONResponse([{"index": index, "name": gallery.images.name(index)} for index in numbers])
 
     async def thumbnail(self, request: Request) -> Response:
         """A small version of a picture of the gallery."""
@@ -133,16 +189,11 @@ class Pages:
     def _open(self, *picture: Any) -> Response:
         key, opened = self.studio.open(*picture)
         (width, height), (shown_width, shown_height) = opened.size, opened.shown_size
-        return JSONResponse(
-            {
-                "key": key,
-                "width": width,
-                "height": height,
-                "shownWidth": shown_width,
-                "shownHeight": shown_height,
-                "shares": self.studio.shares(opened),
-            }
-        )
+        sizes = {"width": width, "height": height, "shownWidth": shown_width, "shownHeight": shown_height}
+        return JSONResponse({"key": key, **sizes, **self.studio.look(opened)})
+
+    def _segments(self) -> dict[str, Any]:
+        return {"segments": self.studio.segments(), "undo": self.studio.last_change(), "version": self.studio.version}
 
     def _of_picture(self, answer: Callable[[Opened, Request], Response]) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
@@ -158,15 +209,16 @@ class Pages:
         async with self._slots:
             return await run_in_threadpool(make)
 
-    def _values(self, opened: Opened, _: Request) -> Response:
-        values = self.studio.shown_values(opened)
-        return Response(values, media_type="application/octet-stream", headers={"Content-Encoding": "deflate"})
-
     def _mask(self, opened: Opened, _: Request) -> Response:
         return Response(self.studio.mask(opened), media_type="image/png")
 
     def _query(self, opened: Opened, request: Request) -> Response:
         return JSONResponse(self.studio.query(opened, number(request, "x"), number(request, "y")))
+
+    def _exports(self) -> Exports:
+        if self.studio.exports is None:
+            raise HTTPException(404, "there are no picture files to export; start picie app with --images DIR")
+        return self.studio.exports
 
     def _gallery(self) -> Any:
         if self.studio.gallery is None:
@@ -176,6 +228,10 @@ class Pages:
     def _index(self, request: Request) -> int:
         index: int = self._gallery().check(request.path_params["index"])
         return index
+
+
+def _deflated(data: bytes) -> Response:
+    return Response(data, media_type="application/octet-stream", headers={"Content-Encoding": "deflate"})
 
 
 def _jpeg(data: bytes) -> Response:

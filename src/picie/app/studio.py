@@ -7,7 +7,9 @@ import secrets
 import threading
 import zlib
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,20 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from picie.app.clicks import Clicks, TaughtPixel, random_cells
+from picie.app.exports import Exports
 from picie.app.gallery import open_gallery
-from picie.display.overlays import index_image
+from picie.app.sheets import Sheets
+from picie.display.overlays import index_image, large_regions
 from picie.errors import InputError
 from picie.inference.neighbors import feature_of, search
+from picie.inference.outputs import margin_map
+from picie.inference.prediction_record import fingerprint
+from picie.inference.sampling import training_images
 from picie.inference.segmenter import Segmenter
-from picie.inference.segments import check_color, check_name
+from picie.methods.losses import prototype_logits
 from picie.naming import changes as naming
+from picie.naming import history
 from picie.runtime import checkpoint
 
 _MAX_SIDE = 2048  # maximum side in pixels of the picture on the page; masks are saved at full size
@@ -49,6 +58,8 @@ class Opened:
         shown: the picture that the page shows, as PNG, at most 2048 pixels a side.
         shown_size: (width, height) of the shown picture.
         index: its number in the gallery, or None if it was uploaded.
+        version: the version of the clusters.
+        picture: the path of its file; "" if it was uploaded.
     """
 
     clusters: np.ndarray
@@ -56,6 +67,8 @@ class Opened:
     shown: bytes
     shown_size: tuple[int, int]
     index: int | None
+    version: int
+    picture: str = ""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -75,39 +88,50 @@ class Studio:
 
     Args:
         run: a run's folder.
-        images: a folder of pictures to search for neighbours. None takes those that the run was
-            trained on.
+        images: a folder of pictures to choose from and to search for neighbours. None takes those
+            that the run was trained on.
         device: where to compute.
+
+    Attributes:
+        version: changes when the clusters do.
 
     Raises:
         InputError: the run, the folder or the device does not exist.
     """
 
     def __init__(self, run: Path, images: Path | None = None, device: str = "auto") -> None:
-        self.run = run
+        self.run, self.device, self._images = run, device, images
+        self._model, self._changing = threading.Lock(), threading.Lock()
         state = checkpoint.load(run)
         self.segmenter = Segmenter.from_state(state, device)
-        self._centroids = checkpoint.centroids_in_use(state)
         self.gallery = open_gallery(self.segmenter, self._features, images)
-        self._model = threading.Lock()
+        files = getattr(self.gallery and self.gallery.images, "paths", None)
+        self.exports = Exports(run, files, device) if files else None
+        self.clicks = Clicks()
+        self.sheets = None if self.gallery is None else Sheets(self.gallery, self.segmenter)
+        self._network, self.version = _network(state), 0
+        self._take(state)
+        self._sample = cache(self._sample_features)
         self._opened: OrderedDict[str, Opened] = OrderedDict()
 
     def segments(self) -> list[dict[str, Any]]:
         """The name, colour and clusters of each segment, indexed by value."""
         segments = self.segmenter.segments
-        pairs = zip(segments.names, segments.colors, strict=True)
-        return [{"name": n, "color": c, "clusters": segments.clusters(value)} for value, (n, c) in enumerate(pairs)]
+        rows = zip(segments.names, segments.colors, segments.members(), strict=True)
+        return [{"name": name, "color": color, "clusters": clusters} for name, color, clusters in rows]
 
     def open(self, picture: Image.Image, index: int | None = None) -> tuple[str, Opened]:
         """Segment an upright RGB picture and keep it in memory. Returns its key and the result."""
         features = self._features(picture)
         with self._model:
-            clusters = self.segmenter.clusters_of(features[None], (picture.height, picture.width))[0].astype(np.uint16)
+            clusters = self._clusters(features, (picture.height, picture.width))
+            version = self.version
         shown = picture.copy()
         shown.thumbnail((_MAX_SIDE, _MAX_SIDE), Image.Resampling.LANCZOS)
         file = io.BytesIO()
         shown.save(file, "PNG", compress_level=1)
-        opened, key = Opened(clusters, features, file.getvalue(), shown.size, index), secrets.token_urlsafe(12)
+        opened = Opened(clusters, features, file.getvalue(), shown.size, index, version, self._path(index))
+        key = secrets.token_urlsafe(12)
         with self._model:
             self._opened[key] = opened
             while len(self._opened) > 1 and sum(one.nbytes for one in self._opened.values()) > _MEMORY:
@@ -117,18 +141,26 @@ class Studio:
         return key, opened
 
     def opened(self, key: str) -> Opened:
-        """The picture with this key. Raises `GoneError` if it is no longer in memory."""
+        """The picture with this key, in the clusters in use.
+
+        Raises `GoneError` if it is no longer in memory.
+        """
         with self._model:
             if key not in self._opened:
                 raise GoneError("the picture is no longer in memory; open it again")
             self._opened.move_to_end(key)
-            return self._opened[key]
+            one = self._opened[key]
+            if one.version != self.version:
+                clusters = self._clusters(one.features, (one.size[1], one.size[0]))
+                one = self._opened[key] = replace(one, clusters=clusters, version=self.version)
+            return one
 
-    def shares(self, opened: Opened) -> list[float]:
-        """The share of pixels of each segment, indexed by value."""
+    def look(self, opened: Opened) -> dict[str, Any]:
+        """The share of the pixels of each segment, and the large regions, which bear names."""
         values = self.segmenter.values(opened.clusters)
         counts = np.bincount(values.ravel(), minlength=len(self.segmenter.names))
-        return [float(count) / values.size for count in counts]
+        regions = [vars(region) for region in large_regions(values)]
+        return {"shares": [float(count) / values.size for count in counts], "regions": regions}
 
     def mask(self, opened: Opened) -> bytes:
         """The label map as `picie predict` writes it."""
@@ -143,6 +175,13 @@ class Studio:
         part = opened.clusters[np.ix_(down * height // (2 * rows), across * width // (2 * columns))]
         return zlib.compress(self.segmenter.values(part).astype("<u2").tobytes(), 1)
 
+    def shown_confidence(self, opened: Opened) -> bytes:
+        """The margin of each pixel of the shown picture: uint8 by rows, zlib-compressed."""
+        with self._model:
+            logits = prototype_logits(opened.features[None], *self.segmenter.classifier)
+            margins = margin_map(logits, opened.shown_size[::-1], self.segmenter.mixture)
+        return zlib.compress(margins.tobytes(), 1)
+
     @torch.inference_mode()
     def query(self, opened: Opened, x: int, y: int) -> dict[str, Any]:
         """The segment of a pixel, and its neighbours in the gallery so far.
@@ -150,57 +189,143 @@ class Studio:
         Raises `InputError` outside the picture.
         """
         feature = feature_of(opened.features, opened.size, x, y)
-        cluster = int(opened.clusters[y, x])
-        center = self._centroids[cluster].to(feature)
-        answer = {
-            "value": int(self.segmenter.value_of_cluster[cluster]),
-            "cluster": cluster,
-            "similarity": float(F.cosine_similarity(feature, center, dim=0)),
-            "neighbors": [],
-        }
-        if self.gallery is not None:
-            images = self.gallery.features(feature.device, opened.index)
-            with self._model:  # prevents a change of names in the meantime
+        with self._model:  # prevents a change of names in the meantime
+            cluster = int(opened.clusters[y, x])
+            if cluster >= self.segmenter.k:
+                raise ChangedError("the clusters have changed; open the picture again")
+            center = self._directions[cluster].to(feature)
+            answer = {
+                "value": int(self.segmenter.value_of_cluster[cluster]),
+                "cluster": cluster,
+                "similarity": float(F.cosine_similarity(feature, center, dim=0)),
+                "neighbors": [],
+            }
+            if self.gallery is not None:
+                images = self.gallery.features(feature.device, opened.index)
                 results = search(self.segmenter, feature, images, _NEIGHBORS, per_image=1)
                 values = [self.segmenter.names.index(n.name) for n in results]
-            answer["neighbors"] = [
-                vars(n) | {"index": int(n.path), "path": self.gallery.images.name(int(n.path)), "value": value}
-                for n, value in zip(results, values, strict=True)
-            ]
+                answer["neighbors"] = [
+                    vars(n) | {"index": int(n.path), "path": self.gallery.images.name(int(n.path)), "value": value}
+                    for n, value in zip(results, values, strict=True)
+                ]
         return answer
 
-    def rename(self, value: int, was: str, name: str, color: str) -> None:
-        """Change the name and colour of a segment, and store them in the run.
+    def contact_sheets(self) -> dict[str, Any]:
+        """What each segment looks like, see `Sheets.sheets`. Raises `InputError` without pictures."""
+        if self.sheets is None:
+            raise InputError("there are no pictures; start picie app with --images DIR")
+        with self._model:
+            return self.sheets.sheets(self._directions)
+
+    def pictures_with(self, value: int) -> list[tuple[int, float]]:
+        """The pictures that contain a segment, see `Sheets.pictures_with`."""
+        if self.sheets is None or not 0 <= value < len(self.segmenter.names):
+            raise InputError(f"{value}: no such segment, or no pictures")
+        with self._model:
+            return self.sheets.pictures_with(value, self._directions)
+
+    def last_change(self) -> str | None:
+        """The change that `undo` takes back, in words, or None."""
+        return self._last_change
+
+    def change(self, was: Sequence[str], changes: naming.Changes) -> None:
+        """Change the segments and store them in the run, as `picie name` does.
 
         Args:
-            value: the segment.
-            was: the name that the page shows for it.
-            name: the new name.
-            color: the new colour, "#rrggbb".
+            was: the names that the page shows.
+            changes: the changes.
 
         Raises:
-            ChangedError: the run has other clusters, or its names were changed elsewhere. In the
-                second case the new names are loaded.
-            InputError: the name or colour is not valid, or another process is using the run.
-                Nothing is changed.
+            ChangedError: the run's names or clusters were changed elsewhere; the page has now
+                loaded them. Or the run has another network.
+            InputError: a change is not possible, or another process is using the run. Nothing is
+                changed.
         """
-        name, color = check_name(name), check_color(color)
+        with self._changing:
+            self._check(was)
+            naming.change(self.run, changes, device=self.device, sample=self._sample)
+            self._take(checkpoint.load(self.run))
+
+    def undo(self, was: Sequence[str]) -> None:
+        """Take back the latest change, see `change`."""
+        with self._changing:
+            self._check(was)
+            history.undo(self.run)
+            self._take(checkpoint.load(self.run))
+
+    def click(self, opened: Opened, x: int, y: int, name: str) -> None:
+        """Name a pixel of a picture, for `teach`.
+
+        Raises `InputError` outside the picture, or for a name that no segment can have.
+        """
+        feature = feature_of(opened.features, opened.size, x, y).cpu()
+        self.clicks.add(TaughtPixel(opened.picture, x, y, name.strip(), feature))
+
+    def teach(self, was: Sequence[str]) -> None:
+        """Teach the run classes by the clicks so far, as `picie teach` does; see `change`.
+
+        The other pictures of the gallery with features by now are used without labels.
+        """
+        with self._changing:
+            self._check(was)
+            computed = [] if self.gallery is None else self.gallery.computed[:]
+            if not self.clicks.counts() or not computed:
+                raise InputError("name a few pixels of at least two classes first, in pictures of the strip")
+            from picie.naming import teaching
+
+            points, names = self.clicks.features()
+            teaching.teach_features(self.run, points, names, random_cells(computed))
+            self._take(checkpoint.load(self.run))
+
+    def _check(self, was: Sequence[str]) -> None:
+        """Raise `ChangedError` unless the run has the segments that the page shows."""
+        state = checkpoint.load(self.run)
+        if _network(state) != self._network:
+            raise ChangedError("the run was trained further; stop picie app and start it again")
+        segments, classifier = self.segmenter.segments, [part.cpu() for part in self.segmenter.classifier]
+        self._take(state)
+        same = all(torch.equal(old, new.cpu()) for old, new in zip(classifier, self.segmenter.classifier, strict=True))
+        if not same or segments != self.segmenter.segments or tuple(was) != segments.names:
+            raise ChangedError("the names were changed elsewhere, and this page now shows them; check them and try again")
+
+    def _take(self, state: dict[str, Any]) -> None:
+        """Use the clusters and segments of the run's checkpoint."""
+        old = self.segmenter.classifier
         with self._model:
-            now = Segmenter.load(self.run, "cpu")
-            loaded = [part.cpu() for part in self.segmenter.classifier]
-            if not all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(loaded, now.classifier, strict=True)):
-                raise ChangedError("the run has other clusters than this page; stop picie app and start it again")
-            unchanged = now.segments == self.segmenter.segments
-            self.segmenter.take_segments(now.segments)
-            if not unchanged or not 0 <= value < len(now.names) or now.names[value] != was:
-                raise ChangedError("the names were changed elsewhere, and this page now shows them; check them and try again")
-            if name in now.names and now.names.index(name) != value:
-                raise InputError(f"{name!r}: another segment has this name; give a different one")
-            changed = now.segments.renamed({value: (name, color)})
-            naming.change(self.run, naming.Changes(names={was: (name, color)}), device="cpu")
-            self.segmenter.take_segments(changed)
+            self.segmenter.follow(state)
+            self._directions = F.normalize(checkpoint.centroids_in_use(state), dim=1)
+            self._last_change = history.last_change(state)
+            new = self.segmenter.classifier
+            if not all(torch.equal(a, b) for a, b in zip(old, new, strict=True)):
+                self.version += 1
+                if self.sheets is not None:
+                    self.sheets.clear()
+
+    def _path(self, index: int | None) -> str:
+        """The path of a picture of the gallery, or its name if it is no file; "" for an upload."""
+        if index is None or self.gallery is None:
+            return ""
+        paths = getattr(self.gallery.images, "paths", None)
+        return self.gallery.images.name(index) if paths is None else str(Path(paths[index]).absolute())
+
+    def _sample_features(self) -> Tensor:
+        """Features for splits and new clusters, as `picie name` computes them."""
+        segmenter, data = Segmenter.load(self.run, self.device), None
+        try:
+            training_images(segmenter.config.data)
+        except InputError:
+            data = self._images
+        return naming.sample_features(segmenter, data)
+
+    def _clusters(self, features: Tensor, size: tuple[int, int]) -> np.ndarray:
+        return self.segmenter.clusters_of(features[None], size)[0].astype(np.uint16)
 
     def _features(self, picture: Image.Image) -> Tensor:
         pixels = self.segmenter.to_pixels(picture)
         with self._model:
             return self.segmenter.encode(pixels)[0]
+
+
+def _network(state: dict[str, Any]) -> str:
+    """A fingerprint of a checkpoint's network, independent of its clusters."""
+    return fingerprint({"method": state["method"], "classifier": {"weight": torch.zeros(1), "bias": torch.zeros(1)}})

@@ -39,6 +39,7 @@ def predict(
     confidence: Annotated[
         bool, typer.Option("--confidence", help="Write the margin between the best two segments as a grey image, white for 1.")
     ] = False,
+    labels: Annotated[bool, typer.Option("--labels", help="Write the names of large regions into overlays.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete the earlier predictions in --out and predict everything again.")
     ] = False,
@@ -71,6 +72,7 @@ def predict(
         steady=steady,
         overlay=overlay,
         confidence=confidence,
+        labels=labels,
         overwrite=overwrite,
         progress=not quiet,
         max_pixels=max_pixels,

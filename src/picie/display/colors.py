@@ -28,6 +28,9 @@ DEFICIENCIES = tuple(_DEFICIENCIES)
 _SAFE = 12  # the first colours, which are chosen to differ for colour-blind people as well
 _SIMULATED = 1.6  # weight of simulated distances among them; colours lose a dimension there
 
+CONFIDENCE = ((32, 12, 74), (140, 41, 99), (229, 92, 48), (246, 215, 70))
+"""Colours at equal steps from unsure to sure; lightness rises, so colour-blind people see it."""
+
 
 def is_hex(color: str) -> bool:
     """Whether `color` has the form "#rrggbb"."""

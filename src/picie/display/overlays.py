@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from picie.display.colors import Color
+from picie.display.colors import CONFIDENCE, Color
 
 _OPACITY = 0.55
 _PIXELS_AT_ONCE = 2**22  # pixels of an overlay drawn at once: about 100 MB
@@ -115,6 +115,17 @@ def draw_names(image: Image.Image, labels: np.ndarray, names: Sequence[str]) -> 
         taken.append(box)
         middle = (left + width / 2, top + 0.75 * size)
         draw.text(middle, names[region.value], "white", font, "mm", stroke_width=max(1, size // 8), stroke_fill="black")
+
+
+def confidence_image(margins: np.ndarray) -> Image.Image:
+    """Convert margins (H, W) uint8 to an RGB picture, from dark (unsure) to light (sure).
+
+    >>> confidence_image(np.array([[0, 255]], dtype=np.uint8)).getpixel((1, 0))
+    (246, 215, 70)
+    """
+    at, stops = np.arange(256) / 255 * (len(CONFIDENCE) - 1), np.array(CONFIDENCE)
+    table = np.stack([np.interp(at, np.arange(len(stops)), channel) for channel in stops.T], axis=1)
+    return Image.fromarray(table.round().astype(np.uint8)[margins])
 
 
 def index_image(labels: np.ndarray, colors: Sequence[Color]) -> Image.Image:

@@ -83,6 +83,18 @@ def probability_map(logits: Tensor, size: tuple[int, int], mixture: Mixture) -> 
 
 
 @torch.inference_mode()
+def margin_map(logits: Tensor, size: tuple[int, int], mixture: Mixture) -> np.ndarray:
+    """Return the (H, W) uint8 margin between the best two segments of each pixel, 255 for 1.
+
+    `logits` (1, K, h, w) are enlarged to `size`.
+    """
+    result = torch.empty(size, dtype=torch.uint8)
+    for rows, columns, part in enlarged(logits, size):
+        result[rows, columns] = (margin(mixture.probabilities(part))[0] * 255).round().to(torch.uint8).cpu()
+    return result.numpy()
+
+
+@torch.inference_mode()
 def masks(logits: Tensor, size: tuple[int, int], mixture: Mixture, names: Sequence[str]) -> list[dict[str, Any]]:
     """Return the segments of a picture as an image-segmentation pipeline of transformers does.
 

@@ -48,6 +48,7 @@ class PredictOptions:
             frame on its own. None is 0.5, or 0 with tiles.
         overlay: whether to write overlays.
         confidence: whether to write the margin at each pixel.
+        labels: whether overlays show the names of large regions.
         overwrite: delete the earlier predictions in the folder, and predict everything again.
         progress: whether to show a progress bar.
         max_pixels: images with more pixels are not read; None uses the run's `data.max_pixels`.
@@ -63,6 +64,7 @@ class PredictOptions:
     steady: float | None = None
     overlay: bool = True
     confidence: bool = False
+    labels: bool = False
     overwrite: bool = False
     progress: bool = True
     max_pixels: int | None = None
@@ -151,12 +153,13 @@ def _tiling(segmenter: Segmenter, options: PredictOptions) -> Tiling | None:
 
 
 def _described(options: PredictOptions, tiling: Tiling | None) -> str:
-    """The options other than `size` that change label maps, for the record."""
+    """The options other than `size` that change what is written, for the record."""
     parts = {
         f"{tiling}": tiling is not None,
         f"bands {','.join(map(str, options.bands))}": bool(options.bands),
         "all frames": options.frames == "all",
         f"steady {options.steady}": options.steady is not None,
+        "names in overlays": options.overlay and options.labels,
     }
     return "; ".join(text for text, given in parts.items() if given)
 
@@ -170,7 +173,7 @@ class _Prediction:
         self.size = None if tiling is not None and tiling.size is None else segmenter.config.evaluate_size
         self.out = record.folder
         self.how = _described(options, tiling)
-        self.files = PredictionFiles(record, segmenter.names, segmenter.colors)
+        self.files = PredictionFiles(record, segmenter.names, segmenter.colors, options.labels)
         self.summary = Summary()
         self.pictures = PicturePrediction(
             segmenter, self.files, tiling, Extras(options.overlay, options.confidence), options.steady

@@ -13,7 +13,7 @@ from PIL import Image
 
 from picie.data.raster_files import RasterFile
 from picie.display.colors import Color
-from picie.display.overlays import draw_overlay, index_image, legend
+from picie.display.overlays import draw_names, draw_overlay, index_image, legend
 from picie.inference.outputs import Maps
 from picie.inference.prediction_record import CONFIDENCE, LEGEND, OVERLAY, Frame, Record
 from picie.inference.rows_output import RowsOutput
@@ -43,13 +43,15 @@ class PredictionFiles:
         record: the folder's record.
         names: the name of each value.
         colors: the colour of each value.
+        write_names: whether overlays show the names of large regions. Those of files that are
+            read by rows never do.
 
     Attributes:
         begun: whether the folder and the legend have been written.
     """
 
-    def __init__(self, record: Record, names: Sequence[str], colors: Sequence[Color]) -> None:
-        self.record, self.names, self.colors = record, tuple(names), tuple(colors)
+    def __init__(self, record: Record, names: Sequence[str], colors: Sequence[Color], write_names: bool = False) -> None:
+        self.record, self.names, self.colors, self.write_names = record, tuple(names), tuple(colors), write_names
         self.folder, self.begun = record.folder, False
 
     def begin(self) -> None:
@@ -77,6 +79,8 @@ class PredictionFiles:
             self.write(prediction.confidence, _encoded(Image.fromarray(maps.margin), "PNG"))
         if prediction.overlay is not None:
             draw_overlay(image, labels, self.colors)
+            if self.write_names:
+                draw_names(image, labels, self.names)
             self.write(prediction.overlay, _encoded(image, "PNG" if prediction.overlay.endswith(".png") else "JPEG"))
         counts = np.zeros(len(self.names), np.int64)
         for row in labels:  # by rows, because bincount copies its input as int64

@@ -121,17 +121,23 @@ class Segmenter(CellClassifier, OnHub):
         Raises `InputError` if its run has no clusters yet.
         """
         method, config, engine = restore(state, device)
-        matching = state.get("matching")
-        classes, assignment = None, None
-        if matching is not None:
-            classes = ClassMap(tuple(matching["names"]), tuple(matching["colors"]), matching["ignore"])
-            assignment = np.array(matching["assignment"], dtype=np.int64)
-        segmenter = cls(method, checkpoint.classifier_in_use(state), config, engine, classes, assignment)
-        naming = state.get("naming")
-        if naming is not None and (naming["segments"]["user_defined"] or matching is None):
-            segmenter.take_segments(Segments.of(naming["segments"]))
+        segmenter = cls(method, checkpoint.classifier_in_use(state), config, engine)
+        segmenter.follow(state)
         segmenter.kept = without_training(state)
         return segmenter
+
+    def follow(self, state: dict[str, Any]) -> None:
+        """Take the clusters and segments of a checkpoint of the same network."""
+        weight, bias = checkpoint.classifier_in_use(state)
+        self.classifier, self.k = (weight.to(self.engine.device), bias.to(self.engine.device)), len(weight)
+        matching, naming = state.get("matching"), state.get("naming")
+        if matching is None:
+            self.name_clusters(None, None)
+        else:
+            classes = ClassMap(tuple(matching["names"]), tuple(matching["colors"]), matching["ignore"])
+            self.name_clusters(classes, np.array(matching["assignment"], dtype=np.int64))
+        if naming is not None and (naming["segments"]["user_defined"] or matching is None):
+            self.take_segments(Segments.of(naming["segments"]))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Save the segmenter without the state of its training, which is most of a checkpoint.

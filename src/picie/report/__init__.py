@@ -3,7 +3,7 @@
 The page needs no other file, no network and no script.
 
 subject           opens the run and notes everything that is missing
-examples          image | prediction | overlay | label
+examples          image | prediction | overlay | confidence | label
 score_tables      one row per class, the confusion matrix before and after matching
 contact_sheets    what each cluster looks like
 curves            losses, k-means and scores by epoch
@@ -15,6 +15,7 @@ templates/        the page itself
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,17 +70,18 @@ def write_report(
     path = Path(out) if out is not None else find_checkpoint(run).parent / FILE_NAME
     check_file("--out", path)
     subject = open_subject(run, data, device, evaluation)
-    page = _render(subject, start)
+    page = _render(subject, run, start)
     # "replace", because file names may not be valid Unicode
     write_atomically(path, lambda file: file.write(page.encode("utf-8", "replace")))
     return path
 
 
-def _render(subject: Subject, start: float) -> str:
+def _render(subject: Subject, run: str | Path, start: float) -> str:
     examples = gather_examples(subject)
     sheets, n_sheet_images = gather_sheets(subject)
     content = {
         "title": subject.folder.absolute().name,
+        "run": shlex.quote(str(run)),
         "config": subject.config,
         "summary": _summary(subject),
         "charts": epoch_charts(subject.metrics),

@@ -5,16 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
-from PIL import Image, ImageDraw
-from torch import Tensor
+from PIL import Image
 from torch.nn import functional as F
 
-from picie.data.images import whole_size
 from picie.data.loading import readable
 from picie.display.colors import rgb_to_hex
 from picie.inference.segmenter import Segmenter
-from picie.methods.losses import prototype_logits
+from picie.inference.typical import Place, best_places, crop, look_of, reduced, typical_cells, varied
 from picie.report.examples import Picture
 from picie.report.pictures import jpeg_uri
 from picie.report.subject import Subject
@@ -24,10 +21,6 @@ from picie.runtime.rng import permutation
 _IMAGES = 120  # maximum number of images that the sheets are made from
 _MAX_CROPS, _MAX_TOTAL_CROPS = 8, 480  # per value, and on the whole page, to limit its size
 _MAX_SHEETS = 256
-_CROP_SIZE = 112  # pixels of a crop's side on the page
-_CROP_SHARE = 0.45  # share of the picture's short side that a crop shows
-_PALE = (168, 168, 168)
-_REDUCED_SIZE = 256  # short side of the pictures that crops are cut from
 
 
 @dataclass(frozen=True)
@@ -40,7 +33,8 @@ class ContactSheet:
         clusters: the clusters that have this value.
         share: its share of the pixels of the sampled images, in [0, 1].
         mean: "#rrggbb", the mean colour of these pixels; None if there are none.
-        crops: its most typical places, at most one per image, best first.
+        crops: places that are typical of it and look different, at most one per image, the most
+            typical first.
     """
 
     name: str
@@ -59,12 +53,12 @@ class _ValueStats:
         color: (3,) sum over the images of the mean colour of the value's pixels, weighted by their
             share.
         area: sum over the images of the value's share of the cells.
-        places: (score, image, row, column) of the best cell of each image.
+        places: the best cell of each image.
     """
 
     color: np.ndarray = field(default_factory=lambda: np.zeros(3))
     area: float = 0.0
-    places: list[tuple[float, int, int, int]] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -85,9 +79,10 @@ def gather_sheets(subject: Subject) -> tuple[list[ContactSheet], int]:
     stats = [_ValueStats() for _ in segmenter.names]
     sampled: list[_SampledImage] = []
     for index, image in readable(subject.images, order):
-        values, scores = _cells(segmenter, directions, image)
+        clusters, scores = typical_cells(segmenter, directions, segmenter.encode(segmenter.to_pixels(image))[0])
+        values = segmenter.values(clusters)
         _add(stats, len(sampled), image, values, scores)
-        sampled.append(_SampledImage(subject.images.name(index), _reduced(image), values))
+        sampled.append(_SampledImage(subject.images.name(index), reduced(image), values))
     if not sampled:
         subject.notes.append("No crops: none of the training images can be read.")
         return [], 0
@@ -97,35 +92,19 @@ def gather_sheets(subject: Subject) -> tuple[list[ContactSheet], int]:
 
 
 def _sheet(segmenter: Segmenter, value: int, stats: _ValueStats, sampled: list[_SampledImage], max_crops: int) -> ContactSheet:
-    name, places = segmenter.names[value], sorted(stats.places, reverse=True)[:max_crops]
+    def look(place: Place) -> np.ndarray:
+        image = sampled[place.picture]
+        return look_of(image.picture, place, image.values.shape)
+
+    name = segmenter.names[value]
     return ContactSheet(
         name,
         rgb_to_hex(segmenter.colors[value]),
         [int(i) for i in np.flatnonzero(segmenter.value_of_cluster == value)],
         stats.area / len(sampled),
         _hex(stats.color / stats.area) if stats.area else None,
-        [_crop(sampled[index], value, y, x, name) for _, index, y, x in places],
+        [_crop(sampled[place.picture], place, name) for place in varied(stats.places, max_crops, look)],
     )
-
-
-@torch.inference_mode()
-def _cells(segmenter: Segmenter, directions: Tensor, image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
-    """The (h, w) value and score of each feature cell.
-
-    The score is the cosine to the centroid of the cell's cluster.
-
-    The logit is not a usable score: the logits of the parts of a split cluster are almost equal to
-    the parent's.
-
-    Args:
-        segmenter: computes the features and the clusters.
-        directions: (K, D) unit-norm centroids of its clusters.
-        image: an RGB picture.
-    """
-    features = segmenter.encode(segmenter.to_pixels(image))
-    clusters = prototype_logits(features, *segmenter.classifier)[0].argmax(0)
-    scores = prototype_logits(features, directions)[0].gather(0, clusters[None])[0]
-    return segmenter.values(clusters.cpu().numpy()), scores.cpu().numpy()
 
 
 def _add(stats: list[_ValueStats], index: int, image: Image.Image, values: np.ndarray, scores: np.ndarray) -> None:
@@ -137,39 +116,16 @@ def _add(stats: list[_ValueStats], index: int, image: Image.Image, values: np.nd
     # mean colour of each cell
     colors = np.asarray(image.resize((w, h), Image.Resampling.BOX)).reshape(-1, 3).astype(float)
     flat = values.ravel()
-    for value in np.unique(flat):
+    for value, place in best_places(index, values, scores):
         inside = flat == value
-        best = int(np.where(inside, scores.ravel(), -np.inf).argmax())
         entry = stats[value]
         entry.area += inside.mean()
         entry.color += colors[inside].sum(0) / len(flat)
-        entry.places.append((float(scores.ravel()[best]), index, best // w, best % w))
+        entry.places.append(place)
 
 
-def _reduced(image: Image.Image) -> Image.Image:
-    height, width = whole_size(image.height, image.width, min(_REDUCED_SIZE, min(image.size)), max_long=8 * _REDUCED_SIZE)
-    return image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
-
-
-def _crop(sampled: _SampledImage, value: int, y: int, x: int, name: str) -> Picture:
-    """A square around cell (y, x), framed; pixels of other values are pale and grey."""
-    picture, (h, w) = sampled.picture, sampled.values.shape
-    mask = Image.fromarray(((sampled.values == value) * 255).astype(np.uint8))
-    mask = mask.resize(picture.size, Image.Resampling.NEAREST)
-    grey = Image.blend(picture.convert("L").convert("RGB"), Image.new("RGB", picture.size, _PALE), 0.65)
-    paled = Image.composite(picture, grey, mask)
-    side = min(min(picture.size), max(8.0, _CROP_SHARE * min(picture.size)))
-    centre = ((x + 0.5) / w * picture.width, (y + 0.5) / h * picture.height)
-    left, top = (min(max(0.0, c - side / 2), end - side) for c, end in zip(centre, picture.size, strict=True))
-    crop = paled.resize((_CROP_SIZE, _CROP_SIZE), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
-    scale = _CROP_SIZE / side
-    reach = [max(4.0, scale * extent / 2) for extent in (picture.width / w, picture.height / h)]
-    at = [(c - start) * scale for c, start in zip(centre, (left, top), strict=True)]
-    draw = ImageDraw.Draw(crop)
-    for grow, color in ((1, "black"), (0, "#ffd21f")):
-        corners = (at[0] - reach[0] - grow, at[1] - reach[1] - grow, at[0] + reach[0] + grow, at[1] + reach[1] + grow)
-        draw.rectangle(corners, outline=color)
-    return Picture(sampled.name, jpeg_uri(crop), f"{name} in {sampled.name}")
+def _crop(image: _SampledImage, place: Place, name: str) -> Picture:
+    return Picture(image.name, jpeg_uri(crop(image.picture, image.values, place)), f"{name} in {image.name}")
 
 
 def _hex(color: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""Example images: image | prediction | overlay | label."""
+"""Example images: image | prediction | overlay | confidence | label."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from PIL import Image
 from picie.data.base import Dataset
 from picie.data.loading import readable
 from picie.display.colors import hex_to_rgb
-from picie.display.overlays import overlay
+from picie.display.overlays import confidence_image, draw_names, overlay
 from picie.errors import InputError
+from picie.inference.outputs import margin_map
 from picie.inference.segmenter import Segmenter
+from picie.methods.losses import prototype_logits
 from picie.report.pictures import fitted, jpeg_uri, map_uri
 from picie.report.subject import Subject
 
@@ -72,12 +74,17 @@ def _example(segmenter: Segmenter, dataset: Dataset, index: int, image: Image.Im
     name = dataset.name(index)
     width, height = fitted(image.width, image.height, _MAX_SIDE)
     small = image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    values = segmenter.values(segmenter.clusters(segmenter.to_pixels(image), (height, width))[0])
+    features = segmenter.encode(segmenter.to_pixels(image))
+    values = segmenter.values(segmenter.clusters_of(features, (height, width))[0])
+    margins = margin_map(prototype_logits(features, *segmenter.classifier), (height, width), segmenter.mixture)
     present = ", ".join(segmenter.names[i] for i in np.unique(values))
+    blended = overlay(small, values, segmenter.colors)
+    draw_names(blended, values, segmenter.names)
     pictures = [
         Picture("image", jpeg_uri(small), f"The image {name}"),
-        Picture("prediction", map_uri(values, segmenter.colors), f"The predicted segments: {present}", True),
-        Picture("overlay", jpeg_uri(overlay(small, values, segmenter.colors)), "The segments blended over the image"),
+        Picture("prediction: its segments", map_uri(values, segmenter.colors), f"The predicted segments: {present}", True),
+        Picture("overlay: both", jpeg_uri(blended), "The segments blended over the image, with their names"),
+        Picture("confidence: light is sure", jpeg_uri(confidence_image(margins)), "The margin between the best two segments"),
     ]
     label = _label(dataset, index, (height, width))
     if dataset.classes is None or label is None:

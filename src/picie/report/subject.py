@@ -8,6 +8,7 @@ from typing import Any
 
 from picie.config import Config, from_dict
 from picie.data.base import Dataset
+from picie.data.folder import Folder
 from picie.errors import InputError
 from picie.inference.sampling import training_images
 from picie.inference.segmenter import Segmenter
@@ -74,11 +75,12 @@ def open_subject(run: str | Path, data: str | Path | None, device: str, evaluati
         notes.append("No segments and no scores: the run was stopped before its first clusters.")
         return subject
     subject.segmenter = Segmenter.from_state(state, device)
-    try:
-        subject.labelled, _ = open_labelled(subject.config, data)
-        subject.evaluation = evaluation or evaluate(path, data, bootstrap=0, options=ScoreOptions(device=device))
-    except InputError as error:
-        notes.append(f"No scores: {error}.")
+    if evaluation is not None or not _is_plain_folder(subject.images):
+        try:
+            subject.labelled, _ = open_labelled(subject.config, data)
+            subject.evaluation = evaluation or evaluate(path, data, bootstrap=0, options=ScoreOptions(device=device))
+        except InputError as error:
+            notes.append(f"No scores: {error}.")
     _share_names(subject)
     naming = state.get("naming")
     if subject.metrics and naming is not None and naming["clusters"] is not None:
@@ -90,6 +92,11 @@ def open_subject(run: str | Path, data: str | Path | None, device: str, evaluati
     if not subject.metrics:
         notes.append("No curves: the run has no metrics.jsonl. It was imported, or the file was removed.")
     return subject
+
+
+def _is_plain_folder(images: Dataset | None) -> bool:
+    """Whether these are images of a folder that has no labels and is not meant to have any."""
+    return isinstance(images, Folder) and images.classes is None and images.why_unlabelled is None
 
 
 def _share_names(subject: Subject) -> None:

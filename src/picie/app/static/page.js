@@ -1,26 +1,41 @@
 // The page: its state and its event handlers.
 
+import { offerExports } from "./exports.js";
 import { Gallery } from "./gallery.js";
 import { Legend } from "./legend.js";
-import { byId } from "./make.js";
+import { byId, make } from "./make.js";
 import { Pixel } from "./pixel.js";
 import * as server from "./server.js";
+import { Teach } from "./teach.js";
 import { View } from "./view.js";
+import { Zoom } from "./zoom.js";
 
 const POLL = 1500; // ms between requests for the progress of the features
 const current = {
-  segments: [], gallery: null, limits: null, // of the run
+  segments: [], version: 0, gallery: null, limits: null, // of the run
   picture: null, name: "", hidden: new Set(), // of the picture on the page
   point: null, answer: null, cursor: { x: 0.5, y: 0.5 },
 };
-const view = new View(byId("canvas"));
-const legend = new Legend({ toggle, point: (value) => legend.point(value), rename });
+const view = new View(byId("canvas"), byId("plain"), byId("regions"));
+const zoom = new Zoom(() => draw());
+const legend = new Legend({
+  toggle, change: (changes, text) => change((was) => server.change(was, changes), text), point: (value) => legend.point(value), open: (index) => openOf(index), filter: (value) => filter(value),
+});
 const pixel = new Pixel((index) => openOf(index));
+const teach = new Teach({
+  pixel: () => ({ key: current.picture.key, ...current.point }),
+  apply: () => change((was) => server.teach(was), "Teaching…"),
+});
 const gallery = new Gallery((index) => openOf(index));
 
 function say(problem) {
   byId("problem").hidden = !problem;
   byId("problem").firstElementChild.textContent = problem ?? "";
+}
+
+function busy(text) {
+  byId("busy").hidden = !text;
+  byId("busy").textContent = text ?? "";
 }
 
 /** A function that shows the errors of `work` at the top of the page. */
@@ -39,25 +54,28 @@ let opening = 0; // the number of the latest request; answers to earlier ones ar
 async function open(name, index, ask) {
   const request = (opening += 1);
   say(null);
-  byId("busy").hidden = false;
+  busy("Segmenting…");
   try {
     const picture = await ask();
     const [blob, values] = await Promise.all([server.picture(picture.key), server.values(picture.key)]);
     if (request !== opening) return;
     Object.assign(current, { picture, name, point: null, answer: null });
     byId("hint").hidden = true;
-    for (const id of ["frame", "tools", "caption"]) byId(id).hidden = false;
+    for (const id of ["panes", "tools", "caption"]) byId(id).hidden = false;
     byId("drop").classList.add("full");
     await view.show(blob, picture.shownWidth, picture.shownHeight, values);
+    zoom.start(picture.shownWidth, picture.shownHeight);
     byId("caption").textContent = `${name} · ${picture.width} × ${picture.height} pixels. Click a place to find similar ones.`;
     byId("canvas").setAttribute("aria-label", `${name}, segmented. Arrow keys move the cursor, Enter looks up the pixel.`);
     byId("mask").href = server.maskPath(picture.key);
     byId("mask").download = `${stem(name)}_mask.png`;
     for (const id of ["pixel", "mark", "cursor", "tip"]) byId(id).hidden = true;
     gallery.mark(index);
+    await confide();
     show();
+    follow();
   } finally {
-    if (request === opening) byId("busy").hidden = true;
+    if (request === opening) busy(null);
   }
 }
 
@@ -74,22 +92,87 @@ const openFile = guarded(async (file) => {
 });
 
 const openOf = guarded(async (index) => {
-  const [name] = await server.names(index);
-  await open(name, index, () => server.choose(index));
+  const [row] = await server.names(index);
+  await open(row.name, index, () => server.choose(index));
 });
+
+/** Open the first picture that can be read. */
+async function openFirst() {
+  for (const button of gallery.buttons()) {
+    const index = Number(button.dataset.index);
+    try {
+      await open(button.title, index, () => server.choose(index));
+      return;
+    } catch (error) {
+      if (error.status !== 400) throw error;
+      gallery.remove(index);
+    }
+  }
+}
+
+const filter = guarded(async (value) => {
+  byId("filter").value = value ?? "";
+  await gallery.show(current.gallery.count, value);
+});
+
+function filters() {
+  const chosen = byId("filter").value, all = make("option", { value: "", textContent: "all" });
+  byId("filter").replaceChildren(all, ...current.segments.map((segment, value) => make("option", { value, textContent: `with ${segment.name}` })));
+  byId("filter").value = chosen in current.segments ? chosen : "";
+}
+
+// ---- contact sheets, which grow while the features are computed
+
+let following = false, shown = { pictures: 0 };
+
+const follow = guarded(async () => {
+  if (following || !current.gallery) return;
+  following = true;
+  try {
+    for (;;) {
+      current.gallery = (await server.state()).gallery;
+      const { seen, finished, unreadable } = current.gallery;
+      byId("unreadable").textContent = unreadable ? `${unreadable} file${unreadable > 1 ? "s" : ""} cannot be read` : "";
+      // at 4, 8, 16 ... pictures, and at the end
+      if (seen >= 2 * Math.max(2, shown.pictures) || (finished && seen > shown.pictures)) await refresh(seen);
+      if (finished) return;
+      await new Promise((done) => setTimeout(done, POLL));
+    }
+  } finally {
+    following = false;
+  }
+});
+
+async function refresh(seen) {
+  const sheets = await server.sheets();
+  shown = { pictures: seen ?? shown.pictures };
+  legend.take(sheets);
+}
 
 // ---- segments
 
 function show() {
   legend.show(current.segments, current.picture?.shares, current.hidden);
+  filters();
+  teach.suggest(current.segments.map((segment) => segment.name));
   draw();
   if (current.answer) pixel.show(current.answer, current.point.x, current.point.y, current.segments, current.gallery);
 }
 
 function draw() {
-  const opacity = Number(byId("opacity").value) / 100;
+  const opacity = Number(byId("opacity").value) / 100, confidence = byId("layer").value === "confidence" && view.confidence;
   byId("tools").querySelector("output").textContent = `${byId("opacity").value} %`;
-  view.draw({ segments: current.segments, hidden: current.hidden, opacity, outlines: byId("outlines").checked });
+  byId("scale").hidden = !confidence;
+  view.draw({
+    segments: current.segments, hidden: current.hidden, opacity, outlines: byId("outlines").checked,
+    names: byId("names").checked, regions: current.picture?.regions ?? [], confidence,
+  });
+}
+
+async function confide() {
+  if (byId("layer").value === "confidence" && current.picture && !view.confidence) {
+    view.confidence = await server.confidence(current.picture.key);
+  }
 }
 
 function toggle(value) {
@@ -99,19 +182,56 @@ function toggle(value) {
   draw();
 }
 
-async function rename(value, name, color) {
+/** `ask(was)` requests a change; `was` are the names that the page shows. */
+async function change(ask, text) {
+  busy(text);
   try {
-    current.segments = await server.rename(value, current.segments[value].name, name, color);
+    await take(await ask(current.segments.map((segment) => segment.name)));
   } catch (error) {
     if (error.status === 409) { // the names were changed elsewhere: show the new ones
-      current.segments = (await server.state()).segments;
+      await take(await server.state());
       say(error.message);
-      show();
     }
     throw error;
+  } finally {
+    busy(null);
   }
-  show();
 }
+
+/** Show the run's new segments, in the legend and in the picture. */
+async function take({ segments, undo, version }) {
+  const same = version === current.version && segments.length === current.segments.length
+    && segments.every(({ clusters }, value) => String(clusters) === String(current.segments[value].clusters));
+  const hidden = same ? current.hidden : new Set();
+  const sheets = current.gallery && !same ? refresh() : null;
+  if (current.picture && !same) {
+    const { key } = current.picture;
+    try {
+      const [look, values] = await Promise.all([server.look(key), server.values(key)]);
+      if (current.picture.key === key) {
+        Object.assign(current.picture, look);
+        view.take(values);
+      }
+    } catch (error) {
+      if (error.status !== 410) throw error;
+      Object.assign(current, { picture: null });
+    }
+    Object.assign(current, { answer: null });
+    byId("pixel").hidden = byId("mark").hidden = true;
+  }
+  Object.assign(current, { segments, hidden, version });
+  undoable(undo);
+  await confide();
+  show();
+  await sheets;
+}
+
+function undoable(what) {
+  byId("undo").disabled = !what;
+  byId("undo").title = what ? `Undo ${what} (Ctrl Z)` : "Nothing to undo";
+}
+
+const undo = guarded(() => change((was) => server.change(was, { undo: true }), "Undoing…"));
 
 // ---- pixels
 
@@ -120,7 +240,7 @@ const look = guarded(async ({ x, y }) => {
   current.point = point;
   place(byId("mark"), { x, y });
   const answer = await server.query(picture.key, point.x, point.y);
-  current.gallery = (await server.state()).gallery;
+  if (current.gallery) current.gallery = (await server.state()).gallery;
   if (current.point !== point) return; // another pixel was clicked in the meantime
   current.answer = answer;
   pixel.show(answer, point.x, point.y, current.segments, current.gallery);
@@ -154,7 +274,7 @@ canvas.onpointermove = (event) => {
 canvas.onpointerleave = () => point(null);
 canvas.onclick = (event) => {
   const at = view.place(event);
-  if (!at) return;
+  if (!at || zoom.dragged) return;
   byId("cursor").hidden = true;
   current.cursor = at;
   look(at);
@@ -181,6 +301,15 @@ canvas.onblur = () => {
 
 byId("opacity").oninput = draw;
 byId("outlines").onchange = draw;
+byId("names").onchange = draw;
+byId("beside").onchange = () => {
+  byId("photo").hidden = !byId("beside").checked;
+  zoom.fit();
+};
+byId("layer").onchange = guarded(async () => {
+  await confide();
+  draw();
+});
 byId("all").onclick = () => {
   current.hidden.clear();
   show();
@@ -189,7 +318,11 @@ byId("none").onclick = () => {
   current.segments.forEach((_, value) => current.hidden.add(value));
   show();
 };
-byId("overlay").onclick = () => canvas.toBlob((blob) => {
+byId("undo").onclick = undo;
+byId("filter").onchange = () => filter(byId("filter").value === "" ? null : Number(byId("filter").value));
+byId("previous").onclick = guarded(() => gallery.step(-1));
+byId("next").onclick = guarded(() => gallery.step(1));
+byId("overlay").onclick = () => view.saved().toBlob((blob) => {
   const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: `${stem(current.name)}_overlay.png` });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
@@ -200,6 +333,33 @@ byId("file").onchange = (event) => {
   event.target.value = ""; // allow choosing the same file again
   if (file) openFile(file);
 };
+
+function flip(id) {
+  byId(id).checked = !byId(id).checked;
+  byId(id).onchange();
+}
+
+const keys = {
+  n: () => byId("next").click(),
+  p: () => byId("previous").click(),
+  "+": () => byId("larger").click(),
+  "-": () => byId("smaller").click(),
+  0: () => byId("fit").click(),
+  b: () => flip("beside"),
+  c: () => {
+    byId("layer").value = byId("layer").value === "confidence" ? "segments" : "confidence";
+    byId("layer").onchange();
+  },
+};
+document.addEventListener("keydown", (event) => {
+  if (event.target.closest("input:not([type=checkbox]):not([type=range]), select")) return;
+  const isUndo = (event.ctrlKey || event.metaKey) && event.key === "z";
+  if (isUndo && !byId("undo").disabled) undo();
+  const action = event.ctrlKey || event.metaKey || event.altKey ? null : keys[event.key.toLowerCase()];
+  if (action && current.picture) action();
+  if (isUndo || action) event.preventDefault();
+});
+
 for (const kind of ["dragover", "dragleave", "drop"]) {
   // on the whole page; otherwise the browser opens a file that is dropped beside the picture
   document.addEventListener(kind, (event) => {
@@ -212,11 +372,19 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
 
 guarded(async () => {
   const state = await server.state();
-  Object.assign(current, { segments: state.segments, limits: state.limits, gallery: state.gallery });
+  Object.assign(current, { segments: state.segments, version: state.version, limits: state.limits, gallery: state.gallery });
+  view.ramp = state.ramp;
+  byId("scale").querySelector("i").style.background = `linear-gradient(90deg, ${state.ramp.map((color) => `rgb(${color})`)})`;
   document.title = `picie · ${state.run}`;
   byId("run").textContent = state.run;
   byId("limits").textContent = `or open one (at most ${state.limits.megabytes} MB and ${state.limits.megapixels} megapixels). It is sent only to picie app.`;
-  if (state.gallery) await gallery.add(state.gallery.count);
+  undoable(state.undo);
+  teach.show(state.clicks);
+  offerExports(state.formats);
   show();
+  if (state.gallery) {
+    await gallery.show(state.gallery.count, null);
+    await openFirst();
+  }
   document.body.dataset.ready = "yes";
 })();

@@ -32,8 +32,8 @@ export class Pixel {
 function among(gallery) {
   if (!gallery) return "There are no pictures to search; start picie app with --images DIR.";
   const { seen, count, source, finished, full, failed, memory } = gallery;
-  if (!finished) return `Among the first ${seen} of ${count} pictures in ${source}; more are being processed…`;
-  if (failed) return `Among the first ${seen} of ${count} pictures in ${source}: picie failed at the next one; see its terminal for the reason.`;
-  if (full) return `Among the first ${seen} of ${count} pictures in ${source}: the features of more do not fit into the memory limit of ${memory / 2 ** 30} GB.`;
+  if (!finished) return `Among ${seen} of ${count} pictures in ${source}; more are being processed…`;
+  if (failed) return `Among ${seen} of ${count} pictures in ${source}: picie failed at the next one; see its terminal for the reason.`;
+  if (full) return `Among ${seen} of ${count} pictures in ${source}: the features of more do not fit into the memory limit of ${memory / 2 ** 30} GB.`;
   return `Among all ${count} pictures in ${source}, at most one place in each.`;
 }
