@@ -151,7 +151,12 @@ def _list_rows(what: str) -> Iterator[tuple[str, str]]:
                 parameters = ", ".join(f"{p.name}={p.default}" for p in signature.parameters.values())
                 yield f"{name}({parameters})", f"views.{option}: {_first_line(transform)}"
     else:
-        entries = {"datasets": registry.DATASETS, "methods": registry.METHODS, "losses": registry.LOSSES, "formats": registry.FORMATS}[what]
+        entries = {
+            "datasets": registry.DATASETS,
+            "methods": registry.METHODS,
+            "losses": registry.LOSSES,
+            "formats": registry.FORMATS,
+        }[what]
         for name in entries:
             yield name, _first_line(registry.find(entries, name, "list"))
 
