@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from picie.config import Config, from_dict, load
+from picie.config import Config, from_dict, load, preset_text
 from picie.errors import InputError
 from picie.inference.segmenter import Segmenter
 from picie.methods.base import build_method
+from picie.models.catalogue import KNOWN, VIEW_CELLS
 from picie.runtime import checkpoint
 from picie.training import api
 from picie.training.backbone_defaults import with_backbone_defaults
@@ -105,3 +106,16 @@ def test_layer_decay_of_a_pyramid_is_refused() -> None:
     method = build_method(resolved("model.backbone=test_efficientnet", "train.layer_decay=0.5"))
     with pytest.raises(InputError, match=r"train\.layer_decay is for the blocks of a ViT"):
         method.parameter_groups()
+
+
+@pytest.mark.parametrize("preset", ["dinov2", "dinov3"])
+def test_the_presets_of_vits_set_what_belongs_together(preset: str) -> None:
+    config, plain = load(preset), load(None)
+    known = KNOWN[config.model.backbone]
+    assert known.is_vit
+    assert config.views.size % known.strides[0] == 0
+    assert config.views.size // known.strides[0] >= VIEW_CELLS
+    assert (config.model.freeze, config.model.backbone_options) == (True, {"levels": 1})
+    assert 0 < config.loss.temperature < plain.loss.temperature
+    megabytes = f"({known.megabytes} MB, "
+    assert megabytes in preset_text(preset)
