@@ -13,7 +13,7 @@ from picie.cli.exit_status import run_app
 from picie.cli.options import data_options, join_options
 from picie.config import Config
 from picie.errors import InputError, nearest
-from picie.registry import SHIPPED_BACKBONE
+from picie.models.catalogue import SHIPPED
 from picie.runtime.output_paths import check_file
 
 _IMAGES = 367  # the size of CamVid's training split
@@ -98,7 +98,7 @@ def bench(
     with stoppable(), tempfile.TemporaryDirectory(prefix="picie-bench-") as temporary:
         folder = Path(temporary)
         source = data_options(str(folder / "pictures") if generated else data, options)
-        settings = [setting(name, [*source, *options], rounds + EXTRA_EPOCHS) for name in backbone or [SHIPPED_BACKBONE]]
+        settings = [setting(name, [*source, *options], rounds + EXTRA_EPOCHS) for name in backbone or [SHIPPED]]
         if generated:
             pictures.write(folder / "pictures", images or _IMAGES)
         if grow is None:

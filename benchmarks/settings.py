@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from picie import registry
 from picie.config import Config, load, with_overrides
 from picie.errors import InputError
+from picie.models.catalogue import SHIPPED
 
 Grow = Literal["images", "size", "k"]
 
@@ -50,7 +50,7 @@ def setting(backbone: str, options: Sequence[str], epochs: int) -> Config:
     for key, (_, instead) in fixed.items():
         if key in given:
             raise InputError(f"bench: {key} cannot be set; {instead}")
-    random = backbone != registry.SHIPPED_BACKBONE and not given & {"model.weights", "model.pretrained"}
+    random = backbone != SHIPPED and not given & {"model.weights", "model.pretrained"}
     fixed_options = [f"{key}={value}" for key, (value, _) in fixed.items()] + ["model.pretrained=false"] * random
     defaults = [f"{key}={value}" for key, value in _DEFAULTS.items() if key not in given]
     config = load(None, None, [*defaults, *options, *fixed_options])

@@ -25,7 +25,6 @@ TABLES = {
     "methods": registry.METHODS,
     "invariance": registry.INVARIANCE,
     "equivariance": registry.EQUIVARIANCE,
-    "backbones": registry.BACKBONES,
 }
 MODULES = sorted(m.name for m in pkgutil.walk_packages(picie.__path__, "picie.") if not m.name.endswith("__main__"))
 

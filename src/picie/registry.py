@@ -1,8 +1,9 @@
-"""Every dataset, backbone, transform, loss, method and annotation format by name.
+"""Every dataset, transform, loss, method and annotation format by name.
 
 Names map to "module:attribute" strings, so that nothing is imported before it is used and every
 implementation can be found by searching for its name. Code outside the package needs no entry here:
-"my_package.module:Attribute" is accepted wherever a name is expected. See docs/extending.md.
+"my_package.module:Attribute" is accepted wherever a name is expected. See docs/extending.md. The
+names of backbones are in `picie.models.catalogue`.
 """
 
 from __future__ import annotations
@@ -62,22 +63,6 @@ FORMATS = {
     "parquet": "picie.conversion.tables:Parquet",
 }
 
-SHIPPED_BACKBONE = "tf_efficientnet_lite0"  # its weights come with picie
-
-# Tested backbones, listed by `picie list backbones`. Any other timm model with a feature pyramid
-# or patches works too; some accept only their own input size.
-BACKBONES = {
-    "tf_efficientnet_lite0": "picie.models.backbones:TimmBackbone",
-    "resnet18": "picie.models.backbones:TimmBackbone",
-    "resnet34": "picie.models.backbones:TimmBackbone",
-    "resnet50": "picie.models.backbones:TimmBackbone",
-    "convnext_atto": "picie.models.backbones:TimmBackbone",
-    "convnext_tiny": "picie.models.backbones:TimmBackbone",
-    "efficientnet_b0": "picie.models.backbones:TimmBackbone",
-    "vit_tiny_patch16_224": "picie.models.backbones:TimmBackbone",
-    "vit_small_patch14_dinov2": "picie.models.backbones:TimmBackbone",
-}
-
 
 _EVERYTHING = "*"
 _trusted: set[str] = set()  # names outside the tables that may be imported
@@ -117,7 +102,7 @@ def trust_scope() -> Iterator[None]:
 
 def _registered() -> set[str]:
     """The "module:attribute" names in the tables."""
-    tables = (DATASETS, METHODS, LOSSES, INVARIANCE, EQUIVARIANCE, BACKBONES, FORMATS)
+    tables = (DATASETS, METHODS, LOSSES, INVARIANCE, EQUIVARIANCE, FORMATS)
     return {target for table in tables for target in table.values()}
 
 

@@ -12,8 +12,9 @@ from rich.table import Column, Table
 
 from picie import registry
 from picie.comparing.recipes import recipe_names, recipe_text
-from picie.config import preset_names, preset_text
+from picie.config import ViewsConfig, preset_names, preset_text
 from picie.data.label_statistics import listing
+from picie.models.catalogue import KNOWN, VIEW_CELLS
 from picie.scoring.intervals import LEVEL
 from picie.scoring.results import Evaluation, unmatched_clusters
 
@@ -99,10 +100,40 @@ def _number(value: float | None) -> str:
 
 def show_list(what: str) -> None:
     """Print all names of one kind, each with the first line of its description."""
+    if what == "backbones":
+        _show_backbones()
+        return
     rows = list(_list_rows(what))
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
         Console().print(f"{name:<{width}}  {text}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _show_backbones() -> None:
+    """Print the table of the catalogue, without a frame: lines are not cut when they are piped."""
+    rows = [("name", "parameters", "MB", "pixels per cell", "view", "licence of the weights", "what")]
+    for name, known in KNOWN.items():
+        cells = ", ".join(map(str, known.strides)) if known.is_vit else f"{known.strides[0]} to {known.strides[-1]}"
+        view = f"{VIEW_CELLS * known.strides[0]} px" if known.is_vit else f"{ViewsConfig.model_fields['size'].default} px"
+        rows.append((name, f"{known.millions:g} M", f"{known.megabytes:,}", cells, view, known.licence, known.about))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    right = (1, 2)
+    lines = [
+        "  ".join(
+            f"{cell:>{width}}" if i in right else f"{cell:<{width}}"
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    console = Console()
+    for line in [
+        *lines,
+        "",
+        "MB: the weights in float32, fetched once from timm's hub; or give model.weights=FILE. view: default of views.size.",
+        "One number of pixels per cell: a ViT, frozen unless model.freeze=false. Any other model of timm works too, by its",
+        "name there, if it has a feature pyramid or patches. See docs/guides/choosing.md.",
+    ]:
+        console.print(line.rstrip(), soft_wrap=True, markup=False, highlight=False)
 
 
 def _list_rows(what: str) -> Iterator[tuple[str, str]]:
@@ -119,15 +150,13 @@ def _list_rows(what: str) -> Iterator[tuple[str, str]]:
                 signature = inspect.signature(transform)
                 parameters = ", ".join(f"{p.name}={p.default}" for p in signature.parameters.values())
                 yield f"{name}({parameters})", f"views.{option}: {_first_line(transform)}"
-    elif what == "backbones":
-        for name in registry.BACKBONES:
-            shipped = name == registry.SHIPPED_BACKBONE
-            yield name, "ImageNet weights installed with picie" if shipped else "weights from timm's hub, or model.weights=FILE"
-        import timm  # imported here because it takes seconds, and tables of scores do not use it
-
-        yield f"any of timm's {len(timm.list_models()):,} models", "if it has a feature pyramid or patches"
     else:
-        entries = {"datasets": registry.DATASETS, "methods": registry.METHODS, "losses": registry.LOSSES, "formats": registry.FORMATS}[what]
+        entries = {
+            "datasets": registry.DATASETS,
+            "methods": registry.METHODS,
+            "losses": registry.LOSSES,
+            "formats": registry.FORMATS,
+        }[what]
         for name in entries:
             yield name, _first_line(registry.find(entries, name, "list"))
 

@@ -166,7 +166,7 @@ def _run_in_parallel(jobs: Sequence[Job], parallel: int) -> dict[Path, str]:
 def _start(job: Job, parallel: int) -> subprocess.Popen[bytes]:
     """Start `picie train` as a process; its output goes to a log next to the run's folder."""
     settings = _file_beside(job, "toml")
-    write_text(settings, to_toml(job.config))
+    write_text(settings, to_toml(job.config, only_set=True))
     arguments = ["--resume", str(job.folder)] if job.begun else ["--config", str(settings), "--out", str(job.folder)]
     threads = max(1, (os.cpu_count() or 1) // parallel)
     with _file_beside(job, "log").open("wb") as output:

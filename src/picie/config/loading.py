@@ -103,9 +103,14 @@ def from_dict(values: Mapping[str, Any]) -> Config:
         raise InputError(validation_message(error)) from error
 
 
-def to_toml(config: Config) -> str:
-    """Return the complete configuration as TOML that `load(file=...)` accepts."""
-    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+def to_toml(config: Config, only_set: bool = False) -> str:
+    """Return the configuration as TOML that `load(file=...)` accepts.
+
+    Args:
+        config: the configuration.
+        only_set: leave out options that were not set, so that the backbone's defaults apply.
+    """
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True, exclude_unset=only_set))
 
 
 def with_overrides(config: Config, overrides: Sequence[str]) -> Config:

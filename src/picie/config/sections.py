@@ -80,7 +80,9 @@ class DataConfig(Section):
 class ViewsConfig(Section):
     """Sizes and transforms of the two views."""
 
-    size: Annotated[int, Field(ge=1, le=2048, strict=True)] = Field(160, description="short side of a view in pixels")
+    size: Annotated[int, Field(ge=1, le=2048, strict=True)] = Field(
+        160, description="short side of a view in pixels; default for a ViT: 28 patches"
+    )
     crop: Annotated[int, Field(ge=1, le=4096, strict=True)] | None = Field(
         None, description="short side in pixels of the frame that views are cut from; default: twice `size`"
     )
@@ -229,7 +231,10 @@ class TrainConfig(Section):
     batch_size: BatchSize = Field(16, description="images per training step")
     lr: Annotated[float, Field(gt=0)] = Field(2e-4, description="initial learning rate of Adam")
     backbone_lr: Annotated[float, Field(gt=0, le=10)] = Field(
-        1.0, description="initial learning rate of the backbone, relative to `train.lr`; to train only the FPN: model.freeze"
+        1.0, description="initial learning rate of the backbone, relative to `train.lr`; default for a ViT: 1e-5 / train.lr"
+    )
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="learning rate of a block of a ViT, relative to that of the next block; default for a ViT: 0.75"
     )
     schedule: Literal["cosine", "constant"] = Field(
         "cosine", description="learning rate schedule: falling to 0 over the run, or constant"
@@ -316,7 +321,8 @@ class Config(Section):
     def __reduce__(self) -> Any:
         from picie.config.loading import from_dict
 
-        return from_dict, (self.model_dump(mode="json"),)
+        # Options that are not set remain so: their default may depend on the backbone.
+        return from_dict, (self.model_dump(mode="json", exclude_unset=True),)
 
     @property
     def evaluate_size(self) -> int:

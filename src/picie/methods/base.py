@@ -207,18 +207,20 @@ class Method(nn.Module):
 
         A group may set its own "lr", from which the schedule starts.
 
-        By default there are two groups, of all parameters that need a gradient and do not belong
-        to one of the `optimizers`: the backbone's, whose rate is `train.backbone_lr` times
-        `train.lr`, and all others.
+        They hold all parameters that need a gradient and do not belong to one of the `optimizers`:
+        by default a group of the backbone's, whose rate is `train.backbone_lr` times `train.lr`,
+        and one of all others. With `train.layer_decay` each block of a ViT has groups of its own.
         """
         others = {id(p) for optimizer in self.optimizers() for group in optimizer.param_groups for p in group["params"]}
         own = [p for p in self.parameters() if p.requires_grad and id(p) not in others]
+        ids = {id(p) for p in own}
         backbone = {id(p) for p in self.network.backbone.parameters()}
         train = self.config.train
-        return [
-            {"params": [p for p in own if id(p) in backbone], "lr": train.lr * train.backbone_lr},
-            {"params": [p for p in own if id(p) not in backbone]},
+        layers = self.network.layer_rates(train.layer_decay)
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in layer if id(p) in ids], "lr": train.lr * train.backbone_lr * rate} for layer, rate in layers
         ]
+        return [*groups, {"params": [p for p in own if id(p) not in backbone]}]
 
     def optimizers(self) -> Sequence[torch.optim.Optimizer]:
         """Return the method's own optimisers, in addition to the run's.

@@ -6,9 +6,11 @@ import contextlib
 from collections.abc import Iterator, Sequence
 
 import torch
+from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
 from picie.config import ModelConfig
+from picie.errors import InputError
 from picie.models.backbones import build_backbone
 from picie.models.depthwise import speed_up_depthwise
 from picie.models.folding import Pair, foldable, folded
@@ -50,12 +52,32 @@ class Extractor(nn.Module):
         self.autocast_to: torch.dtype | None = None  # set by `prepare`
         self._foldable: list[Pair] | None = None
 
+    def layer_rates(self, decay: float) -> list[tuple[list[nn.Parameter], float]]:
+        """Return the backbone's trainable parameters in groups, each with a factor for its rate.
+
+        Args:
+            decay: the factor from each block of a ViT to the one before; 1 gives one group.
+
+        Raises:
+            InputError: `decay` is not 1 and the backbone is not a ViT of timm.
+        """
+        parameters = [p for p in self.backbone.parameters() if p.requires_grad]
+        if decay == 1 or not parameters:
+            return [(parameters, 1.0)]
+        if not self.backbone.patch_tokens:
+            raise InputError("train.layer_decay is for the blocks of a ViT, and the backbone is none; leave it out")
+        groups = param_groups_layer_decay(self.backbone.net.model, weight_decay=0.0, layer_decay=decay)
+        return [(group["params"], group["lr_scale"]) for group in groups]
+
     def prepare(self, device: torch.device, bf16: bool) -> None:
         """Move the network to `device` and let it compute in bfloat16, or in float32."""
         self.autocast_to = torch.bfloat16 if bf16 else None
         if bf16 and device.type == "cpu":
             speed_up_depthwise(self)
-        self.to(device).to(memory_format=torch.channels_last)
+        self.to(device)
+        for tensor in (*self.parameters(), *self.buffers()):
+            if tensor.dim() == 4:  # Module.to refuses networks that also have weights with 5 dimensions
+                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
 
     def train(self, mode: bool = True) -> Extractor:
         """As for any module, except that a frozen backbone stays in evaluation mode."""

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import timm
 import torch
 from huggingface_hub import constants, get_session
 from timm.models._features import FeatureGetterNet
-from torch import nn
+from torch import Tensor, nn
 
-from picie import registry
 from picie.errors import InputError, nearest
+from picie.models.catalogue import KNOWN, SHIPPED
 
 log = logging.getLogger(__name__)
 
@@ -27,12 +29,17 @@ UNSUPPORTED = (RuntimeError, AttributeError, TypeError, ValueError, LookupError,
 _READING = {"cache_dir", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}
 
 
-def check_name(name: str) -> None:
-    """Raise `InputError`, with the nearest name, if timm has no such model."""
+def timm_name(name: str) -> str:
+    """Return timm's name of a backbone: a short name of the catalogue, or a name of timm.
+
+    Raises `InputError`, with the nearest name, if it is neither.
+    """
+    if name in KNOWN:
+        return KNOWN[name].timm
     bare = name.split(".")[0]
     if not timm.is_model(bare):
-        names = [*registry.BACKBONES, *timm.list_models()]
-        raise InputError(f"model.backbone: unknown name {name!r}; {nearest(bare, names)}")
+        raise InputError(f"model.backbone: unknown name {name!r}; {nearest(bare, [*KNOWN, *timm.list_models()])}")
+    return name
 
 
 def create(name: str, pretrained: bool, levels: int | None, given: Mapping[str, Any]) -> nn.Module:
@@ -48,33 +55,68 @@ def create(name: str, pretrained: bool, levels: int | None, given: Mapping[str, 
     Raises:
         InputError: the model gives no feature maps, or its weights cannot be fetched.
     """
+    return _extractor(name, levels, given, _fetch if pretrained else timm.create_model)
+
+
+def _extractor(name: str, levels: int | None, given: Mapping[str, Any], make: Callable[..., Any]) -> nn.Module:
+    """Return `create`'s model; `make` creates the timm model that it uses."""
     options = _options(name, given)
     with _as_input_error(name):
         if patch_size(name, given) is not None:
             # The features that timm makes by itself lack the final norm, with which their authors
             # use these models.
-            model = _create(name, pretrained, {"num_classes": 0, **options})
+            model = make(name, **{"num_classes": 0, **options})
             extractor = FeatureGetterNet(model, out_indices=levels or 1, norm=True)
             extractor.pretrained_cfg = model.pretrained_cfg
             return extractor
         plain = timm.create_model(name, features_only=True, **options)
         indices = _pyramid(plain, levels or _PYRAMID_LEVELS)
-        return _create(name, pretrained, {"features_only": True, **options, "out_indices": indices})
+        return make(name, **{"features_only": True, **options, "out_indices": indices})
+
+
+def convert(name: str, levels: int | None, given: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """Bring weights in the layout of their authors to the names and shapes of `create`'s model.
+
+    This is timm's own conversion: names, merged biases, position embeddings of another size.
+
+    Args:
+        name: a timm model name.
+        levels: as for `create`.
+        given: as for `create`.
+        state: the authors' state_dict.
+
+    Returns:
+        The state_dict, or None if `state` does not give every weight of the model.
+    """
+
+    def loaded(tensors: dict[str, Tensor]) -> nn.Module:
+        overlay = {"state_dict": tensors, "custom_load": False}
+        return _extractor(name, levels, given, partial(timm.create_model, pretrained=True, pretrained_cfg_overlay=overlay))
+
+    # timm loads some models without asking whether a name is missing. What comes from the file is
+    # found by loading NaN first.
+    blank = {key: torch.full_like(tensor, torch.nan) if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+    with _quiet(), contextlib.redirect_stdout(io.StringIO()):  # a conversion prints names
+        try:
+            filled = loaded(blank).state_dict().values()
+            complete = all(tensor.isnan().any() for tensor in filled if tensor.is_floating_point())
+            return dict(loaded(dict(state)).state_dict()) if complete else None
+        except (*UNSUPPORTED, InputError):
+            return None
 
 
 def patch_size(name: str, given: Mapping[str, Any]) -> int | None:
     """Return the patch size of a ViT of timm in pixels, and None for a pyramid.
 
-    Nothing is allocated; this takes about 0.1 s for a small ViT.
+    The model is made without memory, which takes about 0.2 s.
 
     Args:
         name: a timm model name.
         given: further arguments of `timm.create_model`.
 
     Raises:
-        InputError: the name is unknown, or the model gives no feature maps.
+        InputError: the model gives no feature maps.
     """
-    check_name(name)
     with _as_input_error(name), torch.device("meta"):
         plain = timm.create_model(name, features_only=True, **_options(name, given))
     return _strides(plain)[-1] if is_vit(plain) else None
@@ -98,7 +140,7 @@ def _options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return {**_any_size(name), **given}
 
 
-@contextmanager
+@contextlib.contextmanager
 def _as_input_error(name: str) -> Iterator[None]:
     try:
         yield
@@ -106,27 +148,35 @@ def _as_input_error(name: str) -> Iterator[None]:
         raise InputError(f"model.backbone: timm's {name!r} gives no feature maps ({one_line(error)})") from error
 
 
-def _create(name: str, pretrained: bool, options: Mapping[str, Any]) -> Any:
-    if not pretrained:
-        return timm.create_model(name, **options)
+def _fetch(name: str, **options: Any) -> Any:
+    """Create a timm model with the weights of its hub."""
     log.info("fetching the weights of %s from the hub", name)
-    hub_log = logging.getLogger("huggingface_hub")
-    level = hub_log.level
-    hub_log.setLevel(logging.ERROR)  # it logs many lines for its retries; the error below is enough
     try:
-        with _without_retries():
+        with _quiet(), _without_retries():
             return timm.create_model(name, pretrained=True, **options)
     except (OSError, RuntimeError, ValueError) as error:  # no network, no such file, a timeout, no weights
         raise InputError(
             f"model.pretrained: the weights of {name!r} cannot be fetched from the hub ({one_line(error)}); "
             "use model.weights=FILE (.pth or .safetensors), "
-            f"or --backbone {registry.SHIPPED_BACKBONE}, whose ImageNet weights are installed"
+            f"or --backbone {SHIPPED}, whose ImageNet weights are installed"
         ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Log only errors of the hub, which logs each retry, and of timm, which logs names."""
+    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "timm")]
+    before = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
     finally:
-        hub_log.setLevel(level)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _without_retries() -> Iterator[None]:
     """Use only files that were fetched before, if the hub cannot be reached.
 

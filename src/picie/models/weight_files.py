@@ -8,8 +8,8 @@ under one of them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,12 @@ from picie.runtime import checkpoint
 log = logging.getLogger(__name__)
 
 StateDict = Mapping[str, Tensor]
+Convert = Callable[[StateDict], StateDict | None]
 _USUAL_KEYS = ("state_dict", "model", "model_state")  # preferred if several state_dicts fit
 _USUAL_PREFIXES = ("", "module_", "model_")
 _MAX_DEPTH = 3  # of nested dictionaries
+# A name that each of these layouts has: DINOv2 and DINOv3; their ConvNeXt.
+_OFFICIAL_NAMES = ("cls_token", "downsample_layers.0.0.weight")
 
 
 def read_state_dicts(path: Path) -> dict[str, StateDict]:
@@ -88,7 +91,7 @@ class _Match:
         return all(part in _USUAL_KEYS for part in self.key.split(".") if part) and self.prefix in _USUAL_PREFIXES
 
 
-def load_weights(net: nn.Module, path: Path, key: str | None = None) -> None:
+def load_weights(net: nn.Module, path: Path, key: str | None = None, convert: Convert | None = None) -> None:
     """Load the weights of `net` from a file.
 
     Other tensors in the file, such as a classifier's, are ignored.
@@ -97,6 +100,8 @@ def load_weights(net: nn.Module, path: Path, key: str | None = None) -> None:
         net: the network; its own tensors are replaced.
         path: a .pth or .safetensors file.
         key: where the weights are, if several state_dicts in the file fit, e.g. "teacher".
+        convert: brings a state_dict of the authors' layout to the names and shapes of `net`, or
+            returns None. It is used if none fits as it is.
 
     Raises:
         InputError: the file cannot be read, no state_dict fits or several do, or a tensor has
@@ -105,9 +110,11 @@ def load_weights(net: nn.Module, path: Path, key: str | None = None) -> None:
     own = net.state_dict()
     states = read_state_dicts(path)
     matches = [match for name, state in states.items() for match in _matches(name, state, own)]
-    complete = [match for match in matches if not match.missing]
-    if key is not None:
-        complete = [match for match in complete if f".{key}." in f".{match.label}."]
+    complete = _under(key, [match for match in matches if not match.missing])
+    if convert is not None and not any(_has_shapes(match.tensors, own) for match in complete):
+        candidates = (match for name, state in states.items() for match in _official(name, state))
+        converted = [(match, convert(match.tensors)) for match in _under(key, candidates)]
+        complete = [replace(match, tensors=tensors) for match, tensors in converted if tensors is not None] or complete
     if not complete:
         raise InputError(f"model.weights: {path}: {_misfit(states, matches, own, key)}")
     match = _only(complete, path)
@@ -115,6 +122,23 @@ def load_weights(net: nn.Module, path: Path, key: str | None = None) -> None:
     if not match.usual:
         log.info("%s: using the weights under %r", path, match.label)
     net.load_state_dict(dict(match.tensors), strict=False)
+
+
+def _under(key: str | None, matches: Iterable[_Match]) -> list[_Match]:
+    return [match for match in matches if key is None or f".{key}." in f".{match.label}."]
+
+
+def _has_shapes(tensors: StateDict, own: StateDict) -> bool:
+    return all(tensor.shape == own[name].shape for name, tensor in tensors.items())
+
+
+def _official(key: str, state: StateDict) -> Iterator[_Match]:
+    """Every part of a state_dict that may hold a whole model in the layout of its authors."""
+    starts = {name.removesuffix(last) for name in state for last in _OFFICIAL_NAMES if name.endswith(last)}
+    for prefix in sorted(starts or {""}):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+        label = ".".join(part for part in (key, prefix.rstrip(".")) if part)
+        yield _Match(key, prefix.replace(".", "_"), tensors, (), label)
 
 
 def _matches(key: str, state: StateDict, own: StateDict) -> Iterator[_Match]:
@@ -160,6 +184,8 @@ def _misfit(states: Mapping[str, StateDict], matches: list[_Match], own: StateDi
         where = f" under {best.label!r}" if best.label else ""
         problem = f"{len(best.missing)} of {len(own)} names of the backbone are missing{where}, e.g. {best.missing[0]}"
     largest = max(states.values(), key=len)
+    if any(name.startswith("embeddings.") or ".embeddings." in name for name in largest):
+        problem = f"it has the layout of the transformers library; use the authors' .pth file or that of timm's hub ({problem})"
     return f"{problem}; the backbone's names are {_first(own)}, the file's {_first(largest)}"
 
 

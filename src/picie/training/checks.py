@@ -17,6 +17,9 @@ from picie.data.base import Dataset, MissingSplitError
 from picie.data.loading import split_batches
 from picie.errors import InputError
 from picie.methods.base import Method
+from picie.models.backbones import build_backbone
+from picie.models.catalogue import SHIPPED
+from picie.models.timm_models import UNSUPPORTED, one_line
 from picie.runtime.device import Engine
 from picie.runtime.progress import log
 from picie.views.two_views import TwoViews
@@ -65,26 +68,59 @@ def check_turns(views: TwoViews, config: Config) -> None:
 
 
 @torch.no_grad()
+def check_sizes(config: Config) -> None:
+    """Raise `InputError` if a backbone whose weights are on a hub fails on the views' size.
+
+    This is known before the weights are fetched: the network is made without memory, and only if
+    it fails there, which not all networks support, with random weights. It takes about 0.5 s.
+    """
+    model = config.model
+    if not model.pretrained or model.weights is not None or model.backbone == SHIPPED or ":" in model.backbone:
+        return
+    for device in ("meta", "cpu"):
+        with torch.device(device):
+            backbone = build_backbone(model, pretrained=False).eval()
+            refusal = None
+            for size in _tried_sizes(config):
+                try:
+                    backbone(torch.zeros(1, 3, *size))
+                except UNSUPPORTED as error:
+                    refusal = _refusal(config, size, error)
+                    break
+        if refusal is None:
+            return
+    raise refusal
+
+
+def _tried_sizes(config: Config) -> list[tuple[int, int]]:
+    """The size of a view, and a wider one: pictures to predict have any shape."""
+    height, width = config.views.view_size
+    return [(height, width), (height, width + width // 2)]
+
+
+def _refusal(config: Config, size: tuple[int, int], error: Exception) -> InputError:
+    return InputError(
+        f"model.backbone: {config.model.backbone!r} cannot take images of {size[0]}x{size[1]} pixels ({one_line(error)}); "
+        "choose another backbone, or a views.size that it takes"
+    )
+
+
+@torch.no_grad()
 def feature_size(method: Method, engine: Engine, config: Config) -> tuple[int, int]:
-    """(h, w) of a view's features, found by computing the features of black images.
+    """(h, w) of a view's features, found by computing the features of two black images.
 
     Raises:
         InputError: the network fails on images of the views' size or on wider ones, its features
             are not finite, or their number of channels is not the method's `dim`.
     """
-    height, width = config.views.view_size
     method.eval()
     shapes = []
-    for tried in (width, width + width // 2):
+    for size in _tried_sizes(config):
         try:
-            features = method.predict_features(torch.zeros(1, 3, height, tried, device=engine.device))
+            features = method.predict_features(torch.zeros(1, 3, *size, device=engine.device))
             shapes.append(features.shape[1:])
-        except (RuntimeError, AssertionError, ValueError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(
-                f"model.backbone: {config.model.backbone!r} cannot take images of {height}x{tried} pixels ({reason}); "
-                "choose another backbone, or a views.size that it takes"
-            ) from error
+        except UNSUPPORTED as error:
+            raise _refusal(config, size, error) from error
     if not features.isfinite().all():
         raise InputError(
             f"model.backbone: the features of {config.model.backbone!r} are not finite (NaN or infinity), already for a "

@@ -16,7 +16,8 @@ from picie.runtime.device import Engine, keep_freed_memory, pick_device
 from picie.runtime.progress import Progress
 from picie.runtime.rng import derived_seed
 from picie.scoring.counting import Pairs, check_labels
-from picie.training.checks import check_points, check_turns, feature_size, labelled_split, with_absolute_root
+from picie.training.backbone_defaults import remark_on_backbone, with_backbone_defaults
+from picie.training.checks import check_points, check_sizes, check_turns, feature_size, labelled_split, with_absolute_root
 from picie.views.two_views import TwoViews
 
 
@@ -25,7 +26,7 @@ class Setup:
     """The parts of a run.
 
     Attributes:
-        config: the configuration, with an absolute `data.root`.
+        config: the configuration, with an absolute `data.root` and the backbone's defaults.
         engine: device and precision.
         method: the method and its network, on the device.
         views: draws views.
@@ -56,7 +57,7 @@ def set_up(config: Config, bars: Progress, pretrained: bool | None = None) -> Se
     Raises:
         InputError: the run cannot work as configured.
     """
-    config = with_absolute_root(config)
+    config = with_backbone_defaults(with_absolute_root(config))
     loggers.check(config.run.loggers)
     device = pick_device(config.run.device)
     if device.type == "cpu":
@@ -66,6 +67,8 @@ def set_up(config: Config, bars: Progress, pretrained: bool | None = None) -> Se
     dataset = open_dataset(config.data, config.data.train_split, "train")
     config = config.model_copy(update={"data": with_scale(config.data, dataset)})
     labelled = labelled_split(config)
+    if pretrained is not False:
+        check_sizes(config)
     seed = derived_seed(config.seed, "weights")
     # A run on the CPU leaves the generators of GPUs alone.
     torch.default_generator.manual_seed(seed) if device.type == "cpu" else torch.manual_seed(seed)
@@ -75,6 +78,7 @@ def set_up(config: Config, bars: Progress, pretrained: bool | None = None) -> Se
     if distributed.world_size() > 1:
         synchronise(method)
     cells = feature_size(method, engine, config)
+    remark_on_backbone(config, method, cells)
     check_points(config, len(dataset), cells)
     if labelled is not None:
         check_labels(labelled, bars)
