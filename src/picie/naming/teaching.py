@@ -8,13 +8,14 @@ clusters are not changed, and `picie.naming.history` undoes the change.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from picie.data.images import open_image
 from picie.display.colors import palette, rgb_to_hex
@@ -22,7 +23,7 @@ from picie.errors import InputError
 from picie.inference.clicks import Click, check_clicks, check_names
 from picie.inference.few_labels import FewLabels
 from picie.inference.neighbors import feature_of
-from picie.inference.sampling import sample_labelled, sample_predicted, training_images
+from picie.inference.sampling import sample_predicted, training_images
 from picie.inference.segmenter import Segmenter
 from picie.inference.segments import Segments
 from picie.naming import history
@@ -107,9 +108,9 @@ def teach(run: str | Path, clicks: Sequence[Click], options: TeachOptions = DEFA
             points, names = torch.cat([clicked.points, mapped.points]), clicked.names + mapped.names
             check_names(names)
             unlabelled = _unlabelled(segmenter, options.data, bars, torch.cat([cells, mapped.points]))
-        after, taught = _taught_state(state, segmenter, _Labelled(points, names), unlabelled)
+        after, result = _taught_state(state, segmenter, _Labelled(points, names), unlabelled)
         checkpoint.save(path, after)
-    return taught
+    return result
 
 
 def teach_features(run: str | Path, points: Tensor, names: Sequence[str], unlabelled: Tensor) -> Taught:
@@ -127,9 +128,9 @@ def teach_features(run: str | Path, points: Tensor, names: Sequence[str], unlabe
     check_names(names)
     with checkpoint.changing(run) as (path, state):
         segmenter = Segmenter.from_state(state, "cpu")
-        after, taught = _taught_state(state, segmenter, _Labelled(points, list(names)), unlabelled)
+        after, result = _taught_state(state, segmenter, _Labelled(points, list(names)), unlabelled)
         checkpoint.save(path, after)
-    return taught
+    return result
 
 
 def undo(run: str | Path) -> None:
@@ -141,24 +142,108 @@ def undo(run: str | Path) -> None:
         InputError: the run was not taught, or another process is using it.
     """
     with checkpoint.changing(run) as (path, state):
-        if clicks_of(state) is None:
+        if checkpoint.taught_clicks(state) is None:
             raise InputError(f"{run}: was not taught by clicks, so there is nothing to undo")
-        while clicks_of(state) is not None:
+        while checkpoint.taught_clicks(state) is not None:
             # the history is limited, and a copy of a run may have none
             state = history.undone(state)[0] if state.get("undo") else checkpoint.without_naming(state)
         checkpoint.save(path, state)
 
 
-def taught_clicks(run: str | Path) -> dict[str, int] | None:
+def taught(run: str | Path) -> dict[str, int] | None:
     """The number of clicks of each class that a run was taught, or None.
 
     Raises `InputError` if there is no such run.
     """
-    return clicks_of(checkpoint.load(run))
+    return checkpoint.taught_clicks(checkpoint.load(run))
 
 
-def clicks_of(state: Mapping[str, Any]) -> dict[str, int] | None:
-    """The number of clicks of each class that a checkpoint was taught, or None."""
-    naming = state.get("naming")
-    clicks: dict[str, int] | None = None if naming is None else naming.get("taught")
-    return clicks
+def _taught_state(
+    state: dict[str, Any], segmenter: Segmenter, labelled: _Labelled, unlabelled: Tensor
+) -> tuple[dict[str, Any], Taught]:
+    """The checkpoint with the classifier of the labelled cells, and what it was taught."""
+    clicks = dict(check_names(labelled.names))
+    classes = list(clicks)
+    labels = torch.tensor([classes.index(name) for name in labelled.names])
+    trained = checkpoint.without_naming(state)
+    points = labelled.points.float().cpu()
+    weight, offset = FewLabels(unlabelled, checkpoint.classifier_in_use(trained)).fit(points, labels, len(classes))
+    # Probabilities divide logits by this temperature, and those of the fit have none.
+    scale = segmenter.mixture.temperature
+    clusters = {"weight": weight * scale, "bias": offset * scale, "centroids": _class_means(points, labels, len(classes))}
+    naming = {
+        "clusters": clusters,
+        "segments": _segments(classes, segmenter.segments).state(),
+        "matching": trained.get("matching"),
+        "taught": clicks,
+    }
+    what = f"{len(classes)} classes from {sum(clicks.values())} clicks"
+    after = history.remember(state, {**state, "matching": None, "naming": naming}, what)
+    predicted = (points @ weight.T + offset).argmax(1).tolist()
+    return after, Taught(clicks, [classes[value] for value in predicted])
+
+
+def _class_means(points: Tensor, labels: Tensor, n_classes: int) -> Tensor:
+    """(C, D) means of the labelled cells, of unit norm as the centroids of clusters."""
+    sums = torch.zeros(n_classes, points.shape[1]).index_add_(0, labels, points)
+    return F.normalize(sums, dim=1)
+
+
+def _segments(classes: Sequence[str], earlier: Segments) -> Segments:
+    """A segment for each class; the colours of earlier segments of these names are kept."""
+    known = dict(zip(earlier.names, earlier.colors, strict=True))
+    unused = [color for color in map(rgb_to_hex, palette(len(classes) + len(known))) if color not in known.values()]
+    colors = [known.get(name) or unused[index] for index, name in enumerate(classes)]
+    return Segments(tuple(classes), tuple(colors), tuple(range(len(classes))), user_defined=True)
+
+
+def _of_clicks(segmenter: Segmenter, clicks: Sequence[Click], bars: Progress) -> tuple[_Labelled, Tensor]:
+    """The cells of the clicks, in their order, and (m, D) all cells of the clicked pictures."""
+    pictures: dict[Path, list[int]] = {}
+    for index, click in enumerate(clicks):
+        pictures.setdefault(click.image, []).append(index)
+    found: dict[int, Tensor] = {}
+    cells = [torch.zeros(0, segmenter.classifier[0].shape[1])]
+    with bars.bar("clicked pictures", len(pictures)) as advance:
+        for image, indices in pictures.items():
+            picture = open_image(image, segmenter.reading)
+            z = segmenter.encode(segmenter.to_pixels(picture))[0].cpu()
+            for index in indices:
+                try:
+                    found[index] = feature_of(z, picture.size, clicks[index].x, clicks[index].y)
+                except InputError as error:
+                    raise InputError(f"{image}: {clicks[index].name!r}: {error}") from error
+            cells.append(z.flatten(1).T)
+            advance(1)
+    points = torch.stack([found[index] for index in range(len(clicks))]) if clicks else cells[0]
+    return _Labelled(points, [click.name for click in clicks]), torch.cat(cells)
+
+
+def _of_label_maps(segmenter: Segmenter, options: TeachOptions, bars: Progress) -> _Labelled:
+    """Labelled cells of label maps, the same number of each class where there are enough."""
+    if options.labels is None:
+        return _Labelled(torch.zeros(0, segmenter.classifier[0].shape[1]), [])
+    dataset, _ = open_labelled(segmenter.config, options.labels, options.split)
+    assert dataset.classes is not None
+    sample = sample_predicted(segmenter, dataset, bars, IMAGES, CELLS, labelled=True)
+    classes = sample.classes.cpu()
+    chosen = torch.cat([_spread(torch.nonzero(classes == value)[:, 0]) for value in range(len(dataset.classes))])
+    return _Labelled(sample.points.cpu()[chosen], [dataset.classes.names[value] for value in classes[chosen].tolist()])
+
+
+def _spread(indices: Tensor) -> Tensor:
+    """At most `_CELLS_PER_CLASS` of `indices`, evenly spaced."""
+    n = min(len(indices), _CELLS_PER_CLASS)
+    return indices[torch.arange(n) * len(indices) // max(n, 1)]
+
+
+def _unlabelled(segmenter: Segmenter, data: str | Path | None, bars: Progress, otherwise: Tensor) -> Tensor:
+    """(m, D) cells of the training images; `otherwise` if they are no longer there."""
+    try:
+        images = training_images(segmenter.config.data, data)
+    except InputError as error:
+        if data is not None or not len(otherwise):
+            raise
+        log.warning("only the pictures with clicks are used: %s", error)
+        return otherwise
+    return sample_predicted(segmenter, images, bars, IMAGES, CELLS).points
