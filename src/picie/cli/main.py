@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from picie.cli import clusters, conversion, data, experiments, images, pages, scores, training
+from picie.cli import clusters, conversion, data, experiments, images, labelling, pages, scores, training
 from picie.cli.app import page
 from picie.cli.exit_status import run_app
 from picie.errors import InputError
@@ -36,6 +36,7 @@ app.command()(images.import_checkpoint)
 app.command()(images.export)
 app.command()(images.neighbors)
 app.command()(clusters.name)
+app.command()(labelling.teach)
 app.command("app")(page)
 app.command()(pages.report)
 app.command()(pages.demo)

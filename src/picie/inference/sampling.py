@@ -146,16 +146,19 @@ def _batches(items: Iterable[_Item]) -> Iterator[list[_Item]]:
         yield batch
 
 
-def sample_predicted(segmenter: Segmenter, dataset: Dataset, bars: Progress, images: int, points: int) -> Sample:
+def sample_predicted(
+    segmenter: Segmenter, dataset: Dataset, bars: Progress, images: int, points: int, labelled: bool = False
+) -> Sample:
     """Sample unit-norm features of whole pictures at the size that `predict` computes them.
 
-    Raises `InputError`.
+    The arguments are those of `SampleSpec`. Raises `InputError`.
     """
 
     def whole(image: Image.Image) -> Tensor:
         return segmenter.to_pixels(image)[0]
 
-    return sample_cells(segmenter.encode, dataset, SampleSpec(whole, segmenter.config.seed, images, points), bars)
+    spec = SampleSpec(whole, segmenter.config.seed, images, points, labelled)
+    return sample_cells(segmenter.encode, dataset, spec, bars)
 
 
 def classify(points: Tensor, weight: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,8 @@ The checkpoint stores them in its entry `naming`; the trained clusters are not c
     segments    names, colors, assignment (K,) and user_defined, see
                 `picie.inference.segments`
     matching    the matching of the trained clusters, while other clusters are used
+    taught      None, or the number of clicks of each class, if the clusters are classes that
+                `picie teach` fitted
 
 `picie.naming.history` undoes changes.
 """
@@ -184,7 +186,7 @@ class _Edit:
         self.centroids = checkpoint.centroids_in_use(state)
         self.seed = self.segmenter.config.seed
         self.metric = self.segmenter.config.cluster.kmeans_metric
-        self.new_clusters = False
+        self.new_clusters, self.reclustered = False, False
 
     def apply(self, changes: Changes) -> None:
         if changes.k is not None:
@@ -237,7 +239,7 @@ class _Edit:
         # "mixed" predicts with the plain dot product
         euclidean = self.segmenter.config.cluster.metric == "euclidean"
         self.bias = bias(self.weight) if euclidean else torch.zeros(len(self.weight))
-        self.segments, self.new_clusters = Segments.plain(k), True
+        self.segments, self.new_clusters, self.reclustered = Segments.plain(k), True, True
 
     def split(self, value: int, parts: int) -> None:
         """Split a segment into `parts` by k-means on the features of its pixels.
@@ -290,4 +292,7 @@ class _Edit:
         if clusters is None and not self.segments.user_defined:
             return checkpoint.without_naming(self.state)
         naming = {"clusters": clusters, "segments": self.segments.state(), "matching": trained if clusters else None}
+        taught = checkpoint.taught_clicks(self.state)
+        if taught is not None and not self.reclustered:
+            naming["taught"] = taught
         return {**self.state, "matching": matching, "naming": naming}

@@ -139,6 +139,13 @@ def changing(run: str | Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         yield path, load(path)
 
 
+def taught_clicks(state: Mapping[str, Any]) -> dict[str, int] | None:
+    """Return the number of clicks of each class that a run was taught by `picie teach`, or None."""
+    naming = state.get("naming")
+    clicks: dict[str, int] | None = None if naming is None else naming.get("taught")
+    return clicks
+
+
 def without_naming(state: dict[str, Any]) -> dict[str, Any]:
     """Return `state` as before any `picie name`: the trained clusters and their matching."""
     naming = state.get("naming")

@@ -124,6 +124,7 @@ class _Naming(_Part):
     clusters: _Clusters | None
     segments: _Segments
     matching: _Matching | None = None
+    taught: dict[str, _Count] | None = None
 
 
 class _Step(_Part):

@@ -6,7 +6,7 @@ Used by `evaluate`, by the baselines and probes, and by the validation of a trai
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from picie.data.loading import read_ahead
 from picie.errors import InputError, UnreadableImageError
 from picie.runtime import distributed
 from picie.runtime.progress import Progress, log
+from picie.scoring.by_name import ByName
 from picie.scoring.metrics import confusion_matrix
 from picie.scoring.results import Evaluation, stack_counts, summarise
 
@@ -30,6 +31,8 @@ _BATCH = 16
 
 Predict = Callable[[Tensor, tuple[int, int]], np.ndarray]
 """Maps (B, 3, H, W) uint8 pixels and an output size (h, w) to (B, h, w) int64 clusters."""
+PredictSeveral = Callable[[Tensor, tuple[int, int]], Sequence[np.ndarray]]
+"""As `Predict`, for several predictors that share the work on the pixels."""
 
 
 def check_labels(dataset: Dataset, bars: Progress) -> None:
@@ -114,7 +117,9 @@ class Pairs:
         return warnings
 
 
-def score_split(predict: Predict, k: int, pairs: Pairs, split: str, bars: Progress, matching: str | None = None) -> Evaluation:
+def score_split(
+    predict: Predict, k: int, pairs: Pairs, split: str, bars: Progress, matching: str | ByName | None = None
+) -> Evaluation:
     """Score a predictor on all images of a labelled dataset.
 
     Args:
@@ -123,16 +128,43 @@ def score_split(predict: Predict, k: int, pairs: Pairs, split: str, bars: Progre
         pairs: images and labels.
         split: name of the split, for the protocol.
         bars: shows progress.
-        matching: a key of `picie.scoring.metrics.MATCHINGS`; None uses `evaluate.matching`.
+        matching: a key of `picie.scoring.metrics.MATCHINGS`, or a matching by name; None uses
+            `evaluate.matching`.
+
+    Raises:
+        InputError: no image can be read, or no pixel has a class.
+    """
+    return score_several(lambda *images: [predict(*images)], k, pairs, split, bars, [matching])[0]
+
+
+def score_several(
+    predict: PredictSeveral,
+    k: int,
+    pairs: Pairs,
+    split: str,
+    bars: Progress,
+    matchings: Sequence[str | ByName | None],
+) -> list[Evaluation]:
+    """Score several predictors that share the work on each image, as `score_split` scores one.
+
+    Args:
+        predict: returns the clusters of each predictor.
+        k: number of clusters that each of them predicts.
+        pairs: images and labels.
+        split: name of the split, for the protocol.
+        bars: shows progress.
+        matchings: the matching of each predictor.
 
     Raises:
         InputError: no image can be read, or no pixel has a class.
     """
     dataset, config = pairs.dataset, pairs.config
     assert dataset.classes is not None
-    counts = count_confusions(predict, k, pairs, bars)
-    _check_scorable(counts.shape[0], counts.nnz > 0, dataset.classes.ignore)
-    return summarise(counts, dataset.classes, matching or config.evaluate.matching, f"{split}; {_region(config)}")
+    results = []
+    for counts, matching in zip(_count(predict, k, pairs, bars, len(matchings)), matchings, strict=True):
+        _check_scorable(counts.shape[0], counts.nnz > 0, dataset.classes.ignore)
+        results.append(summarise(counts, dataset.classes, matching or config.evaluate.matching, f"{split}; {_region(config)}"))
+    return results
 
 
 def split_title(split: str, data: DataConfig) -> str:
@@ -154,6 +186,11 @@ def count_confusions(predict: Predict, k: int, pairs: Pairs, bars: Progress) -> 
     Returns:
         (N, C * K) sparse int64: one row for each of the N readable images.
     """
+    return _count(lambda *images: [predict(*images)], k, pairs, bars, 1)[0]
+
+
+def _count(predict: PredictSeveral, k: int, pairs: Pairs, bars: Progress, n_predictors: int) -> list[Any]:
+    """As `count_confusions`, for each of several predictors."""
     dataset = pairs.dataset
     assert dataset.classes is not None
     n_classes, ignore = len(dataset.classes), dataset.classes.ignore
@@ -163,8 +200,8 @@ def count_confusions(predict: Predict, k: int, pairs: Pairs, bars: Progress) -> 
 
     def flush(items: list[tuple[int, np.ndarray, np.ndarray]]) -> None:
         clusters = predict(torch.from_numpy(np.stack([pixels for _, pixels, _ in items])), items[0][2].shape)
-        for (index, _, label), predicted in zip(items, clusters, strict=True):
-            counted[index] = coo_array(confusion_matrix(label, predicted, n_classes, k, ignore))
+        for (index, _, label), *predicted in zip(items, *clusters, strict=True):
+            counted[index] = [coo_array(confusion_matrix(label, one, n_classes, k, ignore)) for one in predicted]
         items.clear()
 
     with bars.bar("evaluate", len(dataset)) as advance:
@@ -186,7 +223,8 @@ def count_confusions(predict: Predict, k: int, pairs: Pairs, bars: Progress) -> 
     for problem in (problem for _, problems in gathered for problem in problems):
         log.warning("skipped: %s", problem)
     counted = {index: counts for shard, _ in gathered for index, counts in shard.items()}
-    return stack_counts([counted[index] for index in sorted(counted)], n_classes, k)
+    rows = [counted[index] for index in sorted(counted)]
+    return [stack_counts([row[i] for row in rows], n_classes, k) for i in range(n_predictors)]
 
 
 def _load_pair(dataset: Dataset, index: int, config: Config) -> tuple[np.ndarray, np.ndarray]:

@@ -10,16 +10,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from picie import registry
 from picie.config import Config, EvaluateConfig, with_overrides
 from picie.data import label_summary, open_dataset, takes_folder
-from picie.data.base import Dataset
+from picie.data.base import UNMATCHED, Dataset
 from picie.errors import InputError, nearest
 from picie.inference.segmenter import Segmenter
 from picie.runtime import checkpoint
 from picie.runtime.progress import Progress, log
+from picie.scoring.by_name import ByName, match_by_name
 from picie.scoring.counting import Pairs, score_split, split_title
 from picie.scoring.intervals import RESAMPLES, check_resamples
 
@@ -82,10 +84,11 @@ def evaluate(
     segmenter = Segmenter.from_state(state, options.device)
     config = scored_config(segmenter.config, options.overrides)
     labelled, split = open_labelled(config, data, split, options.dataset)
-    if segmenter.k != (trained := len(state["classifier"]["weight"])):
+    if checkpoint.taught_clicks(state) is None and segmenter.k != (trained := len(state["classifier"]["weight"])):
         log.info("scoring the %d clusters made by `picie name`, not the %d trained ones", segmenter.k, trained)
+    matching = _taught_matching(state, segmenter, labelled, options)
     with Progress(options.progress) as bars:
-        result = score_split(segmenter.clusters, segmenter.k, Pairs(labelled, config), split, bars)
+        result = score_split(segmenter.clusters, segmenter.k, Pairs(labelled, config), split, bars, matching)
     labels, warnings = label_summary(labelled)
     for line in warnings:
         log.warning("%s", line)
@@ -93,6 +96,25 @@ def evaluate(
     if name_clusters:
         _store_matching(path, state, result)
     return with_intervals(result, bootstrap)
+
+
+def _taught_matching(state: dict[str, Any], segmenter: Segmenter, labelled: Dataset, options: ScoreOptions) -> ByName | None:
+    """The matching by name of a run that was taught classes; None for other runs.
+
+    It is also None if the caller chose a matching; that of the clusters is then by labels.
+    """
+    clicks = checkpoint.taught_clicks(state)
+    if clicks is None:
+        return None
+    if any(override.partition("=")[0].strip() == "evaluate.matching" for override in options.overrides):
+        log.warning("the run was taught classes, and this matching looks at the labels instead of their names")
+        return None
+    assert labelled.classes is not None
+    matching = match_by_name(segmenter.segments, labelled.classes, clicks)
+    others = [segmenter.names[v] for v in np.unique(segmenter.value_of_cluster[matching.assignment == UNMATCHED])]
+    if others:
+        log.warning("not a class of the labels, so their pixels count as errors: %s", ", ".join(others))
+    return matching
 
 
 def scored_config(config: Config, overrides: Sequence[str]) -> Config:

@@ -19,6 +19,7 @@ from picie.data.base import Dataset
 from picie.errors import InputError
 from picie.inference.cells import CellClassifier
 from picie.inference.enlarging import enlarged_argmax
+from picie.inference.few_labels import softmax_regression
 from picie.inference.sampling import SampleSpec, centre_square, sample_cells
 from picie.inference.segmenter import Segmenter
 from picie.runtime.progress import Progress, log
@@ -124,21 +125,9 @@ def logistic_regression(points: Tensor, labels: Tensor, n_classes: int) -> tuple
     # smaller deviations of unit-norm features are noise
     mean, std = points.mean(0), points.std(0, correction=0).clamp(min=1e-4)
     standardised = (points - mean) / std
-    weight = torch.zeros(n_classes, points.shape[1], requires_grad=True)
-    offset = torch.zeros(n_classes, requires_grad=True)
-    optimizer = torch.optim.LBFGS(
-        [weight, offset], max_iter=_STEPS, tolerance_grad=1e-5, tolerance_change=1e-8, line_search_fn="strong_wolfe"
-    )
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        value = F.cross_entropy(standardised @ weight.T + offset, labels) + _PENALTY / 2 * weight.square().sum()
-        value.backward()
-        return value
-
-    optimizer.step(loss)
-    plain = weight.detach() / std
-    return plain, offset.detach() - plain @ mean
+    weight, offset = softmax_regression(standardised, labels, n_classes, _PENALTY, steps=_STEPS)
+    plain = weight / std
+    return plain, offset - plain @ mean
 
 
 def neighbour_probe(segmenter: Segmenter, points: Tensor, labels: Tensor, n_classes: int) -> Predict:

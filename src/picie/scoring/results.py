@@ -13,6 +13,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from picie.data.base import UNMATCHED, ClassMap
+from picie.scoring.by_name import ByName
 from picie.scoring.intervals import LEVEL, RESAMPLES, Intervals, bootstrap
 from picie.scoring.metrics import MATCHINGS, Ratios, Scores, group_scores, published_group_scores, score
 
@@ -36,7 +37,7 @@ class Evaluation:
         classes: the classes.
         protocol: description of how the score was made; report it with every number.
         n_images: number of scored images.
-        matching: the name of the matching, a key of `picie.scoring.metrics.MATCHINGS`.
+        matching: the name of the matching, a key of `picie.scoring.metrics.MATCHINGS`, or "name".
         counts: (N, C * K) sparse: the confusion of each image, flattened row by row.
         void: column of the pixels without a prediction, or None; it is never matched.
         intervals: confidence intervals of the scores, or None until `with_intervals` adds them.
@@ -124,25 +125,28 @@ class Evaluation:
 
 
 def summarise(
-    counts: Any, classes: ClassMap, matching: str, scope: str, void: int | None = None, k: int | None = None
+    counts: Any, classes: ClassMap, matching: str | ByName, scope: str, void: int | None = None, k: int | None = None
 ) -> Evaluation:
     """Match clusters to classes and compute the scores.
 
     Args:
         counts: (N, C * K) sparse, as returned by `stack_counts`.
         classes: the C classes.
-        matching: a key of `picie.scoring.metrics.MATCHINGS`.
+        matching: a key of `picie.scoring.metrics.MATCHINGS`, or a matching by name.
         scope: first part of the protocol; states which pixels were counted.
         void: column of the pixels without a prediction, or None.
         k: number of clusters that the protocol states; None counts all columns except `void`.
     """
     confusion = np.asarray(counts.sum(0)).reshape(len(classes), -1)
-    assignment = MATCHINGS[matching](confusion, void)
     k = confusion.shape[1] - (void is not None) if k is None else k
-    sizes = f"{len(classes)} classes" if matching == "identity" else f"K = {k}, {len(classes)} classes"
-    protocol = f"{scope}; {sizes}; {_DESCRIPTIONS[matching]}; mIoU over classes present"
+    if isinstance(matching, ByName):
+        assignment, name, how = matching.assignment, "name", f"{matching.source}, matched by name"
+    else:
+        assignment, name, how = MATCHINGS[matching](confusion, void), matching, _DESCRIPTIONS[matching]
+    sizes = f"{len(classes)} classes" if name in {"identity", "name"} else f"K = {k}, {len(classes)} classes"
+    protocol = f"{scope}; {sizes}; {how}; mIoU over classes present"
     return Evaluation(
-        confusion, assignment, score(confusion, assignment), classes, protocol, counts.shape[0], matching, counts, void
+        confusion, assignment, score(confusion, assignment), classes, protocol, counts.shape[0], name, counts, void
     )
 
 
