@@ -97,7 +97,7 @@ def test_reserved_bytes_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_label_store_is_on_the_disk_before_it_is_mapped(tmp_path: Path) -> None:
-    store = PseudoLabelStore(tmp_path / "labels.npy", (2, 5, 3, 4), 300)
+    store = PseudoLabelStore(tmp_path / "labels.npy", (2, 5, 3, 4), [300])
     labels = torch.arange(12).reshape(1, 3, 4) + 280
     store.write(1, np.array([4]), labels)
     store.flush()
@@ -105,7 +105,7 @@ def test_the_label_store_is_on_the_disk_before_it_is_mapped(tmp_path: Path) -> N
     assert np.load(tmp_path / "labels.npy").shape == (2, 5, 3, 4)
     assert not np.load(tmp_path / "labels.npy")[0].any()
     with largest_file(2**20), pytest.raises(OSError, match="large"):
-        PseudoLabelStore(tmp_path / "large.npy", (2, 10, 300, 400), 300)
+        PseudoLabelStore(tmp_path / "large.npy", (2, 10, 300, 400), [300])
 
 
 def options(out: Path, data: Path) -> tuple[Any, ...]:

@@ -79,8 +79,8 @@ class Setup:
         self.engine = Engine(torch.device("cpu"), "fp32")
         self.views = TwoViews(self.config.views.invariance, self.config.views.equivariance, 0)
         self.frames = StillFrames()
-        heads = self.config.cluster.heads.values()
-        self.store = PseudoLabelStore(path, (len(heads) * family.views, N, CELLS, CELLS), max(heads))
+        ks = tuple(self.config.cluster.heads.values())
+        self.store = PseudoLabelStore(path, (len(ks) * family.views, N, CELLS, CELLS), ks)
         self.advanced = {"cluster": 0, "label": 0}
 
     def source(self, indices: np.ndarray | None = None) -> FeatureSource:

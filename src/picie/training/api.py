@@ -199,9 +199,9 @@ def open_trainer(setup: Setup, folder: RunFolder, saved: dict[str, Any] | None =
 
 def _label_store(setup: Setup, folder: RunFolder, keep: bool) -> PseudoLabelStore:
     """Return the store of the pseudo-labels; `keep` opens the labels of an unfinished epoch."""
-    ks = setup.config.cluster.heads.values()
+    ks = tuple(setup.config.cluster.heads.values())
     shape = (len(ks) * setup.method.views, len(setup.dataset), *setup.cells)
-    store = PseudoLabelStore(folder.out / "pseudo_labels.npy", shape, max(ks), keep=keep)
+    store = PseudoLabelStore(folder.out / "pseudo_labels.npy", shape, ks, keep=keep)
     if not keep:
         folder.record.update(labelled_epoch=None)
     return store

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ _NEEDED = "is needed to resume within an epoch,"
 class PseudoLabelStore:
     """The pseudo-labels of an epoch in a memory-mapped .npy file.
 
-    The file holds (M, N, h, w) uint8, or uint16 if K > 256.
+    The file holds (M, N, h, w) uint8, or uint16 if a head has more than 256 clusters.
 
     M is views times heads: the first head's views, then the second's. With several processes only
     the main process writes, because several writers could damage a page of a file on a network
@@ -31,15 +32,16 @@ class PseudoLabelStore:
     Args:
         path: the file.
         shape: (M, N, h, w).
-        k: the largest number of clusters of any head.
+        ks: the number of clusters of each head.
         keep: open the existing labels of an unfinished epoch; otherwise create a new file.
 
     Raises:
-        InputError: `keep` is set, and there is no such file of this shape.
+        InputError: `keep` is set, and there is no such file of this shape, or it holds labels of
+            clusters that its head does not have.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, int, int, int], k: int, keep: bool = False) -> None:
-        self._path, self._dtype = path, np.dtype(np.uint8 if k <= 256 else np.uint16)
+    def __init__(self, path: Path, shape: tuple[int, int, int, int], ks: Sequence[int], keep: bool = False) -> None:
+        self._path, self._dtype = path, np.dtype(np.uint8 if max(ks) <= 256 else np.uint16)
         if not keep:
             if distributed.is_main():
                 _create(path, shape, self._dtype)
@@ -53,7 +55,8 @@ class PseudoLabelStore:
             raise InputError(f"{path}: {_NEEDED} but cannot be read; put it back or train anew") from error
         if self._map.shape != shape or self._map.dtype != self._dtype:
             raise InputError(f"{path}: {_NEEDED} but belongs to another run; put the right one back or train anew")
-        if any(int(images.max(initial=0)) >= k for row in self._map for images in row):
+        limits = np.repeat(ks, shape[0] // len(ks))
+        if any(int(images.max(initial=0)) >= k for row, k in zip(self._map, limits, strict=True) for images in row):
             raise InputError(f"{path}: {_NEEDED} but holds labels of no cluster; it is damaged: put it back or train anew")
 
     def write(self, row: int, indices: np.ndarray, labels: Tensor) -> None:
