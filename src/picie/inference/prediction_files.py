@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ from PIL import Image
 from picie.data.raster_files import RasterFile
 from picie.display.colors import Color
 from picie.display.overlays import draw_overlay, index_image, legend
-from picie.inference.prediction_record import Frame, Record
+from picie.inference.prediction_record import FILE_NAME, Frame, Record
 from picie.inference.rows_output import RowsOutput
 from picie.runtime.atomic_write import clear_partials, write_atomically
 
 LEGEND = "legend"
+_OVERLAY = "_overlay"
 _LEGEND_WIDTH = 640
 _MAX_JPEG = 65_500  # pixels a side; a longer overlay is a PNG
 
@@ -111,9 +113,17 @@ class PredictionFiles:
 def file_names(name: str, picture: Image.Image | RasterFile, overlay: bool) -> dict[str, Any]:
     """Return the names of a picture's label map and overlay, as in `Prediction`."""
     if isinstance(picture, RasterFile) and picture.georeference.is_known:
-        return {"labels": f"{name}.tif", "overlay": f"{name}_overlay.tif" if overlay else None}
+        return {"labels": f"{name}.tif", "overlay": f"{name}{_OVERLAY}.tif" if overlay else None}
     kind = "jpg" if max(picture.width, picture.height) <= _MAX_JPEG else "png"
-    return {"labels": f"{name}.png", "overlay": f"{name}_overlay.{kind}" if overlay else None}
+    return {"labels": f"{name}.png", "overlay": f"{name}{_OVERLAY}.{kind}" if overlay else None}
+
+
+def is_label_map(path: Path, folder: Path) -> bool:
+    """Whether a PNG below `folder` is not a picture that predict writes beside label maps."""
+    if not (folder / FILE_NAME).is_file():
+        return True
+    is_overlay = path.stem.endswith(_OVERLAY) and path.with_name(f"{path.stem.removesuffix(_OVERLAY)}.png").is_file()
+    return not is_overlay and path != folder / f"{LEGEND}.png"
 
 
 def shares(counts: np.ndarray, names: Sequence[str]) -> dict[str, float]:

@@ -20,6 +20,7 @@ from picie.data.labels import named_labels, summarise_labels
 from picie.data.loading import read_ahead
 from picie.data.search import find_images
 from picie.errors import InputError, nearest
+from picie.inference.prediction_files import is_label_map
 from picie.runtime.progress import Progress, log
 from picie.scoring.intervals import RESAMPLES, check_resamples
 from picie.scoring.metrics import MATCHINGS, confusion_matrix
@@ -200,13 +201,13 @@ def pair_files(predictions: Path, labels: Path, prediction_suffix: str = "", lab
 
 def _index_maps(folder: Path, suffix: str, option: str) -> dict[str, Path]:
     """All PNGs in `folder` whose name ends in `suffix`, by relative path without `suffix` and
-    ".png".
+    ".png". Legends and overlays of `picie predict` are left out.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give a folder of index PNGs")
     files: dict[str, Path] = {}
     for path in find_images(folder):
-        if path.suffix.lower() == ".png" and path.stem.endswith(suffix):
+        if path.suffix.lower() == ".png" and path.stem.endswith(suffix) and is_label_map(path, folder):
             key = (path.parent / path.stem.removesuffix(suffix)).relative_to(folder).as_posix()
             if key in files:
                 raise InputError(f"{files[key]} and {path} differ only in the case of their ending; keep one")
