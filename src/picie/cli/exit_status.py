@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,7 +37,9 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
     if arguments is None and distributed.launched() == 1:
         end_at_signals()
     try:
-        with registry.trust_scope():
+        with registry.trust_scope(), warnings.catch_warnings():
+            # Pillow warns about damaged metadata.
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
             status = typer.main.get_command(app).main(
                 args=None if arguments is None else list(arguments), prog_name=name, standalone_mode=False
             )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image
 
@@ -11,13 +14,6 @@ with contextlib.suppress(ImportError):  # the extra picie[heic]
     import pillow_heif
 
     pillow_heif.register_heif_opener()
-
-# Pillow warns about damaged metadata; picie reports relevant problems once.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-
-# Pillow raises for images above this limit and warns above half of it. picie checks
-# data.max_pixels instead.
-Image.MAX_IMAGE_PIXELS = None
 
 HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
 _SUFFIXES = {
@@ -43,5 +39,35 @@ Image.init()
 DECODERS = tuple(name for name in _SUFFIXES if name in Image.OPEN)
 """The Pillow decoders in use. None runs another program, unlike Pillow's EPS decoder."""
 
+_lock = threading.Lock()
+_opening = 0  # threads in `_without_limit`
+_limit = Image.MAX_IMAGE_PIXELS
+
 IMAGE_SUFFIXES = frozenset(suffix for name in DECODERS for suffix in _SUFFIXES[name])
 """Endings of image files, in lower case."""
+
+
+def open_with_pillow(file: Path | BinaryIO) -> Image.Image:
+    """Open an image with one of `DECODERS`, whatever its number of pixels.
+
+    Callers check `data.max_pixels` instead of Pillow's limit. Raises any exception of the decoders.
+    """
+    with _without_limit():
+        return Image.open(file, formats=DECODERS)
+
+
+@contextlib.contextmanager
+def _without_limit() -> Iterator[None]:
+    """Suspend Pillow's limit on pixels, which is an attribute of its module, shared by threads."""
+    global _opening, _limit
+    with _lock:
+        if _opening == 0:
+            _limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        _opening += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _opening -= 1
+            if _opening == 0:
+                Image.MAX_IMAGE_PIXELS = _limit

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from picie.data.color_profiles import to_srgb
-from picie.data.formats import DECODERS, HEIF_SUFFIXES
+from picie.data.formats import DECODERS, HEIF_SUFFIXES, open_with_pillow
 from picie.data.label_coding import read_stored
 from picie.data.pixels import Header, Pixels, decode, read_header
 from picie.data.raster_files import LARGE, open_raster
@@ -138,7 +138,7 @@ def _read(file: BinaryIO, reading: Reading) -> Image.Image:
     notes = [f"{header.pages} pages"] if header.pages > 1 else []
     if pixels is None:
         file.seek(0)
-        with Image.open(file, formats=DECODERS) as image:
+        with open_with_pillow(file) as image:
             image.load()
             rgb = to_rgb(upright(image))
     else:

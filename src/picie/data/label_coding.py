@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from picie.config import read_toml
 from picie.data.base import ClassMap
-from picie.data.formats import DECODERS
+from picie.data.formats import open_with_pillow
 from picie.data.label_statistics import LabelStatistics, listing
 from picie.display.colors import palette, rgb_to_hex
 from picie.errors import InputError, nearest
@@ -152,7 +151,7 @@ def read_stored(path: Path, colors: tuple[str, ...] = (), ignore: int = 255) -> 
     try:
         if path.suffix.lower() == ".npy":
             return _checked_array(np.load(path, allow_pickle=False)), False
-        with Image.open(path, formats=DECODERS) as image:
+        with open_with_pillow(path) as image:
             mode, stored = image.mode, np.asarray(image)
     except Exception as error:  # a decoder may raise anything for a damaged file
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from picie.data.formats import DECODERS
+from picie.data.formats import open_with_pillow
 
 _LOSSLESS = {".png", ".tif", ".tiff", ".bmp", ".gif"}
 _WORDS = ("mask", "label", "annot", "segment", "groundtruth", "semantic", "stuffthing", "trimap", "matte")
@@ -66,7 +65,7 @@ def _are_label_maps(group: Sequence[Path]) -> bool:
 
 def _looks_like_label_map(path: Path) -> bool:
     try:
-        with Image.open(path, formats=DECODERS) as image:
+        with open_with_pillow(path) as image:
             if image.width * image.height > _MAX_PIXELS:
                 return False
             stored = np.asarray(image.convert("RGB") if image.mode in {"RGBA", "CMYK"} else image)

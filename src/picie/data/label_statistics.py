@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from picie.data.formats import DECODERS
+from picie.data.formats import open_with_pillow
 
 _MAX_LISTED = 12
 _BINARY = 2  # number of classes in a binary mask
@@ -111,7 +110,7 @@ def listing(values: Iterable[int]) -> str:
 def _palette_of(path: Path, values: np.ndarray) -> dict[int, tuple[int, int, int]]:
     """The palette colours of those `values` in a palette file; empty for other files."""
     try:
-        with Image.open(path, formats=DECODERS) as image:
+        with open_with_pillow(path) as image:
             colors = image.getpalette() if image.mode == "P" else None
     except Exception:  # e.g. a .npy file
         return {}

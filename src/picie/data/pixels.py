@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,12 +10,8 @@ from typing import Any, BinaryIO, Literal
 import imagecodecs
 import numpy as np
 import tifffile
-from PIL import Image
 
-from picie.data.formats import DECODERS
-
-# damaged files are reported once, by picie
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+from picie.data.formats import open_with_pillow
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -105,7 +100,7 @@ def read_header(file: BinaryIO) -> Header:
         kind = "jpeg2000"
     elif match and int(match[4]) > 255:
         kind = "pnm"
-    with Image.open(file, formats=DECODERS) as image:
+    with open_with_pillow(file) as image:
         # further frames are previews of the same photo in an MPO, and layers in a PSD
         pages = 1 if image.format in {"MPO", "PSD"} else getattr(image, "n_frames", 1)
         # without this test Pillow would decode the whole PNG to look for EXIF data at its end
@@ -137,7 +132,7 @@ def decode(file: BinaryIO, header: Header, bands: Sequence[int] = ()) -> Pixels 
         shape = (int(match[3]), int(match[2])) + ((3,) if match[1] == b"6" else ())
         return Pixels(np.frombuffer(data, ">u2", int(np.prod(shape)), match.end()).reshape(shape).astype(np.uint16))
     file.seek(0)
-    with Image.open(file, formats=DECODERS) as image:
+    with open_with_pillow(file) as image:
         profile = image.info.get("icc_profile")
     values = imagecodecs.png_decode(data) if header.kind == "png" else imagecodecs.jpeg2k_decode(data)
     color, alpha = _split_alpha(values)

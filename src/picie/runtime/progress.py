@@ -34,8 +34,10 @@ _LINE_EVERY = 60.0  # seconds, without a terminal
 def set_up_logging(quiet: bool = False) -> None:
     """Send the package's log lines to stderr, above any progress bar; `quiet` keeps only warnings.
 
-    In a run of several processes only the main process logs.
+    In a run of several processes only the main process logs. What tifffile logs about damaged files
+    is left out, because picie reports them.
     """
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     log.handlers[:] = [_Handler() if distributed.is_main() else logging.NullHandler()]
     log.propagate = False
     log.setLevel(logging.WARNING if quiet else logging.INFO)
