@@ -190,7 +190,7 @@ def test_the_pixels_are_read_back(name: str, shape: str, predicted: Path, tmp_pa
     result = READERS[name](out, maps)
     assert set(result) == set(maps)
     for photo, labels in maps.items():
-        assert np.array_equal(result[photo], np.where(labels == IGNORE, NOTHING, labels)), photo
+        assert np.array_equal(result[photo], np.where(labels == IGNORE, NOTHING, labels.astype(int))), photo
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -127,7 +127,12 @@ def _list_rows(what: str) -> Iterator[tuple[str, str]]:
 
         yield f"any of timm's {len(timm.list_models()):,} models", "if it has a feature pyramid or patches"
     else:
-        entries = {"datasets": registry.DATASETS, "methods": registry.METHODS, "losses": registry.LOSSES, "formats": registry.FORMATS}[what]
+        entries = {
+            "datasets": registry.DATASETS,
+            "methods": registry.METHODS,
+            "losses": registry.LOSSES,
+            "formats": registry.FORMATS,
+        }[what]
         for name in entries:
             yield name, _first_line(registry.find(entries, name, "list"))
 

@@ -22,11 +22,10 @@ class Cvat(Format):
     def __init__(self, target: Target, options: ConvertOptions, place: Path) -> None:
         super().__init__(target, options, place)
         self.file = (place / "annotations.xml").open("w", encoding="utf-8")
-        labels = [{"name": n, "color": c, "attributes": []} for n, c in zip(target.names, target.colors, strict=True)]
+        pairs = list(zip(target.names, target.colors, strict=True))
+        labels = [{"name": name, "color": color, "attributes": []} for name, color in pairs]
         (place / "labels.json").write_text(json.dumps(labels, indent=2) + "\n", "ascii")
-        listed = "".join(
-            f"<label><name>{_text(label['name'])}</name><color>{label['color']}</color></label>" for label in labels
-        )
+        listed = "".join(f"<label><name>{_text(name)}</name><color>{color}</color></label>" for name, color in pairs)
         self.file.write(
             '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n'
             f"<meta><task><size>{target.n_images}</size><mode>annotation</mode><labels>{listed}</labels></task></meta>\n"
@@ -41,8 +40,8 @@ class Cvat(Format):
         picture.photo.encode()  # raises if the name is not valid Unicode
         n, chosen, shapes = len(self.target.names), self.chosen, []
         if chosen.shape == "mask":
-            for region in find_regions(picture.labels, n, chosen.per == "component", chosen.min_area, chosen.fill_holes):
-                shapes.append(f"<mask {self._common(region.value)} {_mask(region)}></mask>\n")
+            regions = find_regions(picture.labels, n, chosen.per == "component", chosen.min_area, chosen.fill_holes)
+            shapes = [f"<mask {self._common(region.value)} {_mask(region)}></mask>\n" for region in regions]
         else:
             for group, outline in enumerate(find_outlines(picture.labels, n, chosen), 1):
                 together = f' group_id="{group}"' if len(outline.parts) > 1 else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,27 +57,37 @@ def photo_for(picture: Picture, how: Literal["link", "copy", "none"], jpeg: bool
     if how == "none":
         return None
     source = picture.source
+    if not picture.photo.endswith(source.name):
+        raise InputError(f"{picture.photo}: is a frame of a file, which is not written as a photo; convert with --photos none")
     if not source.is_file():
         raise InputError(f"{source}: is no longer there; put it back, or convert with --photos none")
-    if _is_usable(source, jpeg):
+    if _is_usable(picture, jpeg):
         return Photo(".jpg" if jpeg else source.suffix.lower(), source, how == "link")
     image = open_image(source)
-    if image.size != (picture.width, picture.height):
-        raise InputError(f"{source}: has another size than its label map {picture.map_file}; predict it again")
+    _check_size(picture, image)
     file = io.BytesIO()
     image.save(file, "JPEG", quality=_QUALITY, subsampling=0)
     return Photo(".jpg", source, False, file.getvalue())
 
 
-def _is_usable(source: Path, jpeg: bool) -> bool:
-    kind = _READABLE.get(source.suffix.lower())
+def _is_usable(picture: Picture, jpeg: bool) -> bool:
+    """Whether training tools read the photo as picie does."""
+    kind = _READABLE.get(picture.source.suffix.lower())
     if kind is None or (jpeg and kind != "JPEG"):
         return False
     try:
-        with Image.open(source) as image:
-            return image.format == kind and image.mode in _MODES and image.getexif().get(_ORIENTATION, 1) == 1
+        with Image.open(picture.source) as image:
+            usable = image.format == kind and image.mode in _MODES and image.getexif().get(_ORIENTATION, 1) == 1
+            if usable:
+                _check_size(picture, image)
+            return usable
     except OSError:
         return False
+
+
+def _check_size(picture: Picture, image: Image.Image) -> None:
+    if image.size != (picture.width, picture.height):
+        raise InputError(f"{picture.source}: has another size than its label map {picture.map_file}; predict it again")
 
 
 def place_photo(photo: Photo, target: Path) -> None:
@@ -93,7 +102,7 @@ def place_photo(photo: Photo, target: Path) -> None:
 def _link(source: Path, target: Path) -> bool:
     """Make a symbolic link; return False where the system has none, e.g. Windows without the right."""
     try:
-        os.symlink(source, target)
+        target.symlink_to(source)
     except (OSError, NotImplementedError):
         return False
     return True

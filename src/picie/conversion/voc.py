@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
 
 from picie.conversion.base import ConvertOptions, Format, Picture, Target
 from picie.conversion.photos import Photo, photo_for, place_photo
