@@ -14,6 +14,7 @@ import pytest
 
 import picie
 from picie import registry
+from picie.conversion.base import Format
 from picie.data.base import Dataset
 from picie.data.scenes.dataset import Scenes
 from picie.errors import InputError, nearest
@@ -25,6 +26,7 @@ TABLES = {
     "methods": registry.METHODS,
     "invariance": registry.INVARIANCE,
     "equivariance": registry.EQUIVARIANCE,
+    "formats": registry.FORMATS,
 }
 MODULES = sorted(m.name for m in pkgutil.walk_packages(picie.__path__, "picie.") if not m.name.endswith("__main__"))
 
@@ -35,7 +37,7 @@ def test_every_entry_leads_to_something_documented(table: str, name: str) -> Non
     assert inspect.isclass(found)
     assert found.__doc__
     assert not found.__doc__.isspace()
-    base = {"methods": Method, "invariance": Photometric, "equivariance": Geometric}.get(table)
+    base = {"methods": Method, "invariance": Photometric, "equivariance": Geometric, "formats": Format}.get(table)
     if base is not None:
         assert issubclass(found, base)
         assert not inspect.isabstract(found)
@@ -45,7 +47,8 @@ def test_every_entry_leads_to_something_documented(table: str, name: str) -> Non
 
 
 def test_the_tables_miss_nothing() -> None:
-    for base, table in ((Photometric, registry.INVARIANCE), (Geometric, registry.EQUIVARIANCE), (Method, registry.METHODS)):
+    tables = ((Photometric, registry.INVARIANCE), (Geometric, registry.EQUIVARIANCE), (Method, registry.METHODS))
+    for base, table in (*tables, (Format, registry.FORMATS)):
         listed = set(table.values())
         for module in MODULES:
             for name, thing in vars(importlib.import_module(module)).items():

@@ -13,6 +13,8 @@ from picie.version import __version__
 
 if TYPE_CHECKING:
     from picie.config import Config
+    from picie.conversion.base import ConvertOptions
+    from picie.conversion.convert import convert
     from picie.inference.segmenter import Segmenter
     from picie.registry import trust
     from picie.scoring.evaluation import ScoreOptions, evaluate
@@ -20,16 +22,18 @@ if TYPE_CHECKING:
     from picie.training.runs import Run, resume, train
 
 __all__ = [
-    "Config", "FolderOptions", "Run", "ScoreOptions", "Segmenter", "__version__", "evaluate", "resume", "score_folders",
-    "train", "trust",
+    "Config", "ConvertOptions", "FolderOptions", "Run", "ScoreOptions", "Segmenter", "__version__", "convert", "evaluate",
+    "resume", "score_folders", "train", "trust",
 ]  # fmt: skip
 
 _HOMES = {
     "Config": "config",
+    "ConvertOptions": "conversion.base",
     "FolderOptions": "scoring.folders",
     "Run": "training.runs",
     "ScoreOptions": "scoring.evaluation",
     "Segmenter": "inference.segmenter",
+    "convert": "conversion.convert",
     "evaluate": "scoring.evaluation",
     "resume": "training.runs",
     "score_folders": "scoring.folders",

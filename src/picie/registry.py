@@ -59,6 +59,11 @@ EQUIVARIANCE = {
 
 FORMATS = {
     "coco": "picie.conversion.coco:Coco",
+    "yolo": "picie.conversion.yolo:Yolo",
+    "voc": "picie.conversion.voc:Voc",
+    "labelstudio": "picie.conversion.labelstudio:LabelStudio",
+    "cvat": "picie.conversion.cvat:Cvat",
+    "geojson": "picie.conversion.geojson:GeoJson",
     "csv": "picie.conversion.tables:Csv",
     "parquet": "picie.conversion.tables:Parquet",
 }

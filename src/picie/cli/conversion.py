@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from picie import registry
 from picie.errors import nearest
+
+if TYPE_CHECKING:
+    from picie.conversion.convert import Summary
 
 FOLDER = "formats"
 """The folder below that of the predictions for the results of `picie predict --format`."""
@@ -86,11 +89,7 @@ def convert(
     if quiet:
         set_up_logging(quiet=True)
     options = ConvertOptions(shape.value, per.value, min_area, tolerance, fill_holes, photos.value, url)
-    summary = convert(predictions, to, out, options, overwrite, progress=not quiet)
-    skipped = f", {len(summary.skipped)} skipped" if summary.skipped else ""
-    typer.echo(f"{summary.converted} images -> {out}{skipped}")
-    if summary.skipped:
-        raise typer.Exit(1)
+    _report(convert(predictions, to, out, options, overwrite, progress=not quiet))
 
 
 def convert_all(predictions: Path, formats: Sequence[str], progress: bool) -> None:
@@ -99,5 +98,12 @@ def convert_all(predictions: Path, formats: Sequence[str], progress: bool) -> No
 
     for name in formats:
         out = predictions / FOLDER / default_name(name)
-        summary = convert(predictions, name, out, overwrite=True, progress=progress)
-        typer.echo(f"{summary.converted} images -> {out}")
+        _report(convert(predictions, name, out, overwrite=True, progress=progress))
+
+
+def _report(summary: Summary) -> None:
+    """Print the result. Exits with status 1 if an image is missing in it."""
+    skipped = f", {len(summary.skipped)} skipped" if summary.skipped else ""
+    typer.echo(f"{summary.converted} images -> {summary.out}{skipped}")
+    if summary.skipped:
+        raise typer.Exit(1)

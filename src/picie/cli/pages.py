@@ -36,7 +36,8 @@ def demo(
 
 def list_(
     what: Annotated[
-        str, typer.Argument(metavar="WHAT", help="datasets, backbones, transforms, methods, losses, formats, presets or recipes.")
+        str,
+        typer.Argument(metavar="WHAT", help="datasets, backbones, transforms, methods, losses, formats, presets or recipes."),
     ],
 ) -> None:
     """List the names that an option accepts."""

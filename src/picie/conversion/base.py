@@ -127,10 +127,10 @@ class Format(ABC):
     def write(self, encoded: Any) -> None:
         """Store what `encode` returned. Raises `OSError`."""
 
-    def finish(self) -> None:
+    def finish(self) -> None:  # noqa: B027 (few formats write an end)
         """Write what comes after the last image. Raises `OSError`."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (few formats keep files open)
         """Close open files."""
 
 

@@ -89,9 +89,9 @@ def _mask(region: Region, height: int, width: int) -> dict[str, Any]:
 def _polygons(value: int, rings: list[np.ndarray]) -> dict[str, Any]:
     corners = np.concatenate(rings)
     low, high = corners.min(axis=0), corners.max(axis=0)
-    area = sum(_area(ring) for ring in rings)
+    box, area = [*low.tolist(), *(high - low).tolist()], sum(_area(ring) for ring in rings)
     segmentation = [np.round(ring, 2).reshape(-1).tolist() for ring in rings]
-    return {"category_id": value + 1, "segmentation": segmentation, "area": area, "bbox": [*low.tolist(), *(high - low).tolist()]}
+    return {"category_id": value + 1, "segmentation": segmentation, "area": area, "bbox": box}
 
 
 def _area(ring: np.ndarray) -> float:

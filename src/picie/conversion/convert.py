@@ -157,9 +157,8 @@ def _encode(writer: Format, folder: PredictionFolder, image: PredictedImage) -> 
 def _labels(image: PredictedImage, n_segments: int) -> np.ndarray:
     """Read a label map as `Picture.labels`."""
     stored = image.read()
-    kind = np.dtype(np.uint8 if n_segments <= 255 else np.uint16)
-    nothing = np.iinfo(kind).max
-    labels = stored.astype(kind)
+    kind, nothing = (np.uint8, 255) if n_segments <= 255 else (np.uint16, 65535)
+    labels: np.ndarray = stored.astype(kind)
     labels[(stored < 0) | (stored >= n_segments)] = nothing
     return labels
 

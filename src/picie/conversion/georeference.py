@@ -57,9 +57,11 @@ class Georeference:
         x, y = np.meshgrid(columns, np.arange(height + 1))
         across, along = transform(self.crs, _EQUAL_AREA, *self._project(x.ravel(), y.ravel()))
         u, v = np.reshape(across, x.shape), np.reshape(along, x.shape)
-        # the shoelace formula for each part of a row of pixels
-        diagonals = (u[1:, 1:] - u[:-1, :-1]) * (v[1:, :-1] - v[:-1, 1:]) - (u[1:, :-1] - u[:-1, 1:]) * (v[1:, 1:] - v[:-1, :-1])
-        return np.asarray(np.abs(diagonals).sum(axis=1) / 2 / width)
+        # half the cross product of the diagonals of each part of a row of pixels
+        falling = u[1:, 1:] - u[:-1, :-1], v[1:, 1:] - v[:-1, :-1]
+        rising = u[1:, :-1] - u[:-1, 1:], v[1:, :-1] - v[:-1, 1:]
+        parts = np.abs(falling[0] * rising[1] - falling[1] * rising[0]) / 2
+        return np.asarray(parts.sum(axis=1) / width)
 
     def _project(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Convert pixel coordinates to coordinates of `crs`."""

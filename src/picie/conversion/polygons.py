@@ -127,4 +127,3 @@ def _left_of(point: np.ndarray, rings: Sequence[np.ndarray]) -> tuple[int, int, 
     if best is None:  # cannot happen in a valid polygon, except by rounding
         return 0, 0, rings[0][0]
     return best
-

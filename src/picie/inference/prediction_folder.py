@@ -44,9 +44,13 @@ class PredictedImage:
         Raises:
             InputError: the file is missing, damaged or outdated.
         """
+        return open_label(self.current_labels())
+
+    def current_labels(self) -> Path:
+        """Return `labels`. Raises `InputError` if it is outdated."""
         if self.outdated:
             raise InputError(f"{self.labels}: {_OUTDATED}")
-        return open_label(self.labels)
+        return self.labels
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,8 @@ def partial_folder(path: Path) -> Iterator[Path]:
         if path.is_dir():
             path.replace(earlier)
         partial.replace(path)
+    except OSError as error:
+        raise _named(error, path) from error
     finally:
         if earlier.exists() and not path.exists():
             earlier.replace(path)

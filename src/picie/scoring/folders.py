@@ -20,7 +20,8 @@ from picie.data.labels import named_labels, summarise_labels
 from picie.data.loading import read_ahead
 from picie.data.search import find_images
 from picie.errors import InputError, nearest
-from picie.inference.prediction_record import is_label_map
+from picie.inference.prediction_folder import open_predictions
+from picie.inference.prediction_record import FILE_NAME, is_label_map
 from picie.runtime.progress import Progress, log
 from picie.scoring.intervals import RESAMPLES, check_resamples
 from picie.scoring.metrics import MATCHINGS, confusion_matrix
@@ -122,9 +123,9 @@ def score_folders(
 ) -> Evaluation:
     """Score a folder of predicted index maps against a folder of label maps.
 
-    Both are searched recursively for PNGs. A label and its prediction have the same relative path,
-    except for their suffixes. Nothing is resized: every pixel of a label counts, unless it is
-    ignored.
+    Both are searched recursively for PNGs; of a folder that `picie predict` wrote, the label maps
+    are used. A label and its prediction have the same relative path, except for their suffixes.
+    Nothing is resized: every pixel of a label counts, unless it is ignored.
 
     Args:
         predictions: folder of index maps with integers from 0 to 65535: clusters or classes.
@@ -185,7 +186,7 @@ def pair_files(predictions: Path, labels: Path, prediction_suffix: str = "", lab
         InputError: a folder does not exist or has no such files, or a label has no prediction.
     """
     label_files = _index_maps(labels, label_suffix, "--label-suffix")
-    prediction_files = _index_maps(predictions, prediction_suffix, "--prediction-suffix")
+    prediction_files = _predicted(predictions, prediction_suffix)
     missing = [key for key in label_files if key not in prediction_files]
     if missing:
         expected = predictions / f"{missing[0]}{prediction_suffix}.png"
@@ -197,6 +198,16 @@ def pair_files(predictions: Path, labels: Path, prediction_suffix: str = "", lab
     if extra:
         log.info("skipped %d PNGs without a label, the first is %s", len(extra), extra[0])
     return [(prediction_files[key], label_files[key]) for key in label_files]
+
+
+def _predicted(folder: Path, suffix: str) -> dict[str, Path]:
+    """The predicted maps in `folder`, by relative path without `suffix` and ending."""
+    if not (folder / FILE_NAME).is_file():
+        return _index_maps(folder, suffix, "--prediction-suffix")
+    images = [image for image in open_predictions(folder).images if image.name.endswith(suffix)]
+    if not images:
+        raise InputError(f"{folder}: has no prediction whose name ends in {suffix}; is --prediction-suffix right?")
+    return {image.name.removesuffix(suffix): image.current_labels() for image in images}
 
 
 def _index_maps(folder: Path, suffix: str, option: str) -> dict[str, Path]:
