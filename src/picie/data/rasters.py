@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-_PIXELS_AT_ONCE = 2**24  # pixels of the picture that are scaled at once, about 64 MB
+_PIXELS_AT_ONCE = 2**23  # pixels of the picture that are scaled at once: of 16 bits, about 150 MB
 
 Rows = tuple[np.ndarray, np.ndarray | None]
 """(n, W, 3) uint8 RGB, and (n, W) bool, false where there is no data; None: data everywhere."""
@@ -49,7 +49,7 @@ class Decoded:
 def scaled_rows(raster: Raster, size: tuple[int, int], top: int, bottom: int) -> Rows:
     """Return rows of a raster that is scaled to `size` (H, W) with antialiasing.
 
-    The picture is scaled in parts of 16 megapixels. A smaller one is scaled at once, exactly as
+    The picture is scaled in parts of 8 megapixels. A smaller one is scaled at once, exactly as
     Pillow scales it; parts can differ from that by one grey level, because of rounding.
 
     Args:

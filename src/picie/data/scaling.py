@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -126,8 +127,15 @@ def has_data(pixels: Pixels) -> np.ndarray:
             valid &= np.abs(values) < _MAX_MAGNITUDE  # false for NaN
         if values.dtype.kind in "if":
             valid &= ~np.isin(values, np.array(_NODATA, np.float64))
-        if pixels.nodata is not None:
-            valid &= values != np.float64(pixels.nodata).astype(np.float32 if values.dtype.kind == "f" else np.float64)
+        if pixels.nodata is not None and values.dtype.kind == "f":
+            valid &= values != np.float64(pixels.nodata).astype(np.float32)
+        elif pixels.nodata is not None and _is_stored_as(pixels.nodata, values.dtype):
+            valid &= values != values.dtype.type(int(pixels.nodata))  # a float would convert all values
     if pixels.alpha is not None:
         valid &= (pixels.alpha > 0) if values.ndim == 2 else (pixels.alpha > 0)[..., None]
     return valid
+
+
+def _is_stored_as(value: float, dtype: np.dtype[Any]) -> bool:
+    """Whether an integer type can hold `value`."""
+    return value.is_integer() and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
