@@ -78,9 +78,7 @@ def stop(process: subprocess.Popen[str], signum: signal.Signals) -> str:
 
 
 @both_signals
-def test_predict(
-    start: Start, cli: Cli, trained: Path, labelled_folder: Path, tmp_path: Path, signum: signal.Signals
-) -> None:
+def test_predict(start: Start, cli: Cli, trained: Path, labelled_folder: Path, tmp_path: Path, signum: signal.Signals) -> None:
     many, out = tmp_path / "many", tmp_path / "out"
     many.mkdir()
     for i in range(120):

@@ -318,7 +318,8 @@ class Studio:
         return naming.sample_features(segmenter, data)
 
     def _clusters(self, features: Tensor, size: tuple[int, int]) -> np.ndarray:
-        return self.segmenter.clusters_of(features[None], size)[0].astype(np.uint16)
+        clusters: np.ndarray = self.segmenter.clusters_of(features[None], size)[0].astype(np.uint16)
+        return clusters
 
     def _features(self, picture: Image.Image) -> Tensor:
         pixels = self.segmenter.to_pixels(picture)

@@ -91,7 +91,9 @@ def palette(n: int) -> tuple[Color, ...]:
 
     def distances(chosen: int, safe: bool) -> np.ndarray:
         plain: np.ndarray = np.linalg.norm(lab - lab[chosen], axis=1)
-        return np.min([plain, *(_SIMULATED * np.linalg.norm(one - one[chosen], axis=1) for one in seen if safe)], axis=0)
+        all_kinds = [plain, *(_SIMULATED * np.linalg.norm(one - one[chosen], axis=1) for one in seen if safe)]
+        smallest: np.ndarray = np.min(all_kinds, axis=0)
+        return smallest
 
     # start with a blue
     chosen = [int(np.square(lab - srgb_to_lab(np.array([[60, 105, 190]]) / 255)).sum(1).argmin())]

@@ -65,15 +65,6 @@ def joined(parts: Sequence[Maps]) -> Maps:
 
 
 @torch.inference_mode()
-def margin_map(logits: Tensor, size: tuple[int, int], mixture: Mixture) -> Tensor:
-    """Return the margin (H, W) uint8; `logits` (1, K, h, w) are enlarged to `size`."""
-    result = torch.empty(size, dtype=torch.uint8, device=logits.device)
-    for rows, columns, part in enlarged(logits, size):
-        result[rows, columns] = mixture.margin(part)[0]
-    return result
-
-
-@torch.inference_mode()
 def probability_map(logits: Tensor, size: tuple[int, int], mixture: Mixture) -> Tensor:
     """Return (V, H, W) float32 probabilities; `logits` (1, K, h, w) are enlarged to `size`."""
     result = torch.empty((mixture.n_segments, *size), device=logits.device)
@@ -90,7 +81,7 @@ def margin_map(logits: Tensor, size: tuple[int, int], mixture: Mixture) -> np.nd
     """
     result = torch.empty(size, dtype=torch.uint8)
     for rows, columns, part in enlarged(logits, size):
-        result[rows, columns] = (margin(mixture.probabilities(part))[0] * 255).round().to(torch.uint8).cpu()
+        result[rows, columns] = mixture.margin(part)[0].cpu()
     return result.numpy()
 
 

@@ -104,8 +104,8 @@ class PredictionFiles:
         """
         self.begin()
         (self.folder / prediction.labels).parent.mkdir(parents=True, exist_ok=True)
-        extras = [None if name is None else self.folder / name for name in (prediction.overlay, prediction.confidence)]
-        return RowsOutput(self.folder / prediction.labels, *extras, self.names, self.colors).write(raster, parts)
+        overlay, margin = (None if name is None else self.folder / name for name in (prediction.overlay, prediction.confidence))
+        return RowsOutput(self.folder / prediction.labels, overlay, margin, self.names, self.colors).write(raster, parts)
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file in one step. Raises `OSError`."""

@@ -225,7 +225,7 @@ class Segmenter(CellClassifier, OnHub):
 
     def maps_of(self, logits: Tensor, size: tuple[int, int], margin: bool = False) -> outputs.Maps:
         """Return the maps (H, W) of the logits (1, K, h, w) of a picture's cells."""
-        margins = outputs.margin_map(logits, size, self.mixture).cpu().numpy() if margin else None
+        margins = outputs.margin_map(logits, size, self.mixture) if margin else None
         return outputs.Maps(as_given(self._labels_of(logits, size), "file"), margins)
 
     def probabilities(self, images: Any, batch_size: int = 8) -> Any:

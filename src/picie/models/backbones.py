@@ -83,8 +83,8 @@ class TimmBackbone(Backbone):
         shipped = name.split(".")[0] == SHIPPED
         self.net: Any = timm_models.create(name, pretrained and weights is None and not shipped, levels, options)
         self.patch_tokens = timm_models.is_vit(self.net)
-        self.channels = self.net.feature_info.channels()
-        self.strides = self.net.feature_info.reduction()
+        info: Any = self.net.feature_info
+        self.channels, self.strides = info.channels(), info.reduction()
         # This is the layout of Swin and similar models.
         self._channels_last = "NHWC" in str(getattr(self.net, "output_fmt", ""))
         cfg: Any = getattr(self.net, "pretrained_cfg", None) or timm.get_pretrained_cfg(name).to_dict()

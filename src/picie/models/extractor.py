@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from timm.optim import param_groups_layer_decay
@@ -66,7 +67,8 @@ class Extractor(nn.Module):
             return [(parameters, 1.0)]
         if not self.backbone.patch_tokens:
             raise InputError("train.layer_decay is for the blocks of a ViT, and the backbone is none; leave it out")
-        groups = param_groups_layer_decay(self.backbone.net.model, weight_decay=0.0, layer_decay=decay)
+        net: Any = self.backbone.net
+        groups = param_groups_layer_decay(net.model, weight_decay=0.0, layer_decay=decay)
         return [(group["params"], group["lr_scale"]) for group in groups]
 
     def prepare(self, device: torch.device, bf16: bool) -> None:

@@ -66,12 +66,13 @@ def _extractor(name: str, levels: int | None, given: Mapping[str, Any], make: Ca
             # The features that timm makes by itself lack the final norm, with which their authors
             # use these models.
             model = make(name, **{"num_classes": 0, **options})
-            extractor = FeatureGetterNet(model, out_indices=levels or 1, norm=True)
+            extractor: nn.Module = FeatureGetterNet(model, out_indices=levels or 1, norm=True)
             extractor.pretrained_cfg = model.pretrained_cfg
             return extractor
         plain = timm.create_model(name, features_only=True, **options)
         indices = _pyramid(plain, levels or _PYRAMID_LEVELS)
-        return make(name, **{"features_only": True, **options, "out_indices": indices})
+        pyramid: nn.Module = make(name, **{"features_only": True, **options, "out_indices": indices})
+        return pyramid
 
 
 def convert(name: str, levels: int | None, given: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:

@@ -80,7 +80,7 @@ def check_sizes(config: Config) -> None:
     for device in ("meta", "cpu"):
         with torch.device(device):
             backbone = build_backbone(model, pretrained=False).eval()
-            refusal = None
+            refusal: InputError | None = None
             for size in _tried_sizes(config):
                 try:
                     backbone(torch.zeros(1, 3, *size))
@@ -89,6 +89,7 @@ def check_sizes(config: Config) -> None:
                     break
         if refusal is None:
             return
+    assert refusal is not None
     raise refusal
 
 
