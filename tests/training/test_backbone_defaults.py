@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from picie.config import Config, from_dict, load, preset_text
 from picie.errors import InputError
 from picie.inference.segmenter import Segmenter
 from picie.methods.base import build_method
+from picie.models import timm_models
 from picie.models.catalogue import KNOWN, VIEW_CELLS
 from picie.runtime import checkpoint
 from picie.training import api
@@ -119,3 +121,23 @@ def test_the_presets_of_vits_set_what_belongs_together(preset: str) -> None:
     assert 0 < config.loss.temperature < plain.loss.temperature
     megabytes = f"({known.megabytes} MB, "
     assert megabytes in preset_text(preset)
+
+
+@pytest.mark.parametrize("backbone", ["levit_128s", "test_vit"])
+def test_a_backbone_of_one_size_is_refused_before_its_weights_are_fetched(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, backbone: str
+) -> None:
+    fetched: list[str] = []
+
+    def fetch(name: str, **_: Any) -> None:
+        fetched.append(name)
+        raise InputError("no hub here")
+
+    monkeypatch.setattr(timm_models, "_fetch", fetch)
+    one_size = backbone == "levit_128s"
+    with pytest.raises(
+        InputError, match="'levit_128s' cannot take images of 32x32 pixels" if one_size else "no hub here"
+    ) as error:
+        api.check(tiny(f"model.backbone={backbone}", "model.pretrained=true"))
+    assert "\n" not in str(error.value)
+    assert len(fetched) == (0 if one_size else 1)

@@ -206,8 +206,10 @@ def _without_retries() -> Iterator[None]:
 def _any_size(name: str) -> dict[str, bool]:
     """Return the option that makes a timm model accept images of any size, if it has one."""
     module = inspect.getmodule(timm.model_entrypoint(name.split(".")[0]))
-    models = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == getattr(module, "__name__", "")]
-    options = {option for model in models for option in inspect.signature(model).parameters}
+    signatures = [
+        inspect.signature(c).parameters for _, c in inspect.getmembers(module, inspect.isclass) if issubclass(c, nn.Module)
+    ]
+    options = {option for parameters in signatures if "num_classes" in parameters for option in parameters}
     if "dynamic_img_size" in options:  # ViTs: position embeddings are interpolated
         return {"dynamic_img_size": True}
     return {"strict_img_size": False} if "strict_img_size" in options else {}  # Swin
