@@ -61,7 +61,7 @@ def name(
     the run is only read. Use picie predict or picie report to see the segments.
     """
     from picie.naming import changes as naming
-    from picie.naming import history, overview, tables
+    from picie.naming import history, overview, tables, teaching
 
     check_file("--write", write)
     changes = naming.Changes(
@@ -73,7 +73,7 @@ def name(
         typer.echo(f"undone: {history.undo(run)}")
     if changes:
         naming.change(run, changes, data, device)
-    tables.show_segments(overview.overview(run, data, device))
+    tables.show_segments(overview.overview(run, data, device), teaching.taught(run))
     if write is not None:
         naming.write_names(run, write)
 

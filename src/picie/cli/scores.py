@@ -37,6 +37,13 @@ def evaluate(
         bool,
         typer.Option("--probes", help="Also score more clusters and, with training labels, linear probes."),
     ] = False,
+    clicks: Annotated[
+        Optional[list[int]],
+        typer.Option(
+            metavar="N", help="Also score the run as if taught by N clicks a class, drawn from training labels; repeatable."
+        ),
+    ] = None,
+    draws: Annotated[int, typer.Option(help="Random draws of --clicks.")] = 8,
     name_clusters: Annotated[
         bool, typer.Option("--name-clusters", help="Name the run's clusters after the classes they match.")
     ] = False,
@@ -46,6 +53,7 @@ def evaluate(
 ) -> None:
     """Score a run on labelled images. The run is only read, unless --name-clusters is given."""
     from picie.cli import tables
+    from picie.scoring import clicks as taught
     from picie.scoring import evaluation
     from picie.scoring.baselines import evaluate_baselines
     from picie.scoring.probes import evaluate_probes
@@ -57,8 +65,12 @@ def evaluate(
     result = evaluation.evaluate(run, data, name_clusters=name_clusters, bootstrap=bootstrap, options=options)
     extras = {"baselines": (baselines, evaluate_baselines), "probes": (probes, evaluate_probes)}
     extra_scores = {kind: evaluate(run, data, options=options) for kind, (wanted, evaluate) in extras.items() if wanted}
+    click_scores = taught.evaluate_clicks(run, data, clicks=clicks, draws=draws, options=options) if clicks else []
     tables.show_evaluation(result, {name: row for rows in extra_scores.values() for name, row in rows.items()})
+    tables.show_clicks(click_scores)
     content = result.to_dict()
+    if click_scores:
+        content["clicks"] = [scores.to_dict() for scores in click_scores]
     for kind, rows in extra_scores.items():
         keys = ("accuracy", "miou", "matching", "protocol")
         content[kind] = {name: {key: row.to_dict()[key] for key in keys} for name, row in rows.items()}

@@ -15,6 +15,7 @@ from picie.comparing.recipes import recipe_names, recipe_text
 from picie.config import ViewsConfig, preset_names, preset_text
 from picie.data.label_statistics import listing
 from picie.models.catalogue import KNOWN, VIEW_CELLS
+from picie.scoring.clicks import ClickScores
 from picie.scoring.intervals import LEVEL
 from picie.scoring.results import Evaluation, unmatched_clusters
 
@@ -46,6 +47,22 @@ def show_evaluation(result: Evaluation, baselines: Mapping[str, Evaluation]) -> 
         ignored, values = result.labels["ignored"], listing(result.labels["values"])
         console.print(f"labels: ignored pixels {ignored:.1f} %; values {values}", highlight=False)
     console.print(f"protocol: {result.protocol}", highlight=False)
+
+
+def show_clicks(rows: Sequence[ClickScores]) -> None:
+    """Print the scores of each number of clicks: mean, standard deviation and each draw."""
+    if not rows:
+        return
+    table = Table("clicks a class", *(_right(name) for name in ("pixel accuracy %", "mIoU %")), "each draw")
+    for row in rows:
+        plain = row.to_dict()
+        cells = [" ± ".join(_number(value) for value in plain[key] if value is not None) for key in ("accuracy", "miou")]
+        each = ", ".join(f"{_number(draw['accuracy'])} / {_number(draw['miou'])}" for draw in plain["draws"])
+        table.add_row(str(row.clicks), *cells, each)
+    console = Console()
+    console.print(table)
+    console.print(f"± is the standard deviation over {len(rows[0].results)} draws; protocol of the first:", highlight=False)
+    console.print(rows[0].results[0].protocol, highlight=False)
 
 
 def _class_table(rows: Sequence[Mapping[str, Any]]) -> Table:

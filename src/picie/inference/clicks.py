@@ -79,7 +79,7 @@ def check_clicks(clicks: Sequence[Click]) -> None:
 
 
 def check_names(names: Iterable[str]) -> Counter[str]:
-    """Return the number of clicks of each name, in their order.
+    """Return the number of clicks of each name, without surrounding spaces, in their order.
 
     Raises `InputError` if there are fewer than two names, or one is not valid.
     """

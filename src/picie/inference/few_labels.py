@@ -1,9 +1,10 @@
 """A linear classifier of feature cells from a few labelled ones.
 
-The cells without labels help in two ways. Directions in which the cells of one cluster differ
-count less, because they tell nothing about the cluster. And the classifier's offsets are moved
-towards the shares of the classes that it finds among all cells, because as many clicks on poles
-as on roads say nothing about their areas.
+The cells without labels help in three ways. Directions in which the cells of one cluster differ
+count less, because they tell nothing about the cluster. The classifier is fitted again to its own
+predictions for the cells, which moves its borders to where there are few of them. And these
+predictions take the shares of the classes into account, because as many clicks on poles as on
+roads say nothing about their areas.
 
 Shapes: n labelled cells, m cells without labels, D feature dimension, K clusters, C classes.
 """
@@ -14,11 +15,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Weight of the mean scatter in that within the clusters; of |W|^2 / 2 in the loss.
-_SHRINKAGE, _PENALTY, _STEPS = 0.5, 0.1, 100
-# Weight of equal shares beside the cells', passes to find the shares, and the part of their
-# logarithm that the offsets take on.
-_EQUAL, _PASSES, _PART = 0.2, 20, 0.5
+IMAGES, CELLS = 256, 2**15  # pictures, and cells of them, that a fit uses without labels
+
+_SHRINKAGE = 0.5  # weight of the mean scatter in that within the clusters
+_STEPS = 60  # of L-BFGS, at most
+_PENALTY = 0.1  # of the first fit: weight of |W|^2 / 2 in the loss
+# Further fits: their number and penalty, the cells that they use, the weight of these beside the
+# clicks, and the factor of the logits that makes the predictions more certain.
+_ROUNDS, _LATER_PENALTY, _USED, _WEIGHT, _SHARPER = 2, 0.01, 2500, 0.5, 3.0
+# Weight of equal shares beside those found in the cells, passes to find them, and the part of
+# their logarithm that is added to the logits.
+_EQUAL, _PASSES, _PART = 0.2, 20, 0.25
 
 
 class FewLabels:
@@ -30,9 +37,10 @@ class FewLabels:
     """
 
     def __init__(self, cells: Tensor, clusters: tuple[Tensor, Tensor]) -> None:
-        self.cells = cells.float().cpu()
-        self._whitening = _whitening(self.cells, *(part.float().cpu() for part in clusters))
-        self._center = self.cells.mean(0)
+        cells = cells.float().cpu()
+        self._center = cells.mean(0)
+        self._whitening = _whitening(cells, *(part.float().cpu() for part in clusters))
+        self._cells = self._whitened(cells)
 
     def fit(self, points: Tensor, labels: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
         """Fit a classifier.
@@ -47,44 +55,66 @@ class FewLabels:
         Returns:
             (C, D) weights and (C,) offsets; their logits are those of a softmax.
         """
-        inputs = (points.float().cpu() - self._center) @ self._whitening
-        counts = torch.bincount(labels.cpu(), minlength=n_classes)
-        weights = 1 / counts[labels.cpu()]
-        weight, offset = softmax_regression(inputs, labels.cpu(), n_classes, _PENALTY, weights)
+        labels = labels.cpu()
+        inputs, targets = self._whitened(points.float().cpu()), F.one_hot(labels, n_classes).float()
+        weights = 1 / torch.bincount(labels, minlength=n_classes)[labels]
+        weights = weights / weights.sum()
+        weight, offset = softmax_regression(inputs, targets, _PENALTY, weights)
+        n = min(_USED, len(self._cells))
+        used = self._cells[torch.arange(n) * len(self._cells) // n]
+        for _ in range(_ROUNDS):
+            logits = self._cells @ weight.T + offset
+            expected = used @ weight.T + offset + _PART * class_shares(logits).log()
+            weight, offset = softmax_regression(
+                torch.cat([inputs, used]),
+                torch.cat([targets, (_SHARPER * expected).softmax(1)]),
+                _LATER_PENALTY,
+                torch.cat([(1 - _WEIGHT) * weights, torch.full((n,), _WEIGHT / n)]),
+            )
         weight = weight @ self._whitening.T
-        offset = offset - weight @ self._center
-        shares = class_shares(self.cells @ weight.T + offset)
-        return weight, offset + _PART * shares.log()
+        return weight, offset - weight @ self._center
+
+    def _whitened(self, points: Tensor) -> Tensor:
+        return (points - self._center) @ self._whitening
+
+
+def feature_between(z: Tensor, size: tuple[int, int], x: int, y: int) -> Tensor:
+    """Return the unit-norm feature (D,) at pixel (`x`, `y`) of a picture of `size` (W, H).
+
+    It is interpolated between the centres of the cells of `z` (D, h, w), as logits are when they
+    are enlarged. Pixels outside take the nearest inside.
+    """
+    place = torch.tensor([2 * (x + 0.5) / size[0] - 1, 2 * (y + 0.5) / size[1] - 1], device=z.device)
+    sampled = F.grid_sample(z[None], place.view(1, 1, 1, 2), padding_mode="border", align_corners=False)
+    return F.normalize(sampled.flatten(), dim=0)
 
 
 def softmax_regression(
-    inputs: Tensor, labels: Tensor, n_classes: int, penalty: float, weights: Tensor | None = None, steps: int = _STEPS
+    inputs: Tensor, targets: Tensor, penalty: float, weights: Tensor | None = None, steps: int = _STEPS
 ) -> tuple[Tensor, Tensor]:
     """Fit a multinomial logistic regression by full-batch L-BFGS.
 
     Args:
         inputs: (n, D) float32.
-        labels: (n,) int64.
-        n_classes: C.
+        targets: (n, C) float32 probabilities of the classes.
         penalty: weight of |W|^2 / 2 beside the mean cross-entropy.
-        weights: (n,) weights of the inputs in that mean; None weights all the same.
+        weights: (n,) weights of the inputs in that mean, whose sum is 1; None weights all the same.
         steps: maximum number of steps.
 
     Returns:
         (C, D) weights and (C,) offsets.
     """
-    weight = torch.zeros(n_classes, inputs.shape[1], requires_grad=True, device=inputs.device)
-    offset = torch.zeros(n_classes, requires_grad=True, device=inputs.device)
+    weight = torch.zeros(targets.shape[1], inputs.shape[1], requires_grad=True, device=inputs.device)
+    offset = torch.zeros(targets.shape[1], requires_grad=True, device=inputs.device)
     optimizer = torch.optim.LBFGS(
         [weight, offset], max_iter=steps, tolerance_grad=1e-5, tolerance_change=1e-8, line_search_fn="strong_wolfe"
     )
-    part = None if weights is None else weights / weights.sum()
 
     def loss() -> Tensor:
         optimizer.zero_grad()
         logits = inputs @ weight.T + offset
-        entropy = F.cross_entropy(logits, labels) if part is None else F.cross_entropy(logits, labels, reduction="none") @ part
-        value = entropy + penalty / 2 * weight.square().sum()
+        entropy = F.cross_entropy(logits, targets, reduction="none")
+        value = (entropy.mean() if weights is None else entropy @ weights) + penalty / 2 * weight.square().sum()
         value.backward()
         return value
 

@@ -119,7 +119,7 @@ def feature_at(segmenter: Segmenter, picture: Image.Image, x: int, y: int) -> Te
 
     Raises `InputError` outside the picture.
     """
-    _check_inside(x, y, picture.size)
+    check_inside(x, y, picture.size)
     return feature_of(segmenter.encode(segmenter.to_pixels(picture))[0], picture.size, x, y)
 
 
@@ -130,13 +130,14 @@ def feature_of(z: Tensor, size: tuple[int, int], x: int, y: int) -> Tensor:
 
     Raises `InputError`.
     """
-    _check_inside(x, y, size)
+    check_inside(x, y, size)
     return z[:, y * z.shape[1] // size[1], x * z.shape[2] // size[0]]
 
 
-def _check_inside(x: int, y: int, size: tuple[int, int]) -> None:
+def check_inside(x: int, y: int, size: tuple[int, int], where: str = "") -> None:
+    """Raise `InputError`, which begins with `where`, for a pixel outside a picture of `size`."""
     if not (0 <= x < size[0] and 0 <= y < size[1]):
-        raise InputError(f"pixel ({x}, {y}) lies outside the picture, which has {size[0]} x {size[1]} pixels")
+        raise InputError(f"{where}pixel ({x}, {y}) lies outside the picture, which has {size[0]} x {size[1]} pixels")
 
 
 Features = tuple[str, tuple[int, int], Tensor]

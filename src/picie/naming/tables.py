@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -11,11 +11,12 @@ from rich.text import Text
 
 from picie.naming.overview import Row
 from picie.naming.suggestion import Suggestion
+from picie.scoring.by_name import taught_by
 
 
-def show_segments(rows: Sequence[Row]) -> None:
+def show_segments(rows: Sequence[Row], taught: Mapping[str, int] | None = None) -> None:
     """Print the segments: value, name, colour, share of the pixels, clusters and the most similar
-    other segment.
+    other segment; and the clicks if the run was `taught` classes.
     """
     table = Table(
         "clusters",
@@ -32,6 +33,8 @@ def show_segments(rows: Sequence[Row]) -> None:
         clusters = ", ".join(map(str, row.clusters)) or "-"
         table.add_row(clusters, Text(row.name), color, share, str(value), Text(nearest))
     Console().print(table)
+    if taught is not None:
+        Console().print(f"{taught_by(taught.values())}; picie teach RUN --undo returns to the clusters", highlight=False)
 
 
 def show_suggestion(result: Suggestion, run: Path) -> None:

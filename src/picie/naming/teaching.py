@@ -21,8 +21,8 @@ from picie.data.images import open_image
 from picie.display.colors import palette, rgb_to_hex
 from picie.errors import InputError
 from picie.inference.clicks import Click, check_clicks, check_names
-from picie.inference.few_labels import FewLabels
-from picie.inference.neighbors import feature_of
+from picie.inference.few_labels import CELLS, IMAGES, FewLabels, feature_between
+from picie.inference.neighbors import check_inside
 from picie.inference.sampling import sample_predicted, training_images
 from picie.inference.segmenter import Segmenter
 from picie.inference.segments import Segments
@@ -31,7 +31,6 @@ from picie.runtime import checkpoint
 from picie.runtime.progress import Progress, log
 from picie.scoring.evaluation import open_labelled
 
-IMAGES, CELLS = 256, 2**15  # pictures, and cells of them, that the fit uses without labels
 _CELLS_PER_CLASS = 256  # of label maps; more change little, and clicks should still count
 
 
@@ -164,7 +163,7 @@ def _taught_state(
     """The checkpoint with the classifier of the labelled cells, and what it was taught."""
     clicks = dict(check_names(labelled.names))
     classes = list(clicks)
-    labels = torch.tensor([classes.index(name) for name in labelled.names])
+    labels = torch.tensor([classes.index(name.strip()) for name in labelled.names])
     trained = checkpoint.without_naming(state)
     points = labelled.points.float().cpu()
     weight, offset = FewLabels(unlabelled, checkpoint.classifier_in_use(trained)).fit(points, labels, len(classes))
@@ -209,10 +208,9 @@ def _of_clicks(segmenter: Segmenter, clicks: Sequence[Click], bars: Progress) ->
             picture = open_image(image, segmenter.reading)
             z = segmenter.encode(segmenter.to_pixels(picture))[0].cpu()
             for index in indices:
-                try:
-                    found[index] = feature_of(z, picture.size, clicks[index].x, clicks[index].y)
-                except InputError as error:
-                    raise InputError(f"{image}: {clicks[index].name!r}: {error}") from error
+                x, y = clicks[index].x, clicks[index].y
+                check_inside(x, y, picture.size, f"{image}: {clicks[index].name!r}: ")
+                found[index] = feature_between(z, picture.size, x, y)
             cells.append(z.flatten(1).T)
             advance(1)
     points = torch.stack([found[index] for index in range(len(clicks))]) if clicks else cells[0]

@@ -125,7 +125,7 @@ def logistic_regression(points: Tensor, labels: Tensor, n_classes: int) -> tuple
     # smaller deviations of unit-norm features are noise
     mean, std = points.mean(0), points.std(0, correction=0).clamp(min=1e-4)
     standardised = (points - mean) / std
-    weight, offset = softmax_regression(standardised, labels, n_classes, _PENALTY, steps=_STEPS)
+    weight, offset = softmax_regression(standardised, F.one_hot(labels, n_classes).float(), _PENALTY, steps=_STEPS)
     plain = weight / std
     return plain, offset - plain @ mean
 
