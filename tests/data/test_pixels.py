@@ -39,12 +39,36 @@ def read(path: Path, reading: Reading | None = None) -> np.ndarray:
     return np.asarray(open_image(path, reading or Reading())).astype(int)
 
 
+def sgi(values: np.ndarray, runs: bool) -> bytes:
+    """An SGI file of 16 bits, from (H, W) or (H, W, C), with or without run lengths."""
+    planes = np.atleast_3d(values)[::-1].transpose(2, 0, 1).astype(">u2")
+    channels, height, width = planes.shape
+    dimensions = 2 if channels == 1 else 3
+    head = struct.pack(">hBBHHHHii", 474, runs, 2, dimensions, width, height, channels, 0, 65535).ljust(512, b"\0")
+    if not runs:
+        return head + planes.tobytes()
+    rows = []
+    for row in planes.reshape(-1, width):
+        packed = b""
+        for start in range(0, width, 100):
+            part = row[start : start + 100]
+            same = (part == part[0]).all()
+            code = len(part) | (0 if same else 0x80)
+            packed += struct.pack(">H", code) + (part[:1] if same else part).tobytes()
+        rows.append(packed + b"\0\0")
+    starts = 512 + 8 * len(rows) + np.cumsum([0, *(len(row) for row in rows[:-1])])
+    lengths = np.array([len(row) for row in rows])
+    return head + starts.astype(">u4").tobytes() + lengths.astype(">u4").tobytes() + b"".join(rows)
+
+
 def write_16(path: Path, values: np.ndarray) -> Path:
     """Write 16-bit values as the format of the suffix."""
     if path.suffix == ".png":
         path.write_bytes(imagecodecs.png_encode(values))
     elif path.suffix == ".jp2":
         path.write_bytes(imagecodecs.jpeg2k_encode(values, codecformat="jp2", reversible=True, level=0))
+    elif path.suffix == ".sgi":
+        path.write_bytes(sgi(values, runs=False))
     elif path.suffix == ".ppm":
         kind = b"P5" if values.ndim == 2 else b"P6"
         header = kind + f"\n# a comment\n{values.shape[1]} {values.shape[0]}\n65535\n".encode()
@@ -55,7 +79,7 @@ def write_16(path: Path, values: np.ndarray) -> Path:
 
 
 @pytest.mark.parametrize("bits", [10, 12, 16])
-@pytest.mark.parametrize("suffix", [".png", ".tif", ".jp2", ".ppm"])
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".jp2", ".ppm", ".sgi"])
 def test_deep_colour_images_look_like_their_8_bit_version(tmp_path: Path, photo: np.ndarray, bits: int, suffix: str) -> None:
     path = write_16(tmp_path / f"a{suffix}", deep(photo, bits))
     assert np.abs(read(path) - photo).max() <= 1
@@ -67,6 +91,56 @@ def test_deep_colour_images_look_like_their_8_bit_version(tmp_path: Path, photo:
 def test_low_bits_are_not_dropped(tmp_path: Path) -> None:
     ramp = np.arange(256, dtype=np.uint16).reshape(16, 16)  # their high byte is 0
     assert read(write_16(tmp_path / "a.png", np.stack([ramp] * 3, -1)))[..., 2].ravel().tolist() == list(range(256))
+
+
+def test_run_lengths_of_an_sgi_are_expanded(tmp_path: Path, photo: np.ndarray) -> None:
+    values = deep(photo, 12)
+    values[10:12] = 1234  # runs of one value
+    (tmp_path / "plain.sgi").write_bytes(sgi(values, runs=False))
+    (tmp_path / "runs.rgb").write_bytes(sgi(values, runs=True))
+    assert np.array_equal(read(tmp_path / "runs.rgb"), read(tmp_path / "plain.sgi"))
+    damaged = bytearray(sgi(values, runs=True))
+    damaged[512 + 8 * 48 * 3 : 512 + 8 * 48 * 3 + 2] = b"\0\0"
+    (tmp_path / "runs.rgb").write_bytes(damaged)
+    with pytest.raises(UnreadableImageError, match="a row has 0 values instead of 64"):
+        open_image(tmp_path / "runs.rgb")
+
+
+def test_a_stated_depth_has_a_scale_of_its_own(tmp_path: Path) -> None:
+    """A file of 12 bits beside files of 16 does not become black."""
+    ramp = np.tile(np.linspace(0, 4095, 64).astype(np.uint16), (64, 1))
+    for name, values, bits in (("a.jp2", ramp, 12), ("b.jp2", ramp * 16, 16)):
+        (tmp_path / name).write_bytes(imagecodecs.jpeg2k_encode(values, codecformat="jp2", level=0, bitspersample=bits))
+    (tmp_path / "c.pgm").write_bytes(b"P5 64 64 4095\n" + ramp.astype(">u2").tobytes())
+    paths = sorted(tmp_path.iterdir())
+    scales = measure_scales(paths)
+    assert scales == {"uint12": (0.0, 4095.0), "uint16": (0.0, 65535.0)}
+    assert [read(path, Reading(scales)).max() for path in paths] == [255, 255, 255]
+    assert read(paths[0], Reading({"uint12": (0, 8190)})).max() == 128
+
+
+def test_a_pfm_and_a_pgm_of_text_share_the_scale_of_their_folder(tmp_path: Path) -> None:
+    ramp = np.tile(np.linspace(0, 0.5, 64), (64, 1)).astype("<f4")
+    (tmp_path / "a.pfm").write_bytes(b"Pf\n64 64\n-1.0\n" + ramp.tobytes())
+    (tmp_path / "b.pgm").write_text("P2 2 1 4095\n400 400")
+    assert read(tmp_path / "a.pfm", Reading({"float32": (0.0, 1.0)})).max() == 128
+    assert read(tmp_path / "b.pgm", Reading({"uint16": (0, 65535)})).max() == 25  # Pillow spreads it over 16 bits
+    assert measure_scales([tmp_path / "a.pfm"])["float32"] == pytest.approx((0, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("a.psd", b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 2, 2, 16, 3), "a PSD of 16 bits per channel"),
+        ("a.pfm", b"PF\n2 2\n-1.0\n" + bytes(48), "a PFM with colours"),
+        ("a.pnm", b"P7\nWIDTH 2\n", "a PAM"),
+        ("a.jpg", imagecodecs.jpeg_encode(np.zeros((8, 8), np.uint16), bitspersample=12), "a JPEG of 12 bits per channel"),
+    ],
+)
+def test_unsupported_kinds_are_named(tmp_path: Path, name: str, content: bytes, kind: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UnreadableImageError, match=f"{kind}.* is not supported.; save it as PNG or TIFF"):
+        open_image(tmp_path / name)
 
 
 @pytest.mark.parametrize("bits", [12, 16])

@@ -56,6 +56,32 @@ def open_with_pillow(file: Path | BinaryIO) -> Image.Image:
         return Image.open(file, formats=DECODERS)
 
 
+def unsupported_kind(file: BinaryIO) -> str | None:
+    """Name the kind of an image that no decoder reads, if it is one of these; None otherwise."""
+    file.seek(0)
+    start = file.read(2**20)
+    file.seek(0)
+    if start.startswith(b"8BPS") and len(start) >= 26:
+        return f"a PSD of {int.from_bytes(start[22:24])} bits per channel and colour mode {int.from_bytes(start[24:26])}"
+    if start.startswith((b"PF\n", b"PF ")):
+        return "a PFM with colours"
+    if start.startswith(b"P7\n"):
+        return "a PAM"
+    precision = _jpeg_precision(start) if start.startswith(b"\xff\xd8") else None
+    return None if precision in {None, 8} else f"a JPEG of {precision} bits per channel"
+
+
+def _jpeg_precision(start: bytes) -> int | None:
+    """Bits per channel in the frame header of a JPEG; None if there is none in `start`."""
+    position = 2
+    while position + 5 <= len(start) and start[position] == 0xFF:
+        marker = start[position + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in {0xC4, 0xC8, 0xCC}:
+            return start[position + 4]
+        position += 2 + int.from_bytes(start[position + 2 : position + 4])
+    return None
+
+
 @contextlib.contextmanager
 def _without_limit() -> Iterator[None]:
     """Suspend Pillow's limit on pixels, which is an attribute of its module, shared by threads."""

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from picie.data.color_profiles import to_srgb
 from picie.data.formats import DECODERS, HEIF_SUFFIXES, open_with_pillow
 from picie.data.label_coding import read_stored
-from picie.data.pixels import Header, Pixels, decode, read_header
+from picie.data.pixels import Header, Pixels, as_stored, decode, read_header
 from picie.data.raster_files import LARGE, open_raster
 from picie.data.remarks import MORE_BANDS
 from picie.data.scaling import Reading, Scale, alpha_of, estimate_all, to_8_bits
@@ -22,7 +22,9 @@ from picie.errors import InputError, UnreadableImageError
 
 DEFAULT_READING = Reading()
 
-_DEEP_SUFFIXES = frozenset({".png", ".apng", ".tif", ".tiff", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm"})
+_DEEP_SUFFIXES = frozenset(
+    {".png", ".apng", ".tif", ".tiff", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm"}
+) | {".pnm", ".pfm", ".sgi", ".rgb", ".rgba", ".bw"}
 _MAX_HEADERS, _MAX_MEASURED = 2048, 32  # maximum numbers of files
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -58,6 +60,8 @@ def open_image(path: Path, reading: Reading = DEFAULT_READING) -> Image.Image:
             advice = "install picie[heic], or convert it to JPEG"
         elif isinstance(error, _RefusedError) and "limit" in str(error):
             advice = "raise data.max_pixels (picie predict: --max-pixels), or reduce the image"
+        elif "is not supported" in str(error):
+            advice = "save it as PNG or TIFF"
         raise UnreadableImageError(f"{path}: cannot be read as an image ({_reason(error)}); {advice}") from error
 
 
@@ -183,7 +187,7 @@ def upright(image: Image.Image) -> Image.Image:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert any Pillow image to 8-bit RGB in sRGB, with transparency over white."""
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(to_8_bits(Pixels(_as_stored(np.asarray(image))), {})).convert("RGB")
+        return Image.fromarray(to_8_bits(Pixels(as_stored(np.asarray(image))), {})).convert("RGB")
     profile = image.info.get("icc_profile")
     if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
         rgba = image.convert("RGBA")
@@ -196,11 +200,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if profile and image.mode in {"RGB", "L", "CMYK"}:
         return to_srgb(image, profile)
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _as_stored(values: np.ndarray) -> np.ndarray:
-    """Convert Pillow's 32-bit integers to unsigned 16 bits if all values fit."""
-    return values.astype(np.uint16) if values.dtype.kind == "i" and values.min() >= 0 and values.max() < 2**16 else values
 
 
 def open_label(path: Path) -> np.ndarray:

@@ -10,8 +10,10 @@ from typing import Any, BinaryIO, Literal
 import imagecodecs
 import numpy as np
 import tifffile
+from PIL import Image, UnidentifiedImageError
 
-from picie.data.formats import open_with_pillow
+from picie.data.formats import open_with_pillow, unsupported_kind
+from picie.data.sgi import decode_sgi16, is_sgi16
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -42,6 +44,8 @@ class Pixels:
         orientation: EXIF orientation, 1 to 8.
         profile: ICC profile; None: not stated.
         more_bands: whether the file has further bands, which are not used.
+        bits: bits per channel that the file states, if they are fewer than those of `values`; None
+            otherwise.
     """
 
     values: np.ndarray
@@ -52,6 +56,14 @@ class Pixels:
     orientation: int = 1
     profile: bytes | None = None
     more_bands: bool = False
+    bits: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """The type of the stored values, e.g. "uint16", or "uint12" for a file of 12 bits."""
+        dtype = self.values.dtype
+        fewer = self.bits is not None and dtype.kind == "u" and 8 < self.bits < 8 * dtype.itemsize
+        return f"uint{self.bits}" if fewer else dtype.name
 
 
 @dataclass(frozen=True)
@@ -59,16 +71,17 @@ class Header:
     """Properties of an image that are known before it is decoded.
 
     Attributes:
-        kind: which decoder is needed; "pillow" for images of 8 bits.
+        kind: which decoder is needed; "pillow" for images of 8 bits, "deep" for Pillow's images of
+            more.
         size: (H, W) as stored.
         orientation: EXIF orientation, 1 to 8.
         pages: number of pages or frames.
-        bits: bits per channel; exact only if there are more than 8.
+        bits: bits per channel that the file states; exact only if there are more than 8.
         progressive: whether it is a progressive JPEG.
         is_tiff: whether the file is a TIFF.
     """
 
-    kind: Literal["pillow", "tiff", "png", "jpeg2000", "pnm"]
+    kind: Literal["pillow", "tiff", "png", "jpeg2000", "pnm", "sgi", "deep"]
     size: tuple[int, int]
     orientation: int = 1
     pages: int = 1
@@ -92,22 +105,39 @@ def read_header(file: BinaryIO) -> Header:
     file.seek(0)
     if start.startswith(_TIFF):
         return _tiff_header(file)
-    kind: Literal["pillow", "png", "jpeg2000", "pnm"] = "pillow"
+    kind: Literal["pillow", "png", "jpeg2000", "pnm", "sgi", "deep"] = "pillow"
     match = _PNM.match(start)
+    bits = 16
     if start.startswith(_PNG) and start[24] == 16:
         kind = "png"
-    elif start.startswith(_JPEG2000) and _jpeg2000_depth(file) > 8:
+    elif start.startswith(_JPEG2000) and (bits := _jpeg2000_depth(file)) > 8:
         kind = "jpeg2000"
-    elif match and int(match[4]) > 255:
+    elif match and (bits := int(match[4]).bit_length()) > 8:
         kind = "pnm"
-    with open_with_pillow(file) as image:
+    elif is_sgi16(start):
+        kind = "sgi"
+    else:
+        bits = 8
+    with _identified(file) as image:
         # further frames are previews of the same photo in an MPO, and layers in a PSD
         pages = 1 if image.format in {"MPO", "PSD"} else getattr(image, "n_frames", 1)
         # without this test Pillow would decode the whole PNG to look for EXIF data at its end
         has_exif = image.format != "PNG" or "exif" in image.info
         orientation = _valid_orientation(image.getexif().get(_ORIENTATION) if has_exif else None)
         progressive = bool(image.info.get("progressive"))
-        return Header(kind, (image.height, image.width), orientation, pages, 8 if kind == "pillow" else 16, progressive)
+        if kind == "pillow" and image.mode in {"I", "F"}:  # a PFM, or a PGM written as text
+            kind, bits = "deep", 32
+        return Header(kind, (image.height, image.width), orientation, pages, bits, progressive)
+
+
+def _identified(file: BinaryIO) -> Image.Image:
+    """Open an image, and name the kinds that are recognised but not supported."""
+    try:
+        return open_with_pillow(file)
+    except UnidentifiedImageError as error:
+        if (kind := unsupported_kind(file)) is not None:
+            raise ValueError(f"{kind} is not supported") from error
+        raise
 
 
 def decode(file: BinaryIO, header: Header, bands: Sequence[int] = ()) -> Pixels | None:
@@ -125,18 +155,29 @@ def decode(file: BinaryIO, header: Header, bands: Sequence[int] = ()) -> Pixels 
         return _decode_tiff(file, bands)
     if header.kind == "pillow":
         return None
+    if header.kind == "deep":
+        with open_with_pillow(file) as image:
+            return Pixels(as_stored(np.asarray(image)))
     data = file.read()
+    if header.kind == "sgi":
+        return Pixels(*_split_alpha(decode_sgi16(data)))
     if header.kind == "pnm":
         match = _PNM.match(data[:256])
         assert match is not None
         shape = (int(match[3]), int(match[2])) + ((3,) if match[1] == b"6" else ())
-        return Pixels(np.frombuffer(data, ">u2", int(np.prod(shape)), match.end()).reshape(shape).astype(np.uint16))
+        values = np.frombuffer(data, ">u2", int(np.prod(shape)), match.end()).reshape(shape).astype(np.uint16)
+        return Pixels(values, bits=header.bits)
     file.seek(0)
     with open_with_pillow(file) as image:
         profile = image.info.get("icc_profile")
     values = imagecodecs.png_decode(data) if header.kind == "png" else imagecodecs.jpeg2k_decode(data)
     color, alpha = _split_alpha(values)
-    return Pixels(color, alpha, orientation=header.orientation, profile=profile)
+    return Pixels(color, alpha, orientation=header.orientation, profile=profile, bits=header.bits)
+
+
+def as_stored(values: np.ndarray) -> np.ndarray:
+    """Convert Pillow's 32-bit integers to unsigned 16 bits if all values fit."""
+    return values.astype(np.uint16) if values.dtype.kind == "i" and values.min() >= 0 and values.max() < 2**16 else values
 
 
 def _split_alpha(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -203,8 +244,9 @@ def _decode_tiff(file: BinaryIO, bands: Sequence[int]) -> Pixels:
 def _decode_page(page: tifffile.TiffPage, bands: Sequence[int]) -> Pixels:
     values = _channels_last(page)
     photometric, extra = page.photometric, [int(sample) for sample in page.extrasamples]
+    orientation = _valid_orientation(_tag(page, _ORIENTATION))
     if bands:
-        return Pixels(_chosen(values, bands), nodata=_nodata(page), orientation=_valid_orientation(_tag(page, _ORIENTATION)))
+        return Pixels(_chosen(values, bands), nodata=_nodata(page), orientation=orientation, bits=page.bitspersample)
     if photometric == _PALETTE:
         values, extra = np.take(np.asarray(page.colormap).T >> 8, values, axis=0).astype(np.uint8), []
     elif photometric not in _COLORS:
@@ -221,9 +263,10 @@ def _decode_page(page: tifffile.TiffPage, bands: Sequence[int]) -> Pixels:
         premultiplied=extra == [_PREMULTIPLIED],
         nodata=_nodata(page),
         white_is_zero=photometric == _WHITE_IS_ZERO,
-        orientation=_valid_orientation(_tag(page, _ORIENTATION)),
+        orientation=orientation,
         profile=_tag(page, _PROFILE),
         more_bands=values.shape[2] > channels and alpha is None,
+        bits=page.bitspersample,
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from picie.data.color_profiles import to_srgb
+from picie.data.formats import open_with_pillow
 from picie.data.pixels import Pixels, read_header
 from picie.data.rasters import Rows
 from picie.data.scaling import Reading, Scale, estimate, has_data, sample, to_8_bits
@@ -124,6 +125,7 @@ class RasterFile:
         profile = dataset.tags(ns="COLOR_PROFILE").get("SOURCE_ICC_PROFILE")
         self._profile = base64.b64decode(profile) if profile else None
         self._bits = int(dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8))
+        self._kind = Pixels(np.empty(0, dataset.dtypes[0]), bits=self._bits).kind
         flags = {flag.name for flag in dataset.mask_flag_enums[0]}
         self._has_mask = "per_dataset" in flags and "alpha" not in flags
 
@@ -176,9 +178,8 @@ class RasterFile:
 
     def _scales(self) -> Mapping[str, Scale]:
         """The scales of the reading, with that of this file's type."""
-        kind = self._dataset.dtypes[0]
-        if kind != "uint8" and kind not in self.reading.scales:
-            self.reading = self.reading.with_scales({kind: estimate([sample(self.sample())])})
+        if self._kind != "uint8" and self._kind not in self.reading.scales:
+            self.reading = self.reading.with_scales({self._kind: estimate([sample(self.sample())])})
         return self.reading.scales
 
     def _read(self, top: int, bottom: int) -> tuple[Pixels, np.ndarray | None]:
@@ -200,6 +201,7 @@ class RasterFile:
             alpha,
             nodata=self._dataset.nodata,
             white_is_zero=self._white_is_zero,
+            bits=self._bits,
         )
         return pixels, mask
 
@@ -241,7 +243,7 @@ def _spaced_rows(height: int) -> list[tuple[int, int]]:
 
 def _is_plain(path: Path) -> bool:
     """Whether a JPEG or PNG is grey or RGB; GDAL converts other colours in its own way."""
-    with Image.open(path, formats=("JPEG", "PNG")) as image:
+    with open_with_pillow(path) as image:
         return image.mode in {"L", "RGB", "I;16"} and "transparency" not in image.info
 
 

@@ -29,7 +29,7 @@ class Reading:
     """How image files become 8-bit images.
 
     Attributes:
-        scales: the scale of each type of stored values, e.g. "uint16". Images of another type are
+        scales: the scale of each `Pixels.kind`, e.g. "uint16". Images of another kind are
             scaled by their own values.
         max_pixels: images with more pixels are not read.
         bands: the bands of a TIFF, from 1, that become red, green and blue, or grey; empty uses the
@@ -75,7 +75,7 @@ def estimate_all(images: Iterable[Pixels]) -> dict[str, Scale]:
     samples: dict[str, list[np.ndarray]] = {}
     for pixels in images:
         if pixels.values.dtype != np.uint8:
-            samples.setdefault(pixels.values.dtype.name, []).append(sample(pixels))
+            samples.setdefault(pixels.kind, []).append(sample(pixels))
     return {name: estimate(parts) for name, parts in sorted(samples.items())}
 
 
@@ -85,7 +85,7 @@ def to_8_bits(pixels: Pixels, scales: Mapping[str, Scale]) -> np.ndarray:
     if dtype == np.uint8:
         scaled = values
     else:
-        low, high = scales.get(dtype.name) or estimate([sample(pixels)])
+        low, high = scales.get(pixels.kind) or estimate([sample(pixels)])
         factor = 255 / (high - low) if high > low else 0.0
         if dtype == np.uint16:
             scaled = _rescale(np.arange(2**16), low, factor)[values]
