@@ -16,7 +16,7 @@ from picie.display.overlays import index_image
 from picie.errors import InputError
 
 VOID = 255
-_BACKGROUND_COLOR, _VOID_COLOR = (0, 0, 0), (224, 224, 192)
+_BLACK = (0, 0, 0)  # the background; void, too, so that tools which read colours leave it without a label
 
 
 class Voc(Format):
@@ -32,7 +32,7 @@ class Voc(Format):
         if len(target.names) > VOID - 1:
             raise InputError(f"voc holds at most {VOID - 1} segments, not {len(target.names)}; merge some by `picie name`")
         super().__init__(target, options, place)
-        self.colors = _distinct([_BACKGROUND_COLOR, *target.rgb()])
+        self.colors = _distinct([_BLACK, *target.rgb()])
         lists = place / "ImageSets" / "Segmentation"
         lists.mkdir(parents=True)
         self.train_list = (lists / "train.txt").open("w", encoding="utf-8")
@@ -47,7 +47,7 @@ class Voc(Format):
                 left, top, width, height = region.box
                 kept[top : top + height, left : left + width] |= region.mask()
             values[~kept] = VOID
-        image = index_image(values, [*self.colors, *[_VOID_COLOR] * (VOID + 1 - len(self.colors))])
+        image = index_image(values, [*self.colors, *[_BLACK] * (VOID + 1 - len(self.colors))])
         file = io.BytesIO()
         image.save(file, "PNG")
         return picture.name, file.getvalue(), photo_for(picture, self.chosen.photos, jpeg=True)
@@ -73,7 +73,8 @@ class Voc(Format):
 
 def _distinct(colors: Sequence[Color]) -> list[Color]:
     """Change colours that occur twice, so that masks can be decoded by their colours."""
-    taken, distinct = {_VOID_COLOR}, []
+    taken: set[Color] = set()
+    distinct = []
     for color in colors:
         code = int.from_bytes(color)
         while (unused := (code >> 16, code >> 8 & 255, code & 255)) in taken:
