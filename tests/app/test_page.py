@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,12 +79,16 @@ def texts(page: Browser, selector: str) -> list[str]:
     return found
 
 
-def saved(folder: Path, name: str) -> Image.Image:
+def downloaded(folder: Path, name: str) -> Path:
     end = time.monotonic() + 30
     while not (folder / name).is_file():
         assert time.monotonic() < end, f"{name} was not saved: {list(folder.iterdir())}"
         time.sleep(0.02)
-    return Image.open(folder / name)
+    return folder / name
+
+
+def saved(folder: Path, name: str) -> Image.Image:
+    return Image.open(downloaded(folder, name))
 
 
 def test_from_a_dropped_picture_to_the_saved_mask(page: Browser, photo: Path, own_run: Path, tmp_path: Path) -> None:
@@ -292,3 +297,31 @@ def test_failed_features_are_reported_below_the_pixel(_browser: Browser, studio:
         ".endsWith('picie failed at the next one; see its terminal for the reason.')"
     )
     assert texts(_browser, "#among")[0].startswith("Among 0 of 6 pictures in ")
+
+
+def test_clicks_teach_classes_and_all_pictures_are_exported(
+    page: Browser, own_run: Path, studio: Studio, tmp_path: Path
+) -> None:
+    assert studio.gallery is not None
+    before = segments_of(own_run)
+    studio.gallery._thread.join()
+    for name, down in (("above", 0.05), ("below", 0.9)):
+        page.click("#canvas", 0.9, down)
+        page.wait("!document.querySelector('#pixel').hidden && document.querySelector('#facts').textContent")
+        page.click("#class")
+        page.run("document.querySelector('#class').value = ''")
+        page.type(name)
+        page.press("Enter")
+        page.wait(f"document.querySelector('#clicks').textContent.includes('{name}: 1 click')")
+    page.click("#apply")
+    page.wait("document.querySelector('#busy').hidden && !document.querySelector('#undo').disabled")
+    assert segments_of(own_run).names == ("above", "below")
+    assert texts(page, "#unteachable") == [""]
+    page.save_downloads(tmp_path)
+    page.click("#export button")
+    with zipfile.ZipFile(downloaded(tmp_path, "masks.zip")) as archive:
+        assert {"000.png", "005.png", "predictions.json"} <= set(archive.namelist())
+    page.click("#undo")
+    page.wait("document.querySelector('#undo').disabled && document.querySelector('#busy').hidden")
+    assert segments_of(own_run) == before
+    assert page.complaints == []

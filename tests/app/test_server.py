@@ -34,6 +34,7 @@ from picie import Segmenter
 from picie.app.checks import read_body
 from picie.app.gallery import Gallery
 from picie.app.guard import Guard, is_loopback
+from picie.app.opened import mask, shown_values
 from picie.app.server import Limits, create
 from picie.app.studio import Studio
 from picie.data.folder import Folder
@@ -94,9 +95,9 @@ def test_a_large_picture_is_shown_smaller_and_saved_whole(studio: Studio, photo:
     picture = open_image(photo).resize((4096, 96))
     _, opened = studio.open(picture)
     assert opened.shown_size == (2048, 48)
-    full = np.asarray(Image.open(io.BytesIO(studio.mask(opened))))
+    full = np.asarray(Image.open(io.BytesIO(mask(studio.segmenter, opened))))
     assert full.shape == (96, 4096)
-    values = np.frombuffer(zlib.decompress(studio.shown_values(opened)), "<u2").reshape(48, 2048)
+    values = np.frombuffer(zlib.decompress(shown_values(studio.segmenter, opened)), "<u2").reshape(48, 2048)
     np.testing.assert_array_equal(values, full[1::2, 1::2])
 
 
@@ -115,7 +116,9 @@ def test_clusters_without_a_class_have_a_name_of_their_own(own_run: Path, images
     studio = Studio(own_run, images, "cpu")
     assert [row["name"] for row in studio.segments()] == ["thing", "cluster 0", "cluster 2"]
     opened = studio.open(open_image(photo))[1]
-    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(studio.mask(opened)))), studio.segmenter.predict(photo))
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(io.BytesIO(mask(studio.segmenter, opened)))), studio.segmenter.predict(photo)
+    )
 
 
 def test_more_than_256_values_are_saved_with_16_bits(studio: Studio, photo: Path) -> None:
@@ -123,13 +126,13 @@ def test_more_than_256_values_are_saved_with_16_bits(studio: Studio, photo: Path
     weight = torch.nn.functional.normalize(torch.randn(300, 8, generator=generator), dim=1)
     studio.segmenter = Segmenter(segmenter.method, (weight, torch.zeros(300)), segmenter.config, segmenter.engine)
     _, opened = studio.open(open_image(photo))
-    saved = Image.open(io.BytesIO(studio.mask(opened)))
+    saved = Image.open(io.BytesIO(mask(studio.segmenter, opened)))
     assert saved.mode == "I;16"
     np.testing.assert_array_equal(np.asarray(saved), studio.segmenter.predict(photo))
 
 
 def test_old_pictures_make_room_and_say_so(client: TestClient, upload: Opens, photo: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("picie.app.studio._MEMORY", 1)
+    monkeypatch.setattr("picie.app.opened._MEMORY", 1)
     first, second = upload(photo), upload(photo)
     gone = client.get(f"/api/pictures/{first['key']}/mask.png")
     assert (gone.status_code, gone.json()["error"]) == (410, "the picture is no longer in memory; open it again")

@@ -18,11 +18,13 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from picie.app import opened
 from picie.app.bodies import ChangeRequest, ClickRequest, ExportRequest, TeachRequest, read, read_picture
 from picie.app.checks import number
 from picie.app.exports import Exports
 from picie.app.guard import Guard
-from picie.app.studio import ChangedError, GoneError, Opened, Studio
+from picie.app.opened import GoneError, Opened
+from picie.app.studio import ChangedError, Studio
 from picie.data.images import decode_image
 from picie.display.colors import CONFIDENCE
 from picie.errors import InputError
@@ -63,8 +65,8 @@ class Pages:
             Route("/api/state", self.state),
             Route("/api/pictures", self.upload, methods=["POST"]),
             Route(f"{picture}/picture.png", self._of_picture(lambda o, _: Response(o.shown, media_type="image/png"))),
-            Route(picture, self._of_picture(lambda o, _: JSONResponse(self.studio.look(o)))),
-            Route(f"{picture}/values", self._of_picture(lambda o, _: _deflated(self.studio.shown_values(o)))),
+            Route(picture, self._of_picture(lambda o, _: JSONResponse(opened.look(self.studio.segmenter, o)))),
+            Route(f"{picture}/values", self._of_picture(lambda o, _: _deflated(opened.shown_values(self.studio.segmenter, o)))),
             Route(f"{picture}/confidence", self._of_picture(lambda o, _: _deflated(self.studio.shown_confidence(o)))),
             Route(f"{picture}/mask.png", self._of_picture(self._mask)),
             Route(f"{picture}/query", self._of_picture(self._query)),
@@ -123,8 +125,8 @@ class Pages:
     async def click(self, request: Request) -> Response:
         """Name a pixel of an open picture. The response counts the clicks of each class."""
         click = await read(request, ClickRequest)
-        opened = await run_in_threadpool(self.studio.opened, request.path_params["key"])
-        self.studio.click(opened, click.x, click.y, click.name)
+        one = await run_in_threadpool(self.studio.opened, request.path_params["key"])
+        self.studio.click(one, click.x, click.y, click.name)
         return JSONResponse(self.studio.clicks.counts())
 
     async def forget(self, _: Request) -> Response:
@@ -187,10 +189,10 @@ class Pages:
         return await self._work(lambda: _jpeg(gallery.spot(index, x, y)))
 
     def _open(self, *picture: Any) -> Response:
-        key, opened = self.studio.open(*picture)
-        (width, height), (shown_width, shown_height) = opened.size, opened.shown_size
+        key, one = self.studio.open(*picture)
+        (width, height), (shown_width, shown_height) = one.size, one.shown_size
         sizes = {"width": width, "height": height, "shownWidth": shown_width, "shownHeight": shown_height}
-        return JSONResponse({"key": key, **sizes, **self.studio.look(opened)})
+        return JSONResponse({"key": key, **sizes, **opened.look(self.studio.segmenter, one)})
 
     def _segments(self) -> dict[str, Any]:
         return {"segments": self.studio.segments(), "undo": self.studio.last_change(), "version": self.studio.version}
@@ -209,11 +211,11 @@ class Pages:
         async with self._slots:
             return await run_in_threadpool(make)
 
-    def _mask(self, opened: Opened, _: Request) -> Response:
-        return Response(self.studio.mask(opened), media_type="image/png")
+    def _mask(self, one: Opened, _: Request) -> Response:
+        return Response(opened.mask(self.studio.segmenter, one), media_type="image/png")
 
-    def _query(self, opened: Opened, request: Request) -> Response:
-        return JSONResponse(self.studio.query(opened, number(request, "x"), number(request, "y")))
+    def _query(self, one: Opened, request: Request) -> Response:
+        return JSONResponse(self.studio.query(one, number(request, "x"), number(request, "y")))
 
     def _exports(self) -> Exports:
         if self.studio.exports is None:

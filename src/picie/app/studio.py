@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
-import secrets
 import threading
 import zlib
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,8 +19,8 @@ from torch.nn import functional as F
 from picie.app.clicks import Clicks, TaughtPixel, random_cells
 from picie.app.exports import Exports
 from picie.app.gallery import open_gallery
+from picie.app.opened import Opened, OpenedPictures, to_png
 from picie.app.sheets import Sheets
-from picie.display.overlays import index_image, large_regions
 from picie.errors import InputError
 from picie.inference.neighbors import feature_of, search
 from picie.inference.outputs import margin_map
@@ -36,49 +33,11 @@ from picie.naming import history
 from picie.runtime import checkpoint
 
 _MAX_SIDE = 2048  # maximum side in pixels of the picture on the page; masks are saved at full size
-_MEMORY = 2**28  # budget for segmented pictures, in bytes; the latest one is always kept
 _NEIGHBORS = 8
-
-
-class GoneError(InputError):
-    """The picture is no longer in memory."""
 
 
 class ChangedError(InputError):
     """The run has changed since the page loaded it."""
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A segmented picture.
-
-    Attributes:
-        clusters: (H, W) uint16, the cluster of each pixel.
-        features: (D, h, w) float32 of unit norm, on the model's device.
-        shown: the picture that the page shows, as PNG, at most 2048 pixels a side.
-        shown_size: (width, height) of the shown picture.
-        index: its number in the gallery, or None if it was uploaded.
-        version: the version of the clusters.
-        picture: the path of its file; "" if it was uploaded.
-    """
-
-    clusters: np.ndarray
-    features: Tensor
-    shown: bytes
-    shown_size: tuple[int, int]
-    index: int | None
-    version: int
-    picture: str = ""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(width, height) of the picture."""
-        return self.clusters.shape[1], self.clusters.shape[0]
-
-    @property
-    def nbytes(self) -> int:
-        """The memory it takes, in bytes."""
-        return self.clusters.nbytes + self.features.nbytes + len(self.shown)
 
 
 class Studio:
@@ -112,7 +71,7 @@ class Studio:
         self._network, self.version = _network(state), 0
         self._take(state)
         self._sample = cache(self._sample_features)
-        self._opened: OrderedDict[str, Opened] = OrderedDict()
+        self._opened = OpenedPictures()
 
     def segments(self) -> list[dict[str, Any]]:
         """The name, colour and clusters of each segment, indexed by value."""
@@ -128,14 +87,9 @@ class Studio:
             version = self.version
         shown = picture.copy()
         shown.thumbnail((_MAX_SIDE, _MAX_SIDE), Image.Resampling.LANCZOS)
-        file = io.BytesIO()
-        shown.save(file, "PNG", compress_level=1)
-        opened = Opened(clusters, features, file.getvalue(), shown.size, index, version, self._path(index))
-        key = secrets.token_urlsafe(12)
+        opened = Opened(clusters, features, to_png(shown), shown.size, index, version, self._path(index))
         with self._model:
-            self._opened[key] = opened
-            while len(self._opened) > 1 and sum(one.nbytes for one in self._opened.values()) > _MEMORY:
-                self._opened.popitem(last=False)
+            key = self._opened.add(opened)
         if self.gallery is not None:
             self.gallery.start()
         return key, opened
@@ -146,34 +100,12 @@ class Studio:
         Raises `GoneError` if it is no longer in memory.
         """
         with self._model:
-            if key not in self._opened:
-                raise GoneError("the picture is no longer in memory; open it again")
-            self._opened.move_to_end(key)
-            one = self._opened[key]
+            one = self._opened.find(key)
             if one.version != self.version:
                 clusters = self._clusters(one.features, (one.size[1], one.size[0]))
-                one = self._opened[key] = replace(one, clusters=clusters, version=self.version)
+                one = replace(one, clusters=clusters, version=self.version)
+                self._opened.replace(key, one)
             return one
-
-    def look(self, opened: Opened) -> dict[str, Any]:
-        """The share of the pixels of each segment, and the large regions, which bear names."""
-        values = self.segmenter.values(opened.clusters)
-        counts = np.bincount(values.ravel(), minlength=len(self.segmenter.names))
-        regions = [vars(region) for region in large_regions(values)]
-        return {"shares": [float(count) / values.size for count in counts], "regions": regions}
-
-    def mask(self, opened: Opened) -> bytes:
-        """The label map as `picie predict` writes it."""
-        file = io.BytesIO()
-        index_image(self.segmenter.values(opened.clusters), self.segmenter.colors).save(file, "PNG")
-        return file.getvalue()
-
-    def shown_values(self, opened: Opened) -> bytes:
-        """The label map of the shown picture: little-endian uint16 by rows, zlib-compressed."""
-        (width, height), (columns, rows) = opened.size, opened.shown_size
-        down, across = np.arange(rows) * 2 + 1, np.arange(columns) * 2 + 1
-        part = opened.clusters[np.ix_(down * height // (2 * rows), across * width // (2 * columns))]
-        return zlib.compress(self.segmenter.values(part).astype("<u2").tobytes(), 1)
 
     def shown_confidence(self, opened: Opened) -> bytes:
         """The margin of each pixel of the shown picture: uint8 by rows, zlib-compressed."""

@@ -97,12 +97,18 @@ def _innermost(inside: np.ndarray) -> tuple[int, int]:
     return int(row), int(column)
 
 
-def draw_names(image: Image.Image, labels: np.ndarray, names: Sequence[str]) -> None:
+def draw_names(image: Image.Image, labels: np.ndarray, names: Sequence[str], size: int | None = None) -> None:
     """Write the names of the large regions of `labels` (H, W) into an RGB `image` of that size.
 
     A name that would cover that of a larger region, or is wider than the image, is left out.
+
+    Args:
+        image: is drawn into.
+        labels: the label map.
+        names: the name of each value.
+        size: the size of the font in pixels; None chooses it by the size of the image.
     """
-    size = max(10, round(min(image.size) / 24))
+    size = size or max(10, round(min(image.size) / 24))
     font, draw, margin = ImageFont.load_default(size), ImageDraw.Draw(image), size / 4
     taken: list[tuple[float, float, float, float]] = []
     for region in large_regions(labels):

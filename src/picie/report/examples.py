@@ -79,7 +79,7 @@ def _example(segmenter: Segmenter, dataset: Dataset, index: int, image: Image.Im
     margins = margin_map(prototype_logits(features, *segmenter.classifier), (height, width), segmenter.mixture)
     present = ", ".join(segmenter.names[i] for i in np.unique(values))
     blended = overlay(small, values, segmenter.colors)
-    draw_names(blended, values, segmenter.names)
+    draw_names(blended, values, segmenter.names, max(10, blended.width // 18))
     pictures = [
         Picture("image", jpeg_uri(small), f"The image {name}"),
         Picture("prediction: its segments", map_uri(values, segmenter.colors), f"The predicted segments: {present}", True),
