@@ -41,7 +41,9 @@ class Extractor(nn.Module):
         # Further outputs of the FPN would start, and without a loss stay, at 0.
         self.dim: int = config.dim if config.laterals == "random" else sum(channel_blocks(self.backbone.channels, config.dim))
         self.fpn = FPN(self.backbone.channels, self.dim)
-        self.frozen: bool = self.backbone.patch_tokens if config.freeze is None else config.freeze
+        # A backbone of another class may lack the attribute.
+        self.patch_tokens: bool = getattr(self.backbone, "patch_tokens", False)
+        self.frozen: bool = self.patch_tokens if config.freeze is None else config.freeze
         if self.frozen:
             self.backbone.requires_grad_(False)
         self.stride: int = min(self.backbone.strides)
@@ -65,7 +67,7 @@ class Extractor(nn.Module):
         parameters = [p for p in self.backbone.parameters() if p.requires_grad]
         if decay == 1 or not parameters:
             return [(parameters, 1.0)]
-        if not self.backbone.patch_tokens:
+        if not self.patch_tokens:
             raise InputError("train.layer_decay is for the blocks of a ViT, and the backbone is none; leave it out")
         net: Any = self.backbone.net
         groups = param_groups_layer_decay(net.model, weight_decay=0.0, layer_decay=decay)

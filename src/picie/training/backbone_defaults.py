@@ -55,7 +55,7 @@ def remark_on_backbone(config: Config, method: Method, cells: tuple[int, int]) -
     `cells` are the rows and columns of a view's features.
     """
     network, (rows, columns) = method.network, cells
-    if network.backbone.patch_tokens:
+    if network.patch_tokens:
         name, patch = config.model.backbone, network.stride
         state = "frozen" if network.frozen else "trained"
         log.info("%s: %d x %d cells of %d px for a view of %d px; %s", name, rows, columns, patch, config.views.size, state)
