@@ -84,6 +84,7 @@ def test_the_card_says_what_the_model_is(hub: Hub, segmenter: Segmenter, labelle
     ("change", "licence", "text"),
     [
         ({"backbone": "tf_efficientnet_lite0"}, ("apache-2.0", None), "under the licence apache-2.0"),
+        ({"backbone": "dinov3-s"}, ("other", "dinov3-license"), "under the licence dinov3-license"),
         ({"backbone": "vit_small_patch16_dinov3"}, ("other", "dinov3-license"), "under the licence dinov3-license"),
         ({"weights": "mine.pth"}, ("unknown", None), "weights in mine.pth, whose licence picie does not know"),
         ({"pretrained": False}, ("unknown", None), "from random weights"),

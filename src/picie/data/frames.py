@@ -78,6 +78,8 @@ def open_frames(path: Path, reading: Reading) -> Frames | None:
     """
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return _open_video(path, reading)
+    if not path.is_file():  # opening a named pipe would block forever
+        return None
     try:
         with path.open("rb") as file:
             header = read_header(file)
@@ -95,6 +97,8 @@ def _open_video(path: Path, reading: Reading) -> Frames:
     import av
 
     try:
+        if not path.is_file():  # opening a named pipe would block forever
+            raise ValueError("it is not a regular file")
         with av.open(str(path.absolute())) as container:
             stream = container.streams.video[0]
             rate = stream.average_rate or stream.guessed_rate or Fraction(25)

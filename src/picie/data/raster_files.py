@@ -74,7 +74,7 @@ def open_raster(path: Path, reading: Reading) -> RasterFile | None:
         the format or the kind of its values cannot be read by rows.
     """
     driver = _DRIVERS.get(path.suffix.lower())
-    if driver is None or not is_available():
+    if driver is None or not is_available() or not path.is_file():  # opening a named pipe would block forever
         return None
     import rasterio
 

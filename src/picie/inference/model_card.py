@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from picie.config import Config, ModelConfig
 from picie.inference.segments import Segments
+from picie.models.catalogue import KNOWN
 
 _PAPER = (
     "https://openaccess.thecvf.com/content/CVPR2021/html/Cho_PiCIE_Unsupervised_Semantic_Segmentation_Using_Invariance_"
@@ -81,11 +82,15 @@ def model_card(config: Config, segments: Segments, about: Mapping[str, Any], nam
 
 
 def weights_licence(model: ModelConfig) -> str | None:
-    """Return the licence of the weights that a backbone starts from, as timm states it.
+    """Return the licence of the weights that a backbone starts from, as timm's hub states it.
 
     None if there are no such weights, or it is not known.
     """
-    if not model.pretrained or model.weights is not None or not timm.is_model(model.backbone.split(".")[0]):
+    if not model.pretrained or model.weights is not None:
+        return None
+    if model.backbone in KNOWN:
+        return KNOWN[model.backbone].licence
+    if not timm.is_model(model.backbone.split(".")[0]):
         return None
     return getattr(timm.get_pretrained_cfg(model.backbone), "license", None)
 

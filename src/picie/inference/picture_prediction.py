@@ -44,7 +44,7 @@ class PicturePrediction:
     extras: Extras
     steady: float | None = None
     bars: Progress = field(default_factory=lambda: Progress(enabled=False))
-    check_stop: Callable[[], None] = lambda: None
+    check_stop: Callable[[], None] = field(default_factory=lambda: lambda: None)
 
     def write(self, name: str, picture: Picture) -> dict[str, Any]:
         """Predict and write a picture. Returns the fields of its `Prediction` that name the files.
