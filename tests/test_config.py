@@ -86,7 +86,7 @@ def test_reference_has_the_published_choices() -> None:
 
 @pytest.mark.parametrize("preset", preset_names())
 def test_toml_holds_everything(tmp_path: Path, preset: str) -> None:
-    config = load(preset, None, ["data.root=some where/é😀", "views.crop=400", 'data.train_split="x"', "run.workers=0"])
+    config = load(preset, None, ["data.root=some where/é😀", "views.crop=1000", 'data.train_split="x"', "run.workers=0"])
     file = tmp_path / "config.toml"
     file.write_text(to_toml(config), "utf-8")
     assert load(None, file) == config

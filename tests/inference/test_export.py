@@ -231,12 +231,16 @@ def test_the_default_backbone_is_exported_within_a_minute_of_cpu(tmp_path: Path,
     assert metadata_of(file)["size"] is None
 
 
+SMALL = [name for name, known in KNOWN.items() if name != SHIPPED and known.millions < 30]
+VITS = ["dinov2-s", "dinov2-s-reg", "dinov3-s", "pe-spatial-t"]
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("backbone", [name for name, known in KNOWN.items() if name != SHIPPED and known.millions < 30])
+@pytest.mark.parametrize(("backbone", "suffix"), [*((name, ".pt2") for name in SMALL), *((name, ".onnx") for name in VITS)])
 def test_every_listed_backbone_of_up_to_30_million_parameters_can_be_exported(
-    tmp_path: Path, labelled_folder: Path, backbone: str
+    tmp_path: Path, labelled_folder: Path, backbone: str, suffix: str
 ) -> None:
-    run, file = tmp_path / "run", tmp_path / "net.pt2"
+    run, file = tmp_path / "run", tmp_path / f"net{suffix}"
     options = ["train.epochs=0", "run.report=false", "cluster.k=3", "model.pretrained=false", "train.precision=fp32"]
     api.train(load(None, None, [f"data.root={labelled_folder}", f"model.backbone={backbone}", *options]), run)
     export(run, file)
