@@ -1,4 +1,4 @@
-"""`picie teach`: names from clicks."""
+"""`picie teach` and `picie uncertain`: names from clicks, and where to click."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 
 from picie.cli.options import Trust
 from picie.errors import InputError
+from picie.runtime.output_paths import check_file, write_json
 
 _SHOWN = 5  # clicks that the classifier does not follow
 
@@ -63,3 +64,32 @@ def teach(
 
 def _listed(clicks: dict[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in clicks.items())
+
+
+def uncertain(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Images, or folders searched recursively.")],
+    n: Annotated[int, typer.Option("-n", help="Number of pictures.")] = 20,
+    out: Annotated[Optional[Path], typer.Option(metavar="FILE", help="Also write a page of them, a .html file.")] = None,
+    json_file: Annotated[
+        Optional[Path], typer.Option("--json", metavar="FILE", help="Also write the list to this file.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    trust: Trust = False,
+) -> None:
+    """List the pictures to look at first: the run is unsure about them, and they differ.
+
+    Each line has the uncertainty in [0, 1], the picture, its least sure pixel, and the two segments
+    that it is most often undecided between.
+    """
+    from picie.inference import uncertain as choosing
+    from picie.report.uncertain_page import write_page
+
+    check_file("--json", json_file)
+    check_file("--out", out)
+    pictures = choosing.uncertain(run, data, n, device)
+    for one in pictures:
+        typer.echo(f"{one.uncertainty:.3f}  {one.path} ({one.x}, {one.y})  {' / '.join(one.between)}")
+    write_json(json_file, {"run": str(run), "pictures": [one.to_dict() for one in pictures]})
+    if out is not None:
+        typer.echo(f"{write_page(run, pictures, out, device)}")

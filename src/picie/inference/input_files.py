@@ -14,10 +14,13 @@ from picie.inference.prediction_record import CONFIDENCE
 _DATASET_MARKERS = ("classes.toml", "annotations", "stuffthingmaps")
 
 
-def find_inputs(paths: Sequence[Path], out: Path, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> dict[Path, Path]:
+def find_inputs(
+    paths: Sequence[Path], out: Path | None, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> dict[Path, Path]:
     """Find the images in `paths`, which are files or folders.
 
-    `include` and `exclude` are patterns of images in folders.
+    `include` and `exclude` are patterns of images in folders. `out` is the folder of the results,
+    or None.
 
     Returns:
         For each image, by its absolute path, its path relative to the given folder.
@@ -42,7 +45,7 @@ def find_inputs(paths: Sequence[Path], out: Path, include: Sequence[str] = (), e
             found |= {file.absolute(): file.relative_to(folder) for file in files}
         else:
             found[path.absolute()] = Path(path.name)
-    inside = next((file for file in found if out.resolve() in file.resolve().parents), None)
+    inside = out and next((file for file in found if out.resolve() in file.resolve().parents), None)
     if inside is not None:
         raise InputError(f"--out {out}: holds the image {inside}, which might be overwritten; give another folder")
     return found
