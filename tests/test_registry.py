@@ -96,8 +96,11 @@ def test_public_symbols_are_documented(module: str) -> None:
 
 
 def test_the_public_interface_is_there_and_light() -> None:
-    functions = {"evaluate", "resume", "score_folders", "train", "trust"}
-    assert set(picie.__all__) == {"Config", "FolderOptions", "Run", "ScoreOptions", "Segmenter", "__version__"} | functions
+    functions = {"convert", "evaluate", "resume", "score_folders", "train", "trust"}
+    assert (
+        set(picie.__all__)
+        == {"Config", "ConvertOptions", "FolderOptions", "Run", "ScoreOptions", "Segmenter", "__version__"} | functions
+    )
     assert dir(picie) == sorted(picie.__all__)
     for name in picie.__all__:
         assert getattr(picie, name) is not None
