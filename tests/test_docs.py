@@ -68,7 +68,7 @@ def test_options_in_the_documents_exist() -> None:
     sections = {name.split(".")[0] for name in known}
     for path in DOCUMENTS:
         for name in re.findall(r"\b([a-z]+\.[a-z_]+)(?==| x |`)", path.read_text("utf-8")):
-            if name.split(".")[0] in sections and not name.endswith((".py", ".md", ".toml", ".json", ".jsonl", ".pt")):
+            if name.split(".")[0] in sections and not name.endswith((".py", ".md", ".toml", ".yaml", ".json", ".jsonl", ".pt")):
                 assert name in known, f"{path.name}: {name}"
 
 
