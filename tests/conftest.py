@@ -16,6 +16,7 @@ from PIL import Image
 
 from picie.cli.main import main
 from picie.config import Config, load
+from picie.inference.segmenter import Segmenter
 from picie.training import api
 
 SIZE = (64, 48)  # width, height
@@ -171,3 +172,8 @@ def checkpoint_of(run: Path) -> dict[str, Any]:
     """The checkpoint of a run, as plain torch sees it."""
     state: dict[str, Any] = torch.load(run / "checkpoint.pt", weights_only=True)
     return state
+
+
+def predicted_clusters(segmenter: Segmenter, image: Image.Image) -> np.ndarray:
+    """(H, W) clusters of an RGB picture, computed with its short side at `evaluate.size`."""
+    return segmenter.clusters(segmenter.to_pixels(image), (image.height, image.width))[0]

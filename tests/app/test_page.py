@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 from tests.app.browser import PROGRAM, Browser, browser
 from tests.app.conftest import serving
+from tests.conftest import predicted_clusters
 
 from picie import Segmenter
 from picie.app.studio import Studio
@@ -123,7 +124,7 @@ def test_from_a_dropped_picture_to_the_saved_mask(page: Browser, photo: Path, ow
     page.wait("document.querySelectorAll('#neighbors li').length === 6")
     name = segmenter.names[labels[20, 30]]
     assert texts(page, "#facts strong") == [name]
-    assert f"cluster {segmenter.predict_clusters(open_image(photo))[20, 30]} ·" in texts(page, "#facts")[0]
+    assert f"cluster {predicted_clusters(segmenter, open_image(photo))[20, 30]} ·" in texts(page, "#facts")[0]
     assert "column 30, row 20" in texts(page, "#facts")[0]
     page.run("document.querySelectorAll('#neighbors img').forEach(image => image.loading = 'eager')")
     assert page.run("Promise.all([...document.querySelectorAll('#neighbors img')].map(i => i.decode())).then(() => true)")

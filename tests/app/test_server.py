@@ -29,6 +29,7 @@ from PIL import Image, ImageFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.testclient import TestClient
+from tests.conftest import predicted_clusters
 
 from picie import Segmenter
 from picie.app.checks import read_body
@@ -362,7 +363,7 @@ def test_neighbours_are_those_of_picie_neighbors(
     assert studio.gallery is not None
     studio.gallery._thread.join()
     answer = client.get(f"/api/pictures/{opened['key']}/query?x=30&y=20").json()
-    labels = Segmenter.load(own_run, "cpu").predict_clusters(open_image(photo))
+    labels = predicted_clusters(Segmenter.load(own_run, "cpu"), open_image(photo))
     assert answer["cluster"] == labels[20, 30]
     state = checkpoint.load(own_run)
     center = checkpoint.centroids_in_use(state)[labels[20, 30]]

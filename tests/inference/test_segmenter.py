@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.conftest import predicted_clusters
 from torch.nn import functional as F
 
 from picie import Config, Segmenter
@@ -91,7 +92,7 @@ def test_prediction_is_the_nearest_centroid_of_each_enlarged_cell(segmenter: Seg
     weight, bias = segmenter.classifier
     logits = torch.einsum("bdhw,kd->bkhw", z, weight) + bias[None, :, None, None]
     expected = F.interpolate(logits, (48, 64), mode="bilinear", align_corners=False).argmax(1)[0].numpy()
-    assert (segmenter.predict_clusters(image) == expected).mean() > 0.999
+    assert (predicted_clusters(segmenter, image) == expected).mean() > 0.999
 
 
 @pytest.mark.parametrize("size", [(48, 64), (31, 17), (8, 8), (100, 9)])
@@ -121,7 +122,7 @@ def test_without_an_evaluation_values_are_clusters(tiny_unlabelled: Path, photo:
     assert segmenter.names == ("cluster 0", "cluster 1", "cluster 2")
     assert segmenter.colors == palette(3)
     assert segmenter.classes is None
-    assert np.array_equal(segmenter.predict(photo), segmenter.predict_clusters(Image.open(photo)))
+    assert np.array_equal(segmenter.predict(photo), predicted_clusters(segmenter, Image.open(photo)))
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +138,7 @@ def test_after_an_evaluation_values_are_classes(segmenter: Segmenter, photo: Pat
 
 
 def test_clusters_without_a_class_come_after_the_classes(segmenter: Segmenter, photo: Path) -> None:
-    clusters = segmenter.predict_clusters(Image.open(photo))
+    clusters = predicted_clusters(segmenter, Image.open(photo))
     segmenter.name_clusters(CLASSES, np.array([1, -1, 0]))  # K = 3 clusters, 2 classes
     assert segmenter.names == ("a", "b", "cluster 1")
     assert segmenter.colors == ((1, 2, 3), (255, 128, 0), palette(2)[1])
@@ -145,7 +146,7 @@ def test_clusters_without_a_class_come_after_the_classes(segmenter: Segmenter, p
 
 
 def test_fewer_clusters_than_classes_leave_classes_unpredicted(segmenter: Segmenter, photo: Path) -> None:
-    clusters = segmenter.predict_clusters(Image.open(photo))
+    clusters = predicted_clusters(segmenter, Image.open(photo))
     five = ClassMap(tuple("abcde"), ("#000000",) * 5)
     segmenter.name_clusters(five, np.array([4, 0, 2]))
     assert segmenter.names == tuple("abcde")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.conftest import NAMES, checkpoint_of
+from tests.conftest import NAMES, checkpoint_of, predicted_clusters
 from torch.nn import functional as F
 
 from picie import Config, Segmenter, evaluate
@@ -194,7 +194,7 @@ def test_any_classifier_can_be_split_and_made_anew(
 
     def clusters() -> np.ndarray:
         segmenter = Segmenter.load(run, "cpu")
-        return np.stack([segmenter.predict_clusters(picture) for picture in pictures])
+        return np.stack([predicted_clusters(segmenter, picture) for picture in pictures])
 
     before = clusters()
     largest = int(np.bincount(before.ravel()).argmax())

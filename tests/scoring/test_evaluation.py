@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.conftest import checkpoint_of, picture, write_labelled
+from tests.conftest import checkpoint_of, picture, predicted_clusters, write_labelled
 from tests.equal_runs import assert_equal_runs, assert_same
 
 from picie import Config, ScoreOptions, Segmenter, evaluate
@@ -200,7 +200,7 @@ def test_many_clusters_of_one_class_share_its_name_and_value(tiny: Make, tmp_pat
     segmenter = Segmenter.load(run)
     assert segmenter.names == ("red", "green", "blue", *(f"cluster {i}" for i in unmatched_clusters(result)))
     image = Folder(labelled_folder, "val").image(0)
-    clusters, values = segmenter.predict_clusters(image), segmenter.predict(image)
+    clusters, values = predicted_clusters(segmenter, image), segmenter.predict(image)
     matched = assigned[clusters] != UNMATCHED
     assert np.array_equal(values[matched], assigned[clusters][matched])
     one_to_one = evaluate(run, options=ScoreOptions(overrides=["evaluate.matching=one-to-one"]))

@@ -74,7 +74,8 @@ class PredictionFiles:
         """
         self.begin()
         labels = maps.labels
-        self.write(prediction.labels, _encoded(index_image(labels, self.colors), "PNG"))
+        index = index_image(labels, self.colors)
+        self.write(prediction.labels, _encoded(index, "PNG"))
         if prediction.confidence is not None and maps.margin is not None:
             self.write(prediction.confidence, _encoded(Image.fromarray(maps.margin), "PNG"))
         if prediction.overlay is not None:
@@ -82,6 +83,8 @@ class PredictionFiles:
             if self.write_names:
                 draw_names(image, labels, self.names)
             self.write(prediction.overlay, _encoded(image, "PNG" if prediction.overlay.endswith(".png") else "JPEG"))
+        if index.mode == "P":
+            return np.array(index.histogram()[: len(self.names)], np.int64)
         counts = np.zeros(len(self.names), np.int64)
         for row in labels:  # by rows, because bincount copies its input as int64
             counts += np.bincount(row, minlength=len(counts))
@@ -131,10 +134,9 @@ class PredictionFiles:
 
 def file_names(name: str, picture: Image.Image | RasterFile, extras: Extras) -> dict[str, Any]:
     """Return the names of a picture's files, as in `Prediction`."""
-    if isinstance(picture, RasterFile) and picture.georeference.is_known:
-        suffix = kind = "tif"
-    else:
-        suffix, kind = "png", "jpg" if max(picture.width, picture.height) <= _MAX_JPEG else "png"
+    by_rows = isinstance(picture, RasterFile)
+    suffix = "tif" if isinstance(picture, RasterFile) and picture.georeference.is_known else "png"
+    kind = "tif" if by_rows else "jpg" if max(picture.width, picture.height) <= _MAX_JPEG else "png"
     return {
         "labels": f"{name}.{suffix}",
         "overlay": f"{name}{OVERLAY}.{kind}" if extras.overlay else None,

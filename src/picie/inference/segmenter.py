@@ -345,11 +345,3 @@ class Segmenter(CellClassifier, OnHub):
         """
         values: np.ndarray = self.value_of_cluster.astype(np.uint8 if len(self.names) <= 256 else np.uint16)[clusters]
         return values
-
-    def predict_clusters(self, image: Image.Image) -> np.ndarray:
-        """Return (H, W) int64 clusters of an RGB picture.
-
-        The features are computed with its short side at `evaluate.size`.
-        """
-        clusters: np.ndarray = self.clusters(self.to_pixels(image), (image.height, image.width))[0]
-        return clusters
