@@ -29,7 +29,7 @@ from picie.inference.sampling import training_images
 from picie.inference.segmenter import Segmenter
 from picie.methods.losses import prototype_logits
 from picie.naming import changes as naming
-from picie.naming import history
+from picie.naming import history, teaching
 from picie.runtime import checkpoint
 
 _MAX_SIDE = 2048  # maximum side in pixels of the picture on the page; masks are saved at full size
@@ -203,8 +203,6 @@ class Studio:
             computed = [] if self.gallery is None else self.gallery.computed[:]
             if not self.clicks.counts() or not computed:
                 raise InputError("name a few pixels of at least two classes first, in pictures of the strip")
-            from picie.naming import teaching
-
             points, names = self.clicks.features()
             teaching.teach_features(self.run, points, names, random_cells(computed))
             self._take(checkpoint.load(self.run))

@@ -29,9 +29,10 @@ def page(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     trust: Trust = False,
 ) -> None:
-    """Serve a local page: drop a picture, see and name its segments, click for similar places.
+    """Serve a local page: look at pictures, and name, merge, split and teach their segments.
 
-    It prints its address and serves until Ctrl-C. Names are stored in the run, as by `picie name`.
+    It prints its address and serves until Ctrl-C. Changes are stored in the run, as by `picie name`
+    and `picie teach`, and can be undone. The page also exports all pictures.
     """
     if not all(importlib.util.find_spec(name) for name in ("starlette", "uvicorn")):
         raise InputError("app: Starlette and uvicorn are not installed; run: pip install 'picie[app]'")
