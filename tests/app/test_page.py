@@ -325,3 +325,19 @@ def test_clicks_teach_classes_and_all_pictures_are_exported(
     page.wait("document.querySelector('#undo').disabled && document.querySelector('#busy').hidden")
     assert segments_of(own_run) == before
     assert page.complaints == []
+
+
+def test_more_pictures_are_listed_as_they_are_needed(
+    _browser: Browser, studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("picie.app.server._MAX_LISTED", 2)
+    with serving(studio) as url:
+        _browser.open(url)
+        _browser.wait(shows("000.jpg"))
+        for name, listed in (("001.jpg", 2), ("002.jpg", 4)):
+            _browser.key("n")
+            _browser.wait(shows(name))
+            assert _browser.run("document.querySelectorAll('#gallery [data-index]').length") == listed
+        _browser.click("#gallery .more")
+        _browser.wait("document.querySelectorAll('#gallery [data-index]').length === 6")
+        assert _browser.run("document.querySelectorAll('#gallery li').length") == 6  # nothing is left to list

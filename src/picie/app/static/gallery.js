@@ -9,8 +9,9 @@ export class Gallery {
     this.count = 0;
     this.current = null;
     this.list = byId("gallery").querySelector("ul");
-    this.more = make("button", { type: "button", className: "more", textContent: "More…" });
-    this.more.onclick = () => this.add();
+    const button = make("button", { type: "button", className: "more", textContent: "More…" });
+    button.onclick = () => this.add();
+    this.more = make("li", {}, button);
   }
 
   /** Show the pictures; `value` is a segment that they must contain, or null for all. */
@@ -28,7 +29,7 @@ export class Gallery {
     const rows = this.value === null ? await server.names(start) : await server.picturesWith(this.value);
     this.more.remove();
     this.list.append(...rows.map((row) => this.item(row)));
-    if (this.value === null && rows.length && rows.at(-1).index + 1 < this.count) this.list.append(make("li", {}, this.more));
+    if (this.value === null && rows.length && rows.at(-1).index + 1 < this.count) this.list.append(this.more);
     this.mark(this.current);
   }
 
