@@ -121,7 +121,6 @@ def test_without_an_evaluation_values_are_clusters(tiny_unlabelled: Path, photo:
     segmenter = Segmenter.load(tiny_unlabelled)
     assert segmenter.names == ("cluster 0", "cluster 1", "cluster 2")
     assert segmenter.colors == palette(3)
-    assert segmenter.classes is None
     assert np.array_equal(segmenter.predict(photo), predicted_clusters(segmenter, Image.open(photo)))
 
 
@@ -134,7 +133,6 @@ def tiny_unlabelled(tiny: object, labelled_folder: Path, tmp_path_factory: pytes
 def test_after_an_evaluation_values_are_classes(segmenter: Segmenter, photo: Path) -> None:
     assert segmenter.names[:3] == ("red", "green", "blue")  # a cluster of IoU below 5 % follows, without a class
     assert segmenter.colors[:3] == ((220, 40, 40), (40, 180, 60), (60, 80, 220))
-    assert segmenter.classes is not None
 
 
 def test_clusters_without_a_class_come_after_the_classes(segmenter: Segmenter, photo: Path) -> None:

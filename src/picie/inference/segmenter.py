@@ -85,7 +85,6 @@ class Segmenter(CellClassifier, OnHub):
 
         The values are `classes`, by `assignment` (K,), or clusters if either argument is None.
         """
-        self.classes = classes
         if classes is None or assignment is None:
             self.take_segments(Segments.plain(self.k))
         else:
@@ -130,14 +129,7 @@ class Segmenter(CellClassifier, OnHub):
         """Take the clusters and segments of a checkpoint of the same network."""
         weight, bias = checkpoint.classifier_in_use(state)
         self.classifier, self.k = (weight.to(self.engine.device), bias.to(self.engine.device)), len(weight)
-        matching, naming = state.get("matching"), state.get("naming")
-        if matching is None:
-            self.name_clusters(None, None)
-        else:
-            classes = ClassMap(tuple(matching["names"]), tuple(matching["colors"]), matching["ignore"])
-            self.name_clusters(classes, np.array(matching["assignment"], dtype=np.int64))
-        if naming is not None and (naming["segments"]["user_defined"] or matching is None):
-            self.take_segments(Segments.of(naming["segments"]))
+        self.take_segments(Segments.in_use(state, self.k))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Save the segmenter without the state of its training, which is most of a checkpoint.

@@ -70,6 +70,21 @@ class Segments:
         """Return the segments that `state()` described."""
         return Segments(tuple(state["names"]), tuple(state["colors"]), tuple(state["assignment"]), state["user_defined"])
 
+    @staticmethod
+    def in_use(state: Mapping[str, Any], k: int) -> Segments:
+        """The segments that a checkpoint predicts, whose clusters in use are `k`.
+
+        They are those that a user named; otherwise the classes of its matching; otherwise one for
+        each cluster.
+        """
+        matching, naming = state.get("matching"), state.get("naming")
+        if naming is not None and (naming["segments"]["user_defined"] or matching is None):
+            return Segments.of(naming["segments"])
+        if matching is None:
+            return Segments.plain(k)
+        classes = ClassMap(tuple(matching["names"]), tuple(matching["colors"]), matching["ignore"])
+        return Segments.matched(classes, np.array(matching["assignment"], dtype=np.int64))
+
     def state(self) -> dict[str, Any]:
         """The segments as plain values, for a checkpoint."""
         lists = {key: list(getattr(self, key)) for key in ("names", "colors", "assignment")}
