@@ -195,13 +195,21 @@ def _trace(segmenter: Segmenter, coarsest: int, size: tuple[int, int] | None) ->
     free: dict[int, Any] = {0: torch.export.Dim("batch")}
     if size is None:
         free |= {2: coarsest * torch.export.Dim("rows", min=2), 3: coarsest * torch.export.Dim("columns", min=2)}
-    images = torch.randint(256, (2, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (2, 3, height, width), dtype=torch.uint8, generator=generator)
+    tried = [images]
+    if size is None:
+        # Some networks are traced for one size without an error: DINOv3 computes its position
+        # embeddings from the numbers of cells.
+        larger = (2, 3, height + coarsest, width + 2 * coarsest)
+        tried.append(torch.randint(256, larger, dtype=torch.uint8, generator=generator))
     with _quiet():
         program = torch.export.export(_Labeller(segmenter).eval(), (images,), dynamic_shapes=(free,))
-        logits = program.module()(images)[1]
-    difference = float((logits - segmenter.logits(images.float() / 255)).abs().max())
-    if not difference < _TOLERANCE:
-        raise RuntimeError(f"the traced program's logits differ from the network's by {difference:.2g}")
+        logits = [program.module()(pictures)[1] for pictures in tried]
+    for pictures, traced in zip(tried, logits, strict=True):
+        difference = float((traced - segmenter.logits(pictures.float() / 255)).abs().max())
+        if not difference < _TOLERANCE:
+            raise RuntimeError(f"the traced program's logits differ from the network's by {difference:.2g}")
     return program
 
 
