@@ -8,7 +8,8 @@ import torch
 from picie.config import ModelConfig
 from picie.errors import InputError
 from picie.models.extractor import Extractor
-from picie.runtime.device import AsyncCopy, Engine, peak_memory_mb, pick_device, to_device
+from picie.runtime.device import AsyncCopy, Engine, pick_device, to_device
+from picie.runtime.system_calls import peak_memory_mb
 
 CPU = torch.device("cpu")
 

@@ -89,8 +89,8 @@ READY = "os.write(1, b'r')\n"
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_blocked_thread_does_not_keep_the_process(signum: signal.Signals) -> None:
-    wait = "threading.Thread(target=threading.Event().wait).start()\ntime.sleep(60)"
-    started = process(f"i._GRACE = 0.1\nend_at_signals()\n{READY}{wait}")
+    blocked = "threading.Thread(target=threading.Event().wait).start()\n"
+    started = process(f"i._GRACE = 0.1\nend_at_signals()\n{blocked}{READY}time.sleep(60)")
     began = time.monotonic()
     started.send_signal(signum)
     started.communicate(timeout=30)

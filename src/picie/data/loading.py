@@ -8,18 +8,15 @@ operating system deletes the file when the process ends, even if it is killed.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import itertools
 import logging
-import os
 import shutil
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +30,7 @@ from picie.data.sizes import decimal
 from picie.errors import InputError, UnreadableImageError
 from picie.runtime import distributed
 from picie.runtime.profiling import stage
+from picie.runtime.system_calls import RecordFile, available_cores, open_deleted_on_close, unlink_open
 
 log = logging.getLogger(__name__)
 S = TypeVar("S")
@@ -47,8 +45,7 @@ def default_workers() -> int:
 
     The processes of a run on one machine share its cores.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(16, cores // distributed.local_world_size() - 1))
+    return max(1, min(16, available_cores() // distributed.local_world_size() - 1))
 
 
 class _Filled(NamedTuple):
@@ -99,7 +96,7 @@ class FrameCache:
         if cache_gb and not fits:
             limit = "run.cache_gb or half of the free disk space: images are decoded in every pass"
             log.info("frames need %s, more than %s", decimal(needed), limit)
-        self._file = _unnamed_file(folder) if fits else None
+        self._file = _cache_file(folder, self._bytes) if fits else None
         self._filled = False
         self.unreadable: dict[int, str] = {}
         self.digest = ""
@@ -157,8 +154,8 @@ class FrameCache:
         except UnreadableImageError as error:
             return error
         frame = centre_frame(image, self.size).tobytes()
-        if self._file is not None and os.pwrite(self._file.fileno(), frame, index * self._bytes) < len(frame):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if self._file is not None:
+            self._file.write(index, frame)
         return _Filled(hashlib.sha256(frame).digest(), inspect(image))
 
     def batches(self, batches: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, Tensor]]:
@@ -197,7 +194,7 @@ class FrameCache:
     def _read(self, rows: np.ndarray, indices: np.ndarray) -> None:
         assert self._file is not None
         for row, index in zip(rows, indices.tolist(), strict=True):
-            os.preadv(self._file.fileno(), [row], index * self._bytes)
+            self._file.read(index, row)
 
     def close(self) -> None:
         """Stop the threads and delete the cache file."""
@@ -206,19 +203,22 @@ class FrameCache:
             self._file.close()
 
 
-def _unnamed_file(folder: Path) -> BinaryIO:
-    """Create an unnamed file in `folder`, shared by the processes of this machine."""
+def _cache_file(folder: Path, size: int) -> RecordFile:
+    """Create an unnamed file of records of `size` bytes in `folder`.
+
+    The processes of this machine share it.
+    """
     if distributed.world_size() == 1:
-        return tempfile.TemporaryFile(dir=folder)
+        return RecordFile.temporary(folder, size)
     path, first = folder / f".frames{distributed.local_ranks().start}", distributed.local_rank() == 0
     if first:
         path.write_bytes(b"")
     distributed.barrier()
-    file = path.open("r+b")
+    file = open_deleted_on_close(path)
     distributed.barrier()
     if first:
-        path.unlink()
-    return file
+        unlink_open(path)
+    return RecordFile(file, size)
 
 
 def _of_machine(results: list[T]) -> Iterator[T]:

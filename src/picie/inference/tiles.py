@@ -251,12 +251,12 @@ def _maps(strip: _Strip, rows: tuple[int, int], width: int, values: Tensor, mixt
     lines = max(1, _LOGITS // (k * columns))
     for top in range(rows[0], rows[1], lines):
         bottom = min(top + lines, rows[1])
-        near_rows, down = cells_near(top, bottom, strip.step[0], strip.first, logits.shape[1])
+        near_rows, vertical = cells_near(top, bottom, strip.step[0], strip.first, logits.shape[1])
         narrow = logits[:, near_rows]
         for left in range(0, width, columns):
             right = min(left + columns, width)
-            near_columns, across = cells_near(left, right, strip.step[1], 0, logits.shape[2])
-            part = down.to(logits) @ narrow[:, :, near_columns] @ across.T.to(logits)
+            near_columns, horizontal = cells_near(left, right, strip.step[1], 0, logits.shape[2])
+            part = vertical.to(logits) @ narrow[:, :, near_columns] @ horizontal.T.to(logits)
             here = slice(top - rows[0], bottom - rows[0]), slice(left, right)
             labels[here] = values[part.max(0).indices]
             if mixture is not None:

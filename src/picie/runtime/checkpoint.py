@@ -8,7 +8,6 @@ opening a checkpoint runs no code.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from torch import Tensor
 from picie.errors import InputError
 from picie.runtime import checkpoint_schema
 from picie.runtime.atomic_write import clear_partials, write_atomically
+from picie.runtime.system_calls import locked_folder
 
 FILE_NAME = "checkpoint.pt"
 _FORMAT = "picie"
@@ -161,15 +161,7 @@ def exclusive(folder: Path) -> Iterator[bool]:
 
     The lock ends with the process.
     """
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            locked = True
-        except OSError:
-            locked = False
+    with locked_folder(folder) as locked:
         if locked and os.access(folder, os.W_OK):
             clear_partials(folder)
         yield locked
-    finally:
-        os.close(handle)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import resource
 import sys
 
 import torch
@@ -129,12 +128,6 @@ class Engine:
             "threads": torch.get_num_threads(),
             "processes": distributed.world_size(),
         }
-
-
-def peak_memory_mb() -> float:
-    """Return the peak resident memory of this process so far, in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e6 if sys.platform == "darwin" else 1e6 / 1024)
 
 
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:

@@ -18,6 +18,7 @@ import json
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -183,19 +184,20 @@ class _Watch:
 
     def __init__(self, group: _Group) -> None:
         self._group, self._closed = group, threading.Event()
-        self._pipe: tuple[int, int] | None = None
+        self._writer: socket.socket | None = None
         if threading.current_thread() is threading.main_thread():
-            self._pipe = os.pipe()
-            os.set_blocking(self._pipe[1], False)
-            self._before = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
-            threading.Thread(target=self._watch, args=(self._pipe[0],), name="picie-watch", daemon=True).start()
+            # Windows has no pipes that do not block.
+            reader, self._writer = socket.socketpair()
+            self._writer.setblocking(False)
+            self._before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+            threading.Thread(target=self._watch, args=(reader,), name="picie-watch", daemon=True).start()
 
-    def _watch(self, descriptor: int) -> None:
-        with os.fdopen(descriptor, "rb", buffering=0) as signals:
-            number = signals.read(1)
+    def _watch(self, signals: socket.socket) -> None:
+        with signals:
+            number = signals.recv(1)
             # Ignore other signals, e.g. of a scheduler.
             while number and number[0] not in (signal.SIGINT, signal.SIGTERM):
-                number = signals.read(1)
+                number = signals.recv(1)
             if not number:
                 return
         seen, since = self._group.exchanges, time.monotonic()
@@ -214,6 +216,6 @@ class _Watch:
     def close(self) -> None:
         """Stop watching."""
         self._closed.set()
-        if self._pipe is not None:
+        if self._writer is not None:
             signal.set_wakeup_fd(self._before)
-            os.close(self._pipe[1])  # ends the thread's read
+            self._writer.close()  # ends the thread's wait

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import logging
 import os
@@ -95,6 +96,9 @@ def stop_with_parent() -> None:
         # `sys.stdin` has a lock, which would abort the interpreter at exit while it is held.
         while os.read(0, 1):
             pass
-        os.kill(os.getpid(), signal.SIGTERM)
+        if os.name == "nt":  # there, os.kill would end the process at once
+            _thread.interrupt_main(signal.SIGTERM)
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, name="picie-parent", daemon=True).start()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import mmap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from picie.errors import InputError
 from picie.runtime import distributed
 from picie.runtime.atomic_write import reserve
 from picie.runtime.device import to_device
+from picie.runtime.system_calls import release_pages
 
 _NEEDED = "is needed to resume within an epoch,"
 
@@ -68,22 +68,16 @@ class PseudoLabelStore:
         narrow = labels.to(torch.uint8 if self._dtype == np.uint8 else torch.int32)
         for images, values in distributed.gather_object((indices, narrow.cpu().numpy().astype(self._dtype, copy=False))):
             self._map[row, images] = values
-            self._release()
+            # Otherwise memory would grow with the number of images.
+            release_pages(self._map)
 
     def read(self, indices: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
         """(M, B, h, w) int64 labels of the images `indices`, on `device`."""
         stored = torch.from_numpy(self._map[:, indices])
-        self._release()
+        release_pages(self._map)
         if torch.device(device).type == "cuda":
             stored = stored.pin_memory()
         return to_device(stored, device).long()
-
-    def _release(self) -> None:
-        """Unmap the current pages, so that memory does not grow with the number of images.
-
-        They stay in the system's file cache.
-        """
-        self._map._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
     def flush(self) -> None:
         """Flush the labels to disk; afterwards every process can read them."""

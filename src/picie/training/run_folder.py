@@ -16,11 +16,11 @@ from picie.config import to_toml
 from picie.data.loading import FrameCache
 from picie.errors import InputError
 from picie.runtime import distributed, output_paths
-from picie.runtime.device import peak_memory_mb
 from picie.runtime.interrupts import StopRequest
 from picie.runtime.profiling import stage
 from picie.runtime.progress import Progress
 from picie.runtime.run_record import RunRecord
+from picie.runtime.system_calls import peak_memory_mb
 from picie.training.checks import check_normalisable, check_points
 from picie.training.setup import Setup
 

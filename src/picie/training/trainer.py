@@ -27,9 +27,10 @@ from picie.data.loading import split_batches
 from picie.errors import InputError, TrainingError
 from picie.methods.losses import class_weights
 from picie.runtime import checkpoint, distributed
-from picie.runtime.device import AsyncCopy, peak_memory_mb
+from picie.runtime.device import AsyncCopy
 from picie.runtime.profiling import stage
 from picie.runtime.progress import duration
+from picie.runtime.system_calls import peak_memory_mb
 from picie.scoring.evaluation import Evaluation, matching_state
 from picie.training.collapse import collapse_warning
 from picie.training.feature_source import FeatureSource
