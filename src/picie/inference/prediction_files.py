@@ -74,7 +74,8 @@ class PredictionFiles:
         """
         self.begin()
         labels = maps.labels
-        self.write(prediction.labels, _encoded(index_image(labels, self.colors), "PNG"))
+        index = index_image(labels, self.colors)
+        self.write(prediction.labels, _encoded(index, "PNG"))
         if prediction.confidence is not None and maps.margin is not None:
             self.write(prediction.confidence, _encoded(Image.fromarray(maps.margin), "PNG"))
         if prediction.overlay is not None:
@@ -82,6 +83,8 @@ class PredictionFiles:
             if self.write_names:
                 draw_names(image, labels, self.names)
             self.write(prediction.overlay, _encoded(image, "PNG" if prediction.overlay.endswith(".png") else "JPEG"))
+        if index.mode == "P":
+            return np.array(index.histogram()[: len(self.names)], np.int64)
         counts = np.zeros(len(self.names), np.int64)
         for row in labels:  # by rows, because bincount copies its input as int64
             counts += np.bincount(row, minlength=len(counts))

@@ -22,6 +22,7 @@ from torch import Tensor
 from picie.data.images import whole_size
 from picie.data.rasters import Raster, scaled_rows
 from picie.errors import InputError
+from picie.inference.enlarging import Axis, is_sparse, labels_between
 from picie.inference.outputs import Maps, Mixture
 from picie.inference.segmenter import Segmenter
 from picie.methods.base import Method
@@ -240,6 +241,10 @@ def _maps(strip: _Strip, rows: tuple[int, int], width: int, values: Tensor, mixt
     Also return the margin (n, W) uint8 of the segments' probabilities, which are those of
     `mixture`; if that is None, it is empty.
     """
+    if mixture is None and is_sparse(*strip.step):
+        down, across = Axis(*rows, strip.step[0], strip.first), Axis(0, width, strip.step[1])
+        labels = labels_between(strip.logits[None], down, across, values)[0]
+        return labels, labels.new_empty(0, width, dtype=torch.uint8)
     labels = torch.empty(rows[1] - rows[0], width, dtype=values.dtype, device=values.device)
     margins = torch.empty(0 if mixture is None else len(labels), width, dtype=torch.uint8, device=values.device)
     logits, k = strip.logits, len(strip.logits)
