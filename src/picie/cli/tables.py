@@ -15,6 +15,7 @@ from picie.comparing.recipes import recipe_names, recipe_text
 from picie.config import ViewsConfig, preset_names, preset_text
 from picie.data.label_statistics import listing
 from picie.models.catalogue import KNOWN, VIEW_CELLS
+from picie.scoring.boundaries import RADIUS
 from picie.scoring.clicks import ClickScores
 from picie.scoring.intervals import LEVEL
 from picie.scoring.results import Evaluation, unmatched_clusters
@@ -43,6 +44,9 @@ def show_evaluation(result: Evaluation, baselines: Mapping[str, Evaluation]) -> 
         f"pixel accuracy {_number(summary['accuracy'])}  mIoU {_number(summary['miou'])}  "
         f"({result.n_images} images, mIoU of {summary['n_classes_in_miou']} classes)"
     )
+    if result.borders is not None and result.borders.any():
+        accuracy = _number(summary["boundary_accuracy"])
+        console.print(f"boundary accuracy {accuracy}  (pixels within {RADIUS} px of a border between classes)")
     if result.labels is not None:
         ignored, values = result.labels["ignored"], listing(result.labels["values"])
         console.print(f"labels: ignored pixels {ignored:.1f} %; values {values}", highlight=False)

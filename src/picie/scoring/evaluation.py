@@ -22,6 +22,7 @@ from picie.inference.segmenter import Segmenter
 from picie.runtime import checkpoint
 from picie.runtime.progress import Progress, log
 from picie.scoring.by_name import ByName, match_by_name
+from picie.scoring.boundaries import BorderCounts
 from picie.scoring.counting import Pairs, score_split, split_title
 from picie.scoring.intervals import RESAMPLES, check_resamples
 
@@ -87,12 +88,15 @@ def evaluate(
     if checkpoint.taught_clicks(state) is None and segmenter.k != (trained := len(state["classifier"]["weight"])):
         log.info("scoring the %d clusters made by `picie name`, not the %d trained ones", segmenter.k, trained)
     matching = _taught_matching(state, segmenter, labelled, options)
+    assert labelled.classes is not None
+    borders = BorderCounts(len(labelled.classes), segmenter.k, labelled.classes.ignore)
     with Progress(options.progress) as bars:
-        result = score_split(segmenter.clusters, segmenter.k, Pairs(labelled, config), split, bars, matching)
+        pairs = Pairs(labelled, config, borders=borders)
+        result = score_split(segmenter.clusters, segmenter.k, pairs, split, bars, matching)
     labels, warnings = label_summary(labelled)
     for line in warnings:
         log.warning("%s", line)
-    result = replace(result, labels=labels)
+    result = replace(result, labels=labels, borders=borders.total())
     if name_clusters:
         _store_matching(path, state, result)
     return with_intervals(result, bootstrap)

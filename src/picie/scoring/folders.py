@@ -23,6 +23,7 @@ from picie.errors import InputError, nearest
 from picie.inference.prediction_folder import open_predictions
 from picie.inference.prediction_record import FILE_NAME, is_label_map
 from picie.runtime.progress import Progress, log
+from picie.scoring.boundaries import without_interior
 from picie.scoring.intervals import RESAMPLES, check_resamples
 from picie.scoring.metrics import MATCHINGS, confusion_matrix
 from picie.scoring.results import Evaluation, stack_counts, summarise, with_intervals
@@ -146,10 +147,12 @@ def score_folders(
     pairs = pair_files(Path(predictions), Path(labels), options.prediction_suffix, options.label_suffix)
     unpredicted = options.unpredicted
     with Progress(options.progress) as bars, bars.bar("score", len(pairs)) as advance:
-        counted = []
-        for confusion in read_ahead(lambda pair: _count(*pair, values, unpredicted), pairs):
+        counted, near = [], []
+        for confusion, confusion_near in read_ahead(lambda pair: _count(*pair, values, unpredicted), pairs):
             counted.append(confusion)
+            near.append(confusion_near)
             advance(1)
+    borders = np.asarray(_stack(near, len(values.classes), unpredicted)[0].sum(0)).reshape(len(values.classes), -1)
     counts, void = _stack(counted, len(values.classes), unpredicted)
     if not counts.nnz:
         raise InputError(f"{labels}: every pixel is ignored ({values.classes.ignore}); do the labels match --classes?")
@@ -160,7 +163,7 @@ def score_folders(
     seen, warnings = values.summary()
     for line in warnings:
         log.warning("%s", line)
-    result = replace(summarise(counts, values.classes, matching, scope, void, len(used)), labels=seen)
+    result = replace(summarise(counts, values.classes, matching, scope, void, len(used)), labels=seen, borders=borders)
     return with_intervals(result, bootstrap)
 
 
@@ -229,9 +232,10 @@ def _index_maps(folder: Path, suffix: str, option: str) -> dict[str, Path]:
     return files
 
 
-def _count(prediction: Path, label: Path, values: LabelValues, unpredicted: int | None) -> Any:
-    """Sparse (C, largest value + 1) confusion of one pair; `unpredicted` gets an extra first
-    column.
+def _count(prediction: Path, label: Path, values: LabelValues, unpredicted: int | None) -> tuple[Any, Any]:
+    """Sparse (C, largest value + 1) confusion of one pair, and that of its pixels near borders.
+
+    `unpredicted` gets an extra first column.
     """
     truth, predicted = values.read(label), open_label(prediction)
     if truth.shape != predicted.shape:
@@ -242,8 +246,9 @@ def _count(prediction: Path, label: Path, values: LabelValues, unpredicted: int 
         raise InputError(f"{prediction}: holds values outside 0..{_MAX_VALUE}; renumber the clusters")
     if unpredicted is not None:
         predicted = np.where(predicted == unpredicted, 0, predicted + 1)
-    classes = values.classes
-    return coo_array(confusion_matrix(truth, predicted, len(classes), int(predicted.max()) + 1, classes.ignore))
+    n, k, ignore = len(values.classes), int(predicted.max()) + 1, values.classes.ignore
+    near = without_interior(truth, ignore)
+    return coo_array(confusion_matrix(truth, predicted, n, k, ignore)), coo_array(confusion_matrix(near, predicted, n, k, ignore))
 
 
 def _stack(counted: Sequence[Any], n_classes: int, unpredicted: int | None) -> tuple[Any, int | None]:

@@ -14,6 +14,7 @@ from scipy.sparse import csr_array
 
 from picie.data.base import UNMATCHED, ClassMap
 from picie.scoring.by_name import ByName
+from picie.scoring.boundaries import boundary_accuracy
 from picie.scoring.intervals import LEVEL, RESAMPLES, Intervals, bootstrap
 from picie.scoring.metrics import MATCHINGS, Ratios, Scores, group_scores, published_group_scores, score
 
@@ -43,6 +44,7 @@ class Evaluation:
         intervals: confidence intervals of the scores, or None until `with_intervals` adds them.
         labels: what the label files contain: "ignored" (percent of pixels), "values", "files"; None
             if unknown.
+        borders: (C, K) counts of the pixels near borders between classes; None if not counted.
     """
 
     confusion: np.ndarray
@@ -56,6 +58,12 @@ class Evaluation:
     void: int | None = None
     intervals: Intervals | None = None
     labels: Mapping[str, Any] | None = None
+    borders: np.ndarray | None = None
+
+    @property
+    def boundary_accuracy(self) -> float:
+        """The accuracy within `picie.scoring.boundaries.RADIUS` pixels of a border; NaN if unknown."""
+        return float("nan") if self.borders is None else boundary_accuracy(self.borders, self.assignment)
 
     @property
     def groups(self) -> dict[str, Ratios]:
@@ -100,6 +108,7 @@ class Evaluation:
             "accuracy": percent(self.scores.accuracy),
             "miou": percent(self.scores.miou),
             "matching": self.matching,
+            **({} if self.borders is None else {"boundary_accuracy": percent(self.boundary_accuracy)}),
             "n_classes_in_miou": int((~np.isnan(self.scores.iou)).sum()),
             "intervals": None if self.intervals is None else _plain_intervals(self.intervals),
             "groups": {name: _plain(ratios) for name, ratios in self.groups.items()},
