@@ -35,6 +35,9 @@ def predict(
         Optional[float],
         typer.Option(min=0, max=0.99, help="Share of earlier frames in the labels of a video. [default: 0.5; 0 with --tile]"),
     ] = None,
+    refine: Annotated[
+        bool, typer.Option("--refine", help="Let borders follow the edges of the image; needs picie[refine], and time.")
+    ] = False,
     overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Write overlays.")] = True,
     confidence: Annotated[
         bool, typer.Option("--confidence", help="Write the margin between the best two segments as a grey image, white for 1.")
@@ -70,6 +73,7 @@ def predict(
         bands=parse_bands(bands),
         frames=one_of("--frames", frames, ("all", "first")),
         steady=steady,
+        refine=refine,
         overlay=overlay,
         confidence=confidence,
         labels=labels,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -176,3 +177,15 @@ def _resampling_tiles(n_in: int, n_out: int, like: Tensor) -> Iterator[tuple[int
         last = min(first + _TILE, n_out)
         start, stop = (torch.tensor([edge / n_out], dtype=torch.float64) for edge in (first, last))
         yield first, resampling_matrix(start, stop, n_in, last - first)[0].to(like)
+
+
+def cells_near(first: int, last: int, step: float, base: int, n: int) -> tuple[slice, Tensor]:
+    """Return the cells that the pixels `first` to `last` use, and their weights (pixels, cells).
+
+    `step` is the number of cells per pixel, and the `n` cells begin with number `base`.
+    """
+    reach = max(1.0, step)
+    start = min(n - 1, max(0, math.floor(first * step - reach) - base))
+    stop = max(start + 1, min(n, math.ceil(last * step + reach) - base))
+    left, right = (torch.tensor([(edge * step - base - start) / (stop - start)], dtype=torch.float64) for edge in (first, last))
+    return slice(start, stop), resampling_matrix(left, right, stop - start, last - first)[0]

@@ -11,11 +11,13 @@ from PIL import Image
 from picie.data.frames import Frames
 from picie.data.raster_files import RasterFile
 from picie.data.rasters import Decoded, Raster
+from picie.errors import UnreadableImageError
 from picie.inference.frames_output import write_frames
 from picie.inference.outputs import Maps, joined
 from picie.inference.prediction_files import Extras, PredictionFiles, file_names, shares
 from picie.inference.prediction_record import Frame
 from picie.inference.prediction_sources import Picture
+from picie.inference.refinement import refined_labels
 from picie.inference.segmenter import Segmenter
 from picie.inference.steadying import SteadyLabels
 from picie.inference.tiles import Tiling, map_rows
@@ -34,6 +36,7 @@ class PicturePrediction:
         tiling: how pictures are cut into tiles; None computes them whole.
         extras: which files to write beside the label maps.
         steady: the share of earlier frames in the labels of a video; None is the default.
+        refine: whether borders follow the edges of the picture.
         bars: shows the progress of files with several frames.
         check_stop: called often within large files; raises `Stopped` if a signal has arrived.
     """
@@ -43,6 +46,7 @@ class PicturePrediction:
     tiling: Tiling | None
     extras: Extras
     steady: float | None = None
+    refine: bool = False
     bars: Progress = field(default_factory=lambda: Progress(enabled=False))
     check_stop: Callable[[], None] = field(default_factory=lambda: lambda: None)
 
@@ -54,6 +58,8 @@ class PicturePrediction:
         if isinstance(picture, Frames):
             with self.bars.bar(picture.path.name, picture.count) as advance:
                 return write_frames(self.files, name, picture, self.extras, self._frame_maps(picture, advance))
+        if isinstance(picture, RasterFile) and self.refine:
+            raise UnreadableImageError(f"{picture.path}: is read by rows, and --refine needs a picture in memory; leave it out")
         names = file_names(name, picture, self.extras)
         wanted = Frame(**names, share={})
         with self.files.deleted_on_error(names.values()):
@@ -65,7 +71,7 @@ class PicturePrediction:
 
     def _frame_maps(self, frames: Frames, advance: Callable[[int], None]) -> Callable[[Image.Image], Maps]:
         """Return a function that predicts one frame after the other."""
-        default = 0.0 if self.tiling is not None else _STEADY
+        default = 0.0 if self.tiling is not None or self.refine else _STEADY
         weight = default if self.steady is None else self.steady
         steady = None if frames.rate is None or not weight else SteadyLabels(self.segmenter, weight)
 
@@ -80,6 +86,9 @@ class PicturePrediction:
         """Return the maps (H, W) of an image in memory."""
         if self.tiling is not None:
             return joined([*self._map_rows(Decoded(image))])
+        if self.refine:
+            margin = self.segmenter.predict_with_margin(image).margin if self.extras.confidence else None
+            return Maps(refined_labels(self.segmenter, image), margin)
         return self.segmenter.predict_with_margin(image) if self.extras.confidence else Maps(self.segmenter.predict(image))
 
     def _map_rows(self, raster: Raster) -> Iterator[Maps]:

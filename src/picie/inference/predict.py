@@ -21,6 +21,7 @@ from picie.inference.picture_prediction import PicturePrediction
 from picie.inference.prediction_files import Extras, PredictionFiles
 from picie.inference.prediction_record import FILE_NAME, LEGEND, MadeBy, Prediction, Record, fingerprint
 from picie.inference.prediction_sources import Picture, open_source, remarks_on
+from picie.inference.refinement import check_available
 from picie.inference.segmenter import Segmenter
 from picie.inference.tiles import Tiling, make_tiling
 from picie.runtime import checkpoint
@@ -45,7 +46,8 @@ class PredictOptions:
         frames: "all" predicts every frame of animations and every page of TIFFs, "first" the first;
             of videos all are predicted.
         steady: the share of earlier frames in the labels of a video, in [0, 1); 0 predicts each
-            frame on its own. None is 0.5, or 0 with tiles.
+            frame on its own. None is 0.5, or 0 with tiles or `refine`.
+        refine: whether borders follow the edges of the picture.
         overlay: whether to write overlays.
         confidence: whether to write the margin at each pixel.
         labels: whether overlays show the names of large regions.
@@ -62,6 +64,7 @@ class PredictOptions:
     bands: Sequence[int] = ()
     frames: Literal["first", "all"] = "first"
     steady: float | None = None
+    refine: bool = False
     overlay: bool = True
     confidence: bool = False
     labels: bool = False
@@ -143,6 +146,10 @@ def predict_files(
 
 def _tiling(segmenter: Segmenter, options: PredictOptions) -> Tiling | None:
     """Return the tiles that the options ask for. Raises `InputError`."""
+    if options.refine:
+        check_available()
+        if options.tile is not None or options.steady:
+            raise InputError("--refine: works on whole pictures, and not with --tile or --steady; leave these out")
     if options.tile is None:
         if options.overlap is not None:
             raise InputError("--overlap: is the overlap of tiles; give --tile too")
@@ -159,6 +166,7 @@ def _described(options: PredictOptions, tiling: Tiling | None) -> str:
         f"bands {','.join(map(str, options.bands))}": bool(options.bands),
         "all frames": options.frames == "all",
         f"steady {options.steady}": options.steady is not None,
+        "refined": options.refine,
         "names in overlays": options.overlay and options.labels,
     }
     return "; ".join(text for text, given in parts.items() if given)
@@ -176,7 +184,7 @@ class _Prediction:
         self.files = PredictionFiles(record, segmenter.names, segmenter.colors, options.labels)
         self.summary = Summary()
         self.pictures = PicturePrediction(
-            segmenter, self.files, tiling, Extras(options.overlay, options.confidence), options.steady
+            segmenter, self.files, tiling, Extras(options.overlay, options.confidence), options.steady, options.refine
         )
 
     def run(self, sources: Mapping[str, Path]) -> Summary:

@@ -134,10 +134,9 @@ class PredictionFiles:
 
 def file_names(name: str, picture: Image.Image | RasterFile, extras: Extras) -> dict[str, Any]:
     """Return the names of a picture's files, as in `Prediction`."""
-    if isinstance(picture, RasterFile) and picture.georeference.is_known:
-        suffix = kind = "tif"
-    else:
-        suffix, kind = "png", "jpg" if max(picture.width, picture.height) <= _MAX_JPEG else "png"
+    by_rows = isinstance(picture, RasterFile)
+    suffix = "tif" if isinstance(picture, RasterFile) and picture.georeference.is_known else "png"
+    kind = "tif" if by_rows else "jpg" if max(picture.width, picture.height) <= _MAX_JPEG else "png"
     return {
         "labels": f"{name}.{suffix}",
         "overlay": f"{name}{OVERLAY}.{kind}" if extras.overlay else None,

@@ -1,7 +1,8 @@
 """Label maps and overlays that are written some rows at a time, with rasterio.
 
-A picture with coordinates becomes a GeoTIFF with the same coordinates, colours and names. Any
-other becomes a PNG and a JPEG.
+A picture with coordinates becomes a GeoTIFF with the same coordinates, colours and names; any
+other becomes a PNG. Overlays are TIFFs, compressed as JPEG: GDAL writes a JPEG file from the
+coefficients of the whole picture, 3 bytes a pixel.
 """
 
 from __future__ import annotations
@@ -98,20 +99,17 @@ class RowsOutput:
         import rasterio.shutil
         from rasterio.errors import RasterioError
 
-        is_geotiff = path.suffix == ".tif"
-        final = {"driver": {".png": "PNG", ".jpg": "JPEG"}.get(path.suffix, "GTiff")}
-        if final["driver"] == "JPEG":
-            final["quality"] = str(_QUALITY)
+        is_tiff = path.suffix == ".tif"
         try:
             with partial_file(path) as partial, contextlib.ExitStack() as stack:
-                # PNG and JPEG are written from a complete picture.
-                file = partial if is_geotiff else partial.with_suffix(".rows.partial")
+                # GDAL writes a PNG from a complete picture.
+                file = partial if is_tiff else partial.with_suffix(".rows.partial")
                 if file != partial:
                     stack.callback(file.unlink, missing_ok=True)
-                profile = self._profile(raster, bands, is_geotiff)
+                profile = self._profile(raster, bands, is_tiff)
                 profile |= {} if path == self.labels else {"dtype": "uint8", "nodata": None}
                 with rasterio.open(file, "w", **profile) as opened:
-                    self._describe(opened, raster, path == self.labels, is_geotiff)
+                    self._describe(opened, raster, path == self.labels, is_tiff)
 
                     def write(top: int, values: np.ndarray) -> None:
                         check_room(path, 2 * values.nbytes)
@@ -120,31 +118,31 @@ class RowsOutput:
                     yield write
                 if file != partial:
                     check_room(path, file.stat().st_size)
-                    rasterio.shutil.copy(file, partial, **final)
+                    rasterio.shutil.copy(file, partial, driver="PNG")
         except RasterioError as error:
             raise OSError(None, " ".join(str(error).split())[:200], str(path)) from error
 
-    def _profile(self, raster: RasterFile, bands: int, is_geotiff: bool) -> dict[str, Any]:
+    def _profile(self, raster: RasterFile, bands: int, is_tiff: bool) -> dict[str, Any]:
         """How rasterio creates a file."""
         profile: dict[str, Any] = {"driver": "GTiff", "width": raster.width, "height": raster.height, "count": bands}
         profile |= {"dtype": self.dtype, "bigtiff": "if_safer", **_BLOCKS}
-        if not is_geotiff:
+        if not is_tiff:
             return profile | {"compress": "lzw"}
         if bands == 3:
             return profile | {"compress": "jpeg", "photometric": "ycbcr", "jpeg_quality": _QUALITY}
         return profile | {"compress": "deflate", "nodata": self.ignore}
 
-    def _describe(self, opened: Any, raster: RasterFile, is_labels: bool, is_geotiff: bool) -> None:
+    def _describe(self, opened: Any, raster: RasterFile, is_labels: bool, is_tiff: bool) -> None:
         """Write coordinates, and for the label map colours and names."""
-        if is_geotiff:
-            place = raster.georeference
+        place = raster.georeference
+        if place.is_known:
             if place.gcps[0]:
                 opened.gcps = place.gcps
             else:
                 opened.crs, opened.transform = place.crs, place.transform
         if is_labels and self.dtype == "uint8":
             opened.write_colormap(1, {value: (*color, 255) for value, color in enumerate(self.colors)})
-        if is_labels and is_geotiff:
+        if is_labels and is_tiff:
             opened.update_tags(names=json.dumps(self.names), ignore=str(self.ignore))
 
 

@@ -22,12 +22,11 @@ from torch import Tensor
 from picie.data.images import whole_size
 from picie.data.rasters import Raster, scaled_rows
 from picie.errors import InputError
-from picie.inference.enlarging import Axis, is_sparse, labels_between
+from picie.inference.enlarging import Axis, cells_near, is_sparse, labels_between
 from picie.inference.outputs import Maps, Mixture
 from picie.inference.segmenter import Segmenter
 from picie.methods.base import Method
 from picie.methods.losses import prototype_logits
-from picie.views.resampling import resampling_matrix
 
 _PIXELS_PER_BATCH = {"cpu": 2**20, "cuda": 2**24}  # pixels of the tiles that are computed at once
 _LOGITS = 2**20  # logits that are enlarged at once: 4 MB, which fit a CPU's cache
@@ -252,26 +251,14 @@ def _maps(strip: _Strip, rows: tuple[int, int], width: int, values: Tensor, mixt
     lines = max(1, _LOGITS // (k * columns))
     for top in range(rows[0], rows[1], lines):
         bottom = min(top + lines, rows[1])
-        near_rows, down = _resampling(top, bottom, strip.step[0], strip.first, logits.shape[1])
+        near_rows, down = cells_near(top, bottom, strip.step[0], strip.first, logits.shape[1])
         narrow = logits[:, near_rows]
         for left in range(0, width, columns):
             right = min(left + columns, width)
-            near_columns, across = _resampling(left, right, strip.step[1], 0, logits.shape[2])
+            near_columns, across = cells_near(left, right, strip.step[1], 0, logits.shape[2])
             part = down.to(logits) @ narrow[:, :, near_columns] @ across.T.to(logits)
             here = slice(top - rows[0], bottom - rows[0]), slice(left, right)
             labels[here] = values[part.max(0).indices]
             if mixture is not None:
                 margins[here] = mixture.margin(part[None])[0]
     return labels, margins
-
-
-def _resampling(first: int, last: int, step: float, base: int, n: int) -> tuple[slice, Tensor]:
-    """Return the cells that the pixels `first` to `last` use, and their weights (pixels, cells).
-
-    `step` is the number of cells per pixel, and the `n` cells begin with number `base`.
-    """
-    reach = max(1.0, step)
-    start = min(n - 1, max(0, math.floor(first * step - reach) - base))
-    stop = max(start + 1, min(n, math.ceil(last * step + reach) - base))
-    left, right = (torch.tensor([(edge * step - base - start) / (stop - start)], dtype=torch.float64) for edge in (first, last))
-    return slice(start, stop), resampling_matrix(left, right, stop - start, last - first)[0]

@@ -23,8 +23,8 @@ from picie.data.loading import read_ahead
 from picie.errors import InputError, UnreadableImageError
 from picie.runtime import distributed
 from picie.runtime.progress import Progress, log
-from picie.scoring.by_name import ByName
 from picie.scoring.boundaries import BorderCounts
+from picie.scoring.by_name import ByName
 from picie.scoring.metrics import confusion_matrix
 from picie.scoring.results import Evaluation, stack_counts, summarise
 

@@ -21,8 +21,8 @@ from picie.errors import InputError, nearest
 from picie.inference.segmenter import Segmenter
 from picie.runtime import checkpoint
 from picie.runtime.progress import Progress, log
-from picie.scoring.by_name import ByName, match_by_name
 from picie.scoring.boundaries import BorderCounts
+from picie.scoring.by_name import ByName, match_by_name
 from picie.scoring.counting import Pairs, score_split, split_title
 from picie.scoring.intervals import RESAMPLES, check_resamples
 

@@ -248,7 +248,9 @@ def _count(prediction: Path, label: Path, values: LabelValues, unpredicted: int 
         predicted = np.where(predicted == unpredicted, 0, predicted + 1)
     n, k, ignore = len(values.classes), int(predicted.max()) + 1, values.classes.ignore
     near = without_interior(truth, ignore)
-    return coo_array(confusion_matrix(truth, predicted, n, k, ignore)), coo_array(confusion_matrix(near, predicted, n, k, ignore))
+    return coo_array(confusion_matrix(truth, predicted, n, k, ignore)), coo_array(
+        confusion_matrix(near, predicted, n, k, ignore)
+    )
 
 
 def _stack(counted: Sequence[Any], n_classes: int, unpredicted: int | None) -> tuple[Any, int | None]:

@@ -13,8 +13,8 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from picie.data.base import UNMATCHED, ClassMap
-from picie.scoring.by_name import ByName
 from picie.scoring.boundaries import boundary_accuracy
+from picie.scoring.by_name import ByName
 from picie.scoring.intervals import LEVEL, RESAMPLES, Intervals, bootstrap
 from picie.scoring.metrics import MATCHINGS, Ratios, Scores, group_scores, published_group_scores, score
 

@@ -1,0 +1,83 @@
+"""`picie predict --refine`: borders that follow the edges of the picture."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.conftest import picture
+
+from picie.inference import refinement
+from picie.inference.predict import PredictOptions, predict_files
+from picie.inference.refinement import refined_clusters
+
+
+def half(width: int, height: int, edge: int) -> Image.Image:
+    """Dark on the left of column `edge`, bright on the right, with noise."""
+    values = np.where(np.arange(width) < edge, 60, 190)[None, :, None] + np.random.default_rng(0).integers(
+        -8, 9, (height, width, 3)
+    )
+    return Image.fromarray(values.astype(np.uint8))
+
+
+def coarse(width: int, height: int) -> torch.Tensor:
+    """Probabilities in 6 x 8 cells whose border is blurred over columns 3 to 5, of 8."""
+    right = torch.tensor([0.0, 0.0, 0.1, 0.3, 0.6, 0.9, 1.0, 1.0]).expand(6, 8)
+    return torch.stack([1 - right, right, torch.zeros(6, 8)])
+
+
+def test_a_border_moves_to_the_edge() -> None:
+    image = half(160, 120, edge=77)  # enlarged, the border is near column 83
+    clusters = refined_clusters(coarse(160, 120), image).numpy()
+    expected = np.broadcast_to(np.arange(160) >= 77, (120, 160))
+    assert (clusters == expected).mean() > 0.99
+
+
+def test_parts_give_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image.fromarray(picture(3, (320, 240))[0])
+    whole = refined_clusters(coarse(320, 240), image)
+    monkeypatch.setattr(refinement, "_BLOCK", 64)
+    assert (refined_clusters(coarse(320, 240), image) == whole).float().mean() > 0.98
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 50), (200, 5)])
+def test_small_pictures_are_possible(size: tuple[int, int]) -> None:
+    assert refined_clusters(coarse(8, 6), half(*size, edge=2)).shape == (size[1], size[0])
+
+
+def test_the_command(untrained: Path, tmp_path: Path, cli: Callable[..., tuple[int, str, str]]) -> None:
+    image = Image.fromarray(picture(7)[0])
+    image.save(tmp_path / "x.png")
+    out = tmp_path / "out"
+    predict_files(untrained, [tmp_path / "x.png"], out)
+    before = np.asarray(Image.open(out / "x.png"))
+    assert cli("predict", untrained, tmp_path / "x.png", "--out", out, "--refine")[:2] == (0, f"1 images -> {out}\n")
+    after = np.asarray(Image.open(out / "x.png"))
+    assert after.shape == before.shape
+    assert set(np.unique(after)) <= set(np.unique(before))
+    assert (after != before).any()
+    assert json.loads((out / "predictions.json").read_text())["images"][str(tmp_path / "x.png")]["how"] == "refined"
+
+
+def test_what_cannot_be_refined_is_refused(
+    untrained: Path, tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("predict", untrained, tmp_path, "--out", tmp_path / "out", "--refine")
+    assert "not with --tile or --steady" in refused(*command, "--tile", 64)
+    assert "not with --tile or --steady" in refused(*command, "--steady", 0.5)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "--refine needs kornia; pip install 'picie[refine]'" in refused(*command)
+
+
+def test_frames_of_a_video_are_refined_one_by_one(untrained: Path, tmp_path: Path) -> None:
+    frames = [Image.fromarray(picture(seed)[0]) for seed in (1, 2)]
+    frames[0].save(tmp_path / "x.tif", save_all=True, append_images=frames[1:])
+    options = PredictOptions(refine=True, frames="all", confidence=True)
+    assert predict_files(untrained, [tmp_path / "x.tif"], tmp_path / "out", options=options).predicted == 1
+    assert len(list((tmp_path / "out" / "x_frames").glob("*_confidence.png"))) == 2
