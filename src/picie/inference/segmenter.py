@@ -122,7 +122,6 @@ class Segmenter(CellClassifier, OnHub):
         method, config, engine = restore(state, device)
         segmenter = cls(method, checkpoint.classifier_in_use(state), config, engine)
         segmenter.follow(state)
-        segmenter.kept = without_training(state)
         return segmenter
 
     def follow(self, state: dict[str, Any]) -> None:
@@ -130,6 +129,7 @@ class Segmenter(CellClassifier, OnHub):
         weight, bias = checkpoint.classifier_in_use(state)
         self.classifier, self.k = (weight.to(self.engine.device), bias.to(self.engine.device)), len(weight)
         self.take_segments(Segments.in_use(state, self.k))
+        self.kept = without_training(state)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Save the segmenter without the state of its training, which is most of a checkpoint.
