@@ -22,17 +22,18 @@ def mixture(seed: int, sizes: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
     return means[labels] + scatter * torch.randn(len(labels), 16, generator=generator), labels, means
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_cells_without_labels_improve_on_logistic_regression(seed: int) -> None:
-    cells, labels, means = mixture(seed, (900, 600, 300, 100))
-    clusters = (means, -means.square().sum(1) / 2)
-    generator = torch.Generator().manual_seed(seed)
-    shuffled = torch.randperm(len(cells), generator=generator)
-    clicked = torch.cat([shuffled[labels[shuffled] == value][:5] for value in range(4)])
-    weight, offset = FewLabels(cells, clusters).fit(cells[clicked], labels[clicked], 4)
-    accuracy = float(((cells @ weight.T + offset).argmax(1) == labels).float().mean())
-    plain = LogisticRegression(max_iter=1000).fit(cells[clicked].numpy(), labels[clicked].numpy())
-    assert accuracy > plain.score(cells.numpy(), labels.numpy()) + 0.05
+def test_cells_without_labels_improve_on_logistic_regression() -> None:
+    gains = []
+    for seed in range(4):
+        cells, labels, means = mixture(seed, (900, 600, 300, 100))
+        shuffled = torch.randperm(len(cells), generator=torch.Generator().manual_seed(seed))
+        clicked = torch.cat([shuffled[labels[shuffled] == value][:5] for value in range(4)])
+        weight, offset = FewLabels(cells, (means, -means.square().sum(1) / 2)).fit(cells[clicked], labels[clicked], 4)
+        accuracy = float(((cells @ weight.T + offset).argmax(1) == labels).float().mean())
+        plain = LogisticRegression(max_iter=1000).fit(cells[clicked].numpy(), labels[clicked].numpy())
+        gains.append(accuracy - plain.score(cells.numpy(), labels.numpy()))
+    assert np.mean(gains) > 0.05
+    assert min(gains) > 0
 
 
 def test_the_regression_is_scikit_learns() -> None:
@@ -70,11 +71,8 @@ def test_shares_follow_the_cells_and_no_class_vanishes() -> None:
 def test_a_feature_is_interpolated_between_the_centres_of_cells() -> None:
     z = F.normalize(torch.randn(8, 3, 4, generator=torch.Generator().manual_seed(0)), dim=0)
     assert torch.allclose(feature_between(z, (4, 3), 2, 1), z[:, 1, 2], atol=1e-6)
-    between = F.normalize(z[:, 1, 1] + z[:, 1, 2], dim=0)
-    assert torch.allclose(
-        feature_between(z, (8, 3), 3, 1), F.normalize(0.75 * z[:, 1, 1] + 0.25 * z[:, 1, 2], dim=0), atol=1e-5
-    )
-    assert not torch.allclose(feature_between(z, (8, 3), 3, 1), between, atol=1e-3)
+    between = F.normalize(0.75 * z[:, 1, 1] + 0.25 * z[:, 1, 2], dim=0)
+    assert torch.allclose(feature_between(z, (8, 3), 3, 1), between, atol=1e-5)
     assert torch.allclose(feature_between(z, (400, 300), 0, 0), z[:, 0, 0], atol=1e-6)
 
 
