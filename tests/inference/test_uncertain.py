@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from picie import Segmenter
 from picie.errors import InputError
 from picie.inference.uncertain import choose, uncertain
+from picie.naming.changes import Changes, change
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -83,8 +84,6 @@ def test_wrong_input_is_refused(trained: Path, tmp_path: Path, refused: Callable
 
 
 def test_a_single_segment_is_never_unsure(own_run: Path, labelled_folder: Path) -> None:
-    from picie.naming.changes import Changes, change
-
     change(own_run, Changes(merges=[((0, 1, 2), "all", "")]))
     chosen = uncertain(own_run, labelled_folder / "images" / "val", 2, "cpu")
     assert np.allclose([one.uncertainty for one in chosen], 0, atol=1e-6)

@@ -137,10 +137,11 @@ def _look(segmenter: Segmenter, path: Path, size: tuple[int, int], z: Tensor) ->
     """The result of a picture of `size` (W, H) with features `z` (1, D, h, w), and its direction."""
     doubt, probabilities = unsure(segmenter, z)
     direction = F.normalize((z[0] * doubt).sum((1, 2)), dim=0).cpu()
-    best = probabilities.topk(min(2, len(probabilities)), dim=0).indices.sort(0).values.flatten(1)
+    held = sorted(set(segmenter.segments.assignment))  # a segment without clusters is never predicted
+    best = probabilities[held].topk(min(2, len(held)), dim=0).indices.sort(0).values.flatten(1)
     pairs, of_cell = best.unique(dim=1, return_inverse=True)
     weight = torch.zeros(pairs.shape[1], device=doubt.device).index_add_(0, of_cell, doubt.flatten())
-    names = tuple(segmenter.names[value] for value in pairs[:, int(weight.argmax())].tolist())
+    names = tuple(segmenter.names[held[index]] for index in pairs[:, int(weight.argmax())].tolist())
     around = F.avg_pool2d(doubt[None], _AROUND, 1, _AROUND // 2, count_include_pad=False)[0]
     row, column = divmod(int(around.argmax()), doubt.shape[1])
     x, y = int((column + 0.5) * size[0] / doubt.shape[1]), int((row + 0.5) * size[1] / doubt.shape[0])

@@ -85,8 +85,9 @@ def open_subject(run: str | Path, data: str | Path | None, device: str, evaluati
     naming = state.get("naming")
     if subject.metrics and naming is not None and naming["clusters"] is not None:
         trained = subject.config.cluster.k
+        by = "picie name" if checkpoint.taught_clicks(state) is None else "picie teach"
         notes.append(
-            "No curves of the clusters in use: picie name made them after training. "
+            f"No curves of the clusters in use: {by} made them after training. "
             f"The curves show the {trained} trained ones."
         )
     if not subject.metrics:

@@ -124,7 +124,7 @@ class _Naming(_Part):
     clusters: _Clusters | None
     segments: _Segments
     matching: _Matching | None = None
-    taught: dict[str, _Count] | None = None
+    taught: Annotated[dict[str, _Count], Field(min_length=1)] | None = None
 
 
 class _Step(_Part):
