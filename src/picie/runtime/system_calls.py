@@ -102,11 +102,11 @@ class RecordFile:
     def read(self, number: int, into: np.ndarray) -> None:
         """Read a record into a contiguous array of its size."""
         if hasattr(os, "preadv"):
-            os.preadv(self._file.fileno(), [into], number * self._size)
+            os.preadv(self._file.fileno(), [into.data], number * self._size)
             return
         with self._lock:
             self._file.seek(number * self._size)
-            self._file.readinto(into)  # type: ignore[attr-defined]
+            self._file.readinto(into.data)  # type: ignore[attr-defined]
 
     def close(self) -> None:
         """Close the file."""
@@ -116,7 +116,7 @@ class RecordFile:
 def open_deleted_on_close(path: Path) -> BinaryIO:
     """Open a file for reading and writing, which Windows deletes when all have closed it."""
     flag: int = getattr(os, "O_TEMPORARY", 0)
-    return path.open("r+b", opener=lambda name, flags: os.open(name, flags | flag)) if flag else path.open("r+b")
+    return open(path, "r+b", opener=lambda name, flags: os.open(name, flags | flag))
 
 
 def unlink_open(path: Path) -> None:
