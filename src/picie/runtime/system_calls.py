@@ -106,7 +106,7 @@ class RecordFile:
             return
         with self._lock:
             self._file.seek(number * self._size)
-            self._file.readinto(into)  # type: ignore[attr-defined]
+            self._file.readinto(into.data)  # type: ignore[attr-defined]
 
     def close(self) -> None:
         """Close the file."""
