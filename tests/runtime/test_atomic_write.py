@@ -21,7 +21,7 @@ import torch
 from tests.conftest import TINY, UNTRAINED
 
 from picie.runtime import run_record
-from picie.runtime.atomic_write import is_partial, reserve, write_atomically
+from picie.runtime.atomic_write import clear_partials, is_partial, partial_folder, reserve, write_atomically
 from picie.training.label_store import PseudoLabelStore
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -209,3 +209,27 @@ def test_a_kill_while_the_first_files_are_written(cli: Cli, labelled_folder: Pat
     command = ("train", "--resume", run) if (run / "config.toml").is_file() else options(run, labelled_folder)
     status, _, error = cli(*command)
     assert status == 0, error
+
+
+def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with partial_folder(out) as partial:
+        assert not out.exists()
+        (partial / "a.txt").write_text("first")
+    assert [path.name for path in out.iterdir()] == ["a.txt"]
+    with pytest.raises(RuntimeError), partial_folder(out) as partial:
+        (partial / "b.txt").write_text("second")
+        raise RuntimeError
+    assert [path.name for path in out.iterdir()] == ["a.txt"]
+    with partial_folder(out) as partial:
+        (partial / "b.txt").write_text("second")
+    assert [path.name for path in out.iterdir()] == ["b.txt"]
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_folders_of_killed_processes_are_cleared(tmp_path: Path) -> None:
+    left = tmp_path / "formats" / ".0123abcd.1.partial"
+    (left / "labels").mkdir(parents=True)
+    (left / "labels" / "a.txt").write_text("half")
+    clear_partials(tmp_path)
+    assert list((tmp_path / "formats").iterdir()) == []

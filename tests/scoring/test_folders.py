@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import accuracy_score, jaccard_score
 from tests.conftest import NAMES
+from tests.conversion.predicted import write_predictions
 
 from picie import FolderOptions, score_folders
 from picie.data.base import ClassMap
@@ -237,3 +238,26 @@ def test_options_that_do_not_fit_are_one_line(refused: Refused, folders: tuple[P
     assert "--classes" in refused("score", predicted, labels)
     assert "--json" in refused("score", *ok, "--json", tmp_path)
     assert "--bootstrap" in refused("score", *ok, "--bootstrap", -1)
+
+
+def test_of_a_folder_of_predictions_the_recorded_label_maps_are_scored(tmp_path: Path) -> None:
+    maps = {
+        f"{name}.jpg": labels
+        for name, labels in zip("ab", (np.eye(6, dtype=np.uint8), np.zeros((3, 4), np.uint8)), strict=True)
+    }
+    folder = write_predictions(tmp_path, maps, ("red", "green", "blue"))
+    for photo, labels in maps.items():
+        save(tmp_path / "labels" / Path(photo).with_suffix(".png"), labels)
+    save(folder / "formats" / "voc" / "SegmentationClass" / "a.png", np.ones((2, 2), np.uint8))
+    save(folder / "c.png", np.ones((2, 2), np.uint8))
+    (tmp_path / "classes.toml").write_text(CLASSES, "utf-8")
+    pairs = pair_files(folder, tmp_path / "labels")
+    assert [prediction for prediction, _ in pairs] == [folder / "a.png", folder / "b.png"]
+    result = score_folders(folder, tmp_path / "labels", tmp_path / "classes.toml", "identity", bootstrap=0)
+    assert result.scores.accuracy == 1
+    record = json.loads((folder / "predictions.json").read_text("utf-8"))
+    for entry in record["images"].values():
+        entry["size"] = 0
+    (folder / "predictions.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="was predicted before the run's segments changed"):
+        pair_files(folder, tmp_path / "labels")

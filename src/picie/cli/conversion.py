@@ -66,9 +66,9 @@ def convert(
     out: Annotated[Path, typer.Option(metavar="PATH", help="The file or folder to write, depending on the format.")],
     shape: Annotated[Shape, typer.Option(help="Write masks or polygons.")] = Shape.mask,
     per: Annotated[Per, typer.Option(help="One object for each segment of an image, or for each component.")] = Per.segment,
-    min_area: Annotated[int, typer.Option(min=0, help="Leave out components of fewer pixels.")] = 0,
+    min_area: Annotated[int, typer.Option(metavar="N", min=0, help="Leave out components of fewer pixels.")] = 0,
     tolerance: Annotated[
-        float, typer.Option(min=0, help="Simplify polygons by about this many pixels; 0 follows every pixel.")
+        float, typer.Option(metavar="PIXELS", min=0, help="Simplify polygons by about as much; 0 follows every pixel.")
     ] = 1.0,
     fill_holes: Annotated[bool, typer.Option("--fill-holes", help="Fill the holes of components.")] = False,
     photos: Annotated[Photos, typer.Option(help="Link or copy the photos into the folder, or neither.")] = Photos.link,
