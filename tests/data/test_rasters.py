@@ -113,6 +113,7 @@ def test_a_palette_is_looked_up(tmp_path: Path) -> None:
 def all_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(raster_files, "LARGE", 100)
     monkeypatch.setattr(images, "LARGE", 100)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # Pillow's own limit, which data.max_pixels replaces
 
 
 @pytest.mark.usefixtures("all_large")

@@ -40,7 +40,7 @@ DECODERS = tuple(name for name in _SUFFIXES if name in Image.OPEN)
 """The Pillow decoders in use. None runs another program, unlike Pillow's EPS decoder."""
 
 _lock = threading.Lock()
-_opening = 0  # threads in `_without_limit`
+_opening = 0  # threads in `without_limit`
 _limit = Image.MAX_IMAGE_PIXELS
 
 IMAGE_SUFFIXES = frozenset(suffix for name in DECODERS for suffix in _SUFFIXES[name])
@@ -52,7 +52,7 @@ def open_with_pillow(file: Path | BinaryIO) -> Image.Image:
 
     Callers check `data.max_pixels` instead of Pillow's limit. Raises any exception of the decoders.
     """
-    with _without_limit():
+    with without_limit():
         return Image.open(file, formats=DECODERS)
 
 
@@ -83,7 +83,7 @@ def _jpeg_precision(start: bytes) -> int | None:
 
 
 @contextlib.contextmanager
-def _without_limit() -> Iterator[None]:
+def without_limit() -> Iterator[None]:
     """Suspend Pillow's limit on pixels, which is an attribute of its module, shared by threads."""
     global _opening, _limit
     with _lock:

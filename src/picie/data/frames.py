@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from picie.data.formats import open_with_pillow
+from picie.data.formats import open_with_pillow, without_limit
 from picie.data.images import compose, to_rgb, upright
 from picie.data.pixels import read_header, tiff_pages
 from picie.data.scaling import Reading
@@ -130,7 +130,7 @@ def _pages(path: Path, reading: Reading) -> Iterator[Image.Image]:
                 yield compose(pixels, reading)
             return
         file.seek(0)
-        with open_with_pillow(file) as image:
+        with without_limit(), open_with_pillow(file) as image:
             for number in range(getattr(image, "n_frames", 1)):
                 image.seek(number)
                 image.load()

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from picie.data.color_profiles import to_srgb
-from picie.data.formats import DECODERS, HEIF_SUFFIXES, open_with_pillow
+from picie.data.formats import DECODERS, HEIF_SUFFIXES, open_with_pillow, without_limit
 from picie.data.label_coding import read_stored
 from picie.data.pixels import Header, Pixels, as_stored, decode, read_header
 from picie.data.raster_files import LARGE, open_raster
@@ -142,7 +142,7 @@ def _read(file: BinaryIO, reading: Reading) -> Image.Image:
     notes = [f"{header.pages} pages"] if header.pages > 1 else []
     if pixels is None:
         file.seek(0)
-        with open_with_pillow(file) as image:
+        with without_limit(), open_with_pillow(file) as image:  # a TIFF is checked again by `load`
             image.load()
             rgb = to_rgb(upright(image))
     else:

@@ -241,8 +241,8 @@ def _maps(strip: _Strip, rows: tuple[int, int], width: int, values: Tensor, mixt
     `mixture`; if that is None, it is empty.
     """
     if mixture is None and is_sparse(*strip.step):
-        down, across = Axis(*rows, strip.step[0], strip.first), Axis(0, width, strip.step[1])
-        labels = labels_between(strip.logits[None], down, across, values)[0]
+        axes = Axis(*rows, strip.step[0], strip.first), Axis(0, width, strip.step[1])
+        labels = labels_between(strip.logits[None], *axes, values)[0]
         return labels, labels.new_empty(0, width, dtype=torch.uint8)
     labels = torch.empty(rows[1] - rows[0], width, dtype=values.dtype, device=values.device)
     margins = torch.empty(0 if mixture is None else len(labels), width, dtype=torch.uint8, device=values.device)
