@@ -508,7 +508,6 @@ def test_changes_are_those_of_picie_name(client: TestClient, studio: Studio, own
             Changes(merges=[(["1", "3"], "both", "#112233")]),
         ),
         ({"k": 4}, Changes(k=4)),
-        ({"splits": [{"segment": "1", "parts": 2}]}, Changes(splits={"1": 2})),
     )
     tables = []
     for request, changes in steps:
