@@ -87,8 +87,7 @@ def open_subject(run: str | Path, data: str | Path | None, device: str, evaluati
         trained = subject.config.cluster.k
         by = "picie name" if checkpoint.taught_clicks(state) is None else "picie teach"
         notes.append(
-            f"No curves of the clusters in use: {by} made them after training. "
-            f"The curves show the {trained} trained ones."
+            f"No curves of the clusters in use: {by} made them after training. The curves show the {trained} trained ones."
         )
     if not subject.metrics:
         notes.append("No curves: the run has no metrics.jsonl. It was imported, or the file was removed.")
