@@ -141,11 +141,13 @@ class ViewsConfig(Section):
 class ModelConfig(Section):
     """The network: backbone and FPN."""
 
-    backbone: str = Field("tf_efficientnet_lite0", description="timm model or my_module:MyBackbone")
-    pretrained: bool = Field(True, description="start from ImageNet weights")
+    backbone: str = Field(
+        "tf_efficientnet_lite0", description="a name from `picie list backbones`, any timm model, or my_module:MyBackbone"
+    )
+    pretrained: bool = Field(True, description="start from pretrained weights")
     backbone_options: dict[str, Any] = Field({}, description="extra arguments of the backbone's constructor, {name = value}")
     weights: str | None = Field(
-        None, description="file with backbone weights, .pth or .safetensors; default: the model's ImageNet weights"
+        None, description="file with backbone weights, .pth or .safetensors; default: those of the backbone's name"
     )
     dim: Annotated[int, Field(ge=1, le=4096, strict=True)] = Field(128, description="feature dimension D")
     weights_key: str | None = Field(None, description="key of the weights in that file, if several sets fit, e.g. teacher")
