@@ -459,3 +459,16 @@ def test_names_are_written_into_overlays_if_asked_for(trained: Path, labelled_fo
     changed = {name for name, data in plain.items() if (out / name).read_bytes() != data}
     assert changed == {"100_overlay.jpg", "101_overlay.jpg"}
     assert cli("predict", trained, photos, "--out", out, "--labels")[1].startswith("0 images")
+
+
+def test_paths_can_come_from_a_file(trained: Path, photos: Path, tmp_path: Path, cli: Cli, refused: Callable[..., str]) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"{photos / 'a.png'}\n\n  {photos / 'deep'}\n", "utf-8")
+    out = tmp_path / "out"
+    assert cli("predict", trained, photos / "strip.png", "--from", listed, "--out", out)[:2] == (0, f"3 images -> {out}\n")
+    assert cli("predict", trained, "--from", listed, "--out", out)[1] == f"0 images -> {out} (2 more were there already)\n"
+    listed.write_text("\n", "utf-8")
+    assert "list.txt: has no path; write one path a line" in refused("predict", trained, "--from", listed, "--out", out)
+    assert "cannot be read (No such file" in refused("predict", trained, "--from", tmp_path / "no.txt", "--out", out)
+    assert "cannot be read (it is not a text file)" in refused("predict", trained, "--from", photos / "a.png", "--out", out)
+    assert "or a list of them with --from FILE" in refused("predict", trained, "--out", out)

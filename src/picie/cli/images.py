@@ -9,12 +9,18 @@ import typer
 
 from picie.cli.conversion import Formats, convert_all
 from picie.cli.options import Exclude, Include, Trust, one_of, parse_bands
+from picie.errors import InputError
 
 
 def predict(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Images, or folders searched recursively.")],
     out: Annotated[Path, typer.Option(help="Output folder for label maps and overlays.")],
+    paths: Annotated[
+        Optional[list[Path]], typer.Argument(metavar="PATH...", help="Images, or folders searched recursively.")
+    ] = None,
+    from_: Annotated[
+        Optional[Path], typer.Option("--from", metavar="FILE", help="Text file with further paths, one a line.")
+    ] = None,
     size: Annotated[
         Optional[int],
         typer.Option(
@@ -62,6 +68,7 @@ def predict(
     be repeated.
     """
     from picie.inference import predict
+    from picie.inference.input_files import listed_paths
     from picie.runtime.progress import set_up_logging
 
     if quiet:
@@ -83,7 +90,10 @@ def predict(
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
     )
-    summary = predict.predict_files(run, paths, out, device, options)
+    given = [*(paths or ()), *(listed_paths(from_) if from_ is not None else ())]
+    if not given:
+        raise InputError("give images or folders of images, or a list of them with --from FILE")
+    summary = predict.predict_files(run, given, out, device, options)
     present = f" ({summary.present} more were there already)" if summary.present else ""
     skipped = f", {len(summary.skipped)} skipped" if summary.skipped else ""
     typer.echo(f"{summary.predicted} images -> {out}{present}{skipped}")

@@ -51,6 +51,23 @@ def find_inputs(
     return found
 
 
+def listed_paths(file: Path) -> list[Path]:
+    """Return the paths in a text file, one a line; empty lines are left out.
+
+    Raises:
+        InputError: the file cannot be read as text, or has no path.
+    """
+    try:
+        lines = file.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
+        raise InputError(f"--from {file}: cannot be read ({reason}); give a text file with one path a line") from error
+    paths = [Path(line.strip()) for line in lines if line.strip()]
+    if not paths:
+        raise InputError(f"--from {file}: has no path; write one path a line")
+    return paths
+
+
 def output_names(files: Mapping[Path, Path], earlier: Mapping[str, str], reserved: Collection[str] = ()) -> dict[str, Path]:
     """Choose an output name for each image.
 
