@@ -134,11 +134,13 @@ class Progress:
         self._shown = RichProgress(*columns, console=console, transient=True, disable=not (enabled and console.is_terminal))
 
     def __enter__(self) -> Progress:
-        self._shown.start()
+        if not self._shown.disable:  # some versions of rich print an empty line then
+            self._shown.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._shown.stop()
+        if not self._shown.disable:
+            self._shown.stop()
 
     def run_left(self) -> str:
         """Return the remaining time of the run in words, or nothing.
