@@ -118,7 +118,7 @@ def peaks(device: torch.device) -> dict[str, int | None]:
     """Peak memory so far in MB: of this process, and of its tensors on a GPU (None without one)."""
     import torch
 
-    from picie.runtime.device import peak_memory_mb
+    from picie.runtime.system_calls import peak_memory_mb
 
     vram = round(torch.cuda.max_memory_allocated(device) / 1e6) if device.type == "cuda" else None
     return {"peak_memory_mb": round(peak_memory_mb()), "peak_vram_mb": vram}

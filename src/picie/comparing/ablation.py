@@ -28,6 +28,7 @@ from picie.runtime.interrupts import graceful_stop
 from picie.runtime.output_paths import write_json, write_text
 from picie.runtime.progress import log
 from picie.training import api
+from picie.training.backbone_defaults import with_backbone_defaults
 from picie.training.checks import with_absolute_root
 
 _POLL = 0.2  # seconds between polls of the training processes
@@ -85,7 +86,8 @@ def _is_finished(job: Job) -> bool:
         _remove_partial_files(job.folder)
         return False
     existing = Run.read(job.folder)
-    planned, found = (options_of(config) for config in (with_absolute_root(job.config), existing.config))
+    complete = with_backbone_defaults(with_absolute_root(job.config))
+    planned, found = options_of(complete), options_of(existing.config)
     key = next((key for key in planned if planned[key] != found[key]), None)
     if key is not None:
         raise InputError(f"{job.folder}: holds a run with {key} = {found[key]}, not {planned[key]}; give another --out")
