@@ -61,7 +61,8 @@ def test_in_processes_of_its_own(bench_cli: Cli, labelled_folder: Path) -> None:
     status, out, err = bench_cli("-q", labelled_folder, *OPTIONS, *SMALL, "--no-naive")
     assert status == 0, err
     assert "picie / floor" in out
-    assert err == ""
+    # Three steps on six pictures leave the loss near ln K, of which `-q` still warns.
+    assert all("a collapse" in line for line in err.splitlines()), err
 
 
 def test_growth_is_measured_shown_and_drawn(
