@@ -20,7 +20,8 @@ from picie.data.base import Dataset
 from picie.data.loading import read_ahead
 from picie.errors import InputError, UnreadableImageError
 from picie.inference.enlarging import enlarged_argmax
-from picie.inference.few_labels import CELLS, IMAGES, FewLabels, feature_between
+from picie.inference.few_labels import CELLS, IMAGES, FewLabels
+from picie.inference.neighbors import feature_of
 from picie.inference.sampling import sample_predicted, training_images
 from picie.inference.segmenter import Segmenter
 from picie.methods.losses import prototype_logits
@@ -191,7 +192,7 @@ def _features(segmenter: Segmenter, dataset: Dataset, pixels: set[_Pixel], bars:
     with bars.bar("clicked pictures", len(of_image)) as advance:
         for index in sorted(of_image):
             z = segmenter.encode(segmenter.to_pixels(dataset.image(index)))[0].cpu()
-            features.update({pixel: feature_between(z, pixel.size, pixel.x, pixel.y) for pixel in of_image[index]})
+            features.update({pixel: feature_of(z, pixel.size, pixel.x, pixel.y) for pixel in of_image[index]})
             advance(1)
     return features
 
