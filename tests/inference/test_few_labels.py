@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional as F
 
-from picie.inference.few_labels import FewLabels, class_shares, feature_between, softmax_regression
+from picie.inference.few_labels import FewLabels, class_shares, softmax_regression
 
 
 def mixture(seed: int, sizes: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
@@ -66,14 +66,6 @@ def test_shares_follow_the_cells_and_no_class_vanishes() -> None:
     assert shares.argsort().tolist() == [2, 1, 0]
     assert float(shares[2]) > 0.01
     assert float(shares[0]) == pytest.approx((0.9 + 0.2 / 3) / 1.2, abs=1e-3)
-
-
-def test_a_feature_is_interpolated_between_the_centres_of_cells() -> None:
-    z = F.normalize(torch.randn(8, 3, 4, generator=torch.Generator().manual_seed(0)), dim=0)
-    assert torch.allclose(feature_between(z, (4, 3), 2, 1), z[:, 1, 2], atol=1e-6)
-    between = F.normalize(0.75 * z[:, 1, 1] + 0.25 * z[:, 1, 2], dim=0)
-    assert torch.allclose(feature_between(z, (8, 3), 3, 1), between, atol=1e-5)
-    assert torch.allclose(feature_between(z, (400, 300), 0, 0), z[:, 0, 0], atol=1e-6)
 
 
 def test_cells_of_one_kind_and_clusters_without_cells_are_no_error() -> None:

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from picie import Segmenter
 from picie.data.images import open_image
-from picie.inference.neighbors import Neighbor, Query, feature_at, neighbors, search
+from picie.inference.neighbors import Neighbor, Query, feature_at, feature_of, neighbors, search
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -66,11 +68,20 @@ def test_of_one_image_at_most_so_many_and_never_of_the_query(trained: Path, imag
 def test_a_pixel_finds_itself_and_its_segment(trained: Path, images: Path) -> None:
     segmenter, picture = Segmenter.load(trained, "cpu"), open_image(images / "001.jpg")
     z = segmenter.encode(segmenter.to_pixels(picture))[0]
-    centre = (int(2.5 * 64 / z.shape[2]), int(3.5 * 48 / z.shape[1]))
-    (found,) = search(segmenter, feature_at(segmenter, picture, *centre), [("here", (48, 64), z)], 1, 1)
+    centre_of_cell = feature_of(z, (z.shape[2], z.shape[1]), 2, 3)
+    (found,) = search(segmenter, centre_of_cell, [("here", (48, 64), z)], 1, 1)
     assert found.similarity == pytest.approx(1, abs=1e-5)
+    assert (found.x, found.y) == (int(2.5 * 64 / z.shape[2]), int(3.5 * 48 / z.shape[1]))
     cell = segmenter.values((segmenter.classifier[0] @ z[:, 3, 2] + segmenter.classifier[1]).argmax(0).numpy()[None])[0]
     assert found.name == segmenter.names[cell]
+
+
+def test_a_feature_is_interpolated_between_the_centres_of_cells() -> None:
+    z = F.normalize(torch.randn(8, 3, 4, generator=torch.Generator().manual_seed(0)), dim=0)
+    assert torch.allclose(feature_of(z, (4, 3), 2, 1), z[:, 1, 2], atol=1e-6)
+    between = F.normalize(0.75 * z[:, 1, 1] + 0.25 * z[:, 1, 2], dim=0)
+    assert torch.allclose(feature_of(z, (8, 3), 3, 1), between, atol=1e-5)
+    assert torch.allclose(feature_of(z, (400, 300), 0, 0), z[:, 0, 0], atol=1e-6)
 
 
 def test_nothing_is_written_unasked(trained: Path, images: Path, cli: Cli, tmp_path: Path, monkeypatch: Any) -> None:

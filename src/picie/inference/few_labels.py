@@ -78,17 +78,6 @@ class FewLabels:
         return (points - self._center) @ self._whitening
 
 
-def feature_between(z: Tensor, size: tuple[int, int], x: int, y: int) -> Tensor:
-    """Return the unit-norm feature (D,) at pixel (`x`, `y`) of a picture of `size` (W, H).
-
-    It is interpolated between the centres of the cells of `z` (D, h, w), as logits are when they
-    are enlarged. Pixels outside take the nearest inside.
-    """
-    place = torch.tensor([2 * (x + 0.5) / size[0] - 1, 2 * (y + 0.5) / size[1] - 1], device=z.device)
-    sampled = F.grid_sample(z[None], place.view(1, 1, 1, 2), padding_mode="border", align_corners=False)
-    return F.normalize(sampled.flatten(), dim=0)
-
-
 def softmax_regression(
     inputs: Tensor, targets: Tensor, penalty: float, weights: Tensor | None = None, steps: int = _STEPS
 ) -> tuple[Tensor, Tensor]:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torch.nn import functional as F
 
 from picie.data.images import decoding_bytes, open_image, open_or_error
 from picie.data.loading import read_ahead
@@ -123,15 +125,18 @@ def feature_at(segmenter: Segmenter, picture: Image.Image, x: int, y: int) -> Te
     return feature_of(segmenter.encode(segmenter.to_pixels(picture))[0], picture.size, x, y)
 
 
-def feature_of(z: Tensor, size: tuple[int, int], x: int, y: int) -> Tensor:
-    """Return the feature (D,) at pixel (`x`, `y`) of a picture of `size` (W, H).
+def feature_of(z: Tensor, size: tuple[int, int], x: int, y: int, where: str = "") -> Tensor:
+    """Return the unit-norm feature (D,) at pixel (`x`, `y`) of a picture of `size` (W, H).
 
-    `z` (D, h, w) are the features of the picture.
+    It is interpolated between the centres of the cells of `z` (D, h, w), the features of the
+    picture, as logits are when they are enlarged.
 
-    Raises `InputError`.
+    Raises `InputError`, which begins with `where`, outside the picture.
     """
-    check_inside(x, y, size)
-    return z[:, y * z.shape[1] // size[1], x * z.shape[2] // size[0]]
+    check_inside(x, y, size, where)
+    place = torch.tensor([2 * (x + 0.5) / size[0] - 1, 2 * (y + 0.5) / size[1] - 1], device=z.device)
+    sampled = F.grid_sample(z[None], place.view(1, 1, 1, 2), padding_mode="border", align_corners=False)
+    return F.normalize(sampled.flatten(), dim=0)
 
 
 def check_inside(x: int, y: int, size: tuple[int, int], where: str = "") -> None:

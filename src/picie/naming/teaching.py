@@ -21,8 +21,8 @@ from picie.data.images import open_image
 from picie.display.colors import palette, rgb_to_hex
 from picie.errors import InputError
 from picie.inference.clicks import Click, check_clicks, check_names
-from picie.inference.few_labels import CELLS, IMAGES, FewLabels, feature_between
-from picie.inference.neighbors import check_inside
+from picie.inference.few_labels import CELLS, IMAGES, FewLabels
+from picie.inference.neighbors import feature_of
 from picie.inference.sampling import sample_predicted, training_images
 from picie.inference.segmenter import Segmenter
 from picie.inference.segments import Segments
@@ -208,9 +208,8 @@ def _of_clicks(segmenter: Segmenter, clicks: Sequence[Click], bars: Progress) ->
             picture = open_image(image, segmenter.reading)
             z = segmenter.encode(segmenter.to_pixels(picture))[0].cpu()
             for index in indices:
-                x, y = clicks[index].x, clicks[index].y
-                check_inside(x, y, picture.size, f"{image}: {clicks[index].name!r}: ")
-                found[index] = feature_between(z, picture.size, x, y)
+                click = clicks[index]
+                found[index] = feature_of(z, picture.size, click.x, click.y, f"{image}: {click.name!r}: ")
             cells.append(z.flatten(1).T)
             advance(1)
     points = torch.stack([found[index] for index in range(len(clicks))]) if clicks else cells[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from picie.data.base import Dataset
 from picie.data.loading import read_ahead
 from picie.errors import InputError, UnreadableImageError
 from picie.inference.enlarging import enlarged_argmax
-from picie.inference.few_labels import CELLS, IMAGES, FewLabels, feature_between
+from picie.inference.few_labels import CELLS, IMAGES, FewLabels
+from picie.inference.neighbors import feature_of
 from picie.inference.sampling import sample_predicted, training_images
 from picie.inference.segmenter import Segmenter
 from picie.methods.losses import prototype_logits
@@ -35,6 +37,7 @@ from picie.scoring.results import Evaluation, percent
 MAX_DRAWS, MAX_CLICKS = 100, 1000  # limits of the memory: a classifier a draw, and clicks that are kept
 _PICTURES = 512  # labelled pictures that clicks are drawn from
 _KEPT = 64  # pixels of a class that are kept of each of them
+_BATCH = 16  # clicked pictures that are computed together
 
 
 @dataclass(frozen=True)
@@ -187,12 +190,15 @@ def _features(segmenter: Segmenter, dataset: Dataset, pixels: set[_Pixel], bars:
     of_image: dict[int, list[_Pixel]] = {}
     for pixel in pixels:
         of_image.setdefault(pixel.image, []).append(pixel)
+    images = sorted(of_image)
     features = {}
-    with bars.bar("clicked pictures", len(of_image)) as advance:
-        for index in sorted(of_image):
-            z = segmenter.encode(segmenter.to_pixels(dataset.image(index)))[0].cpu()
-            features.update({pixel: feature_between(z, pixel.size, pixel.x, pixel.y) for pixel in of_image[index]})
-            advance(1)
+    with bars.bar("clicked pictures", len(images)) as advance:
+        loaded = read_ahead(lambda index: segmenter.to_pixels(dataset.image(index)), images)
+        for first in range(0, len(images), _BATCH):
+            batch = images[first : first + _BATCH]
+            for index, z in zip(batch, segmenter.encode_each(list(islice(loaded, len(batch)))), strict=True):
+                features.update({pixel: feature_of(z[0], pixel.size, pixel.x, pixel.y).cpu() for pixel in of_image[index]})
+            advance(len(batch))
     return features
 
 
