@@ -67,6 +67,13 @@ def test_held_out_images_are_scored_and_never_trained_on(labelled_folder: Path) 
     assert [scored.name(i) for i in range(len(scored))] == [names[1], names[4]]
     assert [trained.name(i) for i in range(len(trained))] == [n for n in names if n not in (names[1], names[4])]
     assert len(open_dataset(config, "train")) == 6
+    # A pattern is of file names, not of the folders of joined splits, and does not override `include`.
+    joined = DataConfig(root=str(labelled_folder), held_out=("t*",))
+    with pytest.raises(InputError, match="held_out leaves none of 8"):
+        open_dataset(joined, "train+val", "scored")
+    both = config.model_copy(update={"include": (names[4], names[5])})
+    assert [open_dataset(both, "train", "scored").name(0)] == [names[4]]
+    assert len(open_dataset(both, "train", "train")) == 1
 
 
 def test_labels_of_nested_images_have_the_same_path(own_folder: Path) -> None:

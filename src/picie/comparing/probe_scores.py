@@ -32,13 +32,13 @@ def read_probes(run: Path) -> dict[str, float]:
 def measure_probes(run: Path) -> None:
     """Score the probes of a finished run, see `picie.scoring.probes`, and write the file.
 
-    Nothing is done if the file exists.
+    Nothing is done if the file is newer than the run's checkpoint.
     """
     from picie.scoring.evaluation import ScoreOptions
     from picie.scoring.probes import LINEAR, MORE_CLUSTERS, evaluate_probes
 
     path = run / _FILE
-    if path.is_file():
+    if path.is_file() and path.stat().st_mtime >= (run / "checkpoint.pt").stat().st_mtime:
         return
     starts = {"more_clusters": MORE_CLUSTERS, "linear_probe": LINEAR}
     rows: dict[str, Any] = {}

@@ -37,7 +37,7 @@ class DataConfig(Section):
     include: tuple[str, ...] = Field((), description="patterns of images to use, e.g. *.jpg or day/*; default: all photos")
     exclude: tuple[str, ...] = Field((), description="patterns of images to leave out, e.g. *_thumb.jpg or masks/*")
     held_out: tuple[str, ...] = Field(
-        (), description="patterns of images to score but never to train on, e.g. 0016E5*; default: the splits decide"
+        (), description="patterns of the file names to score but never to train on, e.g. 0016E5*; default: the splits decide"
     )
     label_suffix: str | None = Field(
         None, description="suffix of label files after the image's name, e.g. _mask; default: the usual suffixes"

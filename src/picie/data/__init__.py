@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fnmatch
 import inspect
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from picie import registry
 from picie.config import DataConfig
 from picie.data.base import Dataset
+from picie.data.folder import Folder
 from picie.data.images import measure_scales
 from picie.data.layout import ImageFiles
 from picie.data.scaling import Reading
@@ -21,8 +24,8 @@ def open_dataset(config: DataConfig, split: str, part: Literal["train", "scored"
     Args:
         config: section [data].
         split: name of the split.
-        part: with `data.held_out`, "train" leaves out the images that its patterns fit, and
-            "scored" opens only these.
+        part: with `data.held_out`, "train" leaves out the images whose file names fit one of its
+            patterns, and "scored" opens only these.
 
     Raises:
         InputError: unknown dataset, a root that is missing or not supported, or an error of the
@@ -36,20 +39,24 @@ def open_dataset(config: DataConfig, split: str, part: Literal["train", "scored"
         raise InputError(f"data.root: dataset {config.name!r} takes no folder; leave out data.root={config.root}")
     arguments: dict[str, Any] = {"root": Path(config.root)} if config.root is not None else {}
     parameters = inspect.signature(dataset_class).parameters
-    values = {option: getattr(config, option) for option in ("include", "exclude", "label_suffix", "held_out")}
-    for option, value in values.items():
-        if value and (option if option != "held_out" else "exclude") not in parameters:
-            raise InputError(f"data.{option}: dataset {config.name!r} does not support it; leave it out")
-    held_out = values.pop("held_out")
-    if held_out and part == "train":
-        values["exclude"] = (*values["exclude"], *held_out)
-    elif held_out and part == "scored":
-        values["include"] = held_out
-    arguments |= {option: value for option, value in values.items() if value}
+    for option in ("include", "exclude", "label_suffix"):
+        if value := getattr(config, option):
+            if option not in parameters:
+                raise InputError(f"data.{option}: dataset {config.name!r} does not support it; leave it out")
+            arguments[option] = value
     dataset: Dataset = dataset_class(split=split, **arguments)
+    if config.held_out:
+        if not isinstance(dataset, Folder):
+            raise InputError(f"data.held_out: dataset {config.name!r} does not support it; leave it out")
+        if part != "all":
+            dataset.keep(lambda name: _is_held_out(name, config.held_out) == (part == "scored"))
     if isinstance(dataset, ImageFiles):
         dataset.reading = Reading(config.scale, config.max_pixels, config.bands)
     return dataset
+
+
+def _is_held_out(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatch(PurePosixPath(name).name, pattern) for pattern in patterns)
 
 
 def with_scale(config: DataConfig, dataset: Dataset) -> DataConfig:

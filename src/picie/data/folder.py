@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,13 @@ class Folder(ImageFiles):
             self.paths = [path for path in self.paths if path.relative_to(self._images).parts[0] in splits]
         if not self.paths:
             raise InputError(f"{search.summary()}; no image file in it or below it (.jpg, .png, ...); give another folder")
+
+    def keep(self, wanted: Callable[[str], bool]) -> None:
+        """Keep only the images whose names `wanted` accepts. Raises `InputError` if none is left."""
+        paths = [path for index, path in enumerate(self.paths) if wanted(self.name(index))]
+        if not paths:
+            raise InputError(f"{self._images}: data.held_out leaves none of {len(self.paths):,} images to train on or to score")
+        self.paths = paths
 
     def _label_folder(self, split: str) -> Path:
         folders = [self.root / name / split for name in LABEL_FOLDERS]
