@@ -15,8 +15,11 @@ from PIL import Image
 from tests.conftest import NAMES, checkpoint_of, picture
 
 from picie import Config, ScoreOptions, Segmenter, evaluate
+from picie.data.images import open_image
 from picie.errors import InputError
 from picie.inference.clicks import Click, read_clicks, write_clicks
+from picie.inference.few_labels import CELLS, IMAGES
+from picie.inference.neighbors import feature_at
 from picie.inference.sampling import sample_predicted, training_images
 from picie.naming.changes import Changes, change
 from picie.naming.history import undo as undo_one_step
@@ -39,7 +42,7 @@ def run(untrained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(untrained, tmp_path / "run"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def clicks(labelled_folder: Path) -> list[Click]:
     """Four clicks of each class, in the pictures 0 to 3."""
     found = []
@@ -52,6 +55,14 @@ def clicks(labelled_folder: Path) -> list[Click]:
             x, y = int(columns[middle]) + 4, int(rows[middle]) + 4
             found.append(Click(labelled_folder / "images" / "train" / f"{seed:03d}.jpg", x, y, name))
     return found
+
+
+@pytest.fixture(scope="module")
+def taught_run(untrained: Path, clicks: list[Click], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of `untrained` that was taught by `clicks`. Read it; to change it, copy it."""
+    folder = Path(shutil.copytree(untrained, tmp_path_factory.mktemp("taught") / "run"))
+    teach(folder, clicks)
+    return folder
 
 
 def test_a_taught_run_predicts_the_classes_and_is_scored_by_their_names(
@@ -106,9 +117,8 @@ def test_new_clusters_and_a_reset_end_the_teaching(run: Path, clicks: list[Click
     assert Segmenter.load(run, "cpu").k == 3
 
 
-def test_the_probabilities_of_a_taught_run_are_those_of_its_classifier(run: Path, clicks: list[Click]) -> None:
-    teach(run, clicks)
-    segmenter = Segmenter.load(run, "cpu")
+def test_the_probabilities_of_a_taught_run_are_those_of_its_classifier(taught_run: Path, clicks: list[Click]) -> None:
+    segmenter = Segmenter.load(taught_run, "cpu")
     photo = clicks[0].image
     weight, offset = (part / segmenter.config.loss.temperature for part in segmenter.classifier)
     logits = torch.einsum("kd,dhw->khw", weight, torch.from_numpy(segmenter.features(photo))) + offset[:, None, None]
@@ -116,17 +126,18 @@ def test_the_probabilities_of_a_taught_run_are_those_of_its_classifier(run: Path
     assert torch.allclose(logits.softmax(0).mean((1, 2)), mean, atol=0.05)
 
 
-def test_features_teach_the_same_as_clicks(run: Path, clicks: list[Click], tmp_path: Path) -> None:
-    other = Path(shutil.copytree(run, tmp_path / "other"))
-    teach(run, clicks)
-    segmenter = Segmenter.load(other, "cpu")
+def test_features_of_the_clicked_pixels_teach_the_same_as_clicks(
+    run: Path, taught_run: Path, clicks: list[Click], tmp_path: Path
+) -> None:
+    segmenter = Segmenter.load(run, "cpu")
     with Progress(False) as bars:
-        cells = sample_predicted(segmenter, training_images(segmenter.config.data), bars, 6, 600).points
-    points = torch.stack([cells[0], cells[-1]])
-    assert teach_features(other, points, ["a", "b"], cells).clicks == {"a": 1, "b": 1}
-    assert Segmenter.load(other, "cpu").names == ("a", "b")
+        cells = sample_predicted(segmenter, training_images(segmenter.config.data), bars, IMAGES, CELLS).points
+    points = torch.stack([feature_at(segmenter, open_image(c.image), c.x, c.y) for c in clicks])
+    assert teach_features(run, points, [c.name for c in clicks], cells).clicks == taught(taught_run)
+    expected, found = (checkpoint_of(folder)["naming"]["clusters"]["weight"] for folder in (taught_run, run))
+    assert torch.allclose(found, expected, atol=1e-4 * float(expected.abs().max()))
     with pytest.raises(InputError, match="at least two kinds"):
-        teach_features(other, points, ["a", "a"], cells)
+        teach_features(run, points, ["a"] * len(points), cells)
 
 
 def test_label_maps_teach_without_clicks(run: Path, labelled_folder: Path) -> None:
