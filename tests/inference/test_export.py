@@ -214,6 +214,7 @@ LIMIT = 60  # seconds of CPU that an export may take
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
 def test_the_default_backbone_is_exported_within_a_minute_of_cpu(tmp_path: Path, labelled_folder: Path, suffix: str) -> None:
     """The real backbone at the default size, with free input sizes, against what the run itself predicts."""
