@@ -152,6 +152,16 @@ def test_coco_counts_components_and_fills_holes(predicted: Path, tmp_path: Path)
     assert areas("d.json", shape="polygon", per="component", fill_holes=True, tolerance=0) == [6, 16 * 22]
 
 
+def test_the_area_of_a_simplified_polygon_is_without_its_holes(tmp_path: Path) -> None:
+    labels = np.zeros((20, 20), np.uint8)
+    labels[5:10, 5:12] = 1
+    labels[2:3, 15:18] = 1
+    folder = write_predictions(tmp_path, {"holes.jpg": labels})
+    picie.convert(folder, "coco", tmp_path / "x.json", ConvertOptions(shape="polygon", tolerance=1.0), progress=False)
+    annotations = json.loads((tmp_path / "x.json").read_text())["annotations"]
+    assert {a["category_id"]: a["area"] for a in annotations} == {1: (labels == 0).sum(), 2: (labels == 1).sum()}
+
+
 # ---- photos
 
 
