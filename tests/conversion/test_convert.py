@@ -53,9 +53,12 @@ def test_the_formats_are_listed(cli: Cli) -> None:
 
 def test_predict_converts(trained: Path, labelled_folder: Path, tmp_path: Path, cli: Cli, refused: Refused) -> None:
     photos, out = labelled_folder / "images" / "val", tmp_path / "out"
-    assert "unknown format 'cocoa'; did you mean 'coco'?" in refused(
-        "predict", trained, photos, "--out", out, "--format", "cocoa"
-    )
+    for name, message in [
+        ("cocoa", "--format: unknown name 'cocoa'; did you mean 'coco'?"),
+        ("no_such_module:Format", "cannot import 'no_such_module'"),
+        ("json:JSONDecoder", "--format: 'json:JSONDecoder' is not a subclass of picie.conversion.base.Format"),
+    ]:
+        assert message in refused("predict", trained, photos, "--out", out, "--format", name)
     assert not out.exists()
     command = ("predict", trained, photos, "--out", out, "--format", "coco", "--format", "yolo", "--device", "cpu")
     for _ in range(2):  # the second replaces the results of the first
@@ -65,6 +68,29 @@ def test_predict_converts(trained: Path, labelled_folder: Path, tmp_path: Path, 
         assert content["info"]["photos"] == str(photos)
         assert sorted(path.name for path in (out / "formats" / "yolo" / "labels").iterdir()) == ["100.txt", "101.txt"]
     assert [image.name for image in open_predictions(out).images] == ["100", "101"]
+
+
+def test_predict_asks_for_a_missing_package_first(
+    trained: Path, labelled_folder: Path, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pycocotools" else original(name))
+    out = tmp_path / "out"
+    message = refused("predict", trained, labelled_folder / "images" / "val", "--out", out, "--format", "coco")
+    assert message == "--format coco: needs pycocotools; pip install 'picie[coco]'"
+    assert not out.exists()
+
+
+def test_predict_writes_all_formats_if_one_lacks_a_picture(
+    trained: Path, labelled_folder: Path, tmp_path: Path, cli: Cli
+) -> None:
+    out, photos = tmp_path / "out", labelled_folder / "images" / "val"
+    assert cli("predict", trained, photos, "--out", out, "--device", "cpu")[0] == 0
+    (out / "100.png").write_bytes(b"damaged")  # its prediction is still on record, so it is not predicted again
+    status, printed, _ = cli("predict", trained, photos, "--out", out, "--device", "cpu", "--format", "csv", "--format", "coco")
+    assert status == 1
+    assert printed.count(", 1 skipped\n") == 2
+    assert (out / "formats" / "coco.json").is_file()
 
 
 @pytest.mark.parametrize(
@@ -150,6 +176,16 @@ def test_coco_counts_components_and_fills_holes(predicted: Path, tmp_path: Path)
     assert areas("b.json", per="component") == [6, 16 * 22 - 7 * 9 - 4]
     assert areas("c.json", per="component", fill_holes=True, min_area=7) == [16 * 22]
     assert areas("d.json", shape="polygon", per="component", fill_holes=True, tolerance=0) == [6, 16 * 22]
+
+
+def test_the_area_of_a_simplified_polygon_is_without_its_holes(tmp_path: Path) -> None:
+    labels = np.zeros((20, 20), np.uint8)
+    labels[5:10, 5:12] = 1
+    labels[2:3, 15:18] = 1
+    folder = write_predictions(tmp_path, {"holes.jpg": labels})
+    picie.convert(folder, "coco", tmp_path / "x.json", ConvertOptions(shape="polygon", tolerance=1.0), progress=False)
+    annotations = json.loads((tmp_path / "x.json").read_text())["annotations"]
+    assert {a["category_id"]: a["area"] for a in annotations} == {1: (labels == 0).sum(), 2: (labels == 1).sum()}
 
 
 # ---- photos

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from picie import registry
-from picie.errors import nearest
 
 if TYPE_CHECKING:
     from picie.conversion.convert import Summary
@@ -41,19 +40,10 @@ class Photos(StrEnum):
     none = "none"
 
 
-def _known(names: Optional[list[str]]) -> Optional[list[str]]:
-    """Check the names of formats before images are predicted."""
-    for name in names or ():
-        if ":" not in name and name not in registry.FORMATS:
-            raise typer.BadParameter(f"unknown format {name!r}; {nearest(name, registry.FORMATS)}")
-    return names
-
-
 Formats = Annotated[
     Optional[list[str]],
     typer.Option(
         "--format",
-        callback=_known,
         metavar="FORMAT",
         help=f"Also convert the predictions, to --out/{FOLDER}; see `picie list formats`; repeatable.",
     ),
@@ -89,21 +79,36 @@ def convert(
     if quiet:
         set_up_logging(quiet=True)
     options = ConvertOptions(shape.value, per.value, min_area, tolerance, fill_holes, photos.value, url)
-    _report(convert(predictions, to, out, options, overwrite, progress=not quiet))
+    if _report(convert(predictions, to, out, options, overwrite, progress=not quiet)):
+        raise typer.Exit(1)
+
+
+def check_formats(names: Sequence[str]) -> None:
+    """Raise `InputError` unless `convert_all` can write these formats."""
+    from picie.conversion.convert import find_format
+
+    registry.trust(names)  # the user gave them
+    for name in names:
+        find_format(name, where="--format")
 
 
 def convert_all(predictions: Path, formats: Sequence[str], progress: bool) -> None:
-    """Convert new predictions to `formats`, with default options, into their own folder."""
+    """Convert new predictions to `formats`, with default options, into their own folder.
+
+    Exits with status 1, after all formats, if an image is missing in one.
+    """
     from picie.conversion.convert import convert, default_name
 
+    missing = False
     for name in formats:
         out = predictions / FOLDER / default_name(name)
-        _report(convert(predictions, name, out, overwrite=True, progress=progress))
+        missing |= _report(convert(predictions, name, out, overwrite=True, progress=progress))
+    if missing:
+        raise typer.Exit(1)
 
 
-def _report(summary: Summary) -> None:
-    """Print the result. Exits with status 1 if an image is missing in it."""
+def _report(summary: Summary) -> bool:
+    """Print the result. Returns whether an image is missing in it."""
     skipped = f", {len(summary.skipped)} skipped" if summary.skipped else ""
     typer.echo(f"{summary.converted} images -> {summary.out}{skipped}")
-    if summary.skipped:
-        raise typer.Exit(1)
+    return bool(summary.skipped)

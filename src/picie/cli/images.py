@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from picie.cli.conversion import Formats, convert_all
+from picie.cli.conversion import Formats, check_formats, convert_all
 from picie.cli.options import Exclude, Include, Trust, one_of, parse_bands
 from picie.errors import InputError
 
@@ -93,6 +93,7 @@ def predict(
     given = [*(paths or ()), *(listed_paths(from_) if from_ is not None else ())]
     if not given:
         raise InputError("give images or folders of images, or a list of them with --from FILE")
+    check_formats(formats or ())
     summary = predict.predict_files(run, given, out, device, options)
     present = f" ({summary.present} more were there already)" if summary.present else ""
     skipped = f", {len(summary.skipped)} skipped" if summary.skipped else ""

@@ -75,8 +75,7 @@ def convert(
     """
     out, options = Path(out).absolute(), options or ConvertOptions()
     registry.trust([to])  # the caller names it
-    make: type[Format] = registry.find(registry.FORMATS, to, "--to")
-    _check(make, to, options)
+    make = find_format(to, options)
     folder = open_predictions(predictions)
     _check_out(make, to, out, overwrite)
     target = Target(folder.names, folder.colors, folder.root, out, len(folder.images))
@@ -89,6 +88,24 @@ def convert(
     for reason in summary.skipped.values():
         log.warning("skipped: %s", reason)
     return summary
+
+
+def find_format(to: str, options: ConvertOptions | None = None, where: str = "--to") -> type[Format]:
+    """Return a format that can be used with `options`.
+
+    Args:
+        to: a key of `picie.registry.FORMATS`, or "my_package.my_module:MyFormat".
+        options: the options; None for the defaults.
+        where: the option that holds the name, for error messages.
+
+    Raises:
+        InputError: there is no such format, it does not use an option, or a package is missing.
+    """
+    make = registry.find(registry.FORMATS, to, where)
+    if not (isinstance(make, type) and issubclass(make, Format)):
+        raise InputError(f"{where}: {to!r} is not a subclass of picie.conversion.base.Format; see docs/extending.md")
+    _check(make, f"{where} {to}", options or ConvertOptions())
+    return make
 
 
 def default_name(to: str) -> str:
@@ -163,14 +180,14 @@ def _labels(image: PredictedImage, n_segments: int) -> np.ndarray:
     return labels
 
 
-def _check(make: type[Format], to: str, options: ConvertOptions) -> None:
+def _check(make: type[Format], where: str, options: ConvertOptions) -> None:
     """Raise `InputError` if an option does not fit the format, or a package is missing."""
     for name in unused(options, make.options):
         accepted = ", ".join(f"--{other.replace('_', '-')}" for other in sorted(make.options)) or "none"
-        raise InputError(f"--to {to}: does not use --{name.replace('_', '-')}; its options are: {accepted}")
+        raise InputError(f"{where}: does not use --{name.replace('_', '-')}; its options are: {accepted}")
     for module, extra in make.needs(options).items():
         if importlib.util.find_spec(module) is None:
-            raise InputError(f"--to {to}: needs {module}; pip install 'picie[{extra}]'")
+            raise InputError(f"{where}: needs {module}; pip install 'picie[{extra}]'")
 
 
 def _check_out(make: type[Format], to: str, out: Path, overwrite: bool) -> None:

@@ -59,7 +59,8 @@ def find_outlines(labels: np.ndarray, n_segments: int, options: ConvertOptions) 
     if options.tolerance > 0 and len(geometries):
         # A border needs the same corners on both sides, also where only one side has a third neighbour.
         cornered = shapely.transform(shapely.segmentize(geometries, 1.0), np.round)
-        geometries = shapely.coverage_simplify(cornered, options.tolerance)
+        # `coverage_simplify` returns holes in the orientation of the exterior.
+        geometries = shapely.orient_polygons(shapely.coverage_simplify(cornered, options.tolerance))
     order = [i for i in np.lexsort((-areas, values)) if areas[i] >= options.min_area]
     outlines = [Outline(int(values[i]), (_filled(geometries[i]) if options.fill_holes else geometries[i],)) for i in order]
     return outlines if options.per == "component" else _segments(outlines, options.fill_holes)
