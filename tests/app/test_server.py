@@ -604,6 +604,17 @@ def test_all_pictures_are_exported_in_a_format(client: TestClient, studio: Studi
     assert "no such format" in client.post("/api/export", json={"format": "doc"}).json()["error"]
 
 
+def test_pictures_are_exported_again_after_new_clusters(client: TestClient, own_run: Path, images: Path) -> None:
+    exported(client, "masks")
+    state = checkpoint.load(own_run)
+    state["classifier"]["weight"] = state["classifier"]["weight"].flip(0)
+    checkpoint.save(own_run / "checkpoint.pt", state)
+    _, content = exported(client, "masks")
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        mask = np.asarray(Image.open(io.BytesIO(archive.read("003.png"))))
+    np.testing.assert_array_equal(mask, Segmenter.load(own_run).predict(images / "003.jpg"))
+
+
 # ---- clicks
 
 

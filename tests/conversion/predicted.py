@@ -40,7 +40,13 @@ def label_maps() -> dict[str, np.ndarray]:
 def write_predictions(root: Path, maps: Mapping[str, np.ndarray], names: tuple[str, ...] = NAMES) -> Path:
     """Write photos and a folder of predictions of them below `root`, as `picie predict` does; return the folder."""
     out, photos, colors = root / "predicted", root / "photos", palette(len(names))
-    made_by = MadeBy(model="m", names=list(names), colors=list(map(rgb_to_hex, colors)), assignment=list(range(len(names))))
+    made_by = MadeBy(
+        model="m",
+        classifier="c",
+        names=list(names),
+        colors=list(map(rgb_to_hex, colors)),
+        assignment=list(range(len(names))),
+    )
     record = Record(out, "run", made_by)
     for photo, labels in maps.items():
         source = photos / photo

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from picie import Segmenter
 from picie.config import with_overrides
@@ -158,7 +160,7 @@ def test_predictions_of_one_run_add_up_and_those_of_another_are_not_mixed_in(
     assert predict_files(trained, [first], out).predicted == 1
     before = (out / "predictions.json").read_bytes()
     state = checkpoint.load(own_run)
-    state["classifier"]["bias"] += 1
+    next(iter(state["method"].values())).add_(1)
     checkpoint.save(own_run / "checkpoint.pt", state)
     with pytest.raises(InputError, match="holds predictions of another run"):
         predict_files(own_run, [second], out)
@@ -265,6 +267,17 @@ def test_other_names_make_all_predictions_again(own_run: Path, photos: Path, tmp
     assert predict_files(own_run, [photos], out) == Summary(0, 6, {})
 
 
+def test_new_clusters_make_all_predictions_again(own_run: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict_files(own_run, [photos], out)
+    sample = torch.from_numpy(np.random.default_rng(0).normal(size=(200, Segmenter.load(own_run).classifier[0].shape[1])))
+    naming.change(own_run, Changes(k=3), device="cpu", sample=lambda: F.normalize(sample.float(), dim=1))
+    assert predict_files(own_run, [photos], out) == Summary(7, 0, {})
+    segmenter = Segmenter.load(own_run)
+    for path, entry in record(out)["images"].items():
+        assert np.array_equal(np.asarray(Image.open(out / entry["labels"])), segmenter.predict(path))
+
+
 def test_an_interruption_after_other_names_leaves_nothing_outdated_behind(
     own_run: Path, photos: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
@@ -289,7 +302,7 @@ def test_an_interruption_after_other_names_leaves_nothing_outdated_behind(
 def test_overwrite_deletes_the_earlier_predictions_alone(trained: Path, own_run: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     state = checkpoint.load(own_run)
-    state["classifier"]["bias"] += 1
+    next(iter(state["method"].values())).add_(1)
     checkpoint.save(own_run / "checkpoint.pt", state)
     predict_files(trained, [photos], out)
     (out / "deep" / "er" / "notes.txt").write_text("mine")

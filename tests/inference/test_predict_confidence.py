@@ -115,12 +115,11 @@ def test_the_frames_of_a_video_have_one_each(untrained: Path, tmp_path: Path) ->
     assert all(Image.open(tmp_path / "out" / frame["confidence"]).size == (64, 48) for frame in written["frames"])
 
 
-def test_a_photo_of_that_name_gets_another_one(tmp_path: Path) -> None:
-    files = {tmp_path / name: Path(name) for name in ("a_confidence.jpg", "a.jpg", "b.jpg", "b_confidence.jpg")}
-    assert output_names(files, {}) == {
-        "a_confidence": tmp_path / "a_confidence.jpg",
-        "a_2": tmp_path / "a.jpg",
-        "b": tmp_path / "b.jpg",
-        "b_confidence_2": tmp_path / "b_confidence.jpg",
-    }
-    assert list(output_names({tmp_path / "a.jpg": Path("a.jpg")}, {str(tmp_path / "x"): "a_confidence"})) == ["a_2"]
+@pytest.mark.parametrize("beside", ["a_confidence", "a_overlay", "a_frames/000001", "a_frames/000002_overlay"])
+def test_a_photo_with_the_name_of_a_file_beside_a_map_gets_another_one(tmp_path: Path, beside: str) -> None:
+    first, second = tmp_path / "a.tif", tmp_path / f"{beside}.tif"
+    names = {first: Path("a.tif"), second: Path(f"{beside}.tif")}
+    assert output_names(names, {}) == {"a": first, f"{beside}_2": second}
+    assert output_names(dict(reversed(names.items())), {}) == {beside: second, "a_2": first}
+    assert list(output_names({first: Path("a.tif")}, {str(second): beside})) == ["a_2"]
+    assert list(output_names({second: Path(f"{beside}.tif")}, {str(first): "a"})) == [f"{beside}_2"]

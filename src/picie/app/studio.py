@@ -68,7 +68,7 @@ class Studio:
         self.exports = Exports(run, files, device) if files else None
         self.clicks = Clicks()
         self.sheets = None if self.gallery is None else Sheets(self.gallery, self.segmenter)
-        self._network, self.version = _network(state), 0
+        self._network, self.version = fingerprint(state["method"]), 0
         self._take(state)
         self._sample = cache(self._sample_features)
         self._opened = OpenedPictures()
@@ -210,7 +210,7 @@ class Studio:
     def _check(self, was: Sequence[str]) -> None:
         """Raise `ChangedError` unless the run has the segments that the page shows."""
         state = checkpoint.load(self.run)
-        if _network(state) != self._network:
+        if fingerprint(state["method"]) != self._network:
             raise ChangedError("the run was trained further; stop picie app and start it again")
         segments, classifier = self.segmenter.segments, [part.cpu() for part in self.segmenter.classifier]
         self._take(state)
@@ -255,8 +255,3 @@ class Studio:
         pixels = self.segmenter.to_pixels(picture)
         with self._model:
             return self.segmenter.encode(pixels)[0]
-
-
-def _network(state: dict[str, Any]) -> str:
-    """A fingerprint of a checkpoint's network, independent of its clusters."""
-    return fingerprint({"method": state["method"], "classifier": {"weight": torch.zeros(1), "bias": torch.zeros(1)}})

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from picie.data.search import report, search_photos
 from picie.errors import InputError
-from picie.inference.prediction_record import CONFIDENCE
+from picie.inference.prediction_record import CONFIDENCE, FRAMES, OVERLAY
 
 # If one of these is beside images/, the folder is a dataset, and only images/ holds photos.
 _DATASET_MARKERS = ("classes.toml", "annotations", "stuffthingmaps")
+# The name of a file's frame, or of a file beside its label map; the group is the name of the file.
+_FRAME = re.compile(rf"(.+){FRAMES}/\d{{6,}}(?:{OVERLAY}|{CONFIDENCE})?")
 
 
 def find_inputs(
@@ -80,7 +83,7 @@ def output_names(files: Mapping[Path, Path], earlier: Mapping[str, str], reserve
         For each name, relative to the output folder and without suffix, the image.
     """
     stems = Counter(name.with_suffix("").as_posix() for name in files.values())
-    taken = {name: source for source, name in earlier.items()}
+    taken = _Taken({name: source for source, name in earlier.items()})
     sources: dict[str, Path] = {}
     for file, name in files.items():
         stem = name.with_suffix("").as_posix()
@@ -89,12 +92,37 @@ def output_names(files: Mapping[Path, Path], earlier: Mapping[str, str], reserve
         elif stems[stem] > 1:  # photo.jpg beside photo.png: add the suffix to the name
             stem = f"{stem}_{name.suffix[1:].lower()}"
         unique, number = stem, 2
-        while unique in reserved or any(taken.get(near, str(file)) != str(file) for near in _near(unique)):
+        while unique in reserved or taken.is_taken(unique, str(file)):
             unique, number = f"{stem}_{number}", number + 1
-        sources[unique], taken[unique] = file, str(file)
+        sources[unique] = file
+        taken.add(unique, str(file))
     return sources
 
 
-def _near(name: str) -> tuple[str, ...]:
-    """Names whose files are among those of `name`, or have those of `name` among theirs."""
-    return name, f"{name}{CONFIDENCE}", name.removesuffix(CONFIDENCE)
+class _Taken:
+    """The names that images have.
+
+    Args:
+        names: the image of each name.
+    """
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names: dict[str, str] = {}
+        self._framed: dict[str, set[str]] = {}  # images whose names are those of frames of another name
+        for name, image in names.items():
+            self.add(name, image)
+
+    def add(self, name: str, image: str) -> None:
+        """Give a name to an image."""
+        self._names[name] = image
+        if (frame := _FRAME.fullmatch(name)) is not None:
+            self._framed.setdefault(frame[1], set()).add(image)
+
+    def is_taken(self, name: str, image: str) -> bool:
+        """Whether another image than `image` has files that may be among those of `name`."""
+        near = [name]
+        for ending in (OVERLAY, CONFIDENCE):
+            near += [f"{name}{ending}", name.removesuffix(ending)]
+        if (frame := _FRAME.fullmatch(name)) is not None:
+            near.append(frame[1])
+        return bool(self._framed.get(name, set()) - {image}) or any(self._names.get(one, image) != image for one in near)

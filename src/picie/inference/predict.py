@@ -128,7 +128,8 @@ def predict_files(
     tiling = _tiling(segmenter, options)
     segments = segmenter.segments
     made_by = MadeBy(
-        model=fingerprint(state),
+        model=fingerprint(state["method"]),
+        classifier=fingerprint(dict(zip(("weight", "bias"), checkpoint.classifier_in_use(state), strict=True))),
         names=list(segments.names),
         colors=[rgb_to_hex(color) for color in segmenter.colors],
         assignment=list(segments.assignment),

@@ -8,14 +8,14 @@ import json
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
 
 from picie.errors import InputError
 from picie.runtime.atomic_write import write_atomically
-from picie.runtime.checkpoint import classifier_in_use
 from picie.runtime.progress import log
 from picie.version import __version__
 
@@ -110,7 +110,8 @@ class MadeBy(BaseModel):
     """The network and segments behind predictions; equal values predict equal label maps.
 
     Attributes:
-        model: a fingerprint of the network and its clusters.
+        model: a fingerprint of the network.
+        classifier: a fingerprint of the classifier in use, which gives each cell its cluster.
         names: the name of each value.
         colors: the "#rrggbb" of each value.
         assignment: the value of each cluster.
@@ -119,6 +120,7 @@ class MadeBy(BaseModel):
     model_config = ConfigDict(strict=True)
 
     model: str
+    classifier: str
     names: list[str]
     colors: list[str]
     assignment: list[int]
@@ -267,11 +269,10 @@ def signature(source: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def fingerprint(state: Mapping[str, Any]) -> str:
-    """Return a fingerprint of a checkpoint's network and clusters, independent of names."""
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """Return a fingerprint of named tensors, such as the weights of a network."""
     digest = hashlib.sha256()
-    weight, offset = classifier_in_use(state)
-    for name, tensor in sorted({**state["method"], "classifier weight": weight, "classifier offset": offset}.items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
