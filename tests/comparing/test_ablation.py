@@ -176,7 +176,7 @@ def test_a_stopped_ablation_goes_on_by_the_same_command(
 def test_a_run_killed_while_it_wrote_its_first_file_starts_over(arguments: list[object], tmp_path: Path, cli: Call) -> None:
     folder = tmp_path / "out" / "temperature=1.0" / "seed-0"
     folder.mkdir(parents=True)
-    (folder / ".config.toml.123.partial").write_text('method = "pi', "utf-8")
+    (folder / ".0123abcd.123.partial").write_text('method = "pi', "utf-8")
     status, _, log = cli("ablate", *arguments)
     assert status == 0, log
     assert Run.read(folder).finished

@@ -211,7 +211,10 @@ def test_what_a_killed_process_left_is_made_again(trained: Path, photos: Path, t
         nonlocal writes
         writes += 1
         if writes == 6:  # within the third image
-            (out / ".picie.partial").write_bytes(b"half")
+            for place in (out, out / "deep/er"):
+                place.mkdir(parents=True, exist_ok=True)
+                (place / ".0123abcd.4.partial").write_bytes(b"half")
+                (place / ".mine.partial").write_bytes(b"of the user")
             raise SystemExit
         original(self, name, data)
 
@@ -223,8 +226,9 @@ def test_what_a_killed_process_left_is_made_again(trained: Path, photos: Path, t
     assert record(out)["images"] == {}  # it was saved less than five seconds ago
     monkeypatch.undo()
     assert predict_files(trained, [photos], out) == Summary(7, 0, {})
-    assert not (out / ".picie.partial").exists()
-    assert len(times(out)) == 14
+    assert not list(out.rglob(".0123abcd.4.partial"))
+    assert len(list(out.rglob(".mine.partial"))) == 2
+    assert len(times(out)) == 14 + 2
 
 
 def test_a_second_call_predicts_what_is_new_or_changed(trained: Path, photos: Path, tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ import torch
 from tests.conftest import TINY, UNTRAINED
 
 from picie.runtime import run_record
-from picie.runtime.atomic_write import clear_partials, is_partial, partial_folder, reserve, write_atomically
+from picie.runtime.atomic_write import is_partial, partial_folder, reserve, write_atomically
+from picie.runtime.checkpoint import exclusive
 from picie.training.label_store import PseudoLabelStore
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -187,9 +188,9 @@ def test_reading_commands_write_nothing(cli: Cli, own_run: Path, labelled_folder
 def test_what_a_killed_process_left_is_no_obstacle(cli: Cli, labelled_folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    (run / ".config.toml.4242.partial").write_bytes(b"[dat")
+    (run / ".0123abcd.4242.partial").write_bytes(b"[dat")
     assert cli("train", labelled_folder, "--out", run, *UNTRAINED)[0] == 0
-    (run / ".checkpoint.pt.4243.partial").write_bytes(bytes(100))
+    (run / ".0123abcd.4243.partial").write_bytes(bytes(100))
     assert cli("name", run, "0=sky")[0] == 0
     assert not any(is_partial(path) for path in run.iterdir())
 
@@ -228,8 +229,31 @@ def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_folders_of_killed_processes_are_cleared(tmp_path: Path) -> None:
-    left = tmp_path / "formats" / ".0123abcd.1.partial"
-    (left / "labels").mkdir(parents=True)
-    (left / "labels" / "a.txt").write_text("half")
-    clear_partials(tmp_path)
-    assert list((tmp_path / "formats").iterdir()) == []
+    out = tmp_path / "out"
+    with partial_folder(out) as partial:
+        start = partial.name.split(".")[1]
+    for name in (f".{start}.1.partial", f".earlier.{start}.1.partial"):
+        (tmp_path / name / "labels").mkdir(parents=True)
+    others = {".0123abcd.1.partial", f".{start}.mine.partial"}  # another target's, and the user's
+    for name in others:
+        (tmp_path / name).mkdir()
+    with partial_folder(out):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"out", *others}
+
+
+def test_what_other_people_named_partial_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("text")
+    for folder in (tmp_path, tmp_path / "work", tmp_path / ".0123abcd.1.partial"):
+        folder.mkdir(exist_ok=True)
+        for name in (".mine.partial", ".config.toml.4.partial", ".0123ABCD.4.partial", ".0123abcd.4.partial.txt"):
+            (folder / name).write_text("text")
+    (tmp_path / "work" / ".0123abcd.4.partial").write_text("of a process that works there")
+    (tmp_path / ".89abcdef.5.partial").symlink_to(tmp_path / "thesis.txt")
+    (tmp_path / ".89abcdef.6.partial").symlink_to(tmp_path / "work", target_is_directory=True)
+    before = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}
+    for name in (".0123abcd.4.partial", ".0123abcd.4.rows.partial"):
+        (tmp_path / name).write_text("half")
+    with exclusive(tmp_path) as locked:
+        assert locked
+    assert {path.relative_to(tmp_path) for path in tmp_path.rglob("*")} == before

@@ -24,8 +24,9 @@ from picie.comparing.run_records import Run, options_of
 from picie.comparing.task_means import TaskMeans, task_means
 from picie.config import to_toml
 from picie.errors import InputError, PicieError, Stopped, TrainingError, nearest
+from picie.runtime.atomic_write import clear_partials
 from picie.runtime.interrupts import graceful_stop
-from picie.runtime.output_paths import write_json, write_text
+from picie.runtime.output_paths import is_empty, write_json, write_text
 from picie.runtime.progress import log
 from picie.training import api
 from picie.training.backbone_defaults import with_backbone_defaults
@@ -96,10 +97,8 @@ def _is_finished(job: Job) -> bool:
 
 def _remove_partial_files(folder: Path) -> None:
     """Remove the partial files of a run that was killed while it wrote its first file."""
-    entries = list(folder.iterdir()) if folder.is_dir() else []
-    if all(entry.name.startswith(".") and entry.name.endswith(".partial") for entry in entries):
-        for entry in entries:
-            entry.unlink()
+    if folder.is_dir() and is_empty(folder):
+        clear_partials(folder)
 
 
 def _check(job: Job) -> None:

@@ -48,8 +48,7 @@ def write_frames(
     with contextlib.ExitStack() as stack:
         video = None
         if video_name is not None and frames.rate is not None:
-            (files.folder / video_name).parent.mkdir(parents=True, exist_ok=True)
-            video = stack.enter_context(overlay_video(files.folder / video_name, frames.rate))
+            video = stack.enter_context(overlay_video(files.path_of(video_name), frames.rate))
         for number, image in enumerate(frames, 1):
             maps = predict(image)
             names = file_names(f"{name}{FRAMES}/{number:06}", image, replace(extras, overlay=extras.overlay and video is None))

@@ -6,6 +6,7 @@ import contextlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,12 +54,12 @@ class PredictionFiles:
     def __init__(self, record: Record, names: Sequence[str], colors: Sequence[Color], write_names: bool = False) -> None:
         self.record, self.names, self.colors, self.write_names = record, tuple(names), tuple(colors), write_names
         self.folder, self.begun = record.folder, False
+        self._used: set[Path] = set()  # folders that have no temporary files of killed processes
 
     def begin(self) -> None:
         """Write the record and the legend, once there is something to write. Raises `OSError`."""
         if not self.begun:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            clear_partials(self.folder)
+            self.path_of(LEGEND)
             self.record.save()
             self.write(f"{LEGEND}.png", _encoded(legend(self.names, self.colors, _LEGEND_WIDTH), "PNG"))
             self.begun = True
@@ -106,15 +107,21 @@ class PredictionFiles:
             UnreadableImageError: the picture is damaged.
         """
         self.begin()
-        (self.folder / prediction.labels).parent.mkdir(parents=True, exist_ok=True)
-        overlay, margin = (None if name is None else self.folder / name for name in (prediction.overlay, prediction.confidence))
-        return RowsOutput(self.folder / prediction.labels, overlay, margin, self.names, self.colors).write(raster, parts)
+        overlay, margin = (None if name is None else self.path_of(name) for name in (prediction.overlay, prediction.confidence))
+        return RowsOutput(self.path_of(prediction.labels), overlay, margin, self.names, self.colors).write(raster, parts)
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file in one step. Raises `OSError`."""
-        target = self.folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(target, lambda file: file.write(data))
+        write_atomically(self.path_of(name), lambda file: file.write(data))
+
+    def path_of(self, name: str) -> Path:
+        """Return the path of the file `name`, in a folder that exists. Raises `OSError`."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.parent not in self._used:
+            clear_partials(path.parent)
+            self._used.add(path.parent)
+        return path
 
     @contextlib.contextmanager
     def deleted_on_error(self, files: Iterable[str | None]) -> Iterator[None]:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 _ZEROS = bytes(2**20)
+_PARTIAL = re.compile(r"\.(earlier\.)?[0-9a-f]{8}\.\d+(\.rows)?\.partial")
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -63,7 +65,8 @@ def partial_folder(path: Path) -> Iterator[Path]:
     """Yield a new temporary folder beside `path`.
 
     At the end of the block it replaces the folder at `path`. If the block fails, it is deleted,
-    and what was at `path` before is unchanged.
+    and what was at `path` before is unchanged. Folders that killed processes left there for the
+    same `path` are deleted, too.
     """
     partial = _partial(path)
     earlier = partial.with_name(f".earlier{partial.name}")
@@ -79,21 +82,27 @@ def partial_folder(path: Path) -> Iterator[Path]:
         if earlier.exists() and not path.exists():
             earlier.replace(path)
         for left in (partial, earlier):
-            _delete(left)
+            _delete_folder(left)
+    for left in list(path.parent.iterdir()):
+        if is_partial(left) and left.name.removeprefix(".earlier").startswith(_start(path)):
+            _delete_folder(left)
     _sync_folder(path.parent)
 
 
 def _partial(path: Path) -> Path:
     """The temporary path for `path`. It is short, to fit where a long name with a suffix does not."""
-    return path.with_name(f".{zlib.crc32(path.name.encode('utf-8', 'surrogateescape')):08x}.{os.getpid()}.partial")
+    return path.with_name(f"{_start(path)}{os.getpid()}.partial")
 
 
-def _delete(path: Path) -> None:
-    """Delete a file or a folder, if it exists."""
+def _start(path: Path) -> str:
+    """The start of the name of every temporary path for `path`."""
+    return f".{zlib.crc32(path.name.encode('utf-8', 'surrogateescape')):08x}."
+
+
+def _delete_folder(path: Path) -> None:
+    """Delete a folder, if it exists and is not a link."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def reserve(file: BinaryIO, path: Path, size: int) -> None:
@@ -140,17 +149,19 @@ def is_disk_full(error: OSError) -> bool:
 
 
 def is_partial(path: Path) -> bool:
-    """Whether `path` is named like a temporary file of `write_atomically`."""
-    return path.name.startswith(".") and path.name.endswith(".partial")
+    """Whether `path` is named exactly like a temporary file or folder of this module."""
+    return _PARTIAL.fullmatch(path.name) is not None
 
 
 def clear_partials(folder: Path) -> None:
-    """Delete the temporary files and folders that killed processes left in `folder` or below.
+    """Delete the temporary files that killed processes left in `folder`, but not below it.
 
-    No other process may be writing to the folder.
+    Links, folders and files of other programs are kept. No other process may be writing to the
+    folder.
     """
-    for path in list(folder.rglob(".*.partial")):
-        _delete(path)
+    for path in list(folder.iterdir()):
+        if is_partial(path) and path.is_file() and not path.is_symlink():
+            path.unlink()
 
 
 def check_room(path: Path, size: int) -> None:
