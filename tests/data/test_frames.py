@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 from fractions import Fraction
 from pathlib import Path
 
@@ -29,6 +30,21 @@ def write_video(path: Path, frames: list[Image.Image], rate: int = 8) -> Path:
             container.mux(stream.encode(av.VideoFrame.from_image(frame)))
         container.mux(stream.encode(None))
     return path
+
+
+def write_growing_video(path: Path, small: Image.Image, large: Image.Image) -> None:
+    """Write a video whose second frame is larger than its header says: each is a JPEG of its own size."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=8)
+        stream.width, stream.height, stream.pix_fmt = *small.size, "yuvj420p"
+        for number, image in enumerate((small, large)):
+            data = io.BytesIO()
+            image.save(data, "JPEG")
+            packet = av.Packet(data.getvalue())
+            packet.stream, packet.pts, packet.dts = stream, number, number
+            packet.time_base = Fraction(1, 8)
+            packet.is_keyframe = True
+            container.mux(packet)
 
 
 @pytest.mark.parametrize("name", ["x.tif", "x.gif", "x.webp", "x.png"])
@@ -84,6 +100,22 @@ def test_a_damaged_or_large_video_is_one_error(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UnreadableImageError, match=r"videos need PyAV; pip install 'picie\[video\]'"):
         open_frames(path, Reading())
+
+
+@pytest.mark.parametrize("name", ["x.tif", "x.avi"])
+def test_the_limit_on_pixels_holds_for_each_frame(tmp_path: Path, name: str) -> None:
+    small, large = colors(1)[0], colors(1, (80, 60))[0]
+    if name == "x.tif":
+        small.save(tmp_path / name, save_all=True, append_images=[large])
+    else:
+        write_growing_video(tmp_path / name, small, large)
+    frames = open_frames(tmp_path / name, Reading(max_pixels=80 * 60))
+    assert frames is not None
+    assert [frame.size for frame in frames] == [(40, 30), (80, 60)]
+    frames = open_frames(tmp_path / name, Reading(max_pixels=80 * 60 - 1))
+    assert frames is not None
+    with pytest.raises(UnreadableImageError, match=r"frame 2: it has 80 x 60 pixels, more than data\.max_pixels"):
+        list(frames)
 
 
 def test_a_file_that_ends_early_names_the_frame(tmp_path: Path) -> None:

@@ -172,7 +172,8 @@ def test_options_that_do_not_fit_are_refused(trained: object, refused: Callable[
     assert "--bands 1,2: give three bands" in message("--bands", "1,2")
 
 
-def test_the_overlap_is_a_quarter_unless_given(local: Segmenter) -> None:
-    assert make_tiling(local, 512, None, None).overlap == 128
+def test_the_overlap_is_a_quarter_or_a_stride_unless_given(local: Segmenter) -> None:
+    overlaps = {side: make_tiling(local, side, None, None).overlap for side in (32, 64, 96, 160, 512)}
+    assert overlaps == {32: 0, 64: 32, 96: 32, 160: 32, 512: 128}
     with pytest.raises(InputError, match="multiple of 32"):
         make_tiling(local, 512, 100, None)

@@ -31,7 +31,7 @@ def predict(
         Optional[int], typer.Option(metavar="N", min=1, help="Compute in tiles of N pixels, for details in large images.")
     ] = None,
     overlap: Annotated[
-        Optional[int], typer.Option(metavar="M", min=0, help="Pixels that tiles share. [default: a quarter of N]")
+        Optional[int], typer.Option(metavar="M", min=0, help="Pixels that tiles share. [default: a quarter of N or more]")
     ] = None,
     bands: Annotated[
         Optional[str], typer.Option(metavar="R,G,B", help="Bands of TIFFs to use, e.g. 3,2,1. [default: the run's]")

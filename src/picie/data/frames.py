@@ -13,7 +13,7 @@ from PIL import Image
 
 from picie.data.formats import open_with_pillow, without_limit
 from picie.data.images import compose, to_rgb, upright
-from picie.data.pixels import read_header, tiff_pages
+from picie.data.pixels import check_pixels, read_header, tiff_pages
 from picie.data.scaling import Reading
 from picie.errors import UnreadableImageError
 
@@ -56,7 +56,7 @@ class Frames:
         """
         number = 0
         try:
-            for frame in _video_frames(self.path) if self.rate is not None else _pages(self.path, self.reading):
+            for frame in self._decoded():
                 number += 1
                 yield frame
         except UnreadableImageError:
@@ -65,6 +65,11 @@ class Frames:
             raise
         except Exception as error:  # a decoder may raise anything for a damaged file
             raise _unreadable(self.path, error, f"frame {number + 1}: ") from error
+
+    def _decoded(self) -> Iterator[Image.Image]:
+        if self.rate is not None:
+            return _video_frames(self.path, self.reading.max_pixels)
+        return _pages(self.path, self.reading)
 
 
 def open_frames(path: Path, reading: Reading) -> Frames | None:
@@ -103,20 +108,20 @@ def _open_video(path: Path, reading: Reading) -> Frames:
             stream = container.streams.video[0]
             rate = stream.average_rate or stream.guessed_rate or Fraction(25)
             size = (stream.codec_context.width, stream.codec_context.height)
-            if size[0] * size[1] > reading.max_pixels:
-                raise ValueError(f"it has {size[0]} x {size[1]} pixels, more than data.max_pixels")
+            check_pixels(*size, reading.max_pixels)
             return Frames(path, reading, *size, stream.frames or None, Fraction(rate))
     except Exception as error:  # FFmpeg raises many kinds
         raise _unreadable(path, error) from error
 
 
-def _video_frames(path: Path) -> Iterator[Image.Image]:
+def _video_frames(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     import av
 
     with av.open(str(path.absolute())) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         for frame in container.decode(stream):
+            check_pixels(frame.width, frame.height, max_pixels)  # the size can change within a video
             image = Image.fromarray(frame.to_ndarray(format="rgb24"))
             turn = _TURNS.get(frame.rotation % 360)
             yield image if turn is None else image.transpose(turn)
@@ -126,13 +131,14 @@ def _pages(path: Path, reading: Reading) -> Iterator[Image.Image]:
     with path.open("rb") as file:
         if read_header(file).is_tiff:
             file.seek(0)
-            for pixels in tiff_pages(file, reading.bands):
+            for pixels in tiff_pages(file, reading.max_pixels, reading.bands):
                 yield compose(pixels, reading)
             return
         file.seek(0)
         with without_limit(), open_with_pillow(file) as image:
             for number in range(getattr(image, "n_frames", 1)):
                 image.seek(number)
+                check_pixels(*image.size, reading.max_pixels)
                 image.load()
                 yield Image.fromarray(np.asarray(to_rgb(upright(image))))
 

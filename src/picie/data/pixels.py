@@ -225,15 +225,24 @@ def _tag(page: tifffile.TiffPage, code: int) -> Any:
     return None if tag is None else tag.value
 
 
-def tiff_pages(file: BinaryIO, bands: Sequence[int] = ()) -> Iterator[Pixels]:
+def check_pixels(width: int, height: int, max_pixels: int) -> None:
+    """Raise `ValueError` if a picture has more than `max_pixels`."""
+    if width * height > max_pixels:
+        raise ValueError(f"it has {width} x {height} pixels, more than data.max_pixels")
+
+
+def tiff_pages(file: BinaryIO, max_pixels: int, bands: Sequence[int] = ()) -> Iterator[Pixels]:
     """Decode the pages of a TIFF that are neither an overview nor a mask.
 
-    `bands` are as for `decode`. Raises any exception of the decoders.
+    `bands` are as for `decode`. Raises `ValueError` before a page of more than `max_pixels` is
+    decoded, and any exception of the decoders.
     """
     with tifffile.TiffFile(file) as tiff:
-        for page in tiff.pages:
-            if not page.subfiletype & (_OVERVIEW | _MASK):
-                yield _decode_page(page.aspage(), bands)
+        for entry in tiff.pages:
+            if not entry.subfiletype & (_OVERVIEW | _MASK):
+                page = entry.aspage()
+                check_pixels(page.imagewidth, page.imagelength, max_pixels)
+                yield _decode_page(page, bands)
 
 
 def _decode_tiff(file: BinaryIO, bands: Sequence[int]) -> Pixels:

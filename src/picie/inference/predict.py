@@ -41,7 +41,8 @@ class PredictOptions:
         size: the short side in pixels that images are computed at; None uses the run's
             `evaluate.size`, or with tiles each image's own.
         tile: the side in pixels of the tiles that images are computed in; None computes them whole.
-        overlap: pixels that neighbouring tiles share; None is a quarter of `tile`.
+        overlap: pixels that neighbouring tiles share; None is a quarter of `tile`, or the
+            network's coarsest stride if that is more.
         bands: the bands of TIFFs, from 1, to use; empty uses those of the run.
         frames: "all" predicts every frame of animations and every page of TIFFs, "first" the first;
             of videos all are predicted.

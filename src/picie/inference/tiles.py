@@ -56,7 +56,10 @@ class Tiling:
 
 
 def make_tiling(segmenter: Segmenter, side: int, overlap: int | None, size: int | None) -> Tiling:
-    """Check the options of a `Tiling`; `overlap` is a quarter of the side by default.
+    """Check the options of a `Tiling`.
+
+    By default `overlap` is a quarter of the side, or the network's coarsest stride if that is more;
+    tiles of a single stride do not overlap.
 
     Raises:
         InputError: `side` or `overlap` does not suit the network.
@@ -66,7 +69,7 @@ def make_tiling(segmenter: Segmenter, side: int, overlap: int | None, size: int 
     if not unit <= side <= _MAX_SIDE or side % unit:
         raise InputError(f"--tile {side}: give a multiple of {unit}, this network's coarsest stride, up to {_MAX_SIDE}")
     if overlap is None:
-        overlap = side // 4 // unit * unit
+        overlap = min(max(unit, side // 4 // unit * unit), side // 2 // unit * unit)
     if not 0 <= overlap <= side // 2 or overlap % unit:
         raise InputError(f"--overlap {overlap}: give a multiple of {unit}, at most half of --tile, {side // 2}")
     return Tiling(side, overlap, size, unit)
