@@ -173,7 +173,8 @@ def open_labelled(
         advice = (
             "images/, labels/ and classes.toml" if name == "folder" else f"them; see `picie data check {name} {source.root}`"
         )
-        raise InputError(f"{source.root}: split {split!r} has no labels; scores need {advice}, or give labelled images by --data")
+        needs = f"scores need {advice}, or labelled images by --data"
+        raise InputError(f"{source.root}: split {split!r} has no labels; {needs}")
     return dataset, split if part == "train" else split_title(split, source)
 
 
