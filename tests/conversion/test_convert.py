@@ -227,6 +227,21 @@ def test_a_photo_that_changed_or_is_gone_is_reported(predicted: Path, tmp_path: 
     assert summary.converted == 3
 
 
+def test_a_photo_above_the_limit_of_pillow_is_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_predictions(tmp_path, {"large.jpg": np.zeros((8, 12), np.uint8)})
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # Pillow refuses twice as many
+    assert picie.convert(folder, "yolo", tmp_path / "yolo", progress=False).converted == 1
+    assert (tmp_path / "yolo" / "images" / "large.jpg").is_symlink()
+
+
+def test_a_photo_with_damaged_exif_does_not_end_the_conversion(tmp_path: Path) -> None:
+    folder = write_predictions(tmp_path, {name: np.zeros((8, 12), np.uint8) for name in ("damaged.png", "plain.png")})
+    Image.new("RGB", (12, 8)).save(tmp_path / "photos" / "damaged.png", exif=b"Exif\0\0no EXIF at all")
+    summary = picie.convert(folder, "yolo", tmp_path / "yolo", progress=False)
+    assert summary.converted == 1
+    assert "damaged.png: cannot be read as an image" in summary.skipped["damaged"]
+
+
 # ---- interruptions and full disks
 
 

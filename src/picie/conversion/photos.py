@@ -11,6 +11,7 @@ from typing import Literal
 from PIL import Image
 
 from picie.conversion.base import Picture
+from picie.data.formats import open_with_pillow
 from picie.data.images import open_image
 from picie.errors import InputError
 
@@ -76,13 +77,13 @@ def _is_usable(picture: Picture, jpeg: bool) -> bool:
     if kind is None or (jpeg and kind != "JPEG"):
         return False
     try:
-        with Image.open(picture.source) as image:
+        with open_with_pillow(picture.source) as image:
             usable = image.format == kind and image.mode in _MODES and image.getexif().get(_ORIENTATION, 1) == 1
-            if usable:
-                _check_size(picture, image)
-            return usable
-    except OSError:
+    except Exception:  # a decoder may raise anything for a damaged file; reported when the photo is converted
         return False
+    if usable:
+        _check_size(picture, image)
+    return usable
 
 
 def _check_size(picture: Picture, image: Image.Image) -> None:
