@@ -268,7 +268,8 @@ class _Prediction:
             share={},
         )
         try:
-            prediction = prediction.model_copy(update=self.pictures.write(name, picture))
+            with self.files.deleted_on_error(str(source)):
+                prediction = prediction.model_copy(update=self.pictures.write(name, picture))
         except MemoryError:
             return f"{source}: {picture.width} x {picture.height} pixels do not fit into memory"
         except UnreadableImageError as error:
@@ -279,7 +280,7 @@ class _Prediction:
             return f"{source}: its predictions cannot be written to {self.out} ({error.strerror})"
         earlier = self.record.images.get(str(source))
         if earlier is not None:
-            self.files.delete(sorted(set(earlier.files()) - set(prediction.files())))
+            self.record.delete(sorted(set(earlier.files()) - set(prediction.files())))
         self.record.images[str(source)] = prediction
         return None
 
