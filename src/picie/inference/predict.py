@@ -174,6 +174,11 @@ def _described(options: PredictOptions, tiling: Tiling | None) -> str:
     return "; ".join(text for text, given in parts.items() if given)
 
 
+def _bands(described: str) -> str:
+    """The part of `_described` that names the bands, or ""."""
+    return next((part for part in described.split("; ") if part.startswith("bands ")), "")
+
+
 class _Prediction:
     """One call of `predict_files`."""
 
@@ -227,6 +232,8 @@ class _Prediction:
     def _predict_all(self, remaining: Mapping[str, Path], total: int) -> None:
         names, remarks = {source: name for name, source in remaining.items()}, Remarks()
         with graceful_stop() as stop, Progress(self.options.progress) as bars, bars.bar("predict", len(names)) as advance:
+            if all(_bands(earlier.how) != _bands(self.how) for earlier in self.record.images.values()):
+                self.record.scale = {}  # it is that of other bands
             reading = self.segmenter.reading.with_scales(self.record.scale)
             self.record.scale = {**measure_scales(list(names), reading), **self.record.scale}
             reading = reading.with_scales(self.record.scale)
