@@ -57,6 +57,8 @@ class PredictOptions:
         max_pixels: images with more pixels are not read; None uses the run's `data.max_pixels`.
         include: patterns of the images in folders to use; empty uses all.
         exclude: patterns of the images in folders to leave out.
+        root: a folder above all single files; their outputs keep the folders below it. None gives
+            them no folders.
     """
 
     size: int | None = None
@@ -74,6 +76,7 @@ class PredictOptions:
     max_pixels: int | None = None
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
+    root: Path | None = None
 
 
 @dataclass
@@ -135,7 +138,7 @@ def predict_files(
         colors=[rgb_to_hex(color) for color in segmenter.colors],
         assignment=list(segments.assignment),
     )
-    files = find_inputs([Path(path) for path in paths], out, options.include, options.exclude)
+    files = find_inputs([Path(path) for path in paths], out, options.include, options.exclude, options.root)
     _check_folder(out)
     record = Record(out, str(Path(run).absolute()), made_by)
     if options.overwrite:
