@@ -107,8 +107,8 @@ def predict_files(
     photo_overlay.jpg. With `confidence`, photo_confidence.png is a grey image of the margin: the
     largest probability of a segment minus the second largest, 255 for 1. The structure of folders
     is kept. legend.png shows the colours; predictions.json lists the files, names and shares of
-    pixels. Label maps beside photos are left
-    out; `include` and `exclude` are patterns of images in folders.
+    pixels. Label maps beside photos are left out; `include` and `exclude` are patterns of images
+    in folders.
 
     Images that the same run has predicted into `out` earlier are skipped, so that an interrupted
     call can be repeated. If the run's segments have changed since, all images with predictions in
