@@ -33,6 +33,7 @@ from tests.conftest import predicted_clusters
 
 from picie import Segmenter
 from picie.app.checks import read_body
+from picie.app.exports import Exports
 from picie.app.gallery import Gallery
 from picie.app.guard import Guard, is_loopback
 from picie.app.opened import mask, shown_values
@@ -613,6 +614,23 @@ def test_pictures_are_exported_again_after_new_clusters(client: TestClient, own_
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         mask = np.asarray(Image.open(io.BytesIO(archive.read("003.png"))))
     np.testing.assert_array_equal(mask, Segmenter.load(own_run).predict(images / "003.jpg"))
+
+
+def test_exported_masks_keep_their_folders_and_an_archive_in_use(own_run: Path, images: Path, tmp_path: Path) -> None:
+    pictures = [tmp_path / "photos" / day / "IMG_1.jpg" for day in ("mon", "tue/late")]
+    for picture in pictures:
+        picture.parent.mkdir(parents=True)
+        shutil.copy(images / "003.jpg", picture)
+    exports = Exports(own_run, pictures, "cpu")
+    with exports._made("masks").open("rb") as first:
+        before = first.read()
+        (tmp_path / "photos/mon/IMG_1.jpg").write_bytes((images / "004.jpg").read_bytes())
+        archive = exports._made("masks")
+        first.seek(0)
+        assert first.read() == before != archive.read_bytes()
+    with zipfile.ZipFile(archive) as opened:
+        masks = {name for name in opened.namelist() if name.endswith(".png")}
+    assert masks == {"legend.png", "mon/IMG_1.png", "tue/late/IMG_1.png"}
 
 
 # ---- clicks

@@ -24,6 +24,7 @@ from picie.display.colors import rgb_to_hex
 from picie.display.overlays import overlay
 from picie.errors import InputError, PicieError, Stopped
 from picie.inference import predict as predict_module
+from picie.inference import prediction_files
 from picie.inference.predict import PredictOptions, Summary, predict_files
 from picie.inference.prediction_files import PredictionFiles
 from picie.naming import changes as naming
@@ -376,6 +377,32 @@ def test_a_bad_file_does_not_stop_the_others(trained: Path, photos: Path, tmp_pa
         assert f"its predictions cannot be written to {out} (" in reason
     assert not any(path.name.startswith("xxx") or path.name.endswith(".partial") for path in out.rglob("*"))
     assert record(out)["skipped"] == summary.skipped
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_failed_repeat_keeps_the_earlier_prediction_or_none(
+    trained: Path, photos: Path, tmp_path: Path, monkeypatch: Any, written: bool
+) -> None:
+    out, names = tmp_path / "out", ("a.jpg", "strip.png")
+    predict_files(trained, [photos / name for name in names], out)
+    before = {path.name: path.read_bytes() for path in (out / "a.png", out / "a_overlay.jpg")}
+    owner, function = (prediction_files, "draw_overlay") if written else (Segmenter, "predict")
+    original, calls = getattr(owner, function), 0
+
+    def fails_first(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise MemoryError
+        return original(*args)
+
+    monkeypatch.setattr(owner, function, fails_first)
+    summary = predict_files(trained, [photos / name for name in names], out, options=PredictOptions(size=48))
+    assert list(summary.skipped) == [str(photos / "a.jpg")]
+    listed = {Path(image).name: entry["size"] for image, entry in record(out)["images"].items()}
+    found = {path.name: path.read_bytes() for path in (out / "a.png", out / "a_overlay.jpg") if path.exists()}
+    assert found == ({} if written else before)
+    assert listed == ({"strip.png": 48} if written else {"a.jpg": 32, "strip.png": 48})
 
 
 def test_nothing_that_can_be_predicted_is_an_error_and_leaves_nothing(trained: Path, photos: Path, tmp_path: Path) -> None:

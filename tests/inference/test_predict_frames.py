@@ -133,6 +133,29 @@ def test_a_video_that_breaks_off_is_skipped(untrained: Path, clip: Path, tmp_pat
     assert not [path for path in (tmp_path / "out").rglob("*") if "partial" in path.name or "bad" in path.name]
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_failure_among_frames_leaves_none_of_them(untrained: Path, tmp_path: Path, monkeypatch: Any, again: bool) -> None:
+    pages, stack, good, out = frames_of(4), tmp_path / "stack.tif", tmp_path / "good.png", tmp_path / "out"
+    pages[0].save(stack, save_all=True, append_images=pages[1:])
+    frames_of(1)[0].save(good)
+    if again:
+        predict_files(untrained, [stack], out, options=PredictOptions(frames="all"))
+    original, calls = Segmenter.predict, 0
+
+    def fails_third(self: Segmenter, image: Any) -> np.ndarray:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise MemoryError
+        return original(self, image)
+
+    monkeypatch.setattr(Segmenter, "predict", fails_third)
+    options = PredictOptions(frames="all", size=48)
+    assert list(predict_files(untrained, [stack, good], out, options=options).skipped) == [str(stack)]
+    assert list(json.loads((out / "predictions.json").read_text("utf-8"))["images"]) == [str(good)]
+    assert sorted(path.name for path in out.iterdir()) == ["good.png", "good_overlay.jpg", "legend.png", "predictions.json"]
+
+
 def test_each_frame_is_an_image_of_the_folder(untrained: Path, clip: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     predict_files(untrained, [clip], out)

@@ -81,6 +81,21 @@ def test_a_geotiff_is_predicted_again_for_other_bands_alone(untrained: Path, sce
     assert {path.name for path in out.iterdir()} == {"scene.tif", "legend.png", "predictions.json"}
 
 
+def test_other_bands_have_a_scale_of_their_own(untrained: Path, scene: Path, tmp_path: Path) -> None:
+    with rasterio.open(scene, "r+") as file:
+        file.write(file.read(4) * 4, 4)
+    scales = {}
+    for bands in ((3, 2, 1), (4,)):
+        fresh = tmp_path / f"bands{bands[0]}"
+        for out in (tmp_path / "out", fresh):
+            predict_files(untrained, [scene], out, options=PredictOptions(bands=bands, size=40))
+        scales[bands] = record(fresh)["scale"]
+        assert record(tmp_path / "out")["scale"] == scales[bands]
+        predict_files(untrained, [scene], tmp_path / "out", options=PredictOptions(bands=bands, size=48))
+        assert record(tmp_path / "out")["scale"] == scales[bands]
+    assert scales[3, 2, 1] != scales[4,]
+
+
 def test_without_rasterio_a_geotiff_is_a_picture(untrained: Path, scene: Path, tmp_path: Path, monkeypatch: Any) -> None:
     out = tmp_path / "out"
     monkeypatch.setattr(raster_files, "is_available", lambda: False)

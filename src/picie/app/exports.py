@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import threading
@@ -85,7 +86,9 @@ class Exports:
 
     def _made(self, name: str) -> Path:
         """Predict and convert. Returns one file."""
-        predict_files(self.run, self.pictures, self._predictions, self.device, PredictOptions(overlay=False, progress=False))
+        root = Path(os.path.commonpath([picture.absolute().parent for picture in self.pictures]))
+        predicting = PredictOptions(overlay=False, progress=False, root=root)
+        predict_files(self.run, self.pictures, self._predictions, self.device, predicting)
         if name == MASKS:
             return self._zipped(self._predictions, "masks")
         out = Path(self._folder.name) / "converted" / default_name(name)
@@ -95,4 +98,7 @@ class Exports:
         return self._zipped(out, out.name) if out.is_dir() else out
 
     def _zipped(self, folder: Path, name: str) -> Path:
-        return Path(shutil.make_archive(str(Path(self._folder.name) / name), "zip", folder))
+        # renamed at the end, because the page may still be reading an earlier archive of that name
+        whole = Path(self._folder.name) / f"{name}.zip"
+        with tempfile.TemporaryDirectory(dir=self._folder.name) as unfinished:
+            return Path(shutil.make_archive(str(Path(unfinished) / name), "zip", folder)).replace(whole)

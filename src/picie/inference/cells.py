@@ -80,14 +80,6 @@ class CellClassifier:
         """
         return enlarged_argmax(prototype_logits(features, *self.classifier), size).cpu().numpy()
 
-    def predict_clusters(self, image: Image.Image) -> np.ndarray:
-        """Return (H, W) int64 clusters of an RGB picture.
-
-        The features are computed with its short side at `evaluate.size`.
-        """
-        clusters: np.ndarray = self.clusters(self.to_pixels(image), (image.height, image.width))[0]
-        return clusters
-
     @torch.inference_mode()
     def encode(self, pixels: Tensor) -> Tensor:
         """Return unit-norm features (B, D, h, w) float32 of `pixels` (B, 3, H, W) uint8.

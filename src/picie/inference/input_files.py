@@ -18,18 +18,24 @@ _FRAME = re.compile(rf"(.+){FRAMES}/\d{{6,}}(?:{OVERLAY}|{CONFIDENCE})?")
 
 
 def find_inputs(
-    paths: Sequence[Path], out: Path | None, include: Sequence[str] = (), exclude: Sequence[str] = ()
+    paths: Sequence[Path],
+    out: Path | None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    root: Path | None = None,
 ) -> dict[Path, Path]:
     """Find the images in `paths`, which are files or folders.
 
     `include` and `exclude` are patterns of images in folders. `out` is the folder of the results,
-    or None.
+    or None. `root` is a folder above all given files, if these are to keep their folders below it.
 
     Returns:
-        For each image, by its absolute path, its path relative to the given folder.
+        For each image, by its absolute path, its path relative to the given folder, or of a given
+        file to `root`; without `root` it is the file's name.
 
     Raises:
-        InputError: a path does not exist or has no image, or an image lies in the folder `out`.
+        InputError: a path does not exist or has no image, or an image lies in the folder `out`
+            or not below `root`.
     """
     found: dict[Path, Path] = {}
     for path in paths:
@@ -47,7 +53,9 @@ def find_inputs(
                 raise InputError(f"{folder}: has no image file, nor have its subfolders; give another folder")
             found |= {file.absolute(): file.relative_to(folder) for file in files}
         else:
-            found[path.absolute()] = Path(path.name)
+            if root is not None and not path.absolute().is_relative_to(root.absolute()):
+                raise InputError(f"{path}: does not lie below {root}; give another root")
+            found[path.absolute()] = Path(path.name) if root is None else path.absolute().relative_to(root.absolute())
     inside = out and next((file for file in found if out.resolve() in file.resolve().parents), None)
     if inside is not None:
         raise InputError(f"--out {out}: holds the image {inside}, which might be overwritten; give another folder")

@@ -51,10 +51,7 @@ class PicturePrediction:
     check_stop: Callable[[], None] = field(default_factory=lambda: lambda: None)
 
     def write(self, name: str, picture: Picture) -> dict[str, Any]:
-        """Predict and write a picture. Returns the fields of its `Prediction` that name the files.
-
-        If it fails, files that it has written are deleted.
-        """
+        """Predict and write a picture. Returns the fields of its `Prediction` that name the files."""
         if isinstance(picture, Frames):
             with self.bars.bar(picture.path.name, picture.count) as advance:
                 return write_frames(self.files, name, picture, self.extras, self._frame_maps(picture, advance))
@@ -62,11 +59,10 @@ class PicturePrediction:
             raise UnreadableImageError(f"{picture.path}: is read by rows, and --refine needs a picture in memory; leave it out")
         names = file_names(name, picture, self.extras)
         wanted = Frame(**names, share={})
-        with self.files.deleted_on_error(names.values()):
-            if isinstance(picture, RasterFile):
-                counts = self.files.write_rows(wanted, picture, self._map_rows(picture))
-            else:
-                counts = self.files.write_picture(wanted, picture, self._maps(picture))
+        if isinstance(picture, RasterFile):
+            counts = self.files.write_rows(wanted, picture, self._map_rows(picture))
+        else:
+            counts = self.files.write_picture(wanted, picture, self._maps(picture))
         return {**names, "share": shares(counts, self.segmenter.names)}
 
     def _frame_maps(self, frames: Frames, advance: Callable[[int], None]) -> Callable[[Image.Image], Maps]:

@@ -57,6 +57,8 @@ class PredictOptions:
         max_pixels: images with more pixels are not read; None uses the run's `data.max_pixels`.
         include: patterns of the images in folders to use; empty uses all.
         exclude: patterns of the images in folders to leave out.
+        root: a folder above all single files; their outputs keep the folders below it. None gives
+            them no folders.
     """
 
     size: int | None = None
@@ -74,6 +76,7 @@ class PredictOptions:
     max_pixels: int | None = None
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
+    root: Path | None = None
 
 
 @dataclass
@@ -104,8 +107,8 @@ def predict_files(
     photo_overlay.jpg. With `confidence`, photo_confidence.png is a grey image of the margin: the
     largest probability of a segment minus the second largest, 255 for 1. The structure of folders
     is kept. legend.png shows the colours; predictions.json lists the files, names and shares of
-    pixels. Label maps beside photos are left
-    out; `include` and `exclude` are patterns of images in folders.
+    pixels. Label maps beside photos are left out; `include` and `exclude` are patterns of images
+    in folders.
 
     Images that the same run has predicted into `out` earlier are skipped, so that an interrupted
     call can be repeated. If the run's segments have changed since, all images with predictions in
@@ -135,7 +138,7 @@ def predict_files(
         colors=[rgb_to_hex(color) for color in segmenter.colors],
         assignment=list(segments.assignment),
     )
-    files = find_inputs([Path(path) for path in paths], out, options.include, options.exclude)
+    files = find_inputs([Path(path) for path in paths], out, options.include, options.exclude, options.root)
     _check_folder(out)
     record = Record(out, str(Path(run).absolute()), made_by)
     if options.overwrite:
@@ -172,6 +175,11 @@ def _described(options: PredictOptions, tiling: Tiling | None) -> str:
         "names in overlays": options.overlay and options.labels,
     }
     return "; ".join(text for text, given in parts.items() if given)
+
+
+def _bands(described: str) -> str:
+    """The part of `_described` that names the bands, or ""."""
+    return next((part for part in described.split("; ") if part.startswith("bands ")), "")
 
 
 class _Prediction:
@@ -227,6 +235,8 @@ class _Prediction:
     def _predict_all(self, remaining: Mapping[str, Path], total: int) -> None:
         names, remarks = {source: name for name, source in remaining.items()}, Remarks()
         with graceful_stop() as stop, Progress(self.options.progress) as bars, bars.bar("predict", len(names)) as advance:
+            if all(_bands(earlier.how) != _bands(self.how) for earlier in self.record.images.values()):
+                self.record.scale = {}  # it is that of other bands
             reading = self.segmenter.reading.with_scales(self.record.scale)
             self.record.scale = {**measure_scales(list(names), reading), **self.record.scale}
             reading = reading.with_scales(self.record.scale)
@@ -268,7 +278,8 @@ class _Prediction:
             share={},
         )
         try:
-            prediction = prediction.model_copy(update=self.pictures.write(name, picture))
+            with self.files.deleted_on_error(str(source)):
+                prediction = prediction.model_copy(update=self.pictures.write(name, picture))
         except MemoryError:
             return f"{source}: {picture.width} x {picture.height} pixels do not fit into memory"
         except UnreadableImageError as error:
@@ -279,7 +290,7 @@ class _Prediction:
             return f"{source}: its predictions cannot be written to {self.out} ({error.strerror})"
         earlier = self.record.images.get(str(source))
         if earlier is not None:
-            self.files.delete(sorted(set(earlier.files()) - set(prediction.files())))
+            self.record.delete(sorted(set(earlier.files()) - set(prediction.files())))
         self.record.images[str(source)] = prediction
         return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ class PredictionFiles:
         self.record, self.names, self.colors, self.write_names = record, tuple(names), tuple(colors), write_names
         self.folder, self.begun = record.folder, False
         self._used: set[Path] = set()  # folders that have no temporary files of killed processes
+        self._started: list[str] = []
 
     def begin(self) -> None:
         """Write the record and the legend, once there is something to write. Raises `OSError`."""
@@ -74,6 +75,7 @@ class PredictionFiles:
             OSError: a file cannot be written.
         """
         self.begin()
+        self._start(prediction)
         labels = maps.labels
         index = index_image(labels, self.colors)
         self.write(prediction.labels, _encoded(index, "PNG"))
@@ -107,6 +109,7 @@ class PredictionFiles:
             UnreadableImageError: the picture is damaged.
         """
         self.begin()
+        self._start(prediction)
         overlay, margin = (None if name is None else self.path_of(name) for name in (prediction.overlay, prediction.confidence))
         return RowsOutput(self.path_of(prediction.labels), overlay, margin, self.names, self.colors).write(raster, parts)
 
@@ -124,19 +127,41 @@ class PredictionFiles:
         return path
 
     @contextlib.contextmanager
-    def deleted_on_error(self, files: Iterable[str | None]) -> Iterator[None]:
-        """Delete `files` if the block fails."""
+    def deleted_on_error(self, image: str) -> Iterator[None]:
+        """Delete the files that the block writes for an image if it fails.
+
+        An earlier prediction of the image, an absolute path, stays if none of its files has been
+        replaced. Otherwise it is deleted too, with its entry in the record.
+        """
+        earlier = self.record.images.get(image)
+        owned = [] if earlier is None else earlier.files()
+        before = self._versions(owned)
+        self._started = []
         try:
             yield
         except BaseException:
-            self.delete([file for file in files if file is not None])
+            self.record.delete(sorted(set(self._started) - set(owned)))
+            if self._versions(owned) != before:
+                self.record.delete(owned)
+                del self.record.images[image]
             raise
 
-    def delete(self, files: Sequence[str]) -> None:
-        """Delete files, as far as they exist."""
-        for file in files:
-            with contextlib.suppress(OSError):
-                (self.folder / file).unlink(missing_ok=True)
+    def _start(self, prediction: Frame) -> None:
+        """Note the files of a prediction, for `deleted_on_error`."""
+        names = (prediction.labels, prediction.overlay, prediction.confidence)
+        self._started += [name for name in names if name is not None]
+
+    def _versions(self, names: Sequence[str]) -> list[tuple[int, int] | None]:
+        """What changes when a file is replaced: its inode and its time; None if there is no file."""
+        versions: list[tuple[int, int] | None] = []
+        for name in names:
+            try:
+                status = (self.folder / name).stat()
+            except OSError:
+                versions.append(None)
+            else:
+                versions.append((status.st_ino, status.st_mtime_ns))
+        return versions
 
 
 def file_names(name: str, picture: Image.Image | RasterFile, extras: Extras) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -209,14 +209,18 @@ class Record:
             log.warning("%s: no longer there; its prediction in %s keeps the old segments", path, self.folder)
         self.images = {path: p.model_copy(update={"size": 0}) for path, p in existing.items()}
 
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete files of the folder, as far as they exist, and the folders that they leave empty."""
+        for name in names:
+            with contextlib.suppress(OSError):  # a folder that holds something else stays
+                (self.folder / name).unlink(missing_ok=True)
+                for folder in list(PurePosixPath(name).parents)[:-1]:
+                    (self.folder / folder).rmdir()
+
     def clear(self) -> None:
         """Delete all predictions of the folder, and nothing else."""
         for prediction in self.images.values():
-            for name in prediction.files():
-                (self.folder / name).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # a folder that holds something else stays
-                for folder in list(PurePosixPath(prediction.labels).parents)[:-1]:
-                    (self.folder / folder).rmdir()
+            self.delete(prediction.files())
         self.images, self.scale, self.earlier = {}, {}, None
 
     def save(self) -> None:
