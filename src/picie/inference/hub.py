@@ -63,8 +63,8 @@ class OnHub(ModelHubMixin, library_name="picie", pipeline_tag="image-segmentatio
         loaded: Self = super().from_pretrained(name, device=device, **options)
         return loaded
 
-    def push_to_hub(  # type: ignore[override]
-        self, name: str, *, scores: Mapping[str, Any] | None = None, card: str | None = None, **options: Any
+    def push_to_hub(
+        self, repo_id: str, *, scores: Mapping[str, Any] | None = None, card: str | None = None, **options: Any
     ) -> str:
         """Upload the segmenter to the Hugging Face Hub, with a model card.
 
@@ -73,7 +73,7 @@ class OnHub(ModelHubMixin, library_name="picie", pipeline_tag="image-segmentatio
         backbone's weights.
 
         Args:
-            name: "user/model"; the repository is made if there is none. It is public unless the
+            repo_id: "user/model"; the repository is made if there is none. It is public unless the
                 option `private=True` is given.
             scores: `Evaluation.to_dict()` of a later `picie.evaluate`; None takes the latest scores
                 of the training, if it was scored.
@@ -89,8 +89,9 @@ class OnHub(ModelHubMixin, library_name="picie", pipeline_tag="image-segmentatio
             huggingface_hub.errors.HfHubHTTPError: the Hub refuses it.
         """
         message = options.pop("commit_message", "Push a model of picie")
-        about = {"name": name, "scores": scores, "more": card}
-        address: str = super().push_to_hub(name, commit_message=message, model_card_kwargs=about, **options)
+        # `save_pretrained(push_to_hub=True)` passes what the card states, too.
+        about = {"scores": scores, "more": card, **(options.pop("model_card_kwargs", None) or {}), "name": repo_id}
+        address: str = super().push_to_hub(repo_id, commit_message=message, model_card_kwargs=about, **options)
         return address
 
     @classmethod
