@@ -119,6 +119,30 @@ def test_no_path_of_this_machine_is_pushed(hub: Hub, segmenter: Segmenter, label
             assert private.encode() not in content
 
 
+def test_it_is_pushed_like_any_model_of_the_hub(hub: Hub, segmenter: Segmenter, tmp_path: Path) -> None:
+    segmenter.push_to_hub(repo_id=NAME)
+    pushed = dict(hub.files)
+    hub.files.clear()
+    segmenter.save_pretrained(tmp_path / "model", repo_id=NAME, push_to_hub=True, model_card_kwargs={"more": "By Ana."})
+    assert set(hub.files) == set(pushed)
+    card = hub.files[f"{NAME}/README.md"].decode()
+    assert f"# {NAME}" in card
+    assert "By Ana." in card
+
+
+@pytest.mark.parametrize("scored_later", [False, True])
+def test_no_pattern_of_held_out_files_is_pushed(hub: Hub, segmenter: Segmenter, scored_later: bool, tmp_path: Path) -> None:
+    data = segmenter.config.data.model_copy(update={"held_out": ("patient_Smith*", "b*")})
+    segmenter.config = segmenter.config.model_copy(update={"data": data})
+    scores = {"accuracy": 50.0, "miou": 40.0, "protocol": "val, held out patient_Smith*, b*; whole images"}
+    segmenter.kept = {**segmenter.kept, "summary": {**segmenter.kept["summary"], **({} if scored_later else scores)}}
+    segmenter.push_to_hub(NAME, scores=scores if scored_later else None)
+    assert b"Protocol: val; whole images." in hub.files[f"{NAME}/README.md"]
+    assert not any(b"Smith" in content for content in hub.files.values())
+    (tmp_path / "checkpoint.pt").write_bytes(hub.files[f"{NAME}/checkpoint.pt"])
+    assert b"Smith" not in str(checkpoint.load(tmp_path / "checkpoint.pt")).encode()
+
+
 def test_code_that_a_downloaded_model_names_is_not_imported(
     hub: Hub, segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,3 +85,8 @@ def takes_folder(name: str) -> bool:
     Raises `InputError` if the name is unknown.
     """
     return "root" in inspect.signature(registry.find(registry.DATASETS, name, "data.name")).parameters
+
+
+def split_title(split: str, data: DataConfig) -> str:
+    """The scored split for the protocol, e.g. "val", or "train+val, held out 0016E5*"."""
+    return f"{split}, held out {', '.join(data.held_out)}" if data.held_out else split

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 
 from picie.config import Config
+from picie.data import split_title
 from picie.errors import InputError
 from picie.inference.model_card import model_card
 from picie.inference.model_state import write
@@ -62,8 +63,8 @@ class OnHub(ModelHubMixin, library_name="picie", pipeline_tag="image-segmentatio
         loaded: Self = super().from_pretrained(name, device=device, **options)
         return loaded
 
-    def push_to_hub(  # type: ignore[override]
-        self, name: str, *, scores: Mapping[str, Any] | None = None, card: str | None = None, **options: Any
+    def push_to_hub(
+        self, repo_id: str, *, scores: Mapping[str, Any] | None = None, card: str | None = None, **options: Any
     ) -> str:
         """Upload the segmenter to the Hugging Face Hub, with a model card.
 
@@ -72,7 +73,7 @@ class OnHub(ModelHubMixin, library_name="picie", pipeline_tag="image-segmentatio
         backbone's weights.
 
         Args:
-            name: "user/model"; the repository is made if there is none. It is public unless the
+            repo_id: "user/model"; the repository is made if there is none. It is public unless the
                 option `private=True` is given.
             scores: `Evaluation.to_dict()` of a later `picie.evaluate`; None takes the latest scores
                 of the training, if it was scored.
@@ -88,8 +89,9 @@ class OnHub(ModelHubMixin, library_name="picie", pipeline_tag="image-segmentatio
             huggingface_hub.errors.HfHubHTTPError: the Hub refuses it.
         """
         message = options.pop("commit_message", "Push a model of picie")
-        about = {"name": name, "scores": scores, "more": card}
-        address: str = super().push_to_hub(name, commit_message=message, model_card_kwargs=about, **options)
+        # `save_pretrained(push_to_hub=True)` passes what the card states, too.
+        about = {"scores": scores, "more": card, **(options.pop("model_card_kwargs", None) or {}), "name": repo_id}
+        address: str = super().push_to_hub(repo_id, commit_message=message, model_card_kwargs=about, **options)
         return address
 
     @classmethod
@@ -105,7 +107,8 @@ class OnHub(ModelHubMixin, library_name="picie", pipeline_tag="image-segmentatio
         if not (self.kept and isinstance(self.method, Method)):
             raise InputError("this segmenter is not of a run; only what `Segmenter.load` opened can be published")
         config = published(self.config)
-        write(save_directory / checkpoint.FILE_NAME, self.kept, config, self.method, self.segments)
+        kept = {**self.kept, "summary": _without_patterns(self.kept.get("summary"), self.config)}
+        write(save_directory / checkpoint.FILE_NAME, kept, config, self.method, self.segments)
         about = {
             "picie": __version__,
             "backbone": config.model.backbone,
@@ -117,11 +120,21 @@ class OnHub(ModelHubMixin, library_name="picie", pipeline_tag="image-segmentatio
 
     def generate_model_card(self, *, name: str = "user/model", **about: Any) -> ModelCard:
         """Return the model card of the repository `name`."""
-        return model_card(published(self.config), self.segments, {**self.kept, **about}, name)
+        found = {**self.kept, **about}
+        found |= {key: _without_patterns(found.get(key), self.config) for key in ("summary", "scores")}
+        return model_card(published(self.config), self.segments, found, name)
 
 
 def published(config: Config) -> Config:
     """Return a run's configuration without paths and patterns of file names of the training machine."""
-    data = config.data.model_copy(update={"root": None, "include": (), "exclude": ()})
+    data = config.data.model_copy(update={"root": None, "include": (), "exclude": (), "held_out": ()})
     weights = None if config.model.weights is None else PurePath(config.model.weights).name
     return config.model_copy(update={"data": data, "model": config.model.model_copy(update={"weights": weights})})
+
+
+def _without_patterns(scores: Mapping[str, Any] | None, config: Config) -> dict[str, Any] | None:
+    """Return scores, or a summary, whose protocol does not state the patterns of held-out files."""
+    if scores is None:
+        return None
+    patterns = split_title("", config.data)
+    return {key: value.replace(patterns, "") if key == "protocol" else value for key, value in scores.items()}

@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.sparse import coo_array
 from torch import Tensor
 
-from picie.config import Config, DataConfig
+from picie.config import Config
 from picie.data import label_summary
 from picie.data.base import Dataset
 from picie.data.images import centre_frame, centre_label, whole_size
@@ -168,11 +168,6 @@ def score_several(
         _check_scorable(counts.shape[0], counts.nnz > 0, dataset.classes.ignore)
         results.append(summarise(counts, dataset.classes, matching or config.evaluate.matching, f"{split}; {_region(config)}"))
     return results
-
-
-def split_title(split: str, data: DataConfig) -> str:
-    """The scored split for the protocol, e.g. "val", or "train+val, held out 0016E5*"."""
-    return f"{split}, held out {', '.join(data.held_out)}" if data.held_out else split
 
 
 def _region(config: Config) -> str:

@@ -15,7 +15,7 @@ import torch
 
 from picie import registry
 from picie.config import Config, EvaluateConfig, with_overrides
-from picie.data import label_summary, open_dataset, takes_folder
+from picie.data import label_summary, open_dataset, split_title, takes_folder
 from picie.data.base import UNMATCHED, Dataset
 from picie.errors import InputError, nearest
 from picie.inference.segmenter import Segmenter
@@ -23,7 +23,7 @@ from picie.runtime import checkpoint
 from picie.runtime.progress import Progress, log
 from picie.scoring.boundaries import BorderCounts
 from picie.scoring.by_name import ByName, match_by_name
-from picie.scoring.counting import Pairs, score_split, split_title
+from picie.scoring.counting import Pairs, score_split
 from picie.scoring.intervals import RESAMPLES, check_resamples
 
 # re-exported, because it is the result type of this module

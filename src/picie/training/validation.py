@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from picie.config import Config
+from picie.data import split_title
 from picie.inference.cells import CellClassifier
 from picie.methods.base import Method
 from picie.runtime.device import Engine
 from picie.runtime.progress import Progress
-from picie.scoring.counting import Pairs, score_split, split_title
+from picie.scoring.counting import Pairs, score_split
 from picie.scoring.results import Evaluation
 
 
