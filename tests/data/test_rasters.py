@@ -79,6 +79,14 @@ def test_a_type_without_a_scale_is_measured_on_the_file_and_not_on_its_rows(tmp_
     assert np.array_equal(in_parts(raster, 8)[0], np.asarray(open_image(path)))
 
 
+def test_geotiffs_above_the_limit_on_pixels_share_a_scale(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{top}.tif", values((1, 40, 40), top, "uint16"), **PLACE) for top in (900, 60_000)]
+    plain = write(tmp_path / "plain.tif", values((1, 40, 40), 60_000, "uint16"))  # is not read at all
+    reading = Reading(max_pixels=1000)
+    assert measure_scales([*paths, plain], reading) == measure_scales(paths) == {"uint16": (0, 65535)}
+    assert measure_scales([paths[0], plain], reading) == {"uint16": (0, 1023)}
+
+
 def test_masks_and_alpha_are_missing_data_and_near_infrared_is_not(tmp_path: Path) -> None:
     stored = values((4, 20, 20), 250)
     alpha = np.where(np.arange(400).reshape(20, 20) < 100, 0, 255).astype(np.uint8)
