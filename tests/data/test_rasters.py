@@ -87,6 +87,23 @@ def test_geotiffs_above_the_limit_on_pixels_share_a_scale(tmp_path: Path) -> Non
     assert measure_scales([paths[0], plain], reading) == {"uint16": (0, 1023)}
 
 
+@pytest.mark.parametrize(("dtype", "bands"), [("uint8", ()), ("uint16", ()), ("uint8", (3, 2, 1))])
+def test_transparent_pixels_are_white_as_in_the_whole_file(tmp_path: Path, dtype: str, bands: tuple[int, ...]) -> None:
+    opaque = np.iinfo(dtype).max
+    stored = values((4, 40, 40), opaque, dtype)
+    stored[3] = np.where(np.arange(1600).reshape(40, 40) < 700, 0, opaque)
+    path = write(tmp_path / "x.tif", stored, photometric="RGB", alpha="yes", **PLACE)
+    reading = Reading({"uint16": (0, 65535)}, bands=bands)
+    raster = open_raster(path, reading)
+    assert raster is not None
+    pixels, valid = in_parts(raster)
+    transparent = stored[3] == 0
+    assert np.array_equal(valid, ~transparent)
+    whole = np.asarray(open_image(path, reading))
+    assert np.array_equal(pixels, whole)
+    assert bands or (pixels[transparent] == 255).all()
+
+
 def test_masks_and_alpha_are_missing_data_and_near_infrared_is_not(tmp_path: Path) -> None:
     stored = values((4, 20, 20), 250)
     alpha = np.where(np.arange(400).reshape(20, 20) < 100, 0, 255).astype(np.uint8)
