@@ -79,6 +79,31 @@ def test_a_type_without_a_scale_is_measured_on_the_file_and_not_on_its_rows(tmp_
     assert np.array_equal(in_parts(raster, 8)[0], np.asarray(open_image(path)))
 
 
+def test_geotiffs_above_the_limit_on_pixels_share_a_scale(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{top}.tif", values((1, 40, 40), top, "uint16"), **PLACE) for top in (900, 60_000)]
+    plain = write(tmp_path / "plain.tif", values((1, 40, 40), 60_000, "uint16"))  # is not read at all
+    reading = Reading(max_pixels=1000)
+    assert measure_scales([*paths, plain], reading) == measure_scales(paths) == {"uint16": (0, 65535)}
+    assert measure_scales([paths[0], plain], reading) == {"uint16": (0, 1023)}
+
+
+@pytest.mark.parametrize(("dtype", "bands"), [("uint8", ()), ("uint16", ()), ("uint8", (3, 2, 1))])
+def test_transparent_pixels_are_white_as_in_the_whole_file(tmp_path: Path, dtype: str, bands: tuple[int, ...]) -> None:
+    opaque = np.iinfo(dtype).max
+    stored = values((4, 40, 40), opaque, dtype)
+    stored[3] = np.where(np.arange(1600).reshape(40, 40) < 700, 0, opaque)
+    path = write(tmp_path / "x.tif", stored, photometric="RGB", alpha="yes", **PLACE)
+    reading = Reading({"uint16": (0, 65535)}, bands=bands)
+    raster = open_raster(path, reading)
+    assert raster is not None
+    pixels, valid = in_parts(raster)
+    transparent = stored[3] == 0
+    assert np.array_equal(valid, ~transparent)
+    whole = np.asarray(open_image(path, reading))
+    assert np.array_equal(pixels, whole)
+    assert bands or (pixels[transparent] == 255).all()
+
+
 def test_masks_and_alpha_are_missing_data_and_near_infrared_is_not(tmp_path: Path) -> None:
     stored = values((4, 20, 20), 250)
     alpha = np.where(np.arange(400).reshape(20, 20) < 100, 0, 255).astype(np.uint8)

@@ -16,6 +16,8 @@ from picie.errors import InputError
 from picie.inference.sampling import classify
 from picie.naming.changes import Changes, change, sample_features
 from picie.naming.history import last_change, undo
+from picie.naming.teaching import teach_features
+from picie.naming.teaching import undo as undo_teaching
 from picie.runtime import checkpoint
 from picie.training import api
 
@@ -87,6 +89,21 @@ def test_only_the_latest_steps_are_kept(run: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(InputError):
         undo(run)
     assert "a" in Segmenter.load(run, "cpu").names
+
+
+def test_the_names_before_teaching_are_kept(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("picie.naming.history._STEPS", 2)
+    change(run, Changes(names={0: ("sky", "")}))
+    named = table(run)
+    segmenter = Segmenter.load(run, "cpu")
+    points = sample_features(segmenter)
+    for count in range(3, 7):
+        teach_features(run, points[:count], [f"class {i % 2}" for i in range(count)], points)
+    copy = Path(shutil.copytree(run, run.parent / "copy"))
+    assert [undo(copy), undo(copy)] == ["2 classes from 6 clicks", "2 classes from 3 clicks"]
+    assert table(copy) == named
+    undo_teaching(run)
+    assert table(run) == named
 
 
 def test_further_training_leaves_nothing_to_undo(run: Path) -> None:

@@ -107,14 +107,17 @@ def _is_deep(path: Path, reading: Reading) -> bool:
             header = read_header(file)
     except Exception:  # reported when the image is read
         return False
-    return header.size[0] * header.size[1] <= reading.max_pixels and header.bits > 8
+    if header.bits <= 8:
+        return False
+    return header.size[0] * header.size[1] <= reading.max_pixels or open_raster(path, reading) is not None
 
 
 def _pixels_or_none(path: Path, reading: Reading) -> Pixels | None:
     try:
         with _open_file(path) as file:
             header = read_header(file)
-            if header.size[0] * header.size[1] > LARGE and (raster := open_raster(path, reading)) is not None:
+            at_once = min(LARGE, reading.max_pixels)
+            if header.size[0] * header.size[1] > at_once and (raster := open_raster(path, reading)) is not None:
                 return raster.sample()
             return decode(file, header, reading.bands)
     except Exception:  # reported when the image is read

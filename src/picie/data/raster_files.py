@@ -118,6 +118,8 @@ class RasterFile:
         interpretation = [color.name for color in dataset.colorinterp]
         self._palette = _palette(dataset) if interpretation[0] == "palette" else None
         self.alpha = self._alpha_band(interpretation)
+        # Decoding the whole file uses alpha neither with chosen bands nor beside other bands than RGB.
+        self._over_white = not reading.bands and (len(interpretation) == 2 or interpretation[0] == "red")
         colors = dataset.count - (self.alpha is not None)
         self.bands: tuple[int, ...] = reading.bands or ((1, 2, 3) if colors >= 3 else (1,))
         structure = dataset.tags(ns="IMAGE_STRUCTURE")
@@ -166,6 +168,8 @@ class RasterFile:
             colors = np.asarray(to_srgb(Image.fromarray(colors), self._profile))
         if colors.ndim == 2:
             colors = np.repeat(colors[..., None], 3, axis=2)
+        if pixels.alpha is not None and self._over_white:
+            colors = np.where(pixels.alpha[..., None] > 0, colors, np.uint8(255))
         return np.ascontiguousarray(colors), self._valid(pixels, masked)
 
     def sample(self) -> Pixels:

@@ -1,7 +1,8 @@
 """Undo for the changes that `picie name` stores in a run.
 
 The checkpoint's entry `undo` is a list of what the run's names and clusters were before each of
-the latest changes, oldest first:
+the latest changes, oldest first. Teaching by clicks changes a run many times, so what it was before
+the first of these changes is kept, however many there are:
 
     what        the change, in words
     naming      the entry `naming` before it, or None
@@ -25,7 +26,16 @@ _STEPS = 50  # clusters that several steps share are stored once
 def remember(before: Mapping[str, Any], after: dict[str, Any], what: str) -> dict[str, Any]:
     """Return the state `after` a change, from which `undone` returns to the state `before`."""
     step = {"what": what, "naming": before.get("naming"), "matching": before.get("matching")}
-    return {**after, "undo": [*before.get("undo", []), step][-_STEPS:]}
+    return {**after, "undo": _latest([*before.get("undo", []), step])}
+
+
+def _latest(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The latest steps, with the last one to names that were not taught by clicks."""
+    kept = steps[-_STEPS:]
+    if all(checkpoint.taught_clicks(step) is not None for step in kept):
+        not_taught = [step for step in steps if checkpoint.taught_clicks(step) is None]
+        kept[: len(not_taught[-1:])] = not_taught[-1:]
+    return kept
 
 
 def undone(state: dict[str, Any]) -> tuple[dict[str, Any], str]:
