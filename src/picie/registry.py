@@ -111,13 +111,14 @@ def _registered() -> set[str]:
     return {target for table in tables for target in table.values()}
 
 
-def find(table: dict[str, str], name: str, where: str) -> Any:
+def find(table: dict[str, str], name: str, where: str, trusted: bool = False) -> Any:
     """Return the object with this name: a key of `table`, or a trusted "module:attribute".
 
     Args:
         table: one of this module's tables.
         name: the requested name.
         where: the option that holds the name, for the error message.
+        trusted: whether the user wrote the name, so that this call may import it.
 
     Raises:
         InputError: the name is unknown, is outside the package and not trusted (nothing is
@@ -127,7 +128,7 @@ def find(table: dict[str, str], name: str, where: str) -> Any:
     module_name, colon, attribute = target.partition(":")
     if not colon:
         raise InputError(f"{where}: unknown name {name!r}; {nearest(name, table)}")
-    if name not in table and name not in _registered() and not _trusted & {name, _EVERYTHING}:
+    if not trusted and name not in table and name not in _registered() and not _trusted & {name, _EVERYTHING}:
         raise InputError(
             f"{where}: {name!r} is not part of picie: using it would import {module_name!r} and run its code. If you trust "
             "the file that names it, repeat the command with --trust"

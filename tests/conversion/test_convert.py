@@ -286,6 +286,9 @@ def test_a_format_of_ones_own_is_used(predicted: Path, tmp_path: Path, monkeypat
     monkeypatch.syspath_prepend(str(tmp_path))
     assert cli("convert", predicted, "--to", "my_formats:Sizes", "--out", tmp_path / "sizes")[0] == 0
     assert "rings.jpg 31 20\n" in (tmp_path / "sizes" / "sizes.txt").read_text("utf-8")
+    with registry.trust_scope():
+        picie.convert(predicted, "my_formats:Sizes", tmp_path / "again", progress=False)
+        assert not registry.trusts_code()  # a file that names it later is refused
 
 
 def test_the_folder_of_the_photos_is_found(tmp_path: Path) -> None:

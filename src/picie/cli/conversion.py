@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from picie import registry
-
 if TYPE_CHECKING:
     from picie.conversion.convert import Summary
 
@@ -87,7 +85,6 @@ def check_formats(names: Sequence[str]) -> None:
     """Raise `InputError` unless `convert_all` can write these formats."""
     from picie.conversion.convert import find_format
 
-    registry.trust(names)  # the user gave them
     for name in names:
         find_format(name, where="--format")
 

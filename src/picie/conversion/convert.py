@@ -74,7 +74,6 @@ def convert(
         Stopped: SIGINT or SIGTERM arrived.
     """
     out, options = Path(out).absolute(), options or ConvertOptions()
-    registry.trust([to])  # the caller names it
     make = find_format(to, options)
     folder = open_predictions(predictions)
     _check_out(make, to, out, overwrite)
@@ -93,6 +92,8 @@ def convert(
 def find_format(to: str, options: ConvertOptions | None = None, where: str = "--to") -> type[Format]:
     """Return a format that can be used with `options`.
 
+    Its name is trusted for this call alone, because the caller gave it.
+
     Args:
         to: a key of `picie.registry.FORMATS`, or "my_package.my_module:MyFormat".
         options: the options; None for the defaults.
@@ -101,7 +102,7 @@ def find_format(to: str, options: ConvertOptions | None = None, where: str = "--
     Raises:
         InputError: there is no such format, it does not use an option, or a package is missing.
     """
-    make = registry.find(registry.FORMATS, to, where)
+    make = registry.find(registry.FORMATS, to, where, trusted=True)
     if not (isinstance(make, type) and issubclass(make, Format)):
         raise InputError(f"{where}: {to!r} is not a subclass of picie.conversion.base.Format; see docs/extending.md")
     _check(make, f"{where} {to}", options or ConvertOptions())
@@ -114,7 +115,7 @@ def default_name(to: str) -> str:
     >>> default_name("coco")
     'coco.json'
     """
-    make: type[Format] = registry.find(registry.FORMATS, to, "--format")
+    make: type[Format] = registry.find(registry.FORMATS, to, "--format", trusted=True)
     return to.rpartition(":")[2] + (make.suffixes[0] if make.suffixes else "")
 
 
