@@ -17,6 +17,7 @@ from picie import Segmenter
 from picie.errors import InputError
 from picie.inference.uncertain import choose, uncertain
 from picie.naming.changes import Changes, change
+from picie.report.uncertain_page import write_page
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -83,8 +84,27 @@ def test_wrong_input_is_refused(trained: Path, tmp_path: Path, refused: Callable
         uncertain(trained, tmp_path, 1, "cpu")
 
 
-def test_a_single_segment_is_never_unsure(own_run: Path, labelled_folder: Path) -> None:
+def test_the_page_shows_the_segments_of_the_whole_picture(
+    trained: Path, labelled_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = tmp_path / "large.png"
+    Image.open(labelled_folder / "images" / "val" / "100.jpg").resize((960, 960)).save(large)
+    chosen = uncertain(trained, large, 1, "cpu")
+    encoded, drawn = [], []
+    encode, overlay = Segmenter.encode, Segmenter.overlay
+    monkeypatch.setattr(Segmenter, "encode", lambda self, pixels: encoded.append(pixels) or encode(self, pixels))
+    monkeypatch.setattr(Segmenter, "overlay", lambda self, image, labels: drawn.append(labels) or overlay(self, image, labels))
+    write_page(trained, chosen, tmp_path / "page.html", "cpu")
+    assert len(encoded) == len(drawn) == 1
+    expected = Segmenter.load(trained, "cpu").predict(large)[1::2, 1::2]
+    assert drawn[0].shape == (480, 480)
+    assert (drawn[0] == expected).mean() > 0.98
+
+
+def test_a_single_segment_is_never_unsure(own_run: Path, labelled_folder: Path, tmp_path: Path) -> None:
     change(own_run, Changes(merges=[((0, 1, 2), "all", "")]))
     chosen = uncertain(own_run, labelled_folder / "images" / "val", 2, "cpu")
     assert np.allclose([one.uncertainty for one in chosen], 0, atol=1e-6)
     assert chosen[0].between == ("all",)
+    page = write_page(own_run, chosen, tmp_path / "page.html", "cpu").read_text("utf-8")
+    assert "uncertainty 0.00; least sure at" in page

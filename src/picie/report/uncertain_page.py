@@ -67,16 +67,18 @@ def write_page(run: str | Path, pictures: Sequence[UncertainPicture], out: str |
 def _cards(segmenter: Segmenter, pictures: Sequence[UncertainPicture]) -> Iterator[_Card]:
     for number, one in enumerate(pictures, 1):
         picture = open_image(one.path, segmenter.reading)
-        doubt, _ = unsure(segmenter, segmenter.encode(segmenter.to_pixels(picture)))
+        z = segmenter.encode(segmenter.to_pixels(picture))
+        doubt, _ = unsure(segmenter, z)
         small = picture.resize(fitted(picture.width, picture.height, _LONGEST), Image.Resampling.LANCZOS)
+        labels = segmenter.values(segmenter.clusters_of(z, (small.height, small.width))[0])
         tiles = [
             (jpeg_uri(_marked(small, one.x / picture.width, one.y / picture.height)), "picture, with the least sure place"),
-            (jpeg_uri(segmenter.overlay(small)), "segments"),
+            (jpeg_uri(segmenter.overlay(small, labels)), "segments"),
             (jpeg_uri(_shaded(small, doubt.cpu().numpy())), "unsure where dark"),
         ]
-        between = "undecided most often between " + " and ".join(one.between) if len(one.between) > 1 else ""
-        caption = f"uncertainty {one.uncertainty:.2f}; {between}; least sure at ({one.x}, {one.y})"
-        yield _Card(f"{number}. {one.path}", caption, tiles)
+        between = ["undecided most often between " + " and ".join(one.between)] if len(one.between) > 1 else []
+        caption = [f"uncertainty {one.uncertainty:.2f}", *between, f"least sure at ({one.x}, {one.y})"]
+        yield _Card(f"{number}. {one.path}", "; ".join(caption), tiles)
 
 
 def _marked(image: Image.Image, x: float, y: float) -> Image.Image:
