@@ -34,7 +34,7 @@ from tests.conftest import predicted_clusters
 from picie import Segmenter
 from picie.app.checks import read_body
 from picie.app.exports import Exports
-from picie.app.gallery import Gallery
+from picie.app.gallery import Gallery, open_gallery
 from picie.app.guard import Guard, is_loopback
 from picie.app.opened import mask, shown_values
 from picie.app.server import Limits, create
@@ -387,6 +387,16 @@ def test_a_picture_of_the_gallery_is_no_neighbour_of_itself(client: TestClient, 
     studio.gallery._thread.join()
     found = client.get(f"/api/pictures/{opened['key']}/query?x=1&y=1").json()["neighbors"]
     assert sorted(n["path"] for n in found) == ["000.jpg", "001.jpg", "003.jpg", "004.jpg", "005.jpg"]
+
+
+def test_pictures_of_a_folder_are_read_as_those_of_the_run(
+    studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)).save(tmp_path / "deep.png")
+    monkeypatch.setattr(studio.segmenter, "reading", Reading({"uint16": (0.0, 65535.0)}))
+    gallery = open_gallery(studio.segmenter, studio._features, tmp_path)
+    assert gallery is not None
+    assert np.asarray(gallery.image(0)).max() == 16  # 255 by the picture's own values
 
 
 def test_features_stay_within_their_memory(studio: Studio, images: Path) -> None:

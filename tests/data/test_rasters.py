@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,19 @@ def test_what_rows_would_show_otherwise_is_decoded_whole(tmp_path: Path) -> None
 
 def test_a_small_picture_without_coordinates_is_decoded_whole(tmp_path: Path) -> None:
     assert open_raster(write(tmp_path / "x.tif", values((3, 90, 120), 250)), Reading()) is None
+
+
+@pytest.mark.usefixtures("all_large")
+def test_the_filters_of_warnings_are_those_of_the_program(tmp_path: Path) -> None:
+    Image.fromarray(values((40, 50), 200)).save(tmp_path / "a.png")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        before = warnings.filters[:]
+        picture = open_raster(tmp_path / "a.png", Reading())
+        assert picture is not None
+        picture.reopened().rows(0, 10)
+        assert warnings.filters == before
+    assert caught == []
 
 
 def test_a_damaged_file_is_one_error(tmp_path: Path) -> None:

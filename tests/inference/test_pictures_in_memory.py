@@ -13,9 +13,12 @@ from torchvision import tv_tensors
 from torchvision.utils import draw_segmentation_masks
 
 from picie import Segmenter
+from picie.data.images import open_image
+from picie.data.scaling import Reading
 from picie.display.overlays import overlay
 from picie.errors import InputError
 from picie.inference.cells import CellClassifier
+from picie.inference.picture_inputs import open_picture
 from picie.inference.segments import Segments
 
 
@@ -77,6 +80,18 @@ def test_an_image_of_torchvision_gives_a_mask(segmenter: Segmenter, pixels: np.n
     every = torch.stack([mask == value for value in range(len(segmenter.names))]).as_subclass(torch.Tensor)
     drawn = draw_segmentation_masks(image, every, colors=list(segmenter.colors), alpha=1.0)
     assert np.array_equal(drawn.permute(1, 2, 0).numpy(), np.array(segmenter.colors, dtype=np.uint8)[expected])
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_a_pillow_image_of_many_bits_is_scaled_like_its_file(tmp_path: Path, mode: str) -> None:
+    values = np.arange(64 * 64).reshape(64, 64) % 1000
+    picture = Image.fromarray(values.astype({"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]))
+    assert picture.mode == mode
+    picture.save(tmp_path / "deep.tif")
+    reading = Reading({"uint16": (0.0, 65535.0), "int32": (0.0, 65535.0), "float32": (0.0, 65535.0)})
+    made = open_picture(picture, reading)
+    assert np.asarray(made).max() == 4  # 255 by its own values
+    assert np.array_equal(np.asarray(made), np.asarray(open_image(tmp_path / "deep.tif", reading)))
 
 
 def test_a_list_gives_a_list(segmenter: Segmenter, photo: Path, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -197,6 +197,14 @@ def test_log_lines_are_shown(fresh_log: logging.Logger, capsys: pytest.CaptureFi
     assert (fresh_log.handlers, fresh_log.level, fresh_log.propagate) == ([], logging.NOTSET, True)
 
 
+def test_the_level_of_the_logger_of_tifffile_is_put_back(fresh_log: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
+    tifffile = logging.getLogger("tifffile")
+    monkeypatch.setattr(tifffile, "level", logging.WARNING)
+    with progress.shown_logs():
+        assert tifffile.level == logging.CRITICAL
+    assert tifffile.level == logging.WARNING
+
+
 def test_a_program_may_hide_or_take_them(
     fresh_log: logging.Logger, capsys: pytest.CaptureFixture[str], told: list[str]
 ) -> None:

@@ -175,7 +175,9 @@ def open_gallery(segmenter: Segmenter, features: Callable[[Image.Image], Tensor]
         InputError: `folder` does not exist or has no picture.
     """
     if folder is not None:
-        return Gallery(Folder(folder), str(folder), features)
+        images = Folder(folder)
+        images.reading = segmenter.reading
+        return Gallery(images, str(folder), features)
     try:
         return Gallery(training_images(segmenter.config.data), "the run's own data", features)
     except InputError as error:

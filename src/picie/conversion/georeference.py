@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from picie.conversion.base import Picture
-from picie.data.raster_files import gdal, is_available
+from picie.data.raster_files import gdal, is_available, open_with_gdal
 from picie.runtime.progress import log
 
 if TYPE_CHECKING:
@@ -92,12 +92,11 @@ def _say_missing() -> None:
 
 
 def _read(path: Path, size: tuple[int, int]) -> Georeference | None:
-    import rasterio
     from rasterio.errors import RasterioError
     from rasterio.transform import from_gcps
 
     try:
-        with gdal(), rasterio.open(path) as file:
+        with gdal(), open_with_gdal(path) as file:
             if file.shape != size:
                 return None
             points, system = file.gcps

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from picie.data.images import compose, to_rgb, upright
-from picie.data.pixels import Pixels
+from picie.data.pixels import Pixels, as_stored
 from picie.data.scaling import Reading
 from picie.errors import InputError
 
@@ -18,17 +18,21 @@ def picture_of(image: Image.Image | np.ndarray, reading: Reading) -> Image.Image
     """Convert a picture to 8-bit RGB: upright, in sRGB, with transparency over white.
 
     Args:
-        image: a Pillow image of any mode; or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of
-            grey, RGB or RGB with opacity. Its values are uint8; uint16, scaled as the training
-            images of that type were, otherwise by their own range; or floats in [0, 1], unless the
-            training images were floats in another range.
+        image: a Pillow image of any mode, whose values of more than 8 bits are scaled as those of
+            a file are; or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of grey, RGB or RGB
+            with opacity. Its values are uint8; uint16, scaled as the training images of that type
+            were, otherwise by their own range; or floats in [0, 1], unless the training images
+            were floats in another range.
         reading: how the training images were read.
 
     Raises:
         InputError: the array has another shape, dtype or range.
     """
     if isinstance(image, Image.Image):
-        return to_rgb(upright(image))
+        image = upright(image)
+        if image.mode.startswith("I") or image.mode == "F":  # more than 8 bits
+            return compose(Pixels(as_stored(np.asarray(image)), profile=image.info.get("icc_profile")), reading)
+        return to_rgb(image)
     values = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
     if not values.size or not (values.ndim == 2 or (values.ndim == 3 and values.shape[2] in {3, 4})):
         last = "; its channels come first: image.transpose(1, 2, 0) moves them" if image.shape[:1] in {(1,), (3,)} else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import importlib.util
 import math
+import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ _DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".jpg": "JPEG", ".jpeg": "JPEG", 
 _SAMPLE = 2**21  # pixels that a scale is measured on,
 _SAMPLE_PARTS, _SAMPLE_ROWS = 16, 16  # in so many parts of so many rows
 _CACHE_BYTES = 2**28  # of the blocks that GDAL keeps
+_opening = threading.Lock()  # filters of warnings are shared by threads
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,22 @@ def is_available() -> bool:
 def gdal() -> Any:
     """Return the settings under which picie calls GDAL, a context manager."""
     import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
 
-    warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
     # No .aux.xml beside files, and large progressive JPEGs are read.
     return rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES, GDAL_PAM_ENABLED=False, GDAL_ALLOW_LARGE_LIBJPEG_MEM_ALLOC=True)
+
+
+def open_with_gdal(path: Path, mode: str = "r", **options: Any) -> Any:
+    """Open a file with rasterio, without a warning if it has no coordinates.
+
+    The program's own filters of warnings are as before when it returns.
+    """
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning
+
+    with _opening, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return rasterio.open(path, mode, **options)
 
 
 def open_raster(path: Path, reading: Reading) -> RasterFile | None:
@@ -76,15 +89,13 @@ def open_raster(path: Path, reading: Reading) -> RasterFile | None:
     driver = _DRIVERS.get(path.suffix.lower())
     if driver is None or not is_available() or not path.is_file():  # opening a named pipe would block forever
         return None
-    import rasterio
-
     try:
         with path.open("rb") as file:
             header = read_header(file)
         if header.pages > 1 or (driver != "GTiff" and (math.prod(header.size) <= LARGE or not _is_plain(path))):
             return None
         with gdal():
-            opened = RasterFile(path, rasterio.open(path, driver=driver, sharing=False), reading)
+            opened = RasterFile(path, open_with_gdal(path, driver=driver, sharing=False), reading)
     except Exception:  # whatever is wrong is reported when the file is decoded
         return None
     place = opened.georeference
@@ -151,10 +162,8 @@ class RasterFile:
 
     def reopened(self) -> RasterFile:
         """Return the same picture, opened once more, to be read from its top."""
-        import rasterio
-
         with gdal():
-            return RasterFile(self.path, rasterio.open(self.path, driver=self._dataset.driver, sharing=False), self.reading)
+            return RasterFile(self.path, open_with_gdal(self.path, driver=self._dataset.driver, sharing=False), self.reading)
 
     def rows(self, top: int, bottom: int) -> Rows:
         """Return the rows from `top` up to, but not including, `bottom`.

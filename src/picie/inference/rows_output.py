@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from picie.data.raster_files import RasterFile, gdal
+from picie.data.raster_files import RasterFile, gdal, open_with_gdal
 from picie.display.colors import Color
 from picie.display.overlays import draw_overlay
 from picie.inference.outputs import Maps, joined
@@ -95,7 +95,6 @@ class RowsOutput:
     @contextlib.contextmanager
     def _opened(self, path: Path, raster: RasterFile, bands: int) -> Iterator[Any]:
         """Yield a function that writes rows: it takes the first row and values (bands, n, W)."""
-        import rasterio
         import rasterio.shutil
         from rasterio.errors import RasterioError
 
@@ -108,7 +107,7 @@ class RowsOutput:
                     stack.callback(file.unlink, missing_ok=True)
                 profile = self._profile(raster, bands, is_tiff)
                 profile |= {} if path == self.labels else {"dtype": "uint8", "nodata": None}
-                with rasterio.open(file, "w", **profile) as opened:
+                with open_with_gdal(file, "w", **profile) as opened:
                     self._describe(opened, raster, path == self.labels, is_tiff)
 
                     def write(top: int, values: np.ndarray) -> None:

@@ -53,12 +53,15 @@ def shown_logs() -> Iterator[None]:
         yield
         return
     handlers, propagate = log.handlers[:], log.propagate
+    tifffile = logging.getLogger("tifffile")
+    tifffile_level = tifffile.level
     set_up_logging()
     try:
         yield
     finally:
         log.handlers[:], log.propagate = handlers, propagate
         log.setLevel(logging.NOTSET)
+        tifffile.setLevel(tifffile_level)
 
 
 class _Handler(logging.Handler):
