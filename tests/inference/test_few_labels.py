@@ -9,7 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional as F
 
-from picie.inference.few_labels import FewLabels, class_shares, softmax_regression
+from picie.inference import few_labels
+from picie.inference.few_labels import FewLabels, class_shares, random_cells, softmax_regression
 
 
 def mixture(seed: int, sizes: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
@@ -20,6 +21,18 @@ def mixture(seed: int, sizes: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
     labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     scatter = torch.tensor([0.25] * 4 + [1.5] * 12)
     return means[labels] + scatter * torch.randn(len(labels), 16, generator=generator), labels, means
+
+
+@pytest.mark.parametrize("pictures", [1, 7, 100])
+def test_the_cells_of_all_pictures_are_limited_and_differ(pictures: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(few_labels, "CELLS", 40)
+    features = torch.arange(2.0 * 5 * 11).reshape(2, 5, 11)
+    columns = set(map(tuple, features.flatten(1).T.tolist()))
+    chosen = [random_cells(features, pictures, index) for index in range(pictures)]
+    assert {len(cells) for cells in chosen} == {max(1, 40 // pictures)}
+    assert all(len(found) == len(cells) and found <= columns for cells in chosen if (found := set(map(tuple, cells.tolist()))))
+    assert torch.equal(chosen[0], random_cells(features, pictures, 0))
+    assert pictures == 1 or any(not torch.equal(cells, chosen[0]) for cells in chosen[1:])
 
 
 def test_cells_without_labels_improve_on_logistic_regression() -> None:

@@ -83,6 +83,13 @@ def test_a_video_becomes_a_video_and_a_map_a_frame(untrained: Path, clip: Path, 
     assert not (out / "clip_overlay.mp4").exists()
 
 
+def test_steadiness_does_not_count_for_pictures(untrained: Path, clip: Path, tmp_path: Path) -> None:
+    photo, out = tmp_path / "photo.png", tmp_path / "out"
+    frames_of(1)[0].save(photo)
+    assert predict_files(untrained, [photo, clip], out) == Summary(2, 0)
+    assert predict_files(untrained, [photo, clip], out, options=PredictOptions(steady=0.0)) == Summary(1, 1)
+
+
 def test_steady_labels_change_less(untrained: Path, clip: Path, tmp_path: Path) -> None:
     changes = {}
     for steady in (0.0, 0.5, 0.9):

@@ -17,10 +17,12 @@ from tests.conftest import NAMES, checkpoint_of, picture
 from picie import Config, ScoreOptions, Segmenter, evaluate
 from picie.data.images import open_image
 from picie.errors import InputError
+from picie.inference import few_labels
 from picie.inference.clicks import Click, read_clicks, write_clicks
 from picie.inference.few_labels import CELLS, IMAGES
 from picie.inference.neighbors import feature_at
 from picie.inference.sampling import sample_predicted, training_images
+from picie.naming import teaching
 from picie.naming.changes import Changes, change
 from picie.naming.history import undo as undo_one_step
 from picie.naming.teaching import TeachOptions, taught, teach, teach_features, undo
@@ -145,6 +147,17 @@ def test_label_maps_teach_without_clicks(run: Path, labelled_folder: Path) -> No
     assert result.names == NAMES
     assert min(result.clicks.values()) > 20
     assert evaluate(run, split="train", bootstrap=0).scores.accuracy > 0.6
+
+
+def test_the_cells_kept_of_clicked_pictures_do_not_grow_with_their_number(
+    run: Path, clicks: list[Click], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(few_labels, "CELLS", 12)
+    with Progress(False) as bars:
+        assert [len(teaching._of_clicks(Segmenter.load(run, "cpu"), part, bars)[1]) for part in (clicks[:1], clicks)] == [
+            12,
+            12,
+        ]
 
 
 def test_the_pictures_with_clicks_serve_if_the_training_images_are_gone(

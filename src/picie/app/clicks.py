@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from picie.app.gallery import Computed
 from picie.inference.segments import check_name
-from picie.runtime.rng import derived_seed
-
-_CELLS = 2**15  # cells of the gallery that teaching uses without labels
 
 
 @dataclass(frozen=True)
@@ -68,12 +63,3 @@ class Clicks:
         for pixel in (pixel for pixel in self._pixels if pixel.picture):
             content.setdefault(pixel.picture, []).append([pixel.x, pixel.y, pixel.name])
         return content
-
-
-def random_cells(pictures: Sequence[Computed]) -> Tensor:
-    """(m, D) float32 features of random cells of pictures, the same number of each."""
-    generator = torch.Generator().manual_seed(derived_seed(0, "teach cells"))
-    share = max(1, _CELLS // max(1, len(pictures)))
-    cells = [one.features.flatten(1).T for one in pictures]
-    chosen = [points[torch.randperm(len(points), generator=generator)[:share]].float() for points in cells]
-    return torch.nn.functional.normalize(torch.cat(chosen), dim=1)

@@ -16,12 +16,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from picie.app.clicks import Clicks, TaughtPixel, random_cells
+from picie.app.clicks import Clicks, TaughtPixel
 from picie.app.exports import Exports
 from picie.app.gallery import open_gallery
 from picie.app.opened import Opened, OpenedPictures, to_png
 from picie.app.sheets import Sheets
 from picie.errors import InputError
+from picie.inference.few_labels import random_cells
 from picie.inference.neighbors import feature_of, search
 from picie.inference.outputs import margin_map
 from picie.inference.prediction_record import fingerprint
@@ -204,7 +205,8 @@ class Studio:
             if not self.clicks.counts() or not computed:
                 raise InputError("name a few pixels of at least two classes first, in pictures of the strip")
             points, names = self.clicks.features()
-            teaching.teach_features(self.run, points, names, random_cells(computed))
+            cells = torch.cat([random_cells(one.features, len(computed), i) for i, one in enumerate(computed)])
+            teaching.teach_features(self.run, points, names, F.normalize(cells.float(), dim=1))
             self._take(checkpoint.load(self.run))
 
     def _check(self, was: Sequence[str]) -> None:

@@ -48,7 +48,9 @@ def predict(
     confidence: Annotated[
         bool, typer.Option("--confidence", help="Write the margin between the best two segments as a grey image, white for 1.")
     ] = False,
-    labels: Annotated[bool, typer.Option("--labels", help="Write the names of large regions into overlays.")] = False,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Write the names of large regions into overlays, but not of videos.")
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete the earlier predictions in --out and predict everything again.")
     ] = False,

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from picie.runtime.rng import permutation
+
 IMAGES, CELLS = 256, 2**15  # pictures, and cells of them, that a fit uses without labels
 
 _SHRINKAGE = 0.5  # weight of the mean scatter in that within the clusters
@@ -26,6 +28,22 @@ _ROUNDS, _LATER_PENALTY, _USED, _WEIGHT, _SHARPER = 2, 0.01, 2500, 0.5, 3.0
 # Weight of equal shares beside those found in the cells, passes to find them, and the part of
 # their logarithm that is added to the logits.
 _EQUAL, _PASSES, _PART = 0.2, 20, 0.25
+
+
+def random_cells(features: Tensor, pictures: int, index: int) -> Tensor:
+    """Random cells of one picture, so that those of all pictures are at most `CELLS`, but one of each.
+
+    Args:
+        features: (D, h, w) of the picture.
+        pictures: the number of pictures.
+        index: the picture's number, which determines the cells.
+
+    Returns:
+        (m, D) features of the dtype of `features`.
+    """
+    points = features.flatten(1).T
+    share = max(1, CELLS // pictures)
+    return points[torch.from_numpy(permutation(len(points), "teach cells", index)[:share])]
 
 
 class FewLabels:

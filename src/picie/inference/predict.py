@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from picie.config import with_overrides
+from picie.data.frames import VIDEO_SUFFIXES
 from picie.data.images import decoding_bytes, measure_scales
 from picie.data.loading import read_ahead
 from picie.data.remarks import Remarks
@@ -164,13 +165,14 @@ def _tiling(segmenter: Segmenter, options: PredictOptions) -> Tiling | None:
     return make_tiling(segmenter, options.tile, options.overlap, options.size)
 
 
-def _described(options: PredictOptions, tiling: Tiling | None) -> str:
-    """The options other than `size` that change what is written, for the record."""
+def _described(options: PredictOptions, tiling: Tiling | None, source: Path) -> str:
+    """The options other than `size` that change what is written for `source`, for the record."""
+    is_video = source.suffix.lower() in VIDEO_SUFFIXES
     parts = {
         f"{tiling}": tiling is not None,
         f"bands {','.join(map(str, options.bands))}": bool(options.bands),
         "all frames": options.frames == "all",
-        f"steady {options.steady}": options.steady is not None,
+        f"steady {options.steady}": is_video and options.steady is not None,
         "refined": options.refine,
         "names in overlays": options.overlay and options.labels,
     }
@@ -190,7 +192,6 @@ class _Prediction:
         # None: each image's own
         self.size = None if tiling is not None and tiling.size is None else segmenter.config.evaluate_size
         self.out = record.folder
-        self.how = _described(options, tiling)
         self.files = PredictionFiles(record, segmenter.names, segmenter.colors, options.labels)
         self.summary = Summary()
         self.pictures = PicturePrediction(
@@ -222,14 +223,18 @@ class _Prediction:
             log.warning("skipped: %s", reason)
         return summary
 
+    def _how(self, source: Path) -> str:
+        return _described(self.options, self.tiling, source)
+
     def _remaining(self, sources: Mapping[str, Path]) -> dict[str, Path]:
         """Return the images without a prediction, or with one that this call would change."""
-        images, made = self.record.images, (self.size, self.how)
+        images = self.record.images
         wanted = [kind for kind in ("overlay", "confidence") if getattr(self.options, kind)]
         return {
             name: source
             for name, source in sources.items()
-            if (earlier := images.get(str(source))) is None or not self.record.is_current(source, earlier, made, wanted)
+            if (earlier := images.get(str(source))) is None
+            or not self.record.is_current(source, earlier, (self.size, self._how(source)), wanted)
         }
 
     def _predict_all(self, remaining: Mapping[str, Path], total: int) -> None:
@@ -273,7 +278,7 @@ class _Prediction:
             labels=f"{name}.png",
             overlay=None,
             size=min(picture.height, picture.width) if self.size is None else self.size,
-            how=self.how,
+            how=self._how(source),
             source=read,
             share={},
         )

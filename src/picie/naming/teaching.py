@@ -21,7 +21,7 @@ from picie.data.images import open_image
 from picie.display.colors import palette, rgb_to_hex
 from picie.errors import InputError
 from picie.inference.clicks import Click, check_clicks, check_names
-from picie.inference.few_labels import CELLS, IMAGES, FewLabels
+from picie.inference.few_labels import CELLS, IMAGES, FewLabels, random_cells
 from picie.inference.neighbors import feature_of
 from picie.inference.sampling import sample_predicted, training_images
 from picie.inference.segmenter import Segmenter
@@ -144,7 +144,7 @@ def undo(run: str | Path) -> None:
         if checkpoint.taught_clicks(state) is None:
             raise InputError(f"{run}: was not taught by clicks, so there is nothing to undo")
         while checkpoint.taught_clicks(state) is not None:
-            # the history is limited, and a copy of a run may have none
+            # a copy of a run may have no history
             state = history.undone(state)[0] if state.get("undo") else checkpoint.without_naming(state)
         checkpoint.save(path, state)
 
@@ -197,20 +197,20 @@ def _segments(classes: Sequence[str], earlier: Segments) -> Segments:
 
 
 def _of_clicks(segmenter: Segmenter, clicks: Sequence[Click], bars: Progress) -> tuple[_Labelled, Tensor]:
-    """The cells of the clicks, in their order, and (m, D) all cells of the clicked pictures."""
+    """The cells of the clicks, in their order, and (m, D) random cells of the clicked pictures."""
     pictures: dict[Path, list[int]] = {}
     for index, click in enumerate(clicks):
         pictures.setdefault(click.image, []).append(index)
     found: dict[int, Tensor] = {}
     cells = [torch.zeros(0, segmenter.classifier[0].shape[1])]
     with bars.bar("clicked pictures", len(pictures)) as advance:
-        for image, indices in pictures.items():
+        for number, (image, indices) in enumerate(pictures.items()):
             picture = open_image(image, segmenter.reading)
             z = segmenter.encode(segmenter.to_pixels(picture))[0].cpu()
             for index in indices:
                 click = clicks[index]
                 found[index] = feature_of(z, picture.size, click.x, click.y, f"{image}: {click.name!r}: ")
-            cells.append(z.flatten(1).T)
+            cells.append(random_cells(z, len(pictures), number))
             advance(1)
     points = torch.stack([found[index] for index in range(len(clicks))]) if clicks else cells[0]
     return _Labelled(points, [click.name for click in clicks]), torch.cat(cells)
