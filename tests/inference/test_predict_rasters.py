@@ -138,7 +138,7 @@ def test_tiles_are_recorded_and_predicted_once(untrained: Path, scene: Path, cli
     assert cli(*command)[1] == f"0 images -> {out} (2 more were there already)\n"
     for path in (tmp_path / "x.jpg", scene):
         entry = record(out)["images"][str(path)]
-        assert entry["how"] == "tiles of 64 px, overlap 0, own resolution"
+        assert entry["how"] == "tiles of 64 px, overlap 32, own resolution"
         assert entry["size"] == 200
     assert np.asarray(Image.open(out / "x.png")).shape == (200, 320)
     assert cli(*command, "--size", 100, "--overlap", 32)[1] == f"2 images -> {out}\n"

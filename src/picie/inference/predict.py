@@ -170,13 +170,17 @@ def _described(options: PredictOptions, tiling: Tiling | None, source: Path) -> 
     is_video = source.suffix.lower() in VIDEO_SUFFIXES
     parts = {
         f"{tiling}": tiling is not None,
-        f"bands {','.join(map(str, options.bands))}": bool(options.bands),
+        _chosen_bands(options): bool(options.bands),
         "all frames": options.frames == "all",
         f"steady {options.steady}": is_video and options.steady is not None,
         "refined": options.refine,
         "names in overlays": options.overlay and options.labels,
     }
     return "; ".join(text for text, given in parts.items() if given)
+
+
+def _chosen_bands(options: PredictOptions) -> str:
+    return f"bands {','.join(map(str, options.bands))}" if options.bands else ""
 
 
 def _bands(described: str) -> str:
@@ -240,7 +244,7 @@ class _Prediction:
     def _predict_all(self, remaining: Mapping[str, Path], total: int) -> None:
         names, remarks = {source: name for name, source in remaining.items()}, Remarks()
         with graceful_stop() as stop, Progress(self.options.progress) as bars, bars.bar("predict", len(names)) as advance:
-            if all(_bands(earlier.how) != _bands(self.how) for earlier in self.record.images.values()):
+            if all(_bands(earlier.how) != _chosen_bands(self.options) for earlier in self.record.images.values()):
                 self.record.scale = {}  # it is that of other bands
             reading = self.segmenter.reading.with_scales(self.record.scale)
             self.record.scale = {**measure_scales(list(names), reading), **self.record.scale}
