@@ -8,6 +8,7 @@ from typing import Literal
 from picie.config import Config, load, with_overrides
 from picie.errors import InputError
 from picie.models.catalogue import SHIPPED
+from picie.training.backbone_defaults import with_backbone_defaults
 
 Grow = Literal["images", "size", "k"]
 
@@ -53,7 +54,7 @@ def setting(backbone: str, options: Sequence[str], epochs: int) -> Config:
     random = backbone != SHIPPED and not given & {"model.weights", "model.pretrained"}
     fixed_options = [f"{key}={value}" for key, (value, _) in fixed.items()] + ["model.pretrained=false"] * random
     defaults = [f"{key}={value}" for key, value in _DEFAULTS.items() if key not in given]
-    config = load(None, None, [*defaults, *options, *fixed_options])
+    config = with_backbone_defaults(load(None, None, [*defaults, *options, *fixed_options]))
     if config.evaluate.every > 1:
         raise InputError("bench: evaluate.every must be 1 or 0, so that all epochs do the same work")
     return config

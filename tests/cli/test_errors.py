@@ -129,7 +129,7 @@ def test_options_that_cannot_be(not_trained: Refused, labelled_folder: Path, arg
         (["predict", "x", "y", "--every", "3"], ["No such option: --every"]),
         (["train", "x", "--lr", "fast"], ["--lr", "valid number"]),
         (["predict", "run", "photo.jpg"], ["Missing option '--out'"]),
-        (["predict", "run"], ["Missing argument 'PATH"]),
+        (["predict", "run", "--out", "segments"], ["give images or folders of images", "--from FILE"]),
         (["evaluate"], ["Missing argument 'RUN'"]),
         (["evaluate", "nowhere"], ["nowhere: no such run"]),
         (["list"], ["Missing argument 'WHAT'"]),
