@@ -333,7 +333,7 @@ def test_the_size_can_be_changed(trained: Path, photos: Path, tmp_path: Path) ->
     predict_files(trained, [photos / "a.png"], out)
     assert predict_files(trained, [photos / "a.png"], out, options=PredictOptions(size=48)).predicted == 1
     segmenter = Segmenter.load(trained)
-    segmenter.config = with_overrides(segmenter.config, ["evaluate.size=48"])
+    segmenter.config = with_overrides(segmenter.config, ["evaluate.scale=1.5"])
     labels = np.asarray(Image.open(out / "a.png"))
     assert np.array_equal(labels, segmenter.predict(photos / "a.png"))
     assert not np.array_equal(labels, Segmenter.load(trained).predict(photos / "a.png"))

@@ -112,7 +112,7 @@ class OnHub(ModelHubMixin, library_name="picie", pipeline_tag="image-segmentatio
         about = {
             "picie": __version__,
             "backbone": config.model.backbone,
-            "size": config.evaluate_size,
+            "size": config.predict_size,
             "names": list(self.segments.names),
             "colors": list(self.segments.colors),
         }

@@ -40,7 +40,7 @@ class PredictOptions:
 
     Attributes:
         size: the short side in pixels that images are computed at; None uses the run's
-            `evaluate.size`, or with tiles each image's own.
+            `Config.predict_size`, or with tiles each image's own.
         tile: the side in pixels of the tiles that images are computed in; None computes them whole.
         overlap: pixels that neighbouring tiles share; None is a quarter of `tile`, or the
             network's coarsest stride if that is more.
@@ -125,7 +125,8 @@ def predict_files(
     state = checkpoint.load(run)
     segmenter = Segmenter.from_state(state, device)
     if options.size is not None:
-        segmenter.config = with_overrides(segmenter.config, [f"evaluate.size={options.size}"])
+        scale = options.size / segmenter.config.views.size
+        segmenter.config = with_overrides(segmenter.config, [f"evaluate.scale={scale!r}"])
     if options.max_pixels is not None:
         segmenter.reading = replace(segmenter.reading, max_pixels=options.max_pixels)
     if options.bands:
@@ -194,7 +195,7 @@ class _Prediction:
     def __init__(self, segmenter: Segmenter, record: Record, options: PredictOptions, tiling: Tiling | None) -> None:
         self.segmenter, self.record, self.options, self.tiling = segmenter, record, options, tiling
         # None: each image's own
-        self.size = None if tiling is not None and tiling.size is None else segmenter.config.evaluate_size
+        self.size = None if tiling is not None and tiling.size is None else segmenter.config.predict_size
         self.out = record.folder
         self.files = PredictionFiles(record, segmenter.names, segmenter.colors, options.labels)
         self.summary = Summary()
