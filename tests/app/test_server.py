@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-import os
 import shutil
 import signal
 import socket
 import struct
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -30,6 +27,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.testclient import TestClient
 from tests.conftest import predicted_clusters
+from tests.forked import forked, picie
 
 from picie import Segmenter
 from picie.app.checks import read_body
@@ -733,19 +731,18 @@ def test_a_form_keeps_every_byte_of_its_file(still: TestClient, monkeypatch: Any
 # ---- the command
 
 
-def test_it_says_where_it_is_and_ends_with_the_interrupt(own_run: Path, images: Path) -> None:
-    command = [sys.executable, "-m", "picie", "app", own_run, "--images", images, "--port", "0", "--device", "cpu"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        url = process.stdout.readline().strip()
+def test_it_says_where_it_is_and_ends_with_the_interrupt(own_run: Path, images: Path, tmp_path: Path) -> None:
+    command = ["app", str(own_run), "--images", str(images), "--port", "0", "--device", "cpu"]
+    with forked(tmp_path, picie, command) as process:
+        process.wait_for_output()
+        url = process.output().strip()
         assert url.startswith("http://127.0.0.1:")
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with direct.open(url, timeout=30) as page:
             assert b"<title>picie" in page.read()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(120) == 130
-        assert process.stderr.read() == "picie: stopped\n"
+        process.send(signal.SIGINT)
+        status, _, errors = process.wait()
+    assert (status, errors) == (130, "picie: stopped\n")
 
 
 def test_a_port_that_is_taken_is_one_line(own_run: Path, refused: Any) -> None:

@@ -27,7 +27,7 @@ from picie.data.base import Dataset
 from picie.data.images import centre_frame
 from picie.data.remarks import Remarks, inspect
 from picie.data.sizes import decimal
-from picie.errors import InputError, UnreadableImageError
+from picie.errors import InputError, UnreadableImageError, none_can
 from picie.runtime import distributed
 from picie.runtime.profiling import stage
 from picie.runtime.system_calls import RecordFile, available_cores, open_deleted_on_close, unlink_open
@@ -129,7 +129,7 @@ class FrameCache:
         self._filled = self._file is not None
         good = np.array([i for i in range(len(self.dataset)) if i not in self.unreadable], dtype=np.int64)
         if not len(good):
-            raise InputError(f"none of the {len(self.dataset)} image files can be read; the first: {self.unreadable[0]}")
+            raise InputError(none_can(len(self.dataset), "image", "be read", self.unreadable[0]))
         # warn after the check above, so that a folder without readable images gives one line
         for problem in self.unreadable.values():
             log.warning("skipped: %s", problem)

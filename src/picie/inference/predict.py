@@ -7,7 +7,7 @@ import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from picie.config import with_overrides
@@ -16,7 +16,7 @@ from picie.data.images import decoding_bytes, measure_scales
 from picie.data.loading import read_ahead
 from picie.data.remarks import Remarks
 from picie.display.colors import rgb_to_hex
-from picie.errors import InputError, PicieError, UnreadableImageError
+from picie.errors import InputError, PicieError, UnreadableImageError, none_can
 from picie.inference.input_files import find_inputs, output_names
 from picie.inference.picture_prediction import PicturePrediction
 from picie.inference.prediction_files import Extras, PredictionFiles
@@ -222,7 +222,7 @@ class _Prediction:
             self._end()
         if sources and not (summary.predicted or summary.present):
             reason = next(iter(summary.skipped.values()))
-            raise InputError(f"none of the {len(sources)} image files can be predicted; the first: {reason}")
+            raise InputError(none_can(len(sources), "image", "be predicted", reason))
         # Warn at the end, so that the error above is one line if no image is readable.
         for reason in summary.skipped.values():
             log.warning("skipped: %s", reason)
@@ -244,7 +244,8 @@ class _Prediction:
 
     def _predict_all(self, remaining: Mapping[str, Path], total: int) -> None:
         names, remarks = {source: name for name, source in remaining.items()}, Remarks()
-        with graceful_stop() as stop, Progress(self.options.progress) as bars, bars.bar("predict", len(names)) as advance:
+        stopping, bars = graceful_stop("saving what is predicted"), Progress(self.options.progress)
+        with stopping as stop, bars, bars.bar("predict", len(names)) as advance:
             if all(_bands(earlier.how) != _chosen_bands(self.options) for earlier in self.record.images.values()):
                 self.record.scale = {}  # it is that of other bands
             reading = self.segmenter.reading.with_scales(self.record.scale)
@@ -257,7 +258,7 @@ class _Prediction:
                 if isinstance(picture, UnreadableImageError):
                     reason: str | None = str(picture)
                 else:
-                    remarks.add(source.name, remarks_on(picture))
+                    remarks.add((PurePosixPath(names[source]).parent / source.name).as_posix(), remarks_on(picture))
                     reason = self._predict(source, names[source], picture, read)
                 if reason is None:
                     self.summary.predicted += 1

@@ -41,10 +41,13 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def graceful_stop() -> Iterator[StopRequest]:
+def graceful_stop(then: str) -> Iterator[StopRequest]:
     """Turn the first SIGINT or SIGTERM into a request; a second one has its normal effect.
 
     Python handles signals only in the main thread; in any other thread this does nothing.
+
+    Args:
+        then: what is done before the command ends, for the message, e.g. "finishing the step".
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -59,7 +62,7 @@ def graceful_stop() -> Iterator[StopRequest]:
     def handle(signum: int, frame: FrameType | None) -> None:
         request.signum = signum
         restore()
-        log.warning("%s: finishing the step and saving; send it again to stop at once", signal.Signals(signum).name)
+        log.warning("%s: %s; send it again to stop at once", signal.Signals(signum).name, then)
 
     for signum in previous:
         signal.signal(signum, handle)
