@@ -20,7 +20,7 @@ from picie.errors import InputError, PicieError, UnreadableImageError
 from picie.inference.input_files import find_inputs, output_names
 from picie.inference.picture_prediction import PicturePrediction
 from picie.inference.prediction_files import Extras, PredictionFiles
-from picie.inference.prediction_record import FILE_NAME, LEGEND, MadeBy, Prediction, Record, fingerprint
+from picie.inference.prediction_record import FILE_NAME, LEGEND, MadeBy, Prediction, Record
 from picie.inference.prediction_sources import Picture, open_source, remarks_on
 from picie.inference.refinement import check_available
 from picie.inference.segmenter import Segmenter
@@ -133,8 +133,8 @@ def predict_files(
     tiling = _tiling(segmenter, options)
     segments = segmenter.segments
     made_by = MadeBy(
-        model=fingerprint(state["method"]),
-        classifier=fingerprint(dict(zip(("weight", "bias"), checkpoint.classifier_in_use(state), strict=True))),
+        model=checkpoint.fingerprint(state["method"]),
+        classifier=checkpoint.classifier_fingerprint(checkpoint.classifier_in_use(state)),
         names=list(segments.names),
         colors=[rgb_to_hex(color) for color in segmenter.colors],
         assignment=list(segments.assignment),

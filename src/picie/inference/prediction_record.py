@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
-import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor
 
 from picie.errors import InputError
 from picie.runtime.atomic_write import write_atomically
@@ -271,12 +268,3 @@ def signature(source: Path) -> list[int]:
     """Return a file's size in bytes and its modification time in ns. Raises `OSError`."""
     status = source.stat()
     return [status.st_size, status.st_mtime_ns]
-
-
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """Return a fingerprint of named tensors, such as the weights of a network."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
