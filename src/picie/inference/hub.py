@@ -44,9 +44,7 @@ class OnHub(ModelHubMixin, library_name="picie", pipeline_tag="image-segmentatio
     kept: dict[str, Any]
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls, pretrained_model_name_or_path: str | Path, *, device: str = "auto", **options: Any
-    ) -> Self:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *, device: str = "auto", **options: Any) -> Self:
         """Load a model that `push_to_hub` uploaded, from the Hugging Face Hub or its cache.
 
         The file is data from other people: no code in it is run, and code that it names is

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from picie.data.raster_files import RasterFile, gdal, open_with_gdal
+from picie.data.georeference import gdal, open_with_gdal
+from picie.data.raster_files import RasterFile
 from picie.display.colors import Color
 from picie.display.overlays import draw_overlay
 from picie.inference.outputs import Maps, joined
