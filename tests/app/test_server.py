@@ -30,6 +30,7 @@ from tests.conftest import predicted_clusters
 from tests.forked import forked, picie
 
 from picie import Segmenter
+from picie.app import exports as exports_module
 from picie.app.checks import read_body
 from picie.app.exports import Exports
 from picie.app.gallery import Gallery, open_gallery
@@ -42,6 +43,7 @@ from picie.data.images import decode_image, open_image
 from picie.data.scaling import Reading
 from picie.errors import UnreadableImageError
 from picie.inference.neighbors import Query, feature_at, neighbors
+from picie.inference.predict import predict_files
 from picie.naming import changes as naming
 from picie.naming.changes import Changes
 from picie.naming.overview import segments_of
@@ -622,6 +624,25 @@ def test_pictures_are_exported_again_after_new_clusters(client: TestClient, own_
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         mask = np.asarray(Image.open(io.BytesIO(archive.read("003.png"))))
     np.testing.assert_array_equal(mask, Segmenter.load(own_run).predict(images / "003.jpg"))
+
+
+def test_a_running_export_can_be_cancelled_and_goes_on_later(
+    client: TestClient, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cancelled_at_once(*args: Any, **options: Any) -> Any:
+        assert client.delete("/api/export").status_code == 200
+        return predict_files(*args, **options)
+
+    monkeypatch.setattr(exports_module, "predict_files", cancelled_at_once)
+    assert client.post("/api/export", json={"format": "masks"}).status_code == 202
+    end = time.monotonic() + 60
+    while (state := client.get("/api/export").json())["state"] == "running":
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert (state["state"], state["done"], state["total"]) == ("cancelled", 1, len(list(images.iterdir())))
+    assert client.get("/api/export/file").status_code == 404
+    monkeypatch.undo()
+    assert exported(client, "masks")[0] == "masks.zip"
 
 
 def test_exported_masks_keep_their_folders_and_an_archive_in_use(own_run: Path, images: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from picie.errors import InputError, PicieError, UnreadableImageError, none_can
 from picie.inference.input_files import find_inputs, output_names
 from picie.inference.picture_prediction import PicturePrediction
 from picie.inference.prediction_files import Extras, PredictionFiles
-from picie.inference.prediction_record import FILE_NAME, LEGEND, MadeBy, Prediction, Record, fingerprint
+from picie.inference.prediction_record import FILE_NAME, LEGEND, OWN_BANDS, MadeBy, Prediction, Record
 from picie.inference.prediction_sources import Picture, open_source, remarks_on
 from picie.inference.refinement import check_available
 from picie.inference.segmenter import Segmenter
@@ -134,8 +134,8 @@ def predict_files(
     tiling = _tiling(segmenter, options)
     segments = segmenter.segments
     made_by = MadeBy(
-        model=fingerprint(state["method"]),
-        classifier=fingerprint(dict(zip(("weight", "bias"), checkpoint.classifier_in_use(state), strict=True))),
+        model=checkpoint.fingerprint(state["method"]),
+        classifier=checkpoint.classifier_fingerprint(checkpoint.classifier_in_use(state)),
         names=list(segments.names),
         colors=[rgb_to_hex(color) for color in segmenter.colors],
         assignment=list(segments.assignment),
@@ -175,18 +175,13 @@ def _described(options: PredictOptions, tiling: Tiling | None, source: Path) -> 
         "all frames": options.frames == "all",
         f"steady {options.steady}": is_video and options.steady is not None,
         "refined": options.refine,
-        "names in overlays": options.overlay and options.labels,
+        "names in overlays": options.overlay and options.labels and not is_video,
     }
     return "; ".join(text for text, given in parts.items() if given)
 
 
 def _chosen_bands(options: PredictOptions) -> str:
     return f"bands {','.join(map(str, options.bands))}" if options.bands else ""
-
-
-def _bands(described: str) -> str:
-    """The part of `_described` that names the bands, or ""."""
-    return next((part for part in described.split("; ") if part.startswith("bands ")), "")
 
 
 class _Prediction:
@@ -246,11 +241,13 @@ class _Prediction:
         names, remarks = {source: name for name, source in remaining.items()}, Remarks()
         stopping, bars = graceful_stop("saving what is predicted"), Progress(self.options.progress)
         with stopping as stop, bars, bars.bar("predict", len(names)) as advance:
-            if all(_bands(earlier.how) != _chosen_bands(self.options) for earlier in self.record.images.values()):
-                self.record.scale = {}  # it is that of other bands
-            reading = self.segmenter.reading.with_scales(self.record.scale)
-            self.record.scale = {**measure_scales(list(names), reading), **self.record.scale}
-            reading = reading.with_scales(self.record.scale)
+            reading = self.segmenter.reading
+            bands = _chosen_bands(self.options) or OWN_BANDS
+            earlier = self.record.scales.get(bands, {})
+            scales = {**measure_scales(list(names), reading.with_scales(earlier)), **earlier}
+            if scales:
+                self.record.scales[bands] = scales
+            reading = reading.with_scales(scales)
             opened = partial(open_source, reading=reading, frames=self.options.frames)
             self.pictures.bars = bars
             self.pictures.check_stop = lambda: stop.check(f"stopped; {self._done(total)}. Repeat the command to continue")

@@ -44,8 +44,7 @@ class PredictionFiles:
         record: the folder's record.
         names: the name of each value.
         colors: the colour of each value.
-        write_names: whether overlays show the names of large regions. Those of files that are
-            read by rows never do.
+        write_names: whether overlays show the names of large regions. Those of videos never do.
 
     Attributes:
         begun: whether the folder and the legend have been written.
@@ -111,7 +110,8 @@ class PredictionFiles:
         self.begin()
         self._start(prediction)
         overlay, margin = (None if name is None else self.path_of(name) for name in (prediction.overlay, prediction.confidence))
-        return RowsOutput(self.path_of(prediction.labels), overlay, margin, self.names, self.colors).write(raster, parts)
+        labels = self.path_of(prediction.labels)
+        return RowsOutput(labels, overlay, margin, self.names, self.colors, self.write_names).write(raster, parts)
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file in one step. Raises `OSError`."""

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
-import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor
 
 from picie.errors import InputError
 from picie.runtime.atomic_write import write_atomically
@@ -26,6 +23,8 @@ LEGEND = "legend"
 """Name, without suffix, of the picture beside the record that shows the colours."""
 OVERLAY = "_overlay"
 """Ending of the names of overlays, before the suffix."""
+OWN_BANDS = "bands of the run"
+"""Key of the record's scales where no bands were chosen."""
 CONFIDENCE = "_confidence"
 """Ending of the names of the files of the margin beside a label map."""
 _SAVE_EVERY = 5.0  # seconds; more if the file is so large that writing it takes a twentieth of that
@@ -134,14 +133,15 @@ class Content(MadeBy):
         run: the run's folder.
         images: the predictions, by the absolute path of the image.
         skipped: the reason for each image without a prediction.
-        scale: the range of stored values that becomes 0 to 255, for each type.
+        scale: the range of stored values that becomes 0 to 255, for each type, by the bands that
+            were chosen, "bands 3,2,1", or `OWN_BANDS`.
     """
 
     picie: str
     run: str
     images: dict[str, Prediction]
     skipped: dict[str, str]
-    scale: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]]
+    scale: dict[str, dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]]]
 
 
 class Record:
@@ -156,7 +156,8 @@ class Record:
         images: the predictions in the folder, by the absolute path of the image.
         skipped: the reason for each image without a prediction, by its absolute path.
         earlier: the network and segments of predictions already in the folder, or None.
-        scale: the range of stored values that becomes 0 to 255, for each type of more than 8 bits.
+        scales: the range of stored values that becomes 0 to 255, for each type of more than 8 bits;
+            for each choice of bands, as in `Content`.
 
     Raises:
         InputError: the file is damaged.
@@ -167,12 +168,13 @@ class Record:
         self.images: dict[str, Prediction] = {}
         self.skipped: dict[str, str] = {}
         self.earlier: MadeBy | None = None
-        self.scale: dict[str, tuple[float, float]] = {}
+        self.scales: dict[str, dict[str, tuple[float, float]]] = {}
         self._due = 0.0
         if self.file.is_file():
             content = read_record(self.file)
             self.images, self.earlier = content.images, content
-            self.scale = {kind: (low, high) for kind, (low, high) in content.scale.items()}
+            for bands, scale in content.scale.items():
+                self.scales[bands] = {kind: (low, high) for kind, (low, high) in scale.items()}
 
     @property
     def file(self) -> Path:
@@ -221,7 +223,7 @@ class Record:
         """Delete all predictions of the folder, and nothing else."""
         for prediction in self.images.values():
             self.delete(prediction.files())
-        self.images, self.scale, self.earlier = {}, {}, None
+        self.images, self.scales, self.earlier = {}, {}, None
 
     def save(self) -> None:
         """Write the file. Raises `OSError`."""
@@ -229,7 +231,7 @@ class Record:
         content = {"picie": __version__, "run": self.run, **self.made_by.model_dump()}
         content["images"] = {path: prediction.model_dump() for path, prediction in self.images.items()}
         content["skipped"] = self.skipped
-        content["scale"] = {kind: list(bounds) for kind, bounds in self.scale.items()}
+        content["scale"] = {bands: {kind: list(b) for kind, b in scale.items()} for bands, scale in self.scales.items()}
         text = json.dumps(content, indent=2) + "\n"
         write_atomically(self.file, lambda file: file.write(text.encode()))
         now = time.monotonic()
@@ -271,12 +273,3 @@ def signature(source: Path) -> list[int]:
     """Return a file's size in bytes and its modification time in ns. Raises `OSError`."""
     status = source.stat()
     return [status.st_size, status.st_mtime_ns]
-
-
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """Return a fingerprint of named tensors, such as the weights of a network."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
