@@ -153,10 +153,19 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _show(results: dict[str, dict[str, Any]], timed: dict[str, Any]) -> None:
-    from benchmarks.peer_recipes import table
+def _table(results: dict[str, dict[str, Any]], reference: str) -> Sequence[str]:
+    """Lines of a table of the contestants; ratios are of processor time, to that of `reference`."""
+    lines = [f"{'':44} {'CPU s':>7} {'ratio':>6} {'wall s':>7} {'accuracy':>9} {'mIoU':>5}"]
+    for name, found in results.items():
+        cpu, base = found.get("cpu_seconds"), results[reference]["cpu_seconds"]
+        times = f"{cpu:7.1f} {cpu / base:6.2f} {found['seconds']:7.1f}" if cpu else f"{'':7} {'':6} {found['seconds']:7.1f}"
+        scores = f"{found['accuracy']:9.1f} {found['miou']:5.1f}" if "miou" in found else f"{'-':>9} {'-':>5}"
+        lines.append(f"{name:44} {times} {scores}")
+    return lines
 
-    for line in table(results, UNTRAINED):
+
+def _show(results: dict[str, dict[str, Any]], timed: dict[str, Any]) -> None:
+    for line in _table(results, UNTRAINED):
         typer.echo(line)
     if not timed:
         return
