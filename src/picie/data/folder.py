@@ -85,7 +85,10 @@ class Folder(ImageFiles):
         if joined:
             self.paths = [path for path in self.paths if path.relative_to(self._images).parts[0] in splits]
         if not self.paths:
-            raise InputError(f"{self.search.summary()}; no image file in it or below it (.jpg, .png, ...); give another folder")
+            advice = "give another folder"
+            if self.search.others[".tar"]:
+                advice = f"for pictures in tar files: data.name=webdataset data.root={root}"
+            raise InputError(f"{self.search.summary()}; no image file in it or below it (.jpg, .png, ...); {advice}")
 
     def keep(self, wanted: Callable[[str], bool]) -> None:
         """Keep only the images whose names `wanted` accepts. Raises `InputError` if none is left."""
