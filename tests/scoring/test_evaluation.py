@@ -170,8 +170,8 @@ def test_overrides_change_how_a_run_is_scored_but_not_the_run(own_run: Path) -> 
     overrides = ["evaluate.size=24", "evaluate.crop=false", "evaluate.split=train", "evaluate.matching=one-to-one-iou"]
     result = evaluate(own_run, name_clusters=True, options=ScoreOptions(overrides=overrides))
     assert result.protocol == (
-        "train; whole images, short side 24 px, predicted at 32 px; K = 3, 3 classes; one-to-one Hungarian on IoU over the split; "
-        "mIoU over classes present"
+        "train; whole images, short side 24 px, predicted at 32 px; K = 3, 3 classes; "
+        "one-to-one Hungarian on IoU over the split; mIoU over classes present"
     )
     assert (result.matching, result.n_images) == ("one-to-one-iou", 6)
     assert result.confusion.sum() == 6 * 32 * (24 - 2)  # whole pictures of 64 x 48, but for two unlabelled borders
