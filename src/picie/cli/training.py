@@ -17,7 +17,9 @@ from picie.training.keywords import SHORT_NAMES, default_folder
 
 
 def train(
-    data: Annotated[Optional[str], typer.Argument(help="Folder of images, 'shards/*.tar', or a name of `picie list datasets`.")] = None,
+    data: Annotated[
+        Optional[str], typer.Argument(help="Folder of images, 'shards/*.tar', or a name of `picie list datasets`.")
+    ] = None,
     overrides: Annotated[Optional[list[str]], typer.Argument(metavar="[section.key=value]...", help="Any option.")] = None,
     preset: Annotated[Optional[str], typer.Option(help="Named settings; see `picie list presets`.")] = None,
     config: Annotated[Optional[Path], typer.Option(help="TOML file with settings; overrides the preset.")] = None,
