@@ -111,7 +111,8 @@ def test_only_unreadable_images(not_trained: Refused, tmp_path: Path) -> None:
     ],
 )
 def test_options_that_cannot_be(not_trained: Refused, labelled_folder: Path, arguments: list[str], parts: list[str]) -> None:
-    keys = {a.partition("=")[0] for a in arguments} | ({"cluster.k"} if {"-k", "--clusters"} & set(arguments) else set())
+    flags = {"-k": "cluster.k", "--clusters": "cluster.k", "--lr": "train.lr", "--device": "run.device"}
+    keys = {flags.get(a, a.partition("=")[0]) for a in arguments}
     tiny = [option for option in TINY if option.partition("=")[0] not in keys]
     message = not_trained(labelled_folder, *arguments, *tiny)
     for part in parts:
