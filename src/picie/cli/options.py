@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, Optional
 
 import typer
@@ -49,6 +50,19 @@ def data_options(data: str | None, options: Sequence[str]) -> list[str]:
 def _toml_string(text: str) -> str:
     # a JSON string is valid TOML, except for escaped surrogate pairs
     return json.dumps(text, ensure_ascii=False)
+
+
+@contextmanager
+def named_flags(flags: Iterable[tuple[str, str]]) -> Iterator[None]:
+    """Name the flag in errors about an option: with ("cluster.k", "-k"), "-k (cluster.k) = 0: ..."."""
+    try:
+        yield
+    except InputError as error:
+        message = str(error)
+        for key, flag in flags:
+            if message.startswith(key) and flag != f"--{key}":
+                raise type(error)(f"{flag} ({key}){message.removeprefix(key)}") from error
+        raise
 
 
 def join_options(flags: dict[str, Any], overrides: Sequence[str]) -> list[str]:

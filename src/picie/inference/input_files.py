@@ -65,15 +65,19 @@ def find_inputs(
 def listed_paths(file: Path) -> list[Path]:
     """Return the paths in a text file, one a line; empty lines are left out.
 
+    Paths may also end in a zero byte each, as `find -print0` writes them, because a name may have a
+    line break.
+
     Raises:
         InputError: the file cannot be read as text, or has no path.
     """
     try:
-        lines = file.read_text("utf-8").splitlines()
+        text = file.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
         raise InputError(f"--from {file}: cannot be read ({reason}); give a text file with one path a line") from error
-    paths = [Path(line.strip()) for line in lines if line.strip()]
+    lines = text.split("\0") if "\0" in text else [line.removesuffix("\r") for line in text.split("\n")]
+    paths = [path if (path := Path(line)).exists() else Path(line.strip()) for line in lines if line.strip()]
     if not paths:
         raise InputError(f"--from {file}: has no path; write one path a line")
     return paths
