@@ -71,7 +71,10 @@ def join_options(flags: dict[str, Any], overrides: Sequence[str]) -> list[str]:
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals:
-            raise InputError(f"{text!r} is not an option; write section.key=value, e.g. train.lr=1e-4")
+            advice = "write section.key=value, e.g. train.lr=1e-4"
+            if text.endswith(".tar"):
+                advice = "put a pattern of tar files in quotes, e.g. 'shards/*.tar'"
+            raise InputError(f"{text!r} is not an option; {advice}")
         if joined.get(key, value).strip("\"'") != value.strip("\"'"):
             raise InputError(f"{key} is given twice, as {joined[key]} and as {value}; give it once")
         joined[key] = value
