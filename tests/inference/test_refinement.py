@@ -21,12 +21,12 @@ from picie.inference.predict import PredictOptions, predict_files
 from picie.inference.refinement import refined_clusters
 
 
-def refined(probabilities: torch.Tensor, image: Image.Image, rows: int | None = None) -> torch.Tensor:
+def refined(probabilities: torch.Tensor, image: Image.Image, radius: int = 13, rows: int | None = None) -> torch.Tensor:
     """The refined clusters of an image, computed `rows` rows at a time."""
     step, rows = (probabilities.shape[1] / image.height, probabilities.shape[2] / image.width), rows or image.height
     tops = range(0, image.height, rows)
     parts = [(top, min(top + rows, image.height)) for top in tops]
-    return torch.cat([refined_clusters(probabilities, step, Decoded(image), part) for part in parts])
+    return torch.cat([refined_clusters(probabilities, Decoded(image), part, step, radius) for part in parts])
 
 
 CRS = "EPSG:32632"
@@ -55,7 +55,6 @@ def test_a_border_moves_to_the_edge() -> None:
 
 def test_parts_give_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     image = Image.fromarray(picture(3, (320, 240))[0])
-    monkeypatch.setattr(refinement, "_RADIUS", 0.5)
     whole = refined(coarse(320, 240), image)
     monkeypatch.setattr(refinement, "_BLOCK", 64)
     assert (refined(coarse(320, 240), image) == whole).float().mean() > 0.98
