@@ -12,6 +12,7 @@ import pytest
 import rasterio
 import torch
 from PIL import Image
+from rasterio.transform import from_origin
 from tests.conftest import picture
 
 from picie.data.rasters import Decoded
@@ -27,9 +28,6 @@ def refined(probabilities: torch.Tensor, image: Image.Image, radius: int = 13, r
     tops = range(0, image.height, rows)
     parts = [(top, min(top + rows, image.height)) for top in tops]
     return torch.cat([refined_clusters(probabilities, Decoded(image), part, step, radius) for part in parts])
-
-
-CRS = "EPSG:32632"
 
 
 def half(width: int, height: int, edge: int) -> Image.Image:
@@ -92,7 +90,8 @@ def test_what_cannot_be_refined_is_refused(
 def test_tiles_and_geotiffs_are_refined(untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = picture(7, (320, 192))[0]
     Image.fromarray(pixels).save(tmp_path / "x.png")
-    with rasterio.open(tmp_path / "y.tif", "w", driver="GTiff", count=3, dtype="uint8", height=192, width=320, crs=CRS) as file:
+    profile = {"driver": "GTiff", "count": 3, "dtype": "uint8", "crs": "EPSG:32632", "transform": from_origin(0, 0, 1, 1)}
+    with rasterio.open(tmp_path / "y.tif", "w", height=192, width=320, **profile) as file:
         file.write(pixels.transpose(2, 0, 1))
     for tile in (None, 64):
         folder = tmp_path / f"tile {tile}"

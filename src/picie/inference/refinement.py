@@ -73,13 +73,14 @@ def refined_clusters(
         guide: the picture.
         rows: the first row, and the row after the last.
         step: (rows, columns) of cells per pixel.
-        radius: of the filter, in pixels.
+        radius: of the filter, in pixels; a picture that is smaller gets a smaller one.
     """
     from kornia.filters import guided_blur
 
     _, h, w = probabilities.shape
     height, width = guide.height, guide.width
-    if radius < 2 or min(height, width) < 4:  # a picture of a few pixels
+    radius = min(radius, (min(height, width) - 1) // 2)
+    if radius < 2:  # a picture of a few pixels
         return enlarged_argmax(probabilities[None], (height, width))[0, slice(*rows)]
     coarse = max(1, radius // _DETAIL)
     # multiples of `coarse`, so that the cells of the fit are the same in all parts
