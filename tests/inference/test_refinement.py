@@ -12,6 +12,7 @@ import pytest
 import rasterio
 import torch
 from PIL import Image
+from rasterio.transform import from_origin
 from tests.conftest import picture
 
 from picie.data.rasters import Decoded
@@ -21,15 +22,12 @@ from picie.inference.predict import PredictOptions, predict_files
 from picie.inference.refinement import refined_clusters
 
 
-def refined(probabilities: torch.Tensor, image: Image.Image, rows: int | None = None) -> torch.Tensor:
+def refined(probabilities: torch.Tensor, image: Image.Image, radius: int = 13, rows: int | None = None) -> torch.Tensor:
     """The refined clusters of an image, computed `rows` rows at a time."""
     step, rows = (probabilities.shape[1] / image.height, probabilities.shape[2] / image.width), rows or image.height
     tops = range(0, image.height, rows)
     parts = [(top, min(top + rows, image.height)) for top in tops]
-    return torch.cat([refined_clusters(probabilities, step, Decoded(image), part) for part in parts])
-
-
-CRS = "EPSG:32632"
+    return torch.cat([refined_clusters(probabilities, Decoded(image), part, step, radius) for part in parts])
 
 
 def half(width: int, height: int, edge: int) -> Image.Image:
@@ -55,7 +53,6 @@ def test_a_border_moves_to_the_edge() -> None:
 
 def test_parts_give_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     image = Image.fromarray(picture(3, (320, 240))[0])
-    monkeypatch.setattr(refinement, "_RADIUS", 0.5)
     whole = refined(coarse(320, 240), image)
     monkeypatch.setattr(refinement, "_BLOCK", 64)
     assert (refined(coarse(320, 240), image) == whole).float().mean() > 0.98
@@ -93,7 +90,8 @@ def test_what_cannot_be_refined_is_refused(
 def test_tiles_and_geotiffs_are_refined(untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = picture(7, (320, 192))[0]
     Image.fromarray(pixels).save(tmp_path / "x.png")
-    with rasterio.open(tmp_path / "y.tif", "w", driver="GTiff", count=3, dtype="uint8", height=192, width=320, crs=CRS) as file:
+    profile = {"driver": "GTiff", "count": 3, "dtype": "uint8", "crs": "EPSG:32632", "transform": from_origin(0, 0, 1, 1)}
+    with rasterio.open(tmp_path / "y.tif", "w", height=192, width=320, **profile) as file:
         file.write(pixels.transpose(2, 0, 1))
     for tile in (None, 64):
         folder = tmp_path / f"tile {tile}"
