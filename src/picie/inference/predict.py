@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from picie.config import with_overrides
+from picie.config.sections import LARGEST
 from picie.data.frames import VIDEO_SUFFIXES
 from picie.data.images import decoding_bytes, measure_scales
 from picie.data.loading import read_ahead
@@ -125,6 +126,8 @@ def predict_files(
     state = checkpoint.load(run)
     segmenter = Segmenter.from_state(state, device)
     if options.size is not None:
+        if options.size > LARGEST:
+            raise InputError(f"--size {options.size}: give at most {LARGEST}")
         scale = options.size / segmenter.config.views.size
         segmenter.config = with_overrides(segmenter.config, [f"evaluate.scale={scale!r}"])
     if options.max_pixels is not None:
