@@ -23,7 +23,6 @@ from picie.inference.picture_prediction import PicturePrediction
 from picie.inference.prediction_files import Extras, PredictionFiles
 from picie.inference.prediction_record import FILE_NAME, LEGEND, OWN_BANDS, MadeBy, Prediction, Record
 from picie.inference.prediction_sources import Picture, open_source, remarks_on
-from picie.inference.refinement import check_available
 from picie.inference.segmenter import Segmenter
 from picie.inference.tiles import Tiling, make_tiling
 from picie.runtime import checkpoint
@@ -156,10 +155,8 @@ def predict_files(
 
 def _tiling(segmenter: Segmenter, options: PredictOptions) -> Tiling | None:
     """Return the tiles that the options ask for. Raises `InputError`."""
-    if options.refine:
-        check_available()
-        if options.steady:
-            raise InputError("--refine: frames are refined one by one, and not averaged; leave out --steady or --refine")
+    if options.refine and options.steady:
+        raise InputError("--refine: frames are refined one by one, and not averaged; leave out --steady or --refine")
     if options.tile is None:
         if options.overlap is not None:
             raise InputError("--overlap: is the overlap of tiles; give --tile too")
