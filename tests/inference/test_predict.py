@@ -23,10 +23,10 @@ from picie.data.images import open_image
 from picie.display.colors import rgb_to_hex
 from picie.display.overlays import overlay
 from picie.errors import InputError, PicieError, Stopped
-from picie.inference import predict as predict_module
-from picie.inference import prediction_files
-from picie.inference.predict import PredictOptions, Summary, predict_files
+from picie.inference import prediction_files, prediction_loop
+from picie.inference.predict import predict_files
 from picie.inference.prediction_files import PredictionFiles
+from picie.inference.prediction_options import PredictOptions, Summary
 from picie.naming import changes as naming
 from picie.naming.changes import Changes
 from picie.runtime import checkpoint
@@ -221,7 +221,7 @@ def test_what_a_killed_process_left_is_made_again(trained: Path, photos: Path, t
 
     original = PredictionFiles.write
     monkeypatch.setattr(PredictionFiles, "write", killed)
-    monkeypatch.setattr(predict_module._Prediction, "_end", lambda _: None)
+    monkeypatch.setattr(prediction_loop.PredictionLoop, "_end", lambda _: None)
     with pytest.raises(SystemExit):
         predict_files(trained, [photos], out)
     assert record(out)["images"] == {}  # it was saved less than five seconds ago

@@ -14,7 +14,8 @@ from PIL import Image
 from tests.conftest import picture
 
 from picie.inference import refinement
-from picie.inference.predict import PredictOptions, predict_files
+from picie.inference.predict import predict_files
+from picie.inference.prediction_options import PredictOptions
 from picie.inference.refinement import refined_clusters
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from picie.cli.conversion import Formats, check_formats, convert_all
 from picie.cli.options import Exclude, Include, Trust, one_of, parse_bands
 from picie.errors import InputError
+from picie.runtime import distributed
+
+if TYPE_CHECKING:
+    from picie.inference.sharding import Shard
 
 
 def predict(
@@ -61,6 +65,13 @@ def predict(
     max_pixels: Annotated[
         Optional[int], typer.Option(min=1, help="Skip images with more pixels. [default: the run's data.max_pixels]")
     ] = None,
+    shard: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="I/N|env",
+            help="Predict part I of N, one process each, then join with picie gather; env: of torchrun or srun.",
+        ),
+    ] = None,
     formats: Formats = None,
     trust: Trust = False,
 ) -> None:
@@ -71,11 +82,14 @@ def predict(
     """
     from picie.inference import predict
     from picie.inference.input_files import listed_paths
+    from picie.inference.prediction_options import PredictOptions
     from picie.runtime.progress import set_up_logging
 
-    if quiet:
-        set_up_logging(quiet=True)
-    options = predict.PredictOptions(
+    part = own_shard(shard)
+    if part is not None and formats:
+        raise InputError("--format: needs the predictions of all shards; give it to picie gather")
+    set_up_logging(quiet=quiet)
+    options = PredictOptions(
         size=size,
         tile=tile,
         overlap=overlap,
@@ -87,10 +101,12 @@ def predict(
         confidence=confidence,
         labels=labels,
         overwrite=overwrite,
-        progress=not quiet,
+        # several processes on one terminal would draw over each other's bars
+        progress=not quiet and (part is None or part.local is None or part.index == 1),
         max_pixels=max_pixels,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
+        shard=part,
     )
     given = [*(paths or ()), *(listed_paths(from_) if from_ is not None else ())]
     if not given:
@@ -99,8 +115,39 @@ def predict(
     summary = predict.predict_files(run, given, out, device, options)
     present = f" ({summary.present} more were there already)" if summary.present else ""
     skipped = f", {len(summary.skipped)} skipped" if summary.skipped else ""
-    typer.echo(f"{summary.predicted} images -> {out}{present}{skipped}")
+    name = f"shard {part}: " if part is not None else ""
+    typer.echo(f"{name}{summary.predicted} images -> {out}{present}{skipped}")
     convert_all(out, formats or (), progress=not quiet)
+
+
+def own_shard(text: str | None) -> Shard | None:
+    """Return the shard of this process, which then works alone.
+
+    Raises `InputError` if there are several processes and no shard was asked for.
+    """
+    from picie.inference.sharding import parse_shard
+
+    if text is None and distributed.launched() > 1:
+        raise InputError(
+            f"{distributed.launched()} processes (WORLD_SIZE) would predict the same images; give --shard env, or start one"
+        )
+    shard = None if text is None else parse_shard(text)
+    distributed.stand_alone()
+    return shard
+
+
+def gather(
+    out: Annotated[Path, typer.Argument(help="Folder that picie predict --shard wrote to.")],
+    formats: Formats = None,
+) -> None:
+    """Join the records of picie predict --shard into one predictions.json, as a single run writes it."""
+    from picie.inference import shard_record
+
+    check_formats(formats or ())
+    summary = shard_record.gather(out)
+    skipped = f", {len(summary.skipped)} skipped" if summary.skipped else ""
+    typer.echo(f"{summary.predicted} images -> {out}{skipped}")
+    convert_all(out, formats or (), progress=True)
 
 
 def import_checkpoint(

@@ -18,7 +18,7 @@ from picie.errors import InputError
 log = logging.getLogger(__name__)
 
 # a folder with one of these contains picie's output, not input
-_OUTPUTS = ("run.json", "predictions.json")
+_OUTPUTS = ("run.json", "predictions.json", "predictions.shards")
 _SYSTEM_FOLDERS = {"@eadir", "__macosx", "#recycle", "@recycle", "$recycle.bin", "lost+found", "system volume information"}
 _MAX_ENDINGS = 4
 _reported: set[str] = set()
@@ -142,7 +142,9 @@ def _walk(search: Search) -> Iterator[tuple[Path, list[str]]]:
     visited = set()
     for name, folders, files in os.walk(search.root, followlinks=True, onerror=note):
         folder, real = Path(name), os.path.realpath(name)
-        if real in visited or (folder != search.root and any(output in files for output in _OUTPUTS)):
+        if real in visited or (
+            folder != search.root and any(output in names for names in (files, folders) for output in _OUTPUTS)
+        ):
             folders.clear()
             continue
         visited.add(real)

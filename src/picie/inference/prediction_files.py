@@ -62,6 +62,9 @@ class PredictionFiles:
         if not self.begun:
             self.path_of(LEGEND)
             self.record.save()
+            if self.record.is_shared:  # the legend is written when the shards are joined
+                self.begun = True
+                return
             self.write(f"{LEGEND}.png", _encoded(legend(self.names, self.colors, _LEGEND_WIDTH), "PNG"))
             self.begun = True
 
@@ -121,7 +124,7 @@ class PredictionFiles:
         """Return the path of the file `name`, in a folder that exists. Raises `OSError`."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.parent not in self._used:
+        if path.parent not in self._used and not self.record.is_shared:
             clear_partials(path.parent)
             self._used.add(path.parent)
         return path

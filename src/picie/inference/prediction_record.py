@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -20,6 +20,8 @@ from picie.runtime.progress import log
 from picie.version import __version__
 
 FILE_NAME = "predictions.json"
+SHARDS = "predictions.shards"
+"""Folder with the records of shards, which `picie gather` joins into the file."""
 FRAMES = "_frames"
 """Ending of the folder with the label maps of a file's frames."""
 LEGEND = "legend"
@@ -125,6 +127,10 @@ class MadeBy(BaseModel):
     colors: list[str]
     assignment: list[int]
 
+    def made_by(self) -> MadeBy:
+        """Return these values alone."""
+        return MadeBy(**{name: getattr(self, name) for name in MadeBy.model_fields})
+
 
 class Content(MadeBy):
     """The content of the file.
@@ -144,6 +150,9 @@ class Content(MadeBy):
     scale: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]]
 
 
+C = TypeVar("C", bound=Content)
+
+
 class Record:
     """The record of a folder; written at the start, every few seconds, and by `save`.
 
@@ -154,7 +163,10 @@ class Record:
 
     Attributes:
         images: the predictions in the folder, by the absolute path of the image.
+        known: all predictions in the folder; for a shard also those of other shards.
         skipped: the reason for each image without a prediction, by its absolute path.
+        complete: whether every image of the call has been predicted or skipped.
+        is_shared: whether other processes write to the folder, too.
         earlier: the network and segments of predictions already in the folder, or None.
         scale: the range of stored values that becomes 0 to 255, for each type of more than 8 bits.
 
@@ -162,17 +174,41 @@ class Record:
         InputError: the file is damaged.
     """
 
+    is_shared = False
+
     def __init__(self, folder: Path, run: str, made_by: MadeBy) -> None:
         self.folder, self.run, self.made_by = folder, run, made_by
         self.images: dict[str, Prediction] = {}
+        self.complete = False
         self.skipped: dict[str, str] = {}
         self.earlier: MadeBy | None = None
         self.scale: dict[str, tuple[float, float]] = {}
         self._due = 0.0
-        if self.file.is_file():
-            content = read_record(self.file)
+        if (folder / FILE_NAME).is_file():
+            content = read_record(folder / FILE_NAME)
             self.images, self.earlier = content.images, content
             self.scale = {kind: (low, high) for kind, (low, high) in content.scale.items()}
+        self.known = self.images
+
+    def check_model(self, earlier: MadeBy) -> None:
+        """Raise `InputError` if predictions in the folder were made by another run."""
+        if earlier.model != self.made_by.model:
+            raise InputError(
+                f"--out {self.folder}: holds predictions of another run, or from before further training; give another "
+                "folder, or --overwrite to replace them"
+            )
+
+    def check_earlier(self) -> None:
+        """Mark the earlier predictions as outdated if the run's segments have changed.
+
+        Raises `InputError` if they were made by another run.
+        """
+        if self.earlier is None:
+            return
+        self.check_model(self.earlier)
+        if self.earlier.made_by() != self.made_by:
+            self.mark_outdated()
+            log.info("the run's segments have changed: %d earlier predictions are made again", len(self.images))
 
     @property
     def file(self) -> Path:
@@ -223,14 +259,18 @@ class Record:
             self.delete(prediction.files())
         self.images, self.scale, self.earlier = {}, {}, None
 
+    def content(self) -> dict[str, Any]:
+        """Return what the file holds; images are sorted by their paths."""
+        content: dict[str, Any] = {"picie": __version__, "run": self.run, **self.made_by.model_dump()}
+        content["images"] = {path: prediction.model_dump() for path, prediction in sorted(self.images.items())}
+        content["skipped"] = dict(sorted(self.skipped.items()))
+        content["scale"] = {kind: list(bounds) for kind, bounds in sorted(self.scale.items())}
+        return content
+
     def save(self) -> None:
         """Write the file. Raises `OSError`."""
         start = time.monotonic()
-        content = {"picie": __version__, "run": self.run, **self.made_by.model_dump()}
-        content["images"] = {path: prediction.model_dump() for path, prediction in self.images.items()}
-        content["skipped"] = self.skipped
-        content["scale"] = {kind: list(bounds) for kind, bounds in self.scale.items()}
-        text = json.dumps(content, indent=2) + "\n"
+        text = json.dumps(self.content(), indent=2) + "\n"
         write_atomically(self.file, lambda file: file.write(text.encode()))
         now = time.monotonic()
         self._due = now + max(_SAVE_EVERY, 20 * (now - start))
@@ -252,8 +292,13 @@ def is_label_map(path: Path, folder: Path) -> bool:
 
 def read_record(file: Path) -> Content:
     """Read and check a predictions.json. Raises `InputError` if it is damaged."""
+    return read_content(file, Content)
+
+
+def read_content(file: Path, kind: type[C]) -> C:
+    """Read and check a record of a `kind`. Raises `InputError` if it is damaged."""
     try:
-        return Content.model_validate(json.loads(file.read_bytes()))
+        return kind.model_validate(json.loads(file.read_bytes()))
     except (ValueError, RecursionError) as error:  # ValidationError is a ValueError
         reason = _first_problem(error) if isinstance(error, ValidationError) else "not valid JSON"
         raise InputError(
