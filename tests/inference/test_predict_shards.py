@@ -44,6 +44,14 @@ def photos(tmp_path: Path, labelled_folder: Path) -> Path:
     return root
 
 
+@pytest.fixture
+def loaded_once(untrained: Path, monkeypatch: Any) -> None:
+    """Load the run `untrained` once for all calls in this process, which is most of their time."""
+    segmenter = Segmenter.load(untrained, "cpu")
+    monkeypatch.setattr(Segmenter, "from_state", lambda *_: segmenter)
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
 def predict_shard(run: Path, photos: Path, out: Path, text: str, **options: Any) -> Summary:
     return predict_files(run, [photos], out, options=PredictOptions(shard=parse_shard(text), **options))
 
@@ -52,7 +60,8 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 12])  # 12: more than there are files
+@pytest.mark.usefixtures("loaded_once")
+@pytest.mark.parametrize("count", [3, 12])  # 12: more than there are files
 def test_shards_make_what_one_process_makes(untrained: Path, photos: Path, tmp_path: Path, count: int) -> None:
     predict_files(untrained, [photos], tmp_path / "one")
     out = tmp_path / "shards"
@@ -70,6 +79,7 @@ def test_shards_partition_the_files_evenly() -> None:
     assert [len(part) for part in parts] == [3, 3, 2, 2]
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_an_interrupted_shard_goes_on(untrained: Path, photos: Path, tmp_path: Path, monkeypatch: Any) -> None:
     out, original = tmp_path / "out", Segmenter.predict
 
@@ -88,6 +98,7 @@ def test_an_interrupted_shard_goes_on(untrained: Path, photos: Path, tmp_path: P
     assert gather(out).predicted == 9
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_another_division_keeps_what_is_done(untrained: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert predict_shard(untrained, photos, out, "1/4").predicted == 3
@@ -99,6 +110,7 @@ def test_another_division_keeps_what_is_done(untrained: Path, photos: Path, tmp_
     assert files_of(out) == files_of(tmp_path / "one")
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_gathered_predictions_are_not_made_again(untrained: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     predict_files(untrained, [photos / "deep"], out)
@@ -112,6 +124,7 @@ def test_gathered_predictions_are_not_made_again(untrained: Path, photos: Path, 
     assert predict_files(untrained, [photos], out).present == 10
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_what_is_missing_is_named(untrained: Path, photos: Path, tmp_path: Path, refused: Refused) -> None:
     out = tmp_path / "out"
     for index in (1, 3):
@@ -137,6 +150,7 @@ def test_shards_of_other_segments_are_not_joined(own_run: Path, photos: Path, tm
     assert predict_files(own_run, [photos], out).present == 9
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_one_scale_for_all_shards(untrained: Path, photos: Path, tmp_path: Path, monkeypatch: Any) -> None:
     seen = []
     original = images.compose
@@ -146,6 +160,7 @@ def test_one_scale_for_all_shards(untrained: Path, photos: Path, tmp_path: Path,
     assert [scale["uint16"] for scale in seen if scale] == [(0.0, 16383.0)] * 3
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_files_of_a_killed_shard_are_cleared_when_all_are_done(untrained: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     predict_shard(untrained, photos, out, "1/2")
@@ -175,6 +190,7 @@ def test_the_environment_names_the_shard() -> None:
         parse_shard("env", {**slurm, "SLURM_PROCID": "2"})
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_the_command_line_in_the_environment_of_torchrun(
     untrained: Path, photos: Path, tmp_path: Path, cli: Cli, refused: Refused, monkeypatch: Any
 ) -> None:
