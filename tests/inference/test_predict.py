@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -512,7 +514,22 @@ def test_paths_can_come_from_a_file(trained: Path, photos: Path, tmp_path: Path,
     assert cli("predict", trained, photos / "strip.png", "--from", listed, "--out", out)[:2] == (0, f"3 images -> {out}\n")
     assert cli("predict", trained, "--from", listed, "--out", out)[1] == f"0 images -> {out} (2 more were there already)\n"
     listed.write_text("\n", "utf-8")
-    assert "list.txt: has no path; write one path a line" in refused("predict", trained, "--from", listed, "--out", out)
+    assert "list.txt: has no path; give a text file with one path a line, or paths separated by NUL" in refused(
+        "predict", trained, "--from", listed, "--out", out
+    )
     assert "cannot be read (No such file" in refused("predict", trained, "--from", tmp_path / "no.txt", "--out", out)
     assert "cannot be read (it is not a text file)" in refused("predict", trained, "--from", photos / "a.png", "--out", out)
     assert "or a list of them with --from FILE" in refused("predict", trained, "--out", out)
+
+
+def test_paths_separated_by_nul_keep_their_folders_below_a_root(
+    trained: Path, photos: Path, tmp_path: Path, cli: Cli, monkeypatch: Any
+) -> None:
+    listed, out = (
+        io.BytesIO(b"\0".join(os.fsencode(photos / name) for name in ("a.png", "A b/\u00e9 1.jpg")) + b"\0"),
+        tmp_path / "out",
+    )
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(listed))
+    status, stdout, _ = cli("predict", trained, "--from", "-", "--root", photos, "--out", out, "--no-overlay")
+    assert (status, stdout) == (0, f"2 images -> {out}\n")
+    assert {entry["labels"] for entry in record(out)["images"].values()} == {"a.png", "A b/\u00e9 1.png"}

@@ -18,12 +18,17 @@ if TYPE_CHECKING:
 
 def predict(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
-    out: Annotated[Path, typer.Option(help="Output folder for label maps and overlays.")],
+    out: Annotated[str, typer.Option(help="Output folder for label maps and overlays, or its URL, e.g. gs://bucket/maps.")],
     paths: Annotated[
-        Optional[list[Path]], typer.Argument(metavar="PATH...", help="Images, or folders searched recursively.")
+        Optional[list[str]],
+        typer.Argument(metavar="PATH...", help="Images, folders searched recursively, or URLs, e.g. s3://bucket/photos."),
     ] = None,
     from_: Annotated[
-        Optional[Path], typer.Option("--from", metavar="FILE", help="Text file with further paths, one a line.")
+        Optional[Path],
+        typer.Option("--from", metavar="FILE", help="File with further paths, one a line or separated by NUL; - for stdin."),
+    ] = None,
+    root: Annotated[
+        Optional[Path], typer.Option(metavar="DIR", help="Folder above all files; outputs keep their folders below it.")
     ] = None,
     size: Annotated[
         Optional[int],
@@ -83,11 +88,14 @@ def predict(
     from picie.inference import predict
     from picie.inference.input_files import listed_paths
     from picie.inference.prediction_options import PredictOptions
+    from picie.inference.remote_files import is_remote
     from picie.runtime.progress import set_up_logging
 
     part = own_shard(shard)
     if part is not None and formats:
         raise InputError("--format: needs the predictions of all shards; give it to picie gather")
+    if formats and is_remote(out):
+        raise InputError("--format: needs the predictions on this machine; give a folder as --out")
     set_up_logging(quiet=quiet)
     options = PredictOptions(
         size=size,
@@ -106,6 +114,7 @@ def predict(
         max_pixels=max_pixels,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
+        root=root,
         shard=part,
     )
     given = [*(paths or ()), *(listed_paths(from_) if from_ is not None else ())]
@@ -117,7 +126,7 @@ def predict(
     skipped = f", {len(summary.skipped)} skipped" if summary.skipped else ""
     name = f"shard {part}: " if part is not None else ""
     typer.echo(f"{name}{summary.predicted} images -> {out}{present}{skipped}")
-    convert_all(out, formats or (), progress=not quiet)
+    convert_all(Path(out), formats or (), progress=not quiet)
 
 
 def own_shard(text: str | None) -> Shard | None:
@@ -137,17 +146,20 @@ def own_shard(text: str | None) -> Shard | None:
 
 
 def gather(
-    out: Annotated[Path, typer.Argument(help="Folder that picie predict --shard wrote to.")],
+    out: Annotated[str, typer.Argument(help="Folder, or its URL, that picie predict --shard wrote to.")],
     formats: Formats = None,
 ) -> None:
     """Join the records of picie predict --shard into one predictions.json, as a single run writes it."""
     from picie.inference import shard_record
+    from picie.inference.remote_files import is_remote
 
+    if formats and is_remote(out):
+        raise InputError("--format: needs the predictions on this machine")
     check_formats(formats or ())
     summary = shard_record.gather(out)
     skipped = f", {len(summary.skipped)} skipped" if summary.skipped else ""
     typer.echo(f"{summary.predicted} images -> {out}{skipped}")
-    convert_all(out, formats or (), progress=True)
+    convert_all(Path(out), formats or (), progress=True)
 
 
 def import_checkpoint(

@@ -9,7 +9,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from picie.data.formats import HEIF_SUFFIXES, IMAGE_SUFFIXES
 from picie.data.label_maps import find_label_maps
@@ -98,8 +98,8 @@ def search_photos(root: Path, include: Sequence[str] = (), exclude: Sequence[str
     """
     search = _search_files(root)
     found = search.images
-    images = [path for path in found if not include or _matches(path, root, include)]
-    images = [path for path in images if not _matches(path, root, exclude)]
+    images = [path for path in found if not include or matches(path.relative_to(root), include)]
+    images = [path for path in images if not matches(path.relative_to(root), exclude)]
     search.n_excluded = len(found) - len(images)
     if found and not images:
         raise InputError(f"{root}: the patterns of data.include and data.exclude leave none of {len(found):,} images")
@@ -109,11 +109,25 @@ def search_photos(root: Path, include: Sequence[str] = (), exclude: Sequence[str
     return search
 
 
-def _matches(path: Path, root: Path, patterns: Sequence[str]) -> bool:
-    """Whether a pattern fits the file's name, its path below `root`, or one of its folders."""
-    relative = path.relative_to(root)
-    names = [relative.name, *(part.as_posix() for part in (relative, *relative.parents))]
+def matches(path: PurePath, patterns: Sequence[str]) -> bool:
+    """Whether a pattern fits a file's name, its relative path, or one of its folders."""
+    names = [path.name, *(part.as_posix() for part in (path, *path.parents))]
     return any(fnmatch.fnmatch(name, pattern.rstrip("/")) for pattern in patterns for name in names)
+
+
+def is_searched(path: PurePath) -> bool:
+    """Whether a file, by its relative path, is neither hidden nor in a folder of the system."""
+    *folders, name = path.parts
+    return not name.startswith(".") and all(_is_searched(folder) for folder in folders)
+
+
+def _is_searched(folder: str) -> bool:
+    return not folder.startswith(".") and folder.lower() not in _SYSTEM_FOLDERS
+
+
+def is_output(path: PurePath, folder: PurePath) -> bool:
+    """Whether a file shows that `folder`, above it and below the root, holds picie's output."""
+    return bool(folder.parts) and path.relative_to(folder).parts[0] in _OUTPUTS
 
 
 def _search_files(root: Path) -> Search:
@@ -148,7 +162,7 @@ def _walk(search: Search) -> Iterator[tuple[Path, list[str]]]:
             folders.clear()
             continue
         visited.add(real)
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and f.lower() not in _SYSTEM_FOLDERS)
+        folders[:] = sorted(filter(_is_searched, folders))
         yield folder, files
 
 

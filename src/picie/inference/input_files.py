@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from picie.data.search import report, search_photos
 from picie.errors import InputError
 from picie.inference.prediction_record import CONFIDENCE, FRAMES, OVERLAY
+from picie.inference.remote_files import Source, find_remote, is_remote
 
 # If one of these is beside images/, the folder is a dataset, and only images/ holds photos.
 _DATASET_MARKERS = ("classes.toml", "annotations", "stuffthingmaps")
@@ -18,27 +20,31 @@ _FRAME = re.compile(rf"(.+){FRAMES}/\d{{6,}}(?:{OVERLAY}|{CONFIDENCE})?")
 
 
 def find_inputs(
-    paths: Sequence[Path],
+    paths: Sequence[Path | str],
     out: Path | None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     root: Path | None = None,
-) -> dict[Path, Path]:
-    """Find the images in `paths`, which are files or folders.
+) -> dict[Source, PurePath]:
+    """Find the images in `paths`, which are files, folders or their URLs.
 
     `include` and `exclude` are patterns of images in folders. `out` is the folder of the results,
     or None. `root` is a folder above all given files, if these are to keep their folders below it.
 
     Returns:
-        For each image, by its absolute path, its path relative to the given folder, or of a given
+        For each image, by its absolute path or URL, its path relative to the given folder, or of a given
         file to `root`; without `root` it is the file's name.
 
     Raises:
         InputError: a path does not exist or has no image, or an image lies in the folder `out`
             or not below `root`.
     """
-    found: dict[Path, Path] = {}
-    for path in paths:
+    found: dict[Source, PurePath] = {}
+    for given in paths:
+        if is_remote(given):
+            found |= find_remote(str(given), include, exclude)
+            continue
+        path = Path(given)
         if not path.exists():
             raise InputError(f"{path}: no such file or folder; give images or folders of images")
         if not (path.is_file() or path.is_dir()):  # opening a named pipe would block forever
@@ -56,30 +62,43 @@ def find_inputs(
             if root is not None and not path.absolute().is_relative_to(root.absolute()):
                 raise InputError(f"{path}: does not lie below {root}; give another root")
             found[path.absolute()] = Path(path.name) if root is None else path.absolute().relative_to(root.absolute())
-    inside = out and next((file for file in found if out.resolve() in file.resolve().parents), None)
+    local = [file for file in found if isinstance(file, Path)]
+    inside = out and next((file for file in local if out.resolve() in file.resolve().parents), None)
     if inside is not None:
         raise InputError(f"--out {out}: holds the image {inside}, which might be overwritten; give another folder")
     return found
 
 
-def listed_paths(file: Path) -> list[Path]:
-    """Return the paths in a text file, one a line; empty lines are left out.
+def listed_paths(file: Path) -> list[str]:
+    """Return the paths and URLs in a file, or for "-" of standard input.
+
+    They are separated by NUL characters, as `find -print0` writes them, if there is one; otherwise
+    each line is one. Empty ones are left out.
 
     Raises:
-        InputError: the file cannot be read as text, or has no path.
+        InputError: the file cannot be read, or has no path.
     """
+    advice = "give a text file with one path a line, or paths separated by NUL"
     try:
-        lines = file.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
-        raise InputError(f"--from {file}: cannot be read ({reason}); give a text file with one path a line") from error
-    paths = [Path(line.strip()) for line in lines if line.strip()]
+        text = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        raise InputError(f"--from {file}: cannot be read ({error.strerror}); {advice}") from error
+    try:
+        decoded = text.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"--from {file}: cannot be read (it is not a text file); {advice}") from error
+    if "\0" in decoded:
+        paths = [path for path in decoded.split("\0") if path]
+    else:
+        paths = [line.strip() for line in decoded.splitlines() if line.strip()]
     if not paths:
-        raise InputError(f"--from {file}: has no path; write one path a line")
+        raise InputError(f"--from {file}: has no path; {advice}")
     return paths
 
 
-def output_names(files: Mapping[Path, Path], earlier: Mapping[str, str], reserved: Collection[str] = ()) -> dict[str, Path]:
+def output_names(
+    files: Mapping[Source, PurePath], earlier: Mapping[str, str], reserved: Collection[str] = ()
+) -> dict[str, Source]:
     """Choose an output name for each image.
 
     Args:
@@ -92,7 +111,7 @@ def output_names(files: Mapping[Path, Path], earlier: Mapping[str, str], reserve
     """
     stems = Counter(name.with_suffix("").as_posix() for name in files.values())
     taken = _Taken({name: source for source, name in earlier.items()})
-    sources: dict[str, Path] = {}
+    sources: dict[str, Source] = {}
     for file, name in files.items():
         stem = name.with_suffix("").as_posix()
         if str(file) in earlier:

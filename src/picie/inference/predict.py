@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any
 
 import torch
 
@@ -12,10 +13,12 @@ from picie.config import with_overrides
 from picie.display.colors import rgb_to_hex
 from picie.errors import InputError
 from picie.inference.input_files import find_inputs, output_names
+from picie.inference.output_folder import FILE_NAME, SHARDS, OutputFolder, opened_output
 from picie.inference.prediction_loop import PredictionLoop
 from picie.inference.prediction_options import PredictOptions, Summary
-from picie.inference.prediction_record import FILE_NAME, LEGEND, SHARDS, MadeBy, Record, fingerprint
+from picie.inference.prediction_record import LEGEND, MadeBy, Record, fingerprint
 from picie.inference.refinement import check_available
+from picie.inference.remote_files import Source, is_remote
 from picie.inference.segmenter import Segmenter
 from picie.inference.shard_record import ShardRecord
 from picie.inference.sharding import Shard
@@ -30,7 +33,7 @@ def predict_files(
     device: str = "auto",
     options: PredictOptions | None = None,
 ) -> Summary:
-    """Segment `paths`, files or folders, and write the results to `out`.
+    """Segment `paths`, files, folders or their URLs, and write the results to `out`.
 
     photo.jpg becomes photo.png, an indexed PNG of the photo's own upright size, and
     photo_overlay.jpg. With `confidence`, photo_confidence.png is a grey image of the margin: the
@@ -52,15 +55,9 @@ def predict_files(
         Stopped: SIGINT or SIGTERM arrived.
         PicieError: the disk is full or fails.
     """
-    out, options = Path(out), options or PredictOptions()
+    options = options or PredictOptions()
     state = checkpoint.load(run)
-    segmenter = Segmenter.from_state(state, _device(device, options.shard))
-    if options.size is not None:
-        segmenter.config = with_overrides(segmenter.config, [f"evaluate.size={options.size}"])
-    if options.max_pixels is not None:
-        segmenter.reading = replace(segmenter.reading, max_pixels=options.max_pixels)
-    if options.bands:
-        segmenter.reading = replace(segmenter.reading, bands=tuple(options.bands))
+    segmenter = _segmenter(state, device, options)
     tiling = _tiling(segmenter, options)
     segments = segmenter.segments
     made_by = MadeBy(
@@ -70,24 +67,40 @@ def predict_files(
         colors=[rgb_to_hex(color) for color in segmenter.colors],
         assignment=list(segments.assignment),
     )
-    files = find_inputs([Path(path) for path in paths], out, options.include, options.exclude, options.root)
-    _check_folder(out, options)
-    if options.shard is not None:
-        return _predict_shard(segmenter, ShardRecord(out, str(Path(run).absolute()), made_by, options.shard), files, options)
-    record = Record(out, str(Path(run).absolute()), made_by)
-    if options.overwrite:
-        record.clear()
-    record.check_earlier()
-    names = output_names({**record.outdated(), **files}, _stems(record), reserved=[LEGEND])
-    return PredictionLoop(segmenter, record, options, tiling).run(names)
+    files = find_inputs(paths, None if is_remote(out) else Path(out), options.include, options.exclude, options.root)
+    with opened_output(out) as folder:
+        _check_folder(folder, options)
+        if options.shard is not None:
+            shard_record = ShardRecord(folder, str(Path(run).absolute()), made_by, options.shard)
+            return _predict_shard(segmenter, shard_record, files, options)
+        record = Record(folder, str(Path(run).absolute()), made_by)
+        if options.overwrite:
+            record.clear()
+        record.check_earlier()
+        names = output_names({**record.outdated(), **files}, _stems(record), reserved=[LEGEND])
+        return PredictionLoop(segmenter, record, options, tiling).run(names)
 
 
-def _predict_shard(segmenter: Segmenter, record: ShardRecord, files: Mapping[Path, Path], options: PredictOptions) -> Summary:
+def _segmenter(state: dict[str, Any], device: str, options: PredictOptions) -> Segmenter:
+    """Return the segmenter of a checkpoint, which reads and computes as the options say."""
+    segmenter = Segmenter.from_state(state, _device(device, options.shard))
+    if options.size is not None:
+        segmenter.config = with_overrides(segmenter.config, [f"evaluate.size={options.size}"])
+    if options.max_pixels is not None:
+        segmenter.reading = replace(segmenter.reading, max_pixels=options.max_pixels)
+    if options.bands:
+        segmenter.reading = replace(segmenter.reading, bands=tuple(options.bands))
+    return segmenter
+
+
+def _predict_shard(
+    segmenter: Segmenter, record: ShardRecord, files: Mapping[Source, PurePath], options: PredictOptions
+) -> Summary:
     """Predict the part of `files` that is the record's shard.
 
     The names of outputs, the division and the scale depend on all files, and are equal in all shards.
     """
-    listed = {**record.outdated(), **files}
+    listed: dict[Source, PurePath] = {**record.outdated(), **files}
     record.take_shards()
     names = output_names(listed, _stems(record), reserved=[LEGEND])
     part = set(record.take_part(list(listed)))
@@ -121,15 +134,16 @@ def _tiling(segmenter: Segmenter, options: PredictOptions) -> Tiling | None:
     return make_tiling(segmenter, options.tile, options.overlap, options.size)
 
 
-def _check_folder(out: Path, options: PredictOptions) -> None:
+def _check_folder(out: OutputFolder, options: PredictOptions) -> None:
     """Raise `InputError` if `out` is a file, or holds other files than predictions."""
-    if out.exists() and not out.is_dir():
+    if out.path.exists() and not out.path.is_dir():
         raise InputError(f"--out {out}: is a file; give a folder")
     if options.shard is not None and options.overwrite:
         raise InputError("--overwrite: would delete what other shards write; delete the folder, or leave it out")
-    if options.shard is None and (out / SHARDS).is_dir():
+    has_shards = (out.path / SHARDS).is_dir()
+    if options.shard is None and has_shards:
         raise InputError(
             f"--out {out}: holds shards that are not joined; run `picie gather {out}` first, or give another folder"
         )
-    if out.is_dir() and any(out.iterdir()) and not ((out / FILE_NAME).is_file() or (out / SHARDS).is_dir()):
+    if not (out.is_empty() or has_shards or out.has(FILE_NAME)):
         raise InputError(f"--out {out}: holds other files; give a new folder, so that nothing is overwritten")

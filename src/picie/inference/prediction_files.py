@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from PIL import Image
 
 from picie.data.raster_files import RasterFile
 from picie.display.colors import Color
-from picie.display.overlays import draw_names, draw_overlay, index_image, legend
+from picie.display.overlays import draw_names, draw_overlay, encoded, index_image, legend
 from picie.inference.outputs import Maps
 from picie.inference.prediction_record import CONFIDENCE, LEGEND, OVERLAY, Frame, Record
 from picie.inference.rows_output import RowsOutput
@@ -65,7 +64,9 @@ class PredictionFiles:
             if self.record.is_shared:  # the legend is written when the shards are joined
                 self.begun = True
                 return
-            self.write(f"{LEGEND}.png", _encoded(legend(self.names, self.colors, _LEGEND_WIDTH), "PNG"))
+            self.write(f"{LEGEND}.png", encoded(legend(self.names, self.colors, _LEGEND_WIDTH), "PNG"))
+            for upload in self.record.out.publish([f"{LEGEND}.png"]):
+                upload.result()
             self.begun = True
 
     def write_picture(self, prediction: Frame, image: Image.Image, maps: Maps) -> np.ndarray:
@@ -81,14 +82,14 @@ class PredictionFiles:
         self._start(prediction)
         labels = maps.labels
         index = index_image(labels, self.colors)
-        self.write(prediction.labels, _encoded(index, "PNG"))
+        self.write(prediction.labels, encoded(index, "PNG"))
         if prediction.confidence is not None and maps.margin is not None:
-            self.write(prediction.confidence, _encoded(Image.fromarray(maps.margin), "PNG"))
+            self.write(prediction.confidence, encoded(Image.fromarray(maps.margin), "PNG"))
         if prediction.overlay is not None:
             draw_overlay(image, labels, self.colors)
             if self.write_names:
                 draw_names(image, labels, self.names)
-            self.write(prediction.overlay, _encoded(image, "PNG" if prediction.overlay.endswith(".png") else "JPEG"))
+            self.write(prediction.overlay, encoded(image, "PNG" if prediction.overlay.endswith(".png") else "JPEG"))
         if index.mode == "P":
             return np.array(index.histogram()[: len(self.names)], np.int64)
         counts = np.zeros(len(self.names), np.int64)
@@ -143,9 +144,9 @@ class PredictionFiles:
         try:
             yield
         except BaseException:
-            self.record.delete(sorted(set(self._started) - set(owned)))
+            self.record.out.delete(sorted(set(self._started) - set(owned)))
             if self._versions(owned) != before:
-                self.record.delete(owned)
+                self.record.out.delete(owned)
                 del self.record.images[image]
             raise
 
@@ -187,9 +188,3 @@ def shares(counts: np.ndarray, names: Sequence[str]) -> dict[str, float]:
     parts = counts / max(1, counts.sum())
     order = np.argsort(-parts, kind="stable")
     return {names[i]: round(float(parts[i]), 4) for i in order if counts[i] > 0}
-
-
-def _encoded(image: Image.Image, kind: str) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **({"quality": 92} if kind == "JPEG" else {}))
-    return file.getvalue()

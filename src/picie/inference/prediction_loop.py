@@ -6,18 +6,19 @@ import contextlib
 import errno
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
 from picie.data.frames import VIDEO_SUFFIXES
-from picie.data.images import decoding_bytes, measure_scales
+from picie.data.images import decoding_bytes
 from picie.data.loading import read_ahead
 from picie.data.remarks import Remarks
 from picie.errors import InputError, PicieError, UnreadableImageError
+from picie.inference.output_folder import Uploads
 from picie.inference.picture_prediction import PicturePrediction
 from picie.inference.prediction_files import Extras, PredictionFiles
 from picie.inference.prediction_options import PredictOptions, Summary
 from picie.inference.prediction_record import Prediction, Record
-from picie.inference.prediction_sources import Picture, open_source, remarks_on
+from picie.inference.prediction_sources import Picture, measured_scales, open_source, remarks_on
+from picie.inference.remote_files import Source, fetched, temporary_folder
 from picie.inference.segmenter import Segmenter
 from picie.inference.tiles import Tiling
 from picie.runtime.atomic_write import is_disk_full
@@ -35,14 +36,14 @@ class PredictionLoop:
         self.segmenter, self.record, self.options, self.tiling = segmenter, record, options, tiling
         # None: each image's own
         self.size = None if tiling is not None and tiling.size is None else segmenter.config.evaluate_size
-        self.out = record.folder
+        self.uploads = Uploads()
         self.files = PredictionFiles(record, segmenter.names, segmenter.colors, options.labels)
         self.summary = Summary()
         self.pictures = PicturePrediction(
             segmenter, self.files, tiling, Extras(options.overlay, options.confidence), options.steady, options.refine
         )
 
-    def run(self, sources: Mapping[str, Path], measured: Sequence[Path] | None = None) -> Summary:
+    def run(self, sources: Mapping[str, Source], measured: Sequence[Source] | None = None) -> Summary:
         """Predict files.
 
         Args:
@@ -62,7 +63,7 @@ class PredictionLoop:
                 raise
             reason = "the disk is full" if is_disk_full(error) else error.strerror
             raise PicieError(
-                f"{self.out}: {reason}; {self._done(len(sources))}. Free some space and repeat the command to continue"
+                f"{self.record.out}: {reason}; {self._done(len(sources))}. Free some space and repeat the command to continue"
             ) from error
         finally:
             self._end()
@@ -74,10 +75,10 @@ class PredictionLoop:
             log.warning("skipped: %s", reason)
         return summary
 
-    def _how(self, source: Path) -> str:
+    def _how(self, source: Source) -> str:
         return _described(self.options, self.tiling, source)
 
-    def _remaining(self, sources: Mapping[str, Path]) -> dict[str, Path]:
+    def _remaining(self, sources: Mapping[str, Source]) -> dict[str, Source]:
         """Return the images without a prediction, or with one that this call would change."""
         images = self.record.images
         wanted = [kind for kind in ("overlay", "confidence") if getattr(self.options, kind)]
@@ -88,40 +89,43 @@ class PredictionLoop:
             or not self.record.is_current(source, earlier, (self.size, self._how(source)), wanted)
         }
 
-    def _predict_all(self, remaining: Mapping[str, Path], total: int, measured: Sequence[Path] | None) -> None:
+    def _predict_all(self, remaining: Mapping[str, Source], total: int, measured: Sequence[Source] | None) -> None:
         names, remarks = {source: name for name, source in remaining.items()}, Remarks()
-        with graceful_stop() as stop, Progress(self.options.progress) as bars, bars.bar("predict", len(names)) as advance:
+        with contextlib.ExitStack() as stack:
+            stop, bars = stack.enter_context(graceful_stop()), stack.enter_context(Progress(self.options.progress))
+            advance, copies = stack.enter_context(bars.bar("predict", len(names))), stack.enter_context(temporary_folder())
             if all(_bands(earlier.how) != _chosen_bands(self.options) for earlier in self.record.known.values()):
                 self.record.scale = {}  # it is that of other bands
             reading = self.segmenter.reading.with_scales(self.record.scale)
             measured = list(names) if measured is None or not names else measured
-            self.record.scale = {**measure_scales(measured, reading), **self.record.scale}
+            self.record.scale = {**measured_scales(measured, reading), **self.record.scale}
             reading = reading.with_scales(self.record.scale)
             opened = partial(open_source, reading=reading, frames=self.options.frames)
             self.pictures.bars = bars
             self.pictures.check_stop = lambda: stop.check(f"stopped; {self._done(total)}. Repeat the command to continue")
-            for source, read, picture in read_ahead(opened, list(names), ahead=4, cost=decoding_bytes):
+            files = fetched(list(names), copies)
+            for file, read, picture in read_ahead(opened, files, ahead=4, cost=lambda file: decoding_bytes(file.path)):
                 if isinstance(picture, UnreadableImageError):
                     reason: str | None = str(picture)
                 else:
-                    remarks.add(source.name, remarks_on(picture))
-                    reason = self._predict(source, names[source], picture, read)
-                if reason is None:
-                    self.summary.predicted += 1
-                else:
-                    self.summary.skipped[str(source)] = reason
+                    remarks.add(file.source.name, remarks_on(picture))
+                    reason = self._predict(file.source, names[file.source], picture, read)
+                if reason is not None:
+                    self.summary.skipped[str(file.source)] = file.named(reason)
                 del picture  # before the next one is read
+                file.release()
                 if self.files.begun:
                     self.record.save_if_due()
                 advance(1)
                 self.pictures.check_stop()
+            self.uploads.finish()
         for line in remarks.lines():
             log.warning("%s", line)
 
     def _done(self, total: int) -> str:
         return f"{self.summary.present + self.summary.predicted} of {total} images are done"
 
-    def _predict(self, source: Path, name: str, picture: Picture, read: list[int]) -> str | None:
+    def _predict(self, source: Source, name: str, picture: Picture, read: list[int]) -> str | None:
         """Write the files of one image, or return the reason why that is not possible.
 
         `read` is the signature of the file that the image was read from.
@@ -144,22 +148,34 @@ class PredictionLoop:
         except OSError as error:
             if error.errno in _DISK_ERRORS:
                 raise
-            return f"{source}: its predictions cannot be written to {self.out} ({error.strerror})"
+            return f"{source}: its predictions cannot be written to {self.record.out} ({error.strerror})"
+        self.uploads.add(self.record.out.publish(prediction.files()), partial(self._take, source, prediction))
+        return None
+
+    def _take(self, source: Source, prediction: Prediction, failed: OSError | None) -> None:
+        """Record a prediction whose files are where they belong, or the reason why they are not."""
+        if failed is not None:
+            self.summary.skipped[str(source)] = (
+                f"{source}: its predictions cannot be written to {self.record.out} ({failed.strerror})"
+            )
+            return
         earlier = self.record.images.get(str(source))
         if earlier is not None:
-            self.record.delete(sorted(set(earlier.files()) - set(prediction.files())))
+            self.record.out.delete(sorted(set(earlier.files()) - set(prediction.files())))
         self.record.images[str(source)] = prediction
-        return None
+        self.summary.predicted += 1
 
     def _end(self) -> None:
         """Save the record of the finished predictions."""
+        with contextlib.suppress(Exception):  # the error that ended the loop is raised
+            self.uploads.finish()
         if self.files.begun or self.record.is_shared:
             self.record.skipped = self.summary.skipped
             with contextlib.suppress(OSError):  # on a full disk the last record stays
                 self.record.save()
 
 
-def _described(options: PredictOptions, tiling: Tiling | None, source: Path) -> str:
+def _described(options: PredictOptions, tiling: Tiling | None, source: Source) -> str:
     """The options other than `size` that change what is written for `source`, for the record."""
     is_video = source.suffix.lower() in VIDEO_SUFFIXES
     parts = {

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Collection, Mapping
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Annotated, Any, TypeVar
 
 import torch
@@ -15,13 +14,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from torch import Tensor
 
 from picie.errors import InputError
+from picie.inference.output_folder import FILE_NAME, OutputFolder
+from picie.inference.remote_files import RemoteFile, Source, is_remote
 from picie.runtime.atomic_write import write_atomically
 from picie.runtime.progress import log
 from picie.version import __version__
 
-FILE_NAME = "predictions.json"
-SHARDS = "predictions.shards"
-"""Folder with the records of shards, which `picie gather` joins into the file."""
 FRAMES = "_frames"
 """Ending of the folder with the label maps of a file's frames."""
 LEGEND = "legend"
@@ -71,7 +69,7 @@ class Prediction(BaseModel):
         confidence: the file of the margin at each pixel, or None if none was written.
         size: the short side in pixels that the image was computed at, or 0 if the run's segments
             have changed since and the prediction must be made again.
-        source: the image file's size in bytes and its modification time in ns.
+        source: the `signature` of the image file.
         share: the share of pixels of each segment that occurs, by name, largest first.
         frames: the frames of a video, an animation or a TIFF of several pages, in order; empty if
             only one picture was predicted. `labels` is then the first one's, `share` that of all.
@@ -157,11 +155,12 @@ class Record:
     """The record of a folder; written at the start, every few seconds, and by `save`.
 
     Args:
-        folder: the folder of the predictions; it may not exist yet.
+        out: the folder of the predictions.
         run: the run's folder, for information.
         made_by: the network and segments that make the predictions.
 
     Attributes:
+        folder: where the files are written.
         images: the predictions in the folder, by the absolute path of the image.
         known: all predictions in the folder; for a shard also those of other shards.
         skipped: the reason for each image without a prediction, by its absolute path.
@@ -176,16 +175,16 @@ class Record:
 
     is_shared = False
 
-    def __init__(self, folder: Path, run: str, made_by: MadeBy) -> None:
-        self.folder, self.run, self.made_by = folder, run, made_by
+    def __init__(self, out: OutputFolder, run: str, made_by: MadeBy) -> None:
+        self.out, self.folder, self.run, self.made_by = out, out.path, run, made_by
         self.images: dict[str, Prediction] = {}
         self.complete = False
         self.skipped: dict[str, str] = {}
         self.earlier: MadeBy | None = None
         self.scale: dict[str, tuple[float, float]] = {}
         self._due = 0.0
-        if (folder / FILE_NAME).is_file():
-            content = read_record(folder / FILE_NAME)
+        if (self.folder / FILE_NAME).is_file():
+            content = read_record(self.folder / FILE_NAME)
             self.images, self.earlier = content.images, content
             self.scale = {kind: (low, high) for kind, (low, high) in content.scale.items()}
         self.known = self.images
@@ -194,7 +193,7 @@ class Record:
         """Raise `InputError` if predictions in the folder were made by another run."""
         if earlier.model != self.made_by.model:
             raise InputError(
-                f"--out {self.folder}: holds predictions of another run, or from before further training; give another "
+                f"--out {self.out}: holds predictions of another run, or from before further training; give another "
                 "folder, or --overwrite to replace them"
             )
 
@@ -215,7 +214,7 @@ class Record:
         """The file."""
         return self.folder / FILE_NAME
 
-    def is_current(self, source: Path, prediction: Prediction, made: tuple[int | None, str], wanted: Collection[str]) -> bool:
+    def is_current(self, source: Source, prediction: Prediction, made: tuple[int | None, str], wanted: Collection[str]) -> bool:
         """Whether a prediction of the file `source` is up to date.
 
         `made` is the size and the options that are wanted, as in `Prediction`; a size of None is
@@ -231,32 +230,24 @@ class Record:
             and prediction.how == how
             and (prediction.size == size or (size is None and prediction.size > 0))
             and all(getattr(prediction, kind) is not None for kind in wanted)
-            and all((self.folder / name).is_file() for name in prediction.files())
+            and all(map(self.out.has, prediction.files()))
         )
 
-    def outdated(self) -> dict[Path, Path]:
-        """Return the images to predict again, as absolute path -> label map."""
-        return {Path(path): Path(p.labels) for path, p in self.images.items() if p.size == 0}
+    def outdated(self) -> dict[Source, PurePath]:
+        """Return the images on this machine to predict again, as absolute path -> label map."""
+        return {Path(path): Path(p.labels) for path, p in self.images.items() if p.size == 0 and not is_remote(path)}
 
     def mark_outdated(self) -> None:
         """Mark all predictions as `outdated`, and drop those whose images no longer exist."""
-        existing = {path: p for path, p in self.images.items() if Path(path).is_file()}
+        existing = {path: p for path, p in self.images.items() if is_remote(path) or Path(path).is_file()}
         for path in sorted(set(self.images) - set(existing)):
-            log.warning("%s: no longer there; its prediction in %s keeps the old segments", path, self.folder)
+            log.warning("%s: no longer there; its prediction in %s keeps the old segments", path, self.out)
         self.images = {path: p.model_copy(update={"size": 0}) for path, p in existing.items()}
-
-    def delete(self, names: Iterable[str]) -> None:
-        """Delete files of the folder, as far as they exist, and the folders that they leave empty."""
-        for name in names:
-            with contextlib.suppress(OSError):  # a folder that holds something else stays
-                (self.folder / name).unlink(missing_ok=True)
-                for folder in list(PurePosixPath(name).parents)[:-1]:
-                    (self.folder / folder).rmdir()
 
     def clear(self) -> None:
         """Delete all predictions of the folder, and nothing else."""
         for prediction in self.images.values():
-            self.delete(prediction.files())
+            self.out.delete(prediction.files())
         self.images, self.scale, self.earlier = {}, {}, None
 
     def content(self) -> dict[str, Any]:
@@ -271,7 +262,10 @@ class Record:
         """Write the file. Raises `OSError`."""
         start = time.monotonic()
         text = json.dumps(self.content(), indent=2) + "\n"
+        self.file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.file, lambda file: file.write(text.encode()))
+        for upload in self.out.publish([self.file.relative_to(self.folder).as_posix()]):
+            upload.result()
         now = time.monotonic()
         self._due = now + max(_SAVE_EVERY, 20 * (now - start))
 
@@ -312,8 +306,13 @@ def _first_problem(error: ValidationError) -> str:
     return f"{'.'.join(map(str, problem['loc'])) or 'content'}: {problem['msg']}"
 
 
-def signature(source: Path) -> list[int]:
-    """Return a file's size in bytes and its modification time in ns. Raises `OSError`."""
+def signature(source: Source) -> list[int]:
+    """Return a file's size in bytes and its modification time in ns. Raises `OSError`.
+
+    In place of the time, a file on an object store has a number that changes with its content.
+    """
+    if isinstance(source, RemoteFile):
+        return list(source.signature)
     status = source.stat()
     return [status.st_size, status.st_mtime_ns]
 

@@ -11,9 +11,11 @@ from typing import Any
 
 from picie.display.colors import hex_to_rgb
 from picie.errors import InputError
+from picie.inference.output_folder import SHARDS, OutputFolder, opened_output
 from picie.inference.prediction_files import PredictionFiles
 from picie.inference.prediction_options import Summary
-from picie.inference.prediction_record import SHARDS, Content, MadeBy, Prediction, Record, read_content
+from picie.inference.prediction_record import Content, MadeBy, Prediction, Record, read_content
+from picie.inference.remote_files import Source
 from picie.inference.sharding import Shard, fingerprint_of
 from picie.runtime.atomic_write import clear_partials
 from picie.runtime.progress import log
@@ -37,7 +39,7 @@ class ShardRecord(Record):
     """The record of one shard, in a file of its own; several processes write to the folder.
 
     Args:
-        folder: the folder of the predictions; it may not exist yet.
+        out: the folder of the predictions.
         run: the run's folder, for information.
         made_by: the network and segments that make the predictions.
         shard: which one it is.
@@ -48,8 +50,8 @@ class ShardRecord(Record):
 
     is_shared = True
 
-    def __init__(self, folder: Path, run: str, made_by: MadeBy, shard: Shard) -> None:
-        super().__init__(folder, run, made_by)  # what was joined earlier
+    def __init__(self, out: OutputFolder, run: str, made_by: MadeBy, shard: Shard) -> None:
+        super().__init__(out, run, made_by)  # what was joined earlier
         self.shard, self.files, self.complete = shard, "", False
         self.check_earlier()
 
@@ -70,7 +72,7 @@ class ShardRecord(Record):
                 self.images |= content.images
             self.scale = {**{kind: (low, high) for kind, (low, high) in content.scale.items()}, **self.scale}
 
-    def take_part(self, files: Sequence[Path]) -> list[Path]:
+    def take_part(self, files: Sequence[Source]) -> list[Source]:
         """Keep the earlier predictions of the shard's part of `files` alone, and return that part.
 
         Predictions of files that were given to this shard once, and are in no part now, stay.
@@ -85,10 +87,6 @@ class ShardRecord(Record):
 
     def content(self) -> dict[str, Any]:
         return {**super().content(), "files": self.files, "complete": self.complete}
-
-    def save(self) -> None:
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        super().save()
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ class _Group:
         parts = [f"{self.of(missing)} missing"] * bool(missing) + [f"{self.of(unfinished)} unfinished"] * bool(unfinished)
         return " and ".join(parts)
 
-    def check_equal(self, out: Path) -> dict[str, tuple[float, float]]:
+    def check_equal(self, out: OutputFolder) -> dict[str, tuple[float, float]]:
         """Return the scale of values that all shards have.
 
         Raises `InputError` if two were made with other segments or another scale.
@@ -141,8 +139,12 @@ def gather(out: str | Path) -> Summary:
     Raises:
         InputError: there is no shard, or one is missing, unfinished or different.
     """
-    out = Path(out)
-    groups = _groups(out)
+    with opened_output(out) as folder:
+        return _gather(folder)
+
+
+def _gather(out: OutputFolder) -> Summary:
+    groups = _groups(out.path)
     if not groups:
         raise InputError(f"{out}: has no records of shards; give the --out folder of `picie predict --shard`")
     newest = next((group for group in reversed(groups) if group.is_complete), groups[-1])
@@ -182,7 +184,8 @@ def _write(record: Record) -> None:
         if folder.is_dir():
             clear_partials(folder)
     files.begin()
-    shutil.rmtree(record.folder / SHARDS)
+    record.out.delete([f"{SHARDS}/{file.name}" for file in _files(record.folder)])
+    shutil.rmtree(record.folder / SHARDS, ignore_errors=True)
 
 
 def _groups(out: Path) -> list[_Group]:

@@ -7,10 +7,11 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TypeVar
 
 from picie.errors import InputError
 
+S = TypeVar("S")
 # (rank, number of processes, rank on the machine): those of torchrun, then those of Slurm's srun
 _LAUNCHERS = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
 
@@ -29,10 +30,10 @@ class Shard:
     count: int
     local: int | None = None
 
-    def part(self, files: Iterable[Path]) -> list[Path]:
+    def part(self, files: Iterable[S]) -> list[S]:
         """Return the files of this shard: of all in sorted order, every `count`-th.
 
-        >>> [[path.name for path in Shard(i, 2).part(map(Path, "cab"))] for i in (1, 2)]
+        >>> [Shard(i, 2).part("cab") for i in (1, 2)]
         [['a', 'c'], ['b']]
         """
         return sorted(files, key=str)[self.index - 1 :: self.count]
@@ -75,7 +76,7 @@ def _from_environment(environment: Mapping[str, str]) -> Shard:
     )
 
 
-def fingerprint_of(files: Iterable[Path]) -> str:
+def fingerprint_of(files: Iterable[object]) -> str:
     """Return a fingerprint of the paths of all files, which is equal in all shards."""
     text = "\0".join(sorted(map(str, files)))
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]

@@ -1,0 +1,143 @@
+"""The folder that predictions are written to: on this machine, or on an object store."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+
+from picie.inference.remote_files import RemoteRoot, is_remote
+
+FILE_NAME = "predictions.json"
+"""The record of the predictions."""
+SHARDS = "predictions.shards"
+"""Folder with the records of shards, which `picie gather` joins into the file."""
+_UPLOADS = 16  # files at a time
+
+
+class OutputFolder:
+    """A folder on this machine.
+
+    Args:
+        path: the folder; it may not exist yet.
+
+    Attributes:
+        path: where files are written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def is_empty(self) -> bool:
+        """Whether there is no file."""
+        return not (self.path.is_dir() and any(self.path.iterdir()))
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file `name`."""
+        return (self.path / name).is_file()
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete files, as far as they exist, and the folders that they leave empty."""
+        for name in names:
+            with contextlib.suppress(OSError):  # a folder that holds something else stays
+                (self.path / name).unlink(missing_ok=True)
+                for folder in list(PurePosixPath(name).parents)[:-1]:
+                    (self.path / folder).rmdir()
+
+    def publish(self, names: Sequence[str]) -> list[Future[None]]:
+        """Take over files that have been written below `path`. Returns what is to be waited for."""
+        return []
+
+
+class RemoteFolder(OutputFolder):
+    """A folder on an object store.
+
+    Files are written to a temporary folder, uploaded in threads, and deleted there. The records of
+    earlier predictions are downloaded at the start.
+
+    Args:
+        root: the folder.
+        staging: the temporary folder.
+        pool: the threads.
+    """
+
+    def __init__(self, root: RemoteRoot, staging: Path, pool: ThreadPoolExecutor) -> None:
+        super().__init__(staging)
+        self._root, self._pool = root, pool
+        self._names = set(root.names())
+        for name in self._names:
+            if name == FILE_NAME or name.startswith(f"{SHARDS}/"):
+                root.download(name, staging / name)
+
+    def __str__(self) -> str:
+        return self._root.url
+
+    def is_empty(self) -> bool:
+        return not self._names
+
+    def has(self, name: str) -> bool:
+        return name in self._names
+
+    def delete(self, names: Iterable[str]) -> None:
+        names = list(names)
+        super().delete(names)
+        for name in self._names.intersection(names):
+            self._root.delete(name)
+        self._names.difference_update(names)
+
+    def publish(self, names: Sequence[str]) -> list[Future[None]]:
+        self._names.update(names)
+        return [self._pool.submit(self._upload, name) for name in names]
+
+    def _upload(self, name: str) -> None:
+        self._root.upload(self.path / name, name)
+        if not (name == FILE_NAME or name.startswith(f"{SHARDS}/")):
+            (self.path / name).unlink()
+
+
+@contextlib.contextmanager
+def opened_output(out: str | Path) -> Iterator[OutputFolder]:
+    """Open a folder, or the URL of one, for the block; at its end all files are uploaded.
+
+    Raises:
+        InputError: a package for the URL's protocol is missing, or the folder cannot be listed.
+    """
+    if not is_remote(out):
+        yield OutputFolder(Path(out))
+        return
+    root = RemoteRoot.writable(str(out))
+    with tempfile.TemporaryDirectory(prefix="picie-") as staging, ThreadPoolExecutor(_UPLOADS, "picie-upload") as pool:
+        yield RemoteFolder(root, Path(staging), pool)
+
+
+class Uploads:
+    """What is done with each picture once its files are uploaded, in order.
+
+    Args:
+        limit: the largest number of pictures whose files wait for their upload.
+    """
+
+    def __init__(self, limit: int = 32) -> None:
+        self._limit = limit
+        self._waiting: list[tuple[list[Future[None]], Callable[[OSError | None], None]]] = []
+
+    def add(self, uploads: list[Future[None]], done: Callable[[OSError | None], None]) -> None:
+        """Call `done` with the first error, or None, after `uploads`; at once if there are none."""
+        self._waiting.append((uploads, done))
+        while self._waiting and (len(self._waiting) > self._limit or all(one.done() for one in self._waiting[0][0])):
+            self._finish()
+
+    def finish(self) -> None:
+        """Wait for all uploads."""
+        while self._waiting:
+            self._finish()
+
+    def _finish(self) -> None:
+        uploads, done = self._waiting.pop(0)
+        errors = [one.exception() for one in uploads]
+        done(next((error for error in errors if isinstance(error, OSError)), None))
