@@ -26,6 +26,7 @@ from picie.display.colors import rgb_to_hex
 from picie.display.overlays import overlay
 from picie.errors import InputError, PicieError, Stopped
 from picie.inference import prediction_files, prediction_loop
+from picie.inference.picture_prediction import PicturePrediction
 from picie.inference.predict import predict_files
 from picie.inference.prediction_files import PredictionFiles
 from picie.inference.prediction_options import PredictOptions, Summary
@@ -426,6 +427,7 @@ def test_a_full_disk_stops_and_the_command_continues(trained: Path, photos: Path
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(prediction_loop, "default_workers", lambda: 1)  # one picture is written after the other
     with pytest.raises(PicieError, match=r"the disk is full; 2 of 7 images are done. Free some space") as error:
         predict_files(trained, [photos], out)
     assert not isinstance(error.value, InputError)  # exit status 1
@@ -533,3 +535,34 @@ def test_paths_separated_by_nul_keep_their_folders_below_a_root(
     status, stdout, _ = cli("predict", trained, "--from", "-", "--root", photos, "--out", out, "--no-overlay")
     assert (status, stdout) == (0, f"2 images -> {out}\n")
     assert {entry["labels"] for entry in record(out)["images"].values()} == {"a.png", "A b/\u00e9 1.png"}
+
+
+def test_pictures_that_are_computed_together_have_the_same_maps(
+    untrained: Path, photos: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    predict_files(untrained, [photos], tmp_path / "single")
+    monkeypatch.setattr(PicturePrediction, "batch_size", 3)  # as on a GPU
+    together, original = [], Segmenter.predict
+    monkeypatch.setattr(Segmenter, "predict", lambda *args: together.append(args[1]) or original(*args))
+    predict_files(untrained, [photos], tmp_path / "batches")
+    assert [len(images) if isinstance(images, list) else 1 for images in together] == [3, 3, 1]
+    for path in (tmp_path / "single").rglob("*.png"):
+        alike = np.asarray(Image.open(path)) == np.asarray(
+            Image.open(tmp_path / "batches" / path.relative_to(tmp_path / "single"))
+        )
+        assert alike.mean() > 0.999  # sums of another order
+
+
+def test_pictures_that_do_not_fit_together_are_computed_singly(
+    untrained: Path, photos: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(PicturePrediction, "batch_size", 3)
+    original = Segmenter.predict
+
+    def predict(self: Segmenter, images: Any, *others: Any) -> Any:
+        if isinstance(images, list):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(self, images, *others)
+
+    monkeypatch.setattr(Segmenter, "predict", predict)
+    assert predict_files(untrained, [photos], tmp_path / "out").predicted == 7

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from picie.inference.remote_files import RemoteRoot, is_remote
@@ -14,7 +13,6 @@ FILE_NAME = "predictions.json"
 """The record of the predictions."""
 SHARDS = "predictions.shards"
 """Folder with the records of shards, which `picie gather` joins into the file."""
-_UPLOADS = 16  # files at a time
 
 
 class OutputFolder:
@@ -25,7 +23,10 @@ class OutputFolder:
 
     Attributes:
         path: where files are written.
+        workers: how many threads should write at a time; None chooses by the cores.
     """
+
+    workers: int | None = None
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -49,26 +50,26 @@ class OutputFolder:
                 for folder in list(PurePosixPath(name).parents)[:-1]:
                     (self.path / folder).rmdir()
 
-    def publish(self, names: Sequence[str]) -> list[Future[None]]:
-        """Take over files that have been written below `path`. Returns what is to be waited for."""
-        return []
+    def publish(self, names: Sequence[str]) -> None:
+        """Take over files that have been written below `path`. Raises `OSError`."""
 
 
 class RemoteFolder(OutputFolder):
     """A folder on an object store.
 
-    Files are written to a temporary folder, uploaded in threads, and deleted there. The records of
-    earlier predictions are downloaded at the start.
+    Files are written to a temporary folder, uploaded, and deleted there. The records of earlier
+    predictions are downloaded at the start.
 
     Args:
         root: the folder.
         staging: the temporary folder.
-        pool: the threads.
     """
 
-    def __init__(self, root: RemoteRoot, staging: Path, pool: ThreadPoolExecutor) -> None:
+    workers = 16  # they wait for the store
+
+    def __init__(self, root: RemoteRoot, staging: Path) -> None:
         super().__init__(staging)
-        self._root, self._pool = root, pool
+        self._root = root
         self._names = set(root.names())
         for name in self._names:
             if name == FILE_NAME or name.startswith(f"{SHARDS}/"):
@@ -90,19 +91,17 @@ class RemoteFolder(OutputFolder):
             self._root.delete(name)
         self._names.difference_update(names)
 
-    def publish(self, names: Sequence[str]) -> list[Future[None]]:
-        self._names.update(names)
-        return [self._pool.submit(self._upload, name) for name in names]
-
-    def _upload(self, name: str) -> None:
-        self._root.upload(self.path / name, name)
-        if not (name == FILE_NAME or name.startswith(f"{SHARDS}/")):
-            (self.path / name).unlink()
+    def publish(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._root.upload(self.path / name, name)
+            self._names.add(name)
+            if not (name == FILE_NAME or name.startswith(f"{SHARDS}/")):
+                (self.path / name).unlink()
 
 
 @contextlib.contextmanager
 def opened_output(out: str | Path) -> Iterator[OutputFolder]:
-    """Open a folder, or the URL of one, for the block; at its end all files are uploaded.
+    """Open a folder, or the URL of one, for the block.
 
     Raises:
         InputError: a package for the URL's protocol is missing, or the folder cannot be listed.
@@ -111,33 +110,5 @@ def opened_output(out: str | Path) -> Iterator[OutputFolder]:
         yield OutputFolder(Path(out))
         return
     root = RemoteRoot.writable(str(out))
-    with tempfile.TemporaryDirectory(prefix="picie-") as staging, ThreadPoolExecutor(_UPLOADS, "picie-upload") as pool:
-        yield RemoteFolder(root, Path(staging), pool)
-
-
-class Uploads:
-    """What is done with each picture once its files are uploaded, in order.
-
-    Args:
-        limit: the largest number of pictures whose files wait for their upload.
-    """
-
-    def __init__(self, limit: int = 32) -> None:
-        self._limit = limit
-        self._waiting: list[tuple[list[Future[None]], Callable[[OSError | None], None]]] = []
-
-    def add(self, uploads: list[Future[None]], done: Callable[[OSError | None], None]) -> None:
-        """Call `done` with the first error, or None, after `uploads`; at once if there are none."""
-        self._waiting.append((uploads, done))
-        while self._waiting and (len(self._waiting) > self._limit or all(one.done() for one in self._waiting[0][0])):
-            self._finish()
-
-    def finish(self) -> None:
-        """Wait for all uploads."""
-        while self._waiting:
-            self._finish()
-
-    def _finish(self) -> None:
-        uploads, done = self._waiting.pop(0)
-        errors = [one.exception() for one in uploads]
-        done(next((error for error in errors if isinstance(error, OSError)), None))
+    with tempfile.TemporaryDirectory(prefix="picie-") as staging:
+        yield RemoteFolder(root, Path(staging))

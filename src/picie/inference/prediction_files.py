@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ class Extras:
 class PredictionFiles:
     """Writes the files of a folder of predictions, which is made with the first of them.
 
+    Several threads may write, each the files of another picture.
+
     Args:
         record: the folder's record.
         names: the name of each value.
@@ -54,19 +57,18 @@ class PredictionFiles:
         self.record, self.names, self.colors, self.write_names = record, tuple(names), tuple(colors), write_names
         self.folder, self.begun = record.folder, False
         self._used: set[Path] = set()  # folders that have no temporary files of killed processes
-        self._started: list[str] = []
+        self._lock, self._thread = threading.RLock(), threading.local()
 
     def begin(self) -> None:
         """Write the record and the legend, once there is something to write. Raises `OSError`."""
-        if not self.begun:
+        with self._lock:
+            if self.begun:
+                return
             self.path_of(LEGEND)
             self.record.save()
-            if self.record.is_shared:  # the legend is written when the shards are joined
-                self.begun = True
-                return
-            self.write(f"{LEGEND}.png", encoded(legend(self.names, self.colors, _LEGEND_WIDTH), "PNG"))
-            for upload in self.record.out.publish([f"{LEGEND}.png"]):
-                upload.result()
+            if not self.record.is_shared:  # of shards it is written when they are joined
+                self.write(f"{LEGEND}.png", encoded(legend(self.names, self.colors, _LEGEND_WIDTH), "PNG"))
+                self.record.out.publish([f"{LEGEND}.png"])
             self.begun = True
 
     def write_picture(self, prediction: Frame, image: Image.Image, maps: Maps) -> np.ndarray:
@@ -125,9 +127,10 @@ class PredictionFiles:
         """Return the path of the file `name`, in a folder that exists. Raises `OSError`."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.parent not in self._used and not self.record.is_shared:
-            clear_partials(path.parent)
-            self._used.add(path.parent)
+        with self._lock:
+            if path.parent not in self._used and not self.record.is_shared:
+                clear_partials(path.parent)
+                self._used.add(path.parent)
         return path
 
     @contextlib.contextmanager
@@ -140,20 +143,20 @@ class PredictionFiles:
         earlier = self.record.images.get(image)
         owned = [] if earlier is None else earlier.files()
         before = self._versions(owned)
-        self._started = []
+        self._thread.started = []
         try:
             yield
         except BaseException:
-            self.record.out.delete(sorted(set(self._started) - set(owned)))
+            self.record.out.delete(sorted(set(self._thread.started) - set(owned)))
             if self._versions(owned) != before:
                 self.record.out.delete(owned)
                 del self.record.images[image]
             raise
 
     def _start(self, prediction: Frame) -> None:
-        """Note the files of a prediction, for `deleted_on_error`."""
+        """Note the files that this thread writes, for `deleted_on_error`."""
         names = (prediction.labels, prediction.overlay, prediction.confidence)
-        self._started += [name for name in names if name is not None]
+        self._thread.started += [name for name in names if name is not None]
 
     def _versions(self, names: Sequence[str]) -> list[tuple[int, int] | None]:
         """What changes when a file is replaced: its inode and its time; None if there is no file."""

@@ -4,29 +4,56 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+from PIL import Image
 
 from picie.data.frames import VIDEO_SUFFIXES
 from picie.data.images import decoding_bytes
-from picie.data.loading import read_ahead
+from picie.data.loading import default_workers, read_ahead
 from picie.data.remarks import Remarks
 from picie.errors import InputError, PicieError, UnreadableImageError
-from picie.inference.output_folder import Uploads
+from picie.inference.outputs import Maps
 from picie.inference.picture_prediction import PicturePrediction
 from picie.inference.prediction_files import Extras, PredictionFiles
 from picie.inference.prediction_options import PredictOptions, Summary
 from picie.inference.prediction_record import Prediction, Record
-from picie.inference.prediction_sources import Picture, measured_scales, open_source, remarks_on
-from picie.inference.remote_files import Source, fetched, temporary_folder
+from picie.inference.prediction_sources import Opened, grouped, measured_scales, open_source, remarks_on
+from picie.inference.remote_files import Fetched, Source, fetched, temporary_folder
 from picie.inference.segmenter import Segmenter
 from picie.inference.tiles import Tiling
+from picie.inference.write_behind import WriteBehind
 from picie.runtime.atomic_write import is_disk_full
-from picie.runtime.interrupts import graceful_stop
+from picie.runtime.interrupts import StopRequest, graceful_stop
 from picie.runtime.progress import Progress, log
 
 # These errors affect all files.
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+
+
+_BYTES = 6  # of memory a pixel, of a picture that is written: 4 as Pillow's RGB, labels, index
+T = TypeVar("T")
+_Outcome = Prediction | str
+
+
+class _Job(NamedTuple):
+    """One picture that is predicted.
+
+    Attributes:
+        source: its file.
+        shape: its width and height in pixels.
+        name: its output name.
+        size: the short side that it is computed at.
+        signature: the signature of the file that it was read from.
+    """
+
+    source: Source
+    shape: tuple[int, int]
+    name: str
+    size: int
+    signature: list[int]
 
 
 class PredictionLoop:
@@ -36,7 +63,7 @@ class PredictionLoop:
         self.segmenter, self.record, self.options, self.tiling = segmenter, record, options, tiling
         # None: each image's own
         self.size = None if tiling is not None and tiling.size is None else segmenter.config.evaluate_size
-        self.uploads = Uploads()
+        self.behind: WriteBehind[_Outcome]
         self.files = PredictionFiles(record, segmenter.names, segmenter.colors, options.labels)
         self.summary = Summary()
         self.pictures = PicturePrediction(
@@ -102,73 +129,90 @@ class PredictionLoop:
             reading = reading.with_scales(self.record.scale)
             opened = partial(open_source, reading=reading, frames=self.options.frames)
             self.pictures.bars = bars
-            self.pictures.check_stop = lambda: stop.check(f"stopped; {self._done(total)}. Repeat the command to continue")
+            self.behind = stack.enter_context(WriteBehind[_Outcome](self.record.out.workers or default_workers()))
+            self.pictures.check_stop = lambda: self._check(stop, total)
             files = fetched(list(names), copies)
-            for file, read, picture in read_ahead(opened, files, ahead=4, cost=lambda file: decoding_bytes(file.path)):
-                if isinstance(picture, UnreadableImageError):
-                    reason: str | None = str(picture)
-                else:
+            opening = read_ahead(opened, files, ahead=4, cost=lambda file: decoding_bytes(file.path))
+            for group in grouped(opening, self.pictures.batch_size):
+                for file, _, picture in group:
                     remarks.add(file.source.name, remarks_on(picture))
-                    reason = self._predict(file.source, names[file.source], picture, read)
-                if reason is not None:
-                    self.summary.skipped[str(file.source)] = file.named(reason)
-                del picture  # before the next one is read
-                file.release()
+                self._predict_group(group, names, advance)
+                del group, picture  # before the next one is read
                 if self.files.begun:
                     self.record.save_if_due()
-                advance(1)
                 self.pictures.check_stop()
-            self.uploads.finish()
+            self.behind.finish()
         for line in remarks.lines():
             log.warning("%s", line)
 
-    def _done(self, total: int) -> str:
-        return f"{self.summary.present + self.summary.predicted} of {total} images are done"
+    def _predict_group(self, group: Sequence[Opened], names: Mapping[Source, str], advance: Callable[[int], None]) -> None:
+        """Predict pictures that have been opened. Those in memory are written in threads."""
+        computed = iter(self.pictures.maps_of([picture for _, _, picture in group if isinstance(picture, Image.Image)]))
+        for file, signed, picture in group:
+            take = partial(self._take, file, advance)
+            if isinstance(picture, UnreadableImageError):
+                take(str(picture))
+            else:
+                size = min(picture.height, picture.width) if self.size is None else self.size
+                job = _Job(file.source, (picture.width, picture.height), names[file.source], size, signed)
+                if isinstance(picture, Image.Image):
+                    self._predict_image(job, picture, next(computed), take)
+                else:
+                    take(self._tried(job, partial(self._write, job, partial(self.pictures.write, job.name, picture))))
+            file.release()
 
-    def _predict(self, source: Source, name: str, picture: Picture, read: list[int]) -> str | None:
-        """Write the files of one image, or return the reason why that is not possible.
+    def _predict_image(self, job: _Job, image: Image.Image, maps: Maps | None, take: Callable[[_Outcome], None]) -> None:
+        found = self._tried(job, partial(self.pictures.maps, image)) if maps is None else maps
+        if isinstance(found, str):
+            take(found)
+            return
+        write = partial(self._write, job, partial(self.pictures.write_maps, job.name, image, found))
+        self.behind.submit(partial(self._tried, job, write), take, _BYTES * image.width * image.height)
 
-        `read` is the signature of the file that the image was read from.
-        """
-        prediction = Prediction(
-            labels=f"{name}.png",
-            overlay=None,
-            size=min(picture.height, picture.width) if self.size is None else self.size,
-            how=self._how(source),
-            source=read,
-            share={},
-        )
+    def _write(self, job: _Job, write: Callable[[], dict[str, Any]]) -> Prediction:
+        """Write the files of one image. `write` returns the fields of its `Prediction` that name them."""
+        with self.files.deleted_on_error(str(job.source)):
+            prediction = Prediction(size=job.size, how=self._how(job.source), source=job.signature, **write())
+            self.record.out.publish(prediction.files())
+        return prediction
+
+    def _tried(self, job: _Job, work: Callable[[], T]) -> T | str:
+        """Return the result of `work` on one image, or the reason why it is not possible."""
         try:
-            with self.files.deleted_on_error(str(source)):
-                prediction = prediction.model_copy(update=self.pictures.write(name, picture))
+            return work()
         except MemoryError:
-            return f"{source}: {picture.width} x {picture.height} pixels do not fit into memory"
+            return f"{job.source}: {job.shape[0]} x {job.shape[1]} pixels do not fit into memory"
         except UnreadableImageError as error:
             return str(error)
         except OSError as error:
             if error.errno in _DISK_ERRORS:
                 raise
-            return f"{source}: its predictions cannot be written to {self.record.out} ({error.strerror})"
-        self.uploads.add(self.record.out.publish(prediction.files()), partial(self._take, source, prediction))
-        return None
+            return f"{job.source}: its predictions cannot be written to {self.record.out} ({error.strerror})"
 
-    def _take(self, source: Source, prediction: Prediction, failed: OSError | None) -> None:
-        """Record a prediction whose files are where they belong, or the reason why they are not."""
-        if failed is not None:
-            self.summary.skipped[str(source)] = (
-                f"{source}: its predictions cannot be written to {self.record.out} ({failed.strerror})"
-            )
+    def _take(self, file: Fetched, advance: Callable[[int], None], outcome: _Outcome) -> None:
+        """Record a prediction, or the reason why there is none."""
+        source = str(file.source)
+        advance(1)
+        if isinstance(outcome, str):
+            self.summary.skipped[source] = file.named(outcome)
             return
-        earlier = self.record.images.get(str(source))
+        earlier = self.record.images.get(source)
         if earlier is not None:
-            self.record.out.delete(sorted(set(earlier.files()) - set(prediction.files())))
-        self.record.images[str(source)] = prediction
+            self.record.out.delete(sorted(set(earlier.files()) - set(outcome.files())))
+        self.record.images[source] = outcome
         self.summary.predicted += 1
+
+    def _check(self, stop: StopRequest, total: int) -> None:
+        """Raise `Stopped` if a signal has arrived, after what is being written."""
+        if stop.signum is not None:
+            self.behind.finish()
+            stop.check(f"stopped; {self._done(total)}. Repeat the command to continue")
+
+    def _done(self, total: int) -> str:
+        return f"{self.summary.present + self.summary.predicted} of {total} images are done"
 
     def _end(self) -> None:
         """Save the record of the finished predictions."""
-        with contextlib.suppress(Exception):  # the error that ended the loop is raised
-            self.uploads.finish()
         if self.files.begun or self.record.is_shared:
             self.record.skipped = self.summary.skipped
             with contextlib.suppress(OSError):  # on a full disk the last record stays

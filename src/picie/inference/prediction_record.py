@@ -264,8 +264,7 @@ class Record:
         text = json.dumps(self.content(), indent=2) + "\n"
         self.file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.file, lambda file: file.write(text.encode()))
-        for upload in self.out.publish([self.file.relative_to(self.folder).as_posix()]):
-            upload.result()
+        self.out.publish([self.file.relative_to(self.folder).as_posix()])
         now = time.monotonic()
         self._due = now + max(_SAVE_EVERY, 20 * (now - start))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -17,9 +17,14 @@ from picie.inference.prediction_record import signature
 from picie.inference.remote_files import Fetched, RemoteFile, Source, fetched, temporary_folder
 
 Picture = Image.Image | RasterFile | Frames
+_GROUP_BYTES = 2**29
 
 
-def open_source(file: Fetched, reading: Reading, frames: str) -> tuple[Fetched, list[int], Picture | UnreadableImageError]:
+Opened = tuple[Fetched, list[int], Picture | UnreadableImageError]
+"""A file, its `signature`, and the picture, or the error."""
+
+
+def open_source(file: Fetched, reading: Reading, frames: str) -> Opened:
     """Open a file, in a thread that reads ahead.
 
     Args:
@@ -57,7 +62,26 @@ def measured_scales(sources: Sequence[Source], reading: Reading) -> dict[str, Sc
         return measure_scales([*local, *copies], reading)
 
 
-def remarks_on(picture: Picture) -> Sequence[str]:
+def grouped(opened: Iterable[Opened], size: int) -> Iterator[list[Opened]]:
+    """Yield groups of up to `size` pictures, which hold at most 512 MB, or a single one."""
+    group: list[Opened] = []
+    held = 0
+    for one in opened:
+        picture = one[2]
+        cost = 4 * picture.width * picture.height if isinstance(picture, Image.Image) else 0
+        if group and held + cost > _GROUP_BYTES:
+            yield group
+            group, held = [], 0
+        group, held = [*group, one], held + cost
+        del one, picture
+        if len(group) == size:
+            yield group
+            group, held = [], 0
+    if group:
+        yield group
+
+
+def remarks_on(picture: Picture | UnreadableImageError) -> Sequence[str]:
     """Return remarks on a picture, as `picie.data.remarks.inspect` does."""
     if isinstance(picture, RasterFile):
         return (MORE_BANDS,) if picture.more_bands else ()
