@@ -1,6 +1,6 @@
 """Measure `picie predict` against the number of pictures and of processes, and its memory over time.
 
-    python -m benchmarks.prediction --images 10000 --out benchmarks/results/prediction.jsonl
+    python -m benchmarks.prediction --images 2500 10000 --out benchmarks/results/prediction.jsonl
 
 The pictures are generated, 64 x 48 pixels, and the network is tiny and untrained, so that the time
 is that of everything around it: reading, decoding, encoding, writing and the record.
@@ -30,7 +30,7 @@ _EVERY = 0.25  # seconds between two looks at the memory
 def main() -> None:
     """Measure, print and append the records."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=10_000, help="largest number of pictures; also a quarter and a sixteenth")
+    parser.add_argument("--images", type=int, nargs="+", default=[2500, 10_000], help="numbers of pictures")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--out", type=Path, required=True, help="file that the records are appended to, as JSON lines")
     options = parser.parse_args()
@@ -38,7 +38,7 @@ def main() -> None:
         root = Path(name)
         write_pictures(root / "train", 64)
         picie("train", root / "train", "-k", 8, "--epochs", 0, "--out", root / "run", *_NETWORK)
-        for images in (options.images // 16, options.images // 4, options.images):
+        for images in options.images:
             write_pictures(root / f"{images}", images)
             for processes in options.processes:
                 record = measure(root / "run", root / f"{images}", root / f"{images}-{processes}", processes)
