@@ -34,14 +34,14 @@ def write(root: Path, images: int, size: tuple[int, int] = SIZE) -> None:
         for kind in ("images", "labels"):
             (root / kind / split).mkdir(parents=True)
         for number in range(first, first + n):
-            picture, label = _picture(number, size)
-            picture.save(root / "images" / split / f"{number:06d}.jpg", quality=90)
+            photo, label = picture(number, size)
+            photo.save(root / "images" / split / f"{number:06d}.jpg", quality=90)
             label.save(root / "labels" / split / f"{number:06d}.png", compress_level=1)
     names = json.dumps([f"class {i}" for i in range(CLASSES)])
     (root / "classes.toml").write_text(f"names = {names}\n", "utf-8")
 
 
-def _picture(number: int, size: tuple[int, int]) -> tuple[Image.Image, Image.Image]:
+def picture(number: int, size: tuple[int, int]) -> tuple[Image.Image, Image.Image]:
     """A picture of noisy single-colour regions, and its labels.
 
     Each region belongs to a smooth random field and covers the pixels at which that field is the

@@ -47,6 +47,7 @@ def setting(backbone: str, options: Sequence[str], epochs: int) -> Config:
         "train.epochs": (epochs, "use --rounds"),
         "data.on_bad_image": ("error", "all contestants must process the same images, so an unreadable one is an error"),
         "run.report": ("false", "no report is written"),
+        "evaluate.scale": (1, "all contestants predict at the size of a view"),
     }
     for key, (_, instead) in fixed.items():
         if key in given:

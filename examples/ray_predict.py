@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None, predictor: type[BatchPredictor]
         fn_constructor_args=(options.run,),
         batch_size=options.batch_size,
         compute=ray.data.ActorPoolStrategy(size=options.actors),
+        num_cpus=0.5,  # with 1, two actors would leave no CPU of a small machine for reading
         num_gpus=options.gpus,
     )
     maps = maps.materialize()  # count below without predicting again

@@ -33,6 +33,7 @@ TINY = (
     "train.epochs=2",
     "train.lr=1e-4",
     "run.device=cpu",
+    "evaluate.scale=1",
     "run.report=false",  # seconds; tests/report asks for it
 )
 UNTRAINED = (*(option for option in TINY if not option.startswith("train.epochs=")), "train.epochs=0")
@@ -175,5 +176,5 @@ def checkpoint_of(run: Path) -> dict[str, Any]:
 
 
 def predicted_clusters(segmenter: Segmenter, image: Image.Image) -> np.ndarray:
-    """(H, W) clusters of an RGB picture, computed with its short side at `evaluate.size`."""
+    """(H, W) clusters of an RGB picture, computed at `Config.predict_size`."""
     return segmenter.clusters(segmenter.to_pixels(image), (image.height, image.width))[0]

@@ -33,7 +33,7 @@ def refusal(*overrides: str, preset: str | None = None, file: Path | None = None
 def test_nothing_given_is_the_defaults() -> None:
     assert load() == load("default") == Config()
     assert Config().views.frame == 320
-    assert Config().evaluate_size == 160
+    assert (Config().evaluate_size, Config().predict_size) == (160, 320)
 
 
 def test_the_defaults_pass_their_own_limits() -> None:

@@ -22,7 +22,7 @@ from tests.equal_runs import assert_equal_runs
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from picie import Segmenter, registry
+from picie import Config, Segmenter, registry
 from picie.config import Section
 from picie.data.base import ClassMap
 from picie.methods.base import Method
@@ -30,6 +30,7 @@ from picie.methods.losses import Targets, prototype_logits
 from picie.methods.picie import PiCIE
 from picie.runtime.rng import ImageRNG
 from picie.runtime.run_record import read_metrics
+from picie.training import api
 from picie.views.base import Geometric, Params, Photometric
 from picie.views.geometry import Geometry
 from picie.views.two_views import BatchViews
@@ -259,6 +260,9 @@ OTHERS = {
 }
 
 
+CONSTANT = "train.schedule=constant"
+
+
 @pytest.fixture(autouse=True)
 def _trusted() -> Iterator[None]:
     """Python code here may open the runs of these extensions."""
@@ -276,17 +280,22 @@ def train(cli: Cli, data: Path, out: Path, *options: str) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def without_extension(tiny: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run at a constant learning rate, so that one of fewer epochs can be continued to it."""
+    return api.train(tiny(CONSTANT), tmp_path_factory.mktemp("plain") / "run")
+
+
 @pytest.mark.parametrize("name", [*EXTENSIONS, *OTHERS])
 def test_an_extension_trains_resumes_predicts_and_shows(
-    cli: Cli, labelled_folder: Path, trained: Path, tmp_path: Path, name: str
+    cli: Cli, labelled_folder: Path, without_extension: Path, tmp_path: Path, name: str
 ) -> None:
-    options = (EXTENSIONS | OTHERS)[name]
+    options = (*(EXTENSIONS | OTHERS)[name], CONSTANT)
     whole = train(cli, labelled_folder, tmp_path / "whole", *options)
-    half = train(cli, labelled_folder, tmp_path / "half", *options, "train.epochs=1", "train.schedule=constant")
-    constant = train(cli, labelled_folder, tmp_path / "constant", *options, "train.schedule=constant")
+    half = train(cli, labelled_folder, tmp_path / "half", *options, "train.epochs=1")
     status, _, error = cli("train", "--resume", half, "train.epochs=2", "--trust")
     assert status == 0, error
-    assert_equal_runs(half, constant)
+    assert_equal_runs(half, whole)
 
     status, _, error = cli("predict", whole, labelled_folder / "images" / "val", "--out", tmp_path / "out", "--trust")
     assert status == 0, error
@@ -295,10 +304,13 @@ def test_an_extension_trains_resumes_predicts_and_shows(
     status, _, error = cli("evaluate", whole, "--json", scores, "--trust")
     assert status == 0, error
     assert json.loads(scores.read_text("utf-8"))["miou"] > 0
-    assert read_metrics(whole)[-1]["loss"] != read_metrics(trained)[-1]["loss"]  # its effect
+    assert read_metrics(whole)[-1]["loss"] != read_metrics(without_extension)[-1]["loss"]  # its effect
 
 
-@pytest.mark.parametrize("name", EXTENSIONS)
+IN_SHORT = ("backbone", "projection head")  # their exports take seconds; `make test-long` has all
+
+
+@pytest.mark.parametrize("name", [n if n in IN_SHORT else pytest.param(n, marks=pytest.mark.long) for n in EXTENSIONS])
 def test_an_extension_is_exported(cli: Cli, labelled_folder: Path, tmp_path: Path, name: str) -> None:
     run = train(cli, labelled_folder, tmp_path / "run", *EXTENSIONS[name], "train.epochs=0")
     status, _, error = cli("export", run, tmp_path / "net.pt2", "--trust")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,8 +57,27 @@ def write_cityscapes(root: Path, labels: str = "gtFine") -> Path:
     return root
 
 
+def write_shards(root: Path) -> Path:
+    """A labelled folder of `write_labelled`, as two shards of train and one of val."""
+    folder = write_labelled(root.with_name(f"{root.name}-unpacked"))
+    root.mkdir(parents=True)
+    shutil.copy(folder / "classes.toml", root)
+    for split in ("train", "val"):
+        (root / split).mkdir()
+        photos = sorted((folder / "images" / split).iterdir())
+        for number, part in enumerate((photos[:4], photos[4:])):
+            if not part:
+                continue
+            with tarfile.open(root / split / f"{number:03d}.tar", "w") as tar:
+                for photo in reversed(part):  # the order in a tar file does not matter
+                    tar.add(photo, photo.name)
+                    tar.add(folder / "labels" / split / f"{photo.stem}.png", f"{photo.stem}.seg.png")
+    return root
+
+
 MAKERS: dict[str, Callable[[Path], Path | None]] = {
     "folder": write_labelled,
+    "webdataset": write_shards,
     "scenes": lambda root: None,  # needs no folder
     **dict.fromkeys(("cocostuff27", "cocostuff15", "cocostuff12", "cocostuff171"), write_coco),
     **dict.fromkeys(("cityscapes27", "cityscapes19"), write_cityscapes),

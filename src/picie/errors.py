@@ -72,6 +72,17 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f"valid: {listing}"
 
 
+def none_can(n: int, what: str, verb: str, first: object) -> str:
+    """Return the message for `n` things of which none can be used.
+
+    >>> none_can(1, "image", "be read", "a.jpg: is empty")
+    'no image can be read: a.jpg: is empty'
+    >>> none_can(3, "image", "be read", "a.jpg: is empty")
+    'none of the 3 images can be read; the first: a.jpg: is empty'
+    """
+    return f"no {what} can {verb}: {first}" if n == 1 else f"none of the {n:,} {what}s can {verb}; the first: {first}"
+
+
 def validation_message(error: ValidationError) -> str:
     """Return one line about the first invalid value in pydantic's report.
 

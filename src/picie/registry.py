@@ -18,6 +18,7 @@ from picie.errors import InputError, nearest
 
 DATASETS = {
     "folder": "picie.data.folder:Folder",
+    "webdataset": "picie.data.shards:Shards",
     "scenes": "picie.data.scenes.dataset:Scenes",
     "cocostuff27": "picie.data.cocostuff:CocoStuff27",
     "cocostuff15": "picie.data.cocostuff:CocoStuff15",

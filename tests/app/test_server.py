@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-import os
 import shutil
 import signal
 import socket
 import struct
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -30,8 +27,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.testclient import TestClient
 from tests.conftest import predicted_clusters
+from tests.forked import forked, picie
 
 from picie import Segmenter
+from picie.app import exports as exports_module
 from picie.app.checks import read_body
 from picie.app.exports import Exports
 from picie.app.gallery import Gallery, open_gallery
@@ -44,6 +43,7 @@ from picie.data.images import decode_image, open_image
 from picie.data.scaling import Reading
 from picie.errors import UnreadableImageError
 from picie.inference.neighbors import Query, feature_at, neighbors
+from picie.inference.predict import predict_files
 from picie.naming import changes as naming
 from picie.naming.changes import Changes
 from picie.naming.overview import segments_of
@@ -626,6 +626,25 @@ def test_pictures_are_exported_again_after_new_clusters(client: TestClient, own_
     np.testing.assert_array_equal(mask, Segmenter.load(own_run).predict(images / "003.jpg"))
 
 
+def test_a_running_export_can_be_cancelled_and_goes_on_later(
+    client: TestClient, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cancelled_at_once(*args: Any, **options: Any) -> Any:
+        assert client.delete("/api/export").status_code == 200
+        return predict_files(*args, **options)
+
+    monkeypatch.setattr(exports_module, "predict_files", cancelled_at_once)
+    assert client.post("/api/export", json={"format": "masks"}).status_code == 202
+    end = time.monotonic() + 60
+    while (state := client.get("/api/export").json())["state"] == "running":
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert (state["state"], state["done"], state["total"]) == ("cancelled", 1, len(list(images.iterdir())))
+    assert client.get("/api/export/file").status_code == 404
+    monkeypatch.undo()
+    assert exported(client, "masks")[0] == "masks.zip"
+
+
 def test_exported_masks_keep_their_folders_and_an_archive_in_use(own_run: Path, images: Path, tmp_path: Path) -> None:
     pictures = [tmp_path / "photos" / day / "IMG_1.jpg" for day in ("mon", "tue/late")]
     for picture in pictures:
@@ -733,19 +752,18 @@ def test_a_form_keeps_every_byte_of_its_file(still: TestClient, monkeypatch: Any
 # ---- the command
 
 
-def test_it_says_where_it_is_and_ends_with_the_interrupt(own_run: Path, images: Path) -> None:
-    command = [sys.executable, "-m", "picie", "app", own_run, "--images", images, "--port", "0", "--device", "cpu"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        url = process.stdout.readline().strip()
+def test_it_says_where_it_is_and_ends_with_the_interrupt(own_run: Path, images: Path, tmp_path: Path) -> None:
+    command = ["app", str(own_run), "--images", str(images), "--port", "0", "--device", "cpu"]
+    with forked(tmp_path, picie, command) as process:
+        process.wait_for_output()
+        url = process.output().strip()
         assert url.startswith("http://127.0.0.1:")
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with direct.open(url, timeout=30) as page:
             assert b"<title>picie" in page.read()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(120) == 130
-        assert process.stderr.read() == "picie: stopped\n"
+        process.send(signal.SIGINT)
+        status, _, errors = process.wait()
+    assert (status, errors) == (130, "picie: stopped\n")
 
 
 def test_a_port_that_is_taken_is_one_line(own_run: Path, refused: Any) -> None:

@@ -57,6 +57,7 @@ def test_each_backbone_is_a_setting_on_your_own_images(
     assert "_measure_naive" not in here
 
 
+@pytest.mark.long  # each process imports torch
 def test_in_processes_of_its_own(bench_cli: Cli, labelled_folder: Path) -> None:
     status, out, err = bench_cli("-q", labelled_folder, *OPTIONS, *SMALL, "--no-naive")
     assert status == 0, err

@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from tests.conftest import NAMES, TINY, UNTRAINED
+from tests.forked import forked, picie
 
 from picie import Segmenter, registry
 from picie.cli.main import main
@@ -229,12 +230,11 @@ def test_python_m_picie_and_no_heavy_import_for_help() -> None:
 
 
 def test_a_process_ends_with_status_2_and_one_line(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "picie", "train", "nowhere/at/all"], capture_output=True, text=True, check=False, cwd=tmp_path
-    )
-    assert done.returncode == 2
-    assert re.fullmatch(r"picie: error: \S*nowhere/at/all: no such folder; [^\n]*\n", done.stderr)
-    assert not list(tmp_path.iterdir())
+    with forked(tmp_path, picie, ["train", "nowhere/at/all", "--out", str(tmp_path / "run")]) as process:
+        status, out, errors = process.wait()
+    assert (status, out) == (2, "")
+    assert re.fullmatch(r"picie: error: \S*nowhere/at/all: no such folder; [^\n]*\n", errors)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_closed_pipe_is_no_error() -> None:

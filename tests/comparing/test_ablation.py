@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -142,8 +143,11 @@ def test_every_setting_with_every_seed_once(
     assert "6 runs: 2 settings x 3 seeds; 2 to do" in cli("ablate", *more)[2]
 
 
-def test_runs_of_other_settings_are_not_mixed_in(arguments: list[object], tmp_path: Path, cli: Call, refused: Refused) -> None:
-    assert cli("ablate", *arguments)[0] == 0
+def test_runs_of_other_settings_are_not_mixed_in(
+    arguments: list[object], trained: Path, tmp_path: Path, refused: Refused
+) -> None:
+    shutil.copytree(trained, tmp_path / "out" / "temperature=0.3" / "seed-0")
+    arguments[arguments.index("--epochs") + 1] = 2
     message = refused("ablate", *arguments, "loss.within=0.5")
     assert "holds a run with loss.within = 1.0, not 0.5; give another --out" in message
 
@@ -177,6 +181,7 @@ def test_a_run_killed_while_it_wrote_its_first_file_starts_over(arguments: list[
     folder = tmp_path / "out" / "temperature=1.0" / "seed-0"
     folder.mkdir(parents=True)
     (folder / ".0123abcd.123.partial").write_text('method = "pi', "utf-8")
+    arguments[arguments.index("--seeds") + 1] = 1
     status, _, log = cli("ablate", *arguments)
     assert status == 0, log
     assert Run.read(folder).finished
@@ -207,6 +212,7 @@ def test_a_failing_run_does_not_end_the_others(
     assert cli("ablate", *arguments)[0] == 0
 
 
+@pytest.mark.long  # each run imports torch
 def test_runs_side_by_side_are_the_same_and_may_fail(
     labelled_folder: Path, tmp_path: Path, cli: Call, tiny: Callable[..., Config]
 ) -> None:

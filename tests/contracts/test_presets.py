@@ -60,6 +60,7 @@ def test_a_published_recipe_has_the_published_settings(preset: str) -> None:
         640,
         320,
     )
+    assert config.predict_size == 320
     assert (config.cluster.k, config.cluster.batch_size) == (27, 256)
     longer = preset == "cityscapes27-mdc"  # its log has 30 initial batches and 30 iterations
     assert (config.cluster.init_batches, config.cluster.lloyd_steps) == ((30, 30) if longer else (20, 20))

@@ -129,7 +129,7 @@ def test_scan_stops_at_a_bad_image_if_asked_to(tmp_path: Path) -> None:
 
 def test_scan_needs_one_good_image(tmp_path: Path) -> None:
     frames = FrameCache(Counting(2, bad=(0, 1)), (8, 8), tmp_path)
-    with pytest.raises(InputError, match=r"none of the 2 image files.*0\.png: broken"):
+    with pytest.raises(InputError, match=r"none of the 2 images.*0\.png: broken"):
         frames.scan("skip", lambda n: None)
     frames.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -59,7 +60,7 @@ def test_a_geotiff_becomes_a_geotiff(untrained: Path, scene: Path, cli: Cli, tmp
     valid = np.ones((200, 320), np.bool_)
     valid[:40, 100:] = False
     assert (labels[~valid] == 255).all()
-    assert content["scale"] == {"uint16": [0, 4095]}
+    assert content["scale"] == {"bands 3,2,1": {"uint16": [0, 4095]}}
     reading = Reading({"uint16": (0, 4095)}, bands=(3, 2, 1))
     image = open_image(scene, reading)
     expected = np.where(valid, segmenter.predict(image), 255)
@@ -85,16 +86,19 @@ def test_a_geotiff_is_predicted_again_for_other_bands_alone(untrained: Path, sce
 def test_other_bands_have_a_scale_of_their_own(untrained: Path, scene: Path, tmp_path: Path) -> None:
     with rasterio.open(scene, "r+") as file:
         file.write(file.read(4) * 4, 4)
-    scales = {}
+    other = Path(shutil.copy(scene, tmp_path / "other.tif"))
+    scales: dict[str, Any] = {}
     for bands in ((3, 2, 1), (4,)):
         fresh = tmp_path / f"bands{bands[0]}"
         for out in (tmp_path / "out", fresh):
-            predict_files(untrained, [scene], out, options=PredictOptions(bands=bands, size=40))
-        scales[bands] = record(fresh)["scale"]
-        assert record(tmp_path / "out")["scale"] == scales[bands]
-        predict_files(untrained, [scene], tmp_path / "out", options=PredictOptions(bands=bands, size=48))
-        assert record(tmp_path / "out")["scale"] == scales[bands]
-    assert scales[3, 2, 1] != scales[4,]
+            predict_files(untrained, [scene], out, options=PredictOptions(bands=bands))
+        scales |= record(fresh)["scale"]
+        assert record(tmp_path / "out")["scale"] == scales
+    assert scales["bands 3,2,1"] != scales["bands 4"]
+    # the folder holds pictures of both, whichever bands were chosen last
+    for bands in ((3, 2, 1), (4,)):
+        predict_files(untrained, [other], tmp_path / "out", options=PredictOptions(bands=bands))
+        assert record(tmp_path / "out")["scale"] == scales
 
 
 def test_without_rasterio_a_geotiff_is_a_picture(untrained: Path, scene: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -105,6 +109,20 @@ def test_without_rasterio_a_geotiff_is_a_picture(untrained: Path, scene: Path, t
     monkeypatch.undo()
     predict_files(untrained, [scene], out, options=PredictOptions(size=40))
     assert {path.name for path in out.iterdir()} == {"scene.tif", "scene_overlay.tif", "legend.png", "predictions.json"}
+
+
+def test_names_are_written_into_overlays_by_rows_as_into_others(untrained: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    Image.fromarray(picture(7, (320, 200))[0]).save(tmp_path / "x.png")
+    monkeypatch.setattr(rows_output, "_ROWS", 48)
+    drawn = {}
+    for large, labels in ((2**26, True), (1000, True), (1000, False)):
+        monkeypatch.setattr(raster_files, "LARGE", large)
+        out = tmp_path / f"{large} {labels}"
+        predict_files(untrained, [tmp_path / "x.png"], out, options=PredictOptions(labels=labels))
+        (overlay_file,) = out.glob("x_overlay.*")
+        drawn[large, labels] = np.asarray(Image.open(overlay_file).convert("RGB")).astype(int)
+    assert np.abs(drawn[1000, True] - drawn[2**26, True]).mean() < 2  # two encoders of JPEG
+    assert np.abs(drawn[1000, True] - drawn[1000, False]).max() > 100
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "tif"])

@@ -38,7 +38,7 @@ class Local(nn.Module):
 def local(tiny: Callable[..., Config]) -> Segmenter:
     centroids = F.normalize(torch.randn(K, 8, generator=torch.Generator().manual_seed(5)), dim=1)
     engine = Engine(torch.device("cpu"), "fp32")
-    return Segmenter(Local(), (centroids, torch.zeros(K)), tiny(f"cluster.k={K}", "evaluate.size=96"), engine)
+    return Segmenter(Local(), (centroids, torch.zeros(K)), tiny(f"cluster.k={K}", "evaluate.scale=3"), engine)
 
 
 def photo(width: int, height: int) -> Image.Image:
@@ -53,7 +53,7 @@ def predicted(segmenter: Segmenter, image: Image.Image, tiling: Tiling | None) -
 @pytest.mark.parametrize(("side", "overlap"), [(64, 32), (96, 32), (128, 64), (512, 32)])
 def test_tiles_give_the_labels_of_the_whole_picture(local: Segmenter, side: int, overlap: int) -> None:
     image = photo(320, 224)
-    local.config = with_overrides(local.config, ["evaluate.size=224"])
+    local.config = with_overrides(local.config, ["evaluate.scale=7"])
     whole = local.predict(image)
     assert len(np.unique(whole)) == K
     assert np.array_equal(predicted(local, image, make_tiling(local, side, overlap, None)), whole)
@@ -61,7 +61,7 @@ def test_tiles_give_the_labels_of_the_whole_picture(local: Segmenter, side: int,
 
 def test_without_an_overlap_only_borders_of_tiles_differ(local: Segmenter) -> None:
     image = photo(256, 256)
-    local.config = with_overrides(local.config, ["evaluate.size=256"])
+    local.config = with_overrides(local.config, ["evaluate.scale=8"])
     different = predicted(local, image, make_tiling(local, 64, 0, None)) != local.predict(image)
     inner = np.abs((np.arange(256) + 0.5) % 64 - 32) < 22
     assert different.any()
@@ -100,7 +100,7 @@ def test_parts_of_a_label_map_make_the_map_of_predict(local: Segmenter, monkeypa
 
 def test_tiles_give_the_margin_of_the_whole_picture(local: Segmenter) -> None:
     image = photo(320, 224)
-    local.config = with_overrides(local.config, ["evaluate.size=224"])
+    local.config = with_overrides(local.config, ["evaluate.scale=7"])
     parts = list(map_rows(local, Decoded(image), make_tiling(local, 96, 32, None), margin=True))
     whole = local.predict_with_margin(image)
     assert whole.margin is not None

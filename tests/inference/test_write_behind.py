@@ -47,13 +47,17 @@ def test_work_in_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_error_of_a_thread_is_raised_and_the_others_finish() -> None:
-    done = []
+    done: list[int] = []
+    both_are_submitted = threading.Event()
 
     def fail() -> int:
+        both_are_submitted.wait()
         raise OSError("disk")
 
-    with pytest.raises(OSError, match="disk"), WriteBehind[int](1) as behind:
+    with WriteBehind[int](1) as behind:
         behind.submit(fail, done.append, 1)
         behind.submit(lambda: 2, done.append, 1)
-        behind.finish()
+        both_are_submitted.set()
+        with pytest.raises(OSError, match="disk"):
+            behind.finish()
     assert done == [2]

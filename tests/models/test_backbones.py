@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 import time
 from collections.abc import Callable
@@ -36,6 +37,13 @@ CONTRACT = {  # name: strides, channels of the last four levels
     "swin_tiny_patch4_window7_224": ([4, 8, 16, 32], [96, 192, 384, 768]),
 }
 TINY = "test_efficientnet"
+FEWER_BLOCKS = {"swin_tiny_patch4_window7_224": {"depths": (1, 1, 2, 1)}, "vit_tiny_patch16_224": {"depth": 3}}
+
+
+@functools.cache
+def built(name: str) -> TimmBackbone:
+    """The backbone of that name, with few blocks and random weights. Use it, and change nothing."""
+    return TimmBackbone(name, pretrained=False, **FEWER_BLOCKS.get(name, {})).eval()
 
 
 def images(*size: int) -> torch.Tensor:
@@ -44,7 +52,7 @@ def images(*size: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", CONTRACT)
 def test_contract(name: str) -> None:
-    backbone = TimmBackbone(name, pretrained=False).eval()
+    backbone = built(name)
     assert (backbone.strides, backbone.channels) == CONTRACT[name]
     assert len(backbone.mean) == len(backbone.std) == 3
     for size in ((96, 64), (96, 128)):
@@ -64,7 +72,7 @@ PYRAMIDS = ["resnet18", "tf_efficientnet_lite0", "mobilenetv3_small_050"]
 def test_every_level_spans_the_nearest_multiple_of_the_coarsest_stride(
     name: str, size: tuple[int, int], resized: tuple[int, int]
 ) -> None:
-    backbone = TimmBackbone(name, pretrained=False).eval()
+    backbone = built(name)
     x = images(*size)
     with torch.no_grad():
         maps = backbone(x)
@@ -89,7 +97,7 @@ def only(fpn: FPN, levels: list[Tensor], which: int) -> Tensor:
 @pytest.mark.parametrize("size", [(160, 213), (213, 160), (75, 101), (109, 147)])
 def test_every_cell_of_every_level_sees_its_own_part_of_the_image(size: tuple[int, int]) -> None:
     """On an image that says where each pixel is, relative to height and width, each feature cell says where it is."""
-    backbone = TimmBackbone("resnet18", pretrained=False)
+    backbone = TimmBackbone(TINY, pretrained=False)
     backbone.net = MeanPyramid()
     fpn = FPN([3] * 4, 3)
     for lateral in fpn.laterals:
@@ -136,7 +144,7 @@ def test_an_impulse_stays_at_its_place_at_an_odd_size(name: str, place: tuple[fl
 
 @pytest.mark.parametrize(("size", "cells"), [((96, 96), (6, 6)), ((100, 71), (6, 4)), ((7, 40), (1, 2))])
 def test_a_vit_takes_any_size_as_the_nearest_number_of_patches(size: tuple[int, int], cells: tuple[int, int]) -> None:
-    backbone = TimmBackbone("vit_tiny_patch16_224", pretrained=False).eval()
+    backbone = built("vit_tiny_patch16_224")
     x = images(*size)
     resized = torch.nn.functional.interpolate(x, [16 * c for c in cells], mode="bilinear", antialias=True)
     with torch.no_grad():
@@ -180,7 +188,11 @@ def test_models_without_feature_maps_are_refused(monkeypatch: pytest.MonkeyPatch
 
 def sized(backbone: str, side: int) -> tuple[Method, Engine, Config]:
     """The arguments of `feature_size`."""
-    values = {"model": {"backbone": backbone, "pretrained": False, "dim": 8}, "views": {"size": side}}
+    options = FEWER_BLOCKS.get(backbone, {})
+    values = {
+        "model": {"backbone": backbone, "pretrained": False, "dim": 8, "backbone_options": options},
+        "views": {"size": side},
+    }
     config = Config.model_validate(values)
     return build_method(config), Engine(torch.device("cpu"), "fp32"), config
 
@@ -220,8 +232,9 @@ def test_models_of_squares_alone_are_refused_before_any_work() -> None:
 def test_nothing_drops_out_and_nothing_is_drawn() -> None:
     """Labels must fit the features that are trained on; timm's own Swin drops paths."""
     name, x = "swin_tiny_patch4_window7_224", images(96, 64)
-    plain = timm.create_model(name, features_only=True, strict_img_size=False).train()
-    backbone = TimmBackbone(name, pretrained=False).train()
+    blocks = FEWER_BLOCKS[name]
+    plain = timm.create_model(name, features_only=True, strict_img_size=False, **blocks).train()
+    backbone = TimmBackbone(name, pretrained=False, **blocks).train()
     assert not all(torch.equal(a, b) for a, b in zip(plain(x), plain(x), strict=True))
     state = torch.get_rng_state()
     first, second = backbone(x), backbone(x)
@@ -230,7 +243,7 @@ def test_nothing_drops_out_and_nothing_is_drawn() -> None:
 
 
 def test_dropout_is_switched_off_as_well() -> None:
-    dropped = {"proj_drop_rate": 0.5, "attn_drop_rate": 0.5}
+    dropped = {"proj_drop_rate": 0.5, "attn_drop_rate": 0.5, "depth": 2}
     backbone, x = TimmBackbone("vit_tiny_patch16_224", pretrained=False, **dropped).train(), images(32, 32)
     assert any(isinstance(module, nn.Dropout) for module in backbone.modules())
     assert all(torch.equal(a, b) for a, b in zip(backbone(x), backbone(x), strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from picie import Config, ScoreOptions, Segmenter, evaluate
 from picie.data.images import open_image
 from picie.errors import InputError
 from picie.inference import few_labels
-from picie.inference.clicks import Click, read_clicks, write_clicks
+from picie.inference.clicks import Click, read_clicks
 from picie.inference.few_labels import CELLS, IMAGES
 from picie.inference.neighbors import feature_at
 from picie.inference.sampling import sample_predicted, training_images
@@ -171,9 +172,18 @@ def test_the_pictures_with_clicks_serve_if_the_training_images_are_gone(
     assert any("only the pictures with clicks are used" in line for line in told)
 
 
-def test_the_file_of_clicks_is_read_as_it_was_written(clicks: list[Click], tmp_path: Path) -> None:
-    write_clicks(tmp_path / "clicks.json", clicks)
-    again = read_clicks(tmp_path / "clicks.json")
+def write_clicks(folder: Path, clicks: list[Click]) -> Path:
+    """Write clicks.json in `folder`, with paths relative to it."""
+    content: dict[str, list[list[int | str]]] = {}
+    for click in clicks:
+        content.setdefault(os.path.relpath(click.image, folder), []).append([click.x, click.y, click.name])
+    file = folder / "clicks.json"
+    file.write_text(json.dumps(content))
+    return file
+
+
+def test_the_paths_in_a_file_of_clicks_are_relative_to_it(clicks: list[Click], tmp_path: Path) -> None:
+    again = read_clicks(write_clicks(tmp_path, clicks))
     assert [(c.image.resolve(), c.x, c.y, c.name) for c in again] == [(c.image.resolve(), c.x, c.y, c.name) for c in clicks]
 
 
@@ -206,8 +216,7 @@ def test_wrong_clicks_are_refused_in_one_line(
 
 
 def test_the_command_teaches_shows_and_undoes(run: Path, clicks: list[Click], tmp_path: Path, cli: Call) -> None:
-    write_clicks(tmp_path / "clicks.json", clicks)
-    status, out, _ = cli("teach", run, tmp_path / "clicks.json")
+    status, out, _ = cli("teach", run, write_clicks(tmp_path, clicks))
     assert status == 0
     assert "3 classes from 12 clicks: red 4, green 4, blue 4" in out
     status, out, _ = cli("name", run)

@@ -1,15 +1,14 @@
-"""The program of each process that tests/runtime/test_distributed.py starts.
+"""What each process does that tests/runtime/test_distributed.py starts.
 
-Usage: python -m tests.runtime.distributed_worker FOLDER. It runs every command line in
-FOLDER/commands.json and writes exit statuses to status.RANK.json and the output beside it. Then it
-passes its part of some batches through normalising layers and saves the results to layers.RANK.pt.
+It runs every command line in FOLDER/commands.json and writes exit statuses to status.RANK.json and
+the output beside it. Then it passes its part of some batches through normalising layers and saves
+the results to layers.RANK.pt.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +87,7 @@ def through_layers() -> dict[str, Any]:
 
 def run(folder: Path) -> None:
     """Run the commands, then the layers."""
+    torch.set_num_threads(1)
     rank, statuses = distributed.rank(), {}
     for name, command in json.loads((folder / "commands.json").read_text("utf-8")).items():
         with (
@@ -100,8 +100,3 @@ def run(folder: Path) -> None:
     (folder / f"status.{rank}.json").write_text(json.dumps(statuses))
     with distributed.process_group():
         torch.save(through_layers(), folder / f"layers.{rank}.pt")
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    run(Path(sys.argv[1]))

@@ -6,8 +6,10 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from tests.forked import forked
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT = 240  # timeout in seconds
@@ -19,27 +21,24 @@ def environment(**variables: object) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths} | {k: str(v) for k, v in variables.items()}
 
 
-def together(arguments: Sequence[object], count: int = 2) -> list[tuple[int, str]]:
-    """Return exit status and stderr of each of `count` processes of `python ARGUMENTS`."""
+def together(folder: Path, function: Callable[..., None], *arguments: object) -> list[tuple[int, str]]:
+    """Return exit status and stderr of two processes of one run, each of `function(*arguments)`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    started = [
-        subprocess.Popen(
-            [sys.executable, *map(str, arguments)],
-            env=environment(RANK=rank, LOCAL_RANK=rank, **shared),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(count)
-    ]
-    try:
-        texts = [process.communicate(timeout=TIMEOUT)[1] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    return [(process.returncode, text) for process, text in zip(started, texts, strict=True)]
+    shared = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    variables = [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in (0, 1)]
+    with (
+        forked(folder, _within, variables[0], function, arguments) as first,
+        forked(folder, _within, variables[1], function, arguments) as second,
+    ):
+        ended = [process.wait() for process in (first, second)]
+    return [(status, errors) for status, _, errors in ended]
+
+
+def _within(variables: dict[str, object], function: Callable[..., None], arguments: Sequence[object]) -> None:
+    os.environ.update({name: str(value) for name, value in variables.items()})
+    function(*arguments)
 
 
 def torchrun(folder: Path, script: Path, *arguments: object) -> tuple[int, list[str]]:

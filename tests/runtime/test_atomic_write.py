@@ -8,8 +8,6 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from tests.conftest import TINY, UNTRAINED
+from tests.forked import forked, picie
 
 from picie.runtime import run_record
 from picie.runtime.atomic_write import is_partial, partial_folder, reserve, write_atomically
@@ -152,7 +151,12 @@ def test_a_run_goes_on_after_space_is_freed(
 
 @pytest.mark.parametrize(
     "command",
-    [("name", "RUN", "0=sky"), ("evaluate", "RUN", "--name-clusters"), ("report", "RUN"), ("export", "RUN", "OUT.pt2")],
+    [
+        ("name", "RUN", "0=sky"),
+        ("evaluate", "RUN", "--name-clusters"),
+        ("report", "RUN"),
+        pytest.param(("export", "RUN", "OUT.pt2"), marks=pytest.mark.long),
+    ],
 )
 def test_commands_that_write_end_in_one_line(cli: Cli, own_run: Path, tmp_path: Path, command: tuple[str, ...]) -> None:
     before = files(own_run)
@@ -198,15 +202,12 @@ def test_what_a_killed_process_left_is_no_obstacle(cli: Cli, labelled_folder: Pa
 @pytest.mark.parametrize("seconds", [0.0, 0.05])
 def test_a_kill_while_the_first_files_are_written(cli: Cli, labelled_folder: Path, tmp_path: Path, seconds: float) -> None:
     run = tmp_path / "run"
-    arguments = [str(a) for a in options(run, labelled_folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-m", "picie", *arguments], env=environment, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (run.exists() and any(run.iterdir())) and time.monotonic() < deadline:
-        time.sleep(0.001)
-    time.sleep(seconds)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with forked(tmp_path, picie, [str(a) for a in options(run, labelled_folder)]) as process:
+        while not (run.exists() and any(run.iterdir())) and process.is_running():
+            time.sleep(0.001)
+        time.sleep(seconds)
+        process.send(signal.SIGKILL)
+        process.wait()
     command = ("train", "--resume", run) if (run / "config.toml").is_file() else options(run, labelled_folder)
     status, _, error = cli(*command)
     assert status == 0, error

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-import subprocess
-import sys
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tests.forked import SECONDS, forked
 
 from picie import Segmenter
 from picie.errors import InputError
@@ -132,16 +133,20 @@ def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:
 
 
 def test_a_hold_ends_with_its_process(tmp_path: Path) -> None:
-    script = "import os, sys; from pathlib import Path; from picie.runtime.checkpoint import exclusive\n"
-    script += "hold = exclusive(Path(sys.argv[1])); print(hold.__enter__(), flush=True); sys.stdin.read(); os._exit(9)"
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "True\n"
-    with checkpoint.exclusive(tmp_path) as alone:
-        assert not alone
-    process.communicate()
-    assert process.returncode == 9
-    with checkpoint.exclusive(tmp_path) as alone:
-        assert alone
+    held = tmp_path / "held"
+    held.mkdir()
+    with forked(tmp_path, _hold, held) as process:
+        process.wait_for_output()
+        assert process.output() == "True\n"
+        with checkpoint.exclusive(held) as alone:
+            assert not alone
+        process.send(signal.SIGKILL)
+        assert process.wait()[0] == -signal.SIGKILL
+        with checkpoint.exclusive(held) as alone:
+            assert alone
+
+
+def _hold(folder: Path) -> None:
+    hold = checkpoint.exclusive(folder)
+    print(hold.__enter__(), flush=True)
+    time.sleep(SECONDS)

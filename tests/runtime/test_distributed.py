@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
-import subprocess
-import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 import torch
 from tests.conftest import TINY, checkpoint_of, write_labelled
+from tests.forked import SECONDS, forked
+from tests.runtime import distributed_worker
 from tests.runtime.distributed_worker import LAYERS, SPLITS, batches, passed, start
-from tests.runtime.processes import environment, together, torchrun
+from tests.runtime.processes import together, torchrun
 
 from picie.cli.main import main
-from picie.runtime import distributed
+from picie.runtime import distributed, failures
 from picie.runtime.run_record import RunRecord, read_metrics
 from picie.training import api
 from picie.training.optimization import Optimizer
@@ -80,7 +82,7 @@ def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pa
     commands["bad-image"] = command(data, two / "none", "data.on_bad_image=error")
     commands["list"] = ["list", "presets"]
     (two / "commands.json").write_text(json.dumps(commands))
-    ended = together(["-m", "tests.runtime.distributed_worker", two])
+    ended = together(two, distributed_worker.run, two)
     assert [status for status, _ in ended] == [0, 0], ended
     return one, two
 
@@ -232,6 +234,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.long  # three processes import torch
 def test_a_killed_process_ends_the_run_with_a_message_and_it_can_be_resumed(
     runs: tuple[Path, Path], data: Path, tmp_path: Path
 ) -> None:
@@ -254,6 +257,7 @@ def test_a_killed_process_ends_the_run_with_a_message_and_it_can_be_resumed(
     assert_like(run, runs[0] / "default")
 
 
+@pytest.mark.long  # three processes import torch
 def test_all_processes_stop_after_the_same_step(runs: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
     """As by Ctrl-C: torchrun forwards the signal to each of its processes."""
     script, run = tmp_path / "script.py", tmp_path / "run"
@@ -269,32 +273,29 @@ def test_all_processes_stop_after_the_same_step(runs: tuple[Path, Path], data: P
     assert_like(run, runs[0] / "default")
 
 
-WAITING = """
-import os, signal, threading
-from picie.runtime import failures
-class Store:
-    def add(self, key, n): return n
-failures._TIMEOUT = 0.5
-signal.signal(signal.SIGTERM, lambda *_: None)
-team = failures._Group(Store(), 3)
-watch = failures._Watch(team)
-team.exchanges = {exchanges}
-os.kill(os.getpid(), signal.SIGTERM)
-threading.Event().wait({seconds})
-watch.close()
-"""
+class _Store:
+    def add(self, key: str, n: int) -> int:
+        return n
+
+
+def _asked_to_stop(exchanges: int, seconds: float) -> None:
+    failures._TIMEOUT = 0.5
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    team = failures._Group(_Store(), 3)
+    watch = failures._Watch(team)
+    team.exchanges = exchanges
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait(seconds)
+    watch.close()
 
 
 @pytest.mark.parametrize(("exchanges", "status"), [(5, 1), (4, 0)], ids=["waiting", "at work"])
-def test_a_stuck_process_ends_when_asked_to_stop(exchanges: int, status: int) -> None:
-    seconds = 60 if status else 1
-    code = WAITING.format(exchanges=exchanges, seconds=seconds)
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == status
-    assert done.stderr.count("\n") == status
-    assert ("rank 3: was asked to stop but is still waiting for another process" in done.stderr) == bool(status)
+def test_a_stuck_process_ends_when_asked_to_stop(exchanges: int, status: int, tmp_path: Path) -> None:
+    with forked(tmp_path, _asked_to_stop, exchanges, SECONDS if status else 1) as process:
+        found, _, errors = process.wait()
+    assert found == status
+    assert errors.count("\n") == status
+    assert ("rank 3: was asked to stop but is still waiting for another process" in errors) == bool(status)
 
 
 def test_single_process_commands_refuse_several(

@@ -8,11 +8,14 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
+from tests.forked import SECONDS, forked
 
 from picie.errors import Stopped
-from picie.runtime.interrupts import graceful_stop
+from picie.runtime import interrupts
+from picie.runtime.interrupts import end_at_signals, graceful_stop, stop_with_parent
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
@@ -20,7 +23,7 @@ def test_the_first_signal_is_a_request_and_the_second_takes_effect(signum: signa
     second: list[int] = []
     before = signal.signal(signum, lambda number, _: second.append(number))
     try:
-        with graceful_stop() as stop:
+        with graceful_stop("saving") as stop:
             stop.check()  # nothing yet
             os.kill(os.getpid(), signum)
             with pytest.raises(Stopped, match="enough") as stopped:
@@ -38,7 +41,7 @@ def test_a_signal_during_the_exchange_is_not_lost(monkeypatch: pytest.MonkeyPatc
         signal.raise_signal(signal.SIGTERM)
         return 0  # the answer of all before the signal
 
-    with graceful_stop() as stop:
+    with graceful_stop("saving") as stop:
         with monkeypatch.context() as patched:
             patched.setattr("picie.runtime.distributed.all_reduce_max", too_late)
             assert not stop.is_asked()  # all get one answer
@@ -50,7 +53,7 @@ def test_a_signal_during_the_exchange_is_not_lost(monkeypatch: pytest.MonkeyPatc
 
 def test_handlers_are_restored() -> None:
     before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(RuntimeError), graceful_stop():
+    with pytest.raises(RuntimeError), graceful_stop("saving"):
         assert signal.getsignal(signal.SIGINT) != before[0]
         raise RuntimeError
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
@@ -60,7 +63,7 @@ def test_other_threads_do_not_handle_signals() -> None:
     seen: list[object] = []
 
     def run() -> None:
-        with graceful_stop() as stop:
+        with graceful_stop("saving") as stop:
             seen.append(stop.signum)
 
     thread = threading.Thread(target=run)
@@ -69,51 +72,72 @@ def test_other_threads_do_not_handle_signals() -> None:
     assert seen == [None]
 
 
-def process(code: str) -> subprocess.Popen[bytes]:
-    """A Python process that prints a byte when it is ready."""
-    lines = [
-        "import os, signal, sys, threading, time",
-        "from picie.runtime.interrupts import *",
-        "import picie.runtime.interrupts as i",
-    ]
-    # a background job of a shell ignores SIGINT
-    lines += ["signal.signal(signal.SIGINT, signal.default_int_handler)", code]
-    started = subprocess.Popen([sys.executable, "-c", "\n".join(lines)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert started.stdout is not None
-    assert started.stdout.read(1) == b"r"
-    return started
+def _blocked() -> None:
+    interrupts._GRACE = 0.1
+    end_at_signals()
+    threading.Thread(target=threading.Event().wait).start()
+    print("ready", flush=True)
+    time.sleep(SECONDS)
 
 
-READY = "os.write(1, b'r')\n"
+def _ignoring(answer: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_at_signals()
+    print("ready", flush=True)
+    while not answer.exists():
+        time.sleep(0.01)
+    sys.exit(4)
+
+
+def _child(pipe: Path, seconds: float) -> None:
+    end_at_signals()
+    os.dup2(os.open(pipe, os.O_RDONLY), 0)
+    stop_with_parent()
+    print("ready", flush=True)
+    time.sleep(seconds)
+    sys.exit(3)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_blocked_thread_does_not_keep_the_process(signum: signal.Signals) -> None:
-    blocked = "threading.Thread(target=threading.Event().wait).start()\n"
-    started = process(f"i._GRACE = 0.1\nend_at_signals()\n{blocked}{READY}time.sleep(60)")
-    began = time.monotonic()
-    started.send_signal(signum)
-    started.communicate(timeout=30)
-    assert started.returncode == 128 + signum
-    assert time.monotonic() - began < 20
+def test_a_blocked_thread_does_not_keep_the_process(signum: signal.Signals, tmp_path: Path) -> None:
+    with forked(tmp_path, _blocked) as started:
+        started.wait_for_output()
+        began = time.monotonic()
+        started.send(signum)
+        assert started.wait()[0] == 128 + signum
+        assert time.monotonic() - began < 20
 
 
-def test_an_ignored_interrupt_stays_ignored() -> None:
-    started = process(f"signal.signal(signal.SIGINT, signal.SIG_IGN)\nend_at_signals()\n{READY}sys.exit(len(sys.stdin.read()))")
-    started.send_signal(signal.SIGINT)
-    started.communicate(b"four", timeout=30)
-    assert started.returncode == 4
+def test_an_ignored_interrupt_stays_ignored(tmp_path: Path) -> None:
+    with forked(tmp_path, _ignoring, tmp_path / "answer") as started:
+        started.wait_for_output()
+        started.send(signal.SIGINT)
+        (tmp_path / "answer").touch()
+        assert started.wait()[0] == 4
 
 
-def test_a_process_stops_when_its_parent_is_gone() -> None:
-    started = process(f"end_at_signals()\nstop_with_parent()\n{READY}time.sleep(60)")
-    assert started.stdin is not None
-    started.stdin.close()
-    started.wait(30)
-    assert started.returncode == 128 + signal.SIGTERM
+@pytest.mark.parametrize(("seconds", "closed", "status"), [(SECONDS, True, 128 + signal.SIGTERM), (0, False, 3)])
+def test_a_process_stops_when_its_parent_is_gone_and_else_by_itself(
+    tmp_path: Path, seconds: float, closed: bool, status: int
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with forked(tmp_path, _child, tmp_path / "pipe", seconds) as started:
+        end = os.open(tmp_path / "pipe", os.O_WRONLY)  # waits for the reader
+        started.wait_for_output()
+        if closed:
+            os.close(end)
+        assert started.wait()[0] == status
+        if not closed:
+            os.close(end)
 
 
-def test_a_process_ends_by_itself_while_its_parent_lives() -> None:
-    started = process(f"stop_with_parent()\n{READY}sys.exit(3)")
-    assert started.wait(30) == 3
-    started.communicate()
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_command_line_is_imported_gives_one_line(signum: signal.Signals) -> None:
+    arriving = (
+        "import os, signal, sys\nfrom picie.__main__ import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job of a shell ignores it
+        f"class Finder:\n    def find_spec(name, *_):\n        name == 'picie.cli.main' and os.kill(os.getpid(), {signum:d})\n"
+        "sys.meta_path.insert(0, Finder)\nmain()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", arriving], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signum, "", "picie: stopped\n")

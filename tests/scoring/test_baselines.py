@@ -122,10 +122,12 @@ def test_position_tells_apart_what_colour_does_not() -> None:
     assert neighbours_agree(10.0) > 0.9
 
 
-def test_scored_at_the_size_of_its_pixels_alone() -> None:
-    predict = clustered([checkers()[0]], 2, 0.0)
-    with pytest.raises(InputError, match="size of their input"):
-        predict(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), (32, 32))
+def test_pixels_of_another_size_are_resized_to_the_labels() -> None:
+    picture, _ = checkers()
+    predict = clustered([picture], 4, 0.0)
+    pixels = torch.from_numpy(picture.transpose(2, 0, 1)[None].copy())
+    larger = pixels.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    np.testing.assert_array_equal(predict(larger, (16, 16)), predict(pixels, (16, 16)))
 
 
 RAW = "k-means on raw backbone features"

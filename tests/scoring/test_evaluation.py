@@ -29,9 +29,10 @@ Make = Callable[..., Config]
 
 
 def by_color(pixels: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
-    """A predictor that needs no training: the strongest channel of each pixel."""
-    assert tuple(pixels.shape[2:]) == size
-    return pixels.numpy().argmax(1).astype(np.int64)
+    """A predictor that needs no training: the strongest channel of the nearest pixel."""
+    strongest = pixels.numpy().argmax(1).astype(np.int64)
+    rows, columns = ((np.arange(n) * m) // n for n, m in zip(size, strongest.shape[1:], strict=True))
+    return strongest[:, rows][:, :, columns]
 
 
 @pytest.fixture
@@ -46,20 +47,25 @@ def mixed(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("crop", [True, False])
-def test_count_is_the_confusion_of_each_pixel(mixed: Path, tiny: Make, crop: bool) -> None:
-    data, config = Folder(mixed, "val"), tiny(f"evaluate.crop={str(crop).lower()}", "evaluate.size=24")
+@pytest.mark.parametrize("scale", [1, 2])
+def test_count_is_the_confusion_of_each_pixel(mixed: Path, tiny: Make, crop: bool, scale: int) -> None:
+    """With `evaluate.scale`, the predictor sees larger pixels and is compared with the same labels."""
+    options = (f"evaluate.crop={str(crop).lower()}", "evaluate.size=24", f"evaluate.scale={0.75 * scale}")
+    data, config = Folder(mixed, "val"), tiny(*options)
     expected, labelled = np.zeros((3, 3), dtype=int), 0
     for i in range(len(data)):
         image, label = data.image(i), data.label(i)
         if crop:
-            pixels, cells = centre_frame(image, (24, 24)), centre_label(label, (24, 24))
+            pixels, cells = centre_frame(image, (24 * scale, 24 * scale)), centre_label(label, (24, 24))
         else:
             height, width = whole_size(image.height, image.width, 24)
-            pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+            seen = whole_size(image.height, image.width, 24 * scale)
+            pixels = np.asarray(image.resize(seen[::-1], Image.Resampling.BILINEAR)).transpose(2, 0, 1)
             rows = [int((r + 0.5) * image.height / height) for r in range(height)]
             columns = [int((c + 0.5) * image.width / width) for c in range(width)]
             cells = label[rows][:, columns]
-        for truth, cluster in zip(cells.ravel(), pixels.argmax(0).ravel(), strict=True):
+        clusters = by_color(torch.from_numpy(pixels[None].copy()), cells.shape)[0]
+        for truth, cluster in zip(cells.ravel(), clusters.ravel(), strict=True):
             if truth != 255:
                 expected[truth, cluster] += 1
                 labelled += 1
@@ -102,7 +108,9 @@ def test_an_image_that_cannot_be_read_is_not_counted(mixed: Path, tiny: Make, ca
             check_labels(data, bars)
 
 
-@pytest.mark.parametrize("change", [(), ("evaluate.crop=false",), ("evaluate.size=48",), ("cluster.k=5",), ("cluster.k=2",)])
+@pytest.mark.parametrize(
+    "change", [(), ("evaluate.crop=false",), ("evaluate.size=48",), ("evaluate.scale=2",), ("cluster.k=5",), ("cluster.k=2",)]
+)
 def test_evaluate_gives_what_training_logged(tiny: Make, tmp_path: Path, change: tuple[str, ...]) -> None:
     config = tiny("train.epochs=1", *change)
     run = api.train(config, tmp_path / "run")
@@ -162,8 +170,8 @@ def test_overrides_change_how_a_run_is_scored_but_not_the_run(own_run: Path) -> 
     overrides = ["evaluate.size=24", "evaluate.crop=false", "evaluate.split=train", "evaluate.matching=one-to-one-iou"]
     result = evaluate(own_run, name_clusters=True, options=ScoreOptions(overrides=overrides))
     assert result.protocol == (
-        "train; whole images, short side 24 px; K = 3, 3 classes; one-to-one Hungarian on IoU over the split; "
-        "mIoU over classes present"
+        "train; whole images, short side 24 px, predicted at 32 px; K = 3, 3 classes; "
+        "one-to-one Hungarian on IoU over the split; mIoU over classes present"
     )
     assert (result.matching, result.n_images) == ("one-to-one-iou", 6)
     assert result.confusion.sum() == 6 * 32 * (24 - 2)  # whole pictures of 64 x 48, but for two unlabelled borders

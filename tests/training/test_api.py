@@ -262,7 +262,7 @@ def test_a_run_that_cannot_begin_takes_back_its_own_alone(
     monkeypatch.setattr(FrameCache, "scan", scan)
     for image in (own_folder / "images" / "train").iterdir():
         image.write_bytes(b"no picture")
-    with pytest.raises(InputError, match="none of the 6 image files"):
+    with pytest.raises(InputError, match="none of the 6 images"):
         api.train(tiny(f"data.root={own_folder}"), run)
     if made == "run":
         assert not list(run.iterdir())

@@ -49,6 +49,7 @@ def test_what_is_not_set_follows_the_backbone(
     assert (config.views.size, config.model.freeze) == (size, freeze)
     assert config.train.backbone_lr == pytest.approx(backbone_lr)
     assert config.train.layer_decay == layer_decay
+    assert config.evaluate.scale == (1.0 if size != 160 or "vit" in config.model.backbone else 2.0)
     assert with_backbone_defaults(config) == config
 
 

@@ -7,18 +7,20 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tests.conftest import checkpoint_of
 from tests.equal_runs import assert_equal_runs
+from tests.forked import forked
 
 from picie import Config, Segmenter
+from picie.cli.main import main
 from picie.config import to_toml
 from picie.errors import InputError, Stopped
 from picie.runtime.device import Engine
@@ -333,20 +335,19 @@ def test_what_is_no_run_is_not_resumed(own_run: Path, tmp_path: Path) -> None:
         api.resume(own_run)
 
 
-SCRIPT = """
-import os, sys
-from picie.runtime.device import Engine
-from picie.cli.main import main
-plain, seen = Engine.to_images, 0
-def counted(engine, *what):
-    global seen
-    seen += 1
-    if seen == {at}:
-        os.kill(os.getpid(), {signum})
-    return plain(engine, *what)
-Engine.to_images = counted
-sys.exit(main(sys.argv[1:]))
-"""
+def _signalled(at: int, signum: int, arguments: list[str]) -> None:
+    """The program `picie`, with a signal to itself at a call of `Engine.to_images`."""
+    plain, seen = Engine.to_images, 0
+
+    def counted(engine: Engine, *what: Any) -> Any:
+        nonlocal seen
+        seen += 1
+        if seen == at:
+            os.kill(os.getpid(), signum)
+        return plain(engine, *what)
+
+    Engine.to_images = counted  # type: ignore[method-assign]
+    sys.exit(main(arguments))
 
 
 @pytest.mark.parametrize(
@@ -359,29 +360,15 @@ def test_a_stopped_process_says_so_and_can_go_on(
 ) -> None:
     config, run = tmp_path / "config.toml", tmp_path / "run"
     config.write_text(to_toml(tiny()), "utf-8")
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            SCRIPT.format(at=at, signum=int(signum)),
-            "train",
-            "--config",
-            config,
-            "--out",
-            run,
-            "run.keep_gb=0",
-        ],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    assert done.returncode == status, done.stderr
-    assert "Traceback" not in done.stderr
+    arguments = ["train", "--config", str(config), "--out", str(run), "run.keep_gb=0"]
+    with forked(tmp_path, _signalled, at, int(signum), arguments) as process:
+        found, _, errors = process.wait()
+    assert found == status, errors
+    assert "Traceback" not in errors
     if signum == signal.SIGKILL:
         assert checkpoint_of(run)["epoch"] == 1
     else:
-        last = done.stderr.splitlines()[-1]
+        last = errors.splitlines()[-1]
         assert re.fullmatch(rf"picie: stopped .*; go on with: picie train --resume {run}", last)
         assert RunRecord(run).read()["status"] == "stopped"
     assert not list(run.glob(".*"))

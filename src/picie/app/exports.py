@@ -13,10 +13,11 @@ from typing import Any
 from picie import registry
 from picie.conversion.base import ConvertOptions, Format
 from picie.conversion.convert import convert, default_name
-from picie.errors import InputError, PicieError
+from picie.errors import InputError, PicieError, Stopped
 from picie.inference.predict import predict_files
 from picie.inference.prediction_options import PredictOptions
 from picie.inference.prediction_record import LEGEND
+from picie.runtime.interrupts import StopRequest, stopped_by
 from picie.runtime.progress import log
 
 MASKS = "masks"
@@ -40,6 +41,7 @@ class Exports:
         self._folder = tempfile.TemporaryDirectory(prefix="picie-app-", ignore_cleanup_errors=True)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._stop = StopRequest()
         self._state: dict[str, Any] = {"state": "none"}
         self.file: Path | None = None
 
@@ -49,8 +51,8 @@ class Exports:
         return [MASKS, *registry.FORMATS]
 
     def state(self) -> dict[str, Any]:
-        """{state: none, running, done or failed; done, total: pictures; format, file, error}."""
-        labels = self._predictions.rglob("*") if self._state["state"] == "running" else ()
+        """{state: none, running, done, cancelled or failed; done, total: pictures; format, file, error}."""
+        labels = self._predictions.rglob("*") if self._state["state"] in {"running", "cancelled"} else ()
         done = sum(path.suffix in {".png", ".tif"} and path.stem != LEGEND for path in labels)
         return {**self._state, "done": done, "total": len(self.pictures)}
 
@@ -65,9 +67,13 @@ class Exports:
         with self._lock:
             if self._state["state"] == "running":
                 raise InputError("another export is running; wait until it has finished")
-            self._state = {"state": "running", "format": name}
+            self._state, self._stop = {"state": "running", "format": name}, StopRequest()
             self._thread = threading.Thread(target=self._export, args=(name,), name="picie export", daemon=True)
             self._thread.start()
+
+    def cancel(self) -> None:
+        """Ask the running export to stop after the current picture. What it predicted is kept for the next one."""
+        self._stop.ask()
 
     @property
     def _predictions(self) -> Path:
@@ -75,7 +81,10 @@ class Exports:
 
     def _export(self, name: str) -> None:
         try:
-            self.file = self._made(name)
+            with stopped_by(self._stop):
+                self.file = self._made(name)
+        except Stopped:
+            self._state = {"state": "cancelled", "format": name}
         except PicieError as error:
             self._state = {"state": "failed", "format": name, "error": str(error)}
         except Exception as error:

@@ -76,6 +76,7 @@ class Pages:
             Route("/api/clicks/last", self.forget, methods=["DELETE"]),
             Route(f"{picture}/clicks", self.click, methods=["POST"]),
             Route("/api/export", self.export, methods=["POST"]),
+            Route("/api/export", self.cancel_export, methods=["DELETE"]),
             Route("/api/export", self.exported),
             Route("/api/export/file", self.file),
             Route("/api/sheets", self.sheets),
@@ -145,6 +146,11 @@ class Pages:
         wanted = await read(request, ExportRequest)
         self._exports().start(wanted.format)
         return JSONResponse(self._exports().state(), 202)
+
+    async def cancel_export(self, _: Request) -> Response:
+        """Ask the running export to stop. The response is the state, which is "cancelled" soon after."""
+        self._exports().cancel()
+        return await self.exported(_)
 
     async def exported(self, _: Request) -> Response:
         """The state of the export, see `Exports.state`."""

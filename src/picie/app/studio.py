@@ -25,7 +25,6 @@ from picie.errors import InputError
 from picie.inference.few_labels import random_cells
 from picie.inference.neighbors import feature_of, search
 from picie.inference.outputs import margin_map
-from picie.inference.prediction_record import fingerprint
 from picie.inference.sampling import training_images
 from picie.inference.segmenter import Segmenter
 from picie.methods.losses import prototype_logits
@@ -69,7 +68,7 @@ class Studio:
         self.exports = Exports(run, files, device) if files else None
         self.clicks = Clicks()
         self.sheets = None if self.gallery is None else Sheets(self.gallery, self.segmenter)
-        self._network, self.version = fingerprint(state["method"]), 0
+        self._network, self.version = checkpoint.fingerprint(state["method"]), 0
         self._take(state)
         self._sample = cache(self._sample_features)
         self._opened = OpenedPictures()
@@ -212,7 +211,7 @@ class Studio:
     def _check(self, was: Sequence[str]) -> None:
         """Raise `ChangedError` unless the run has the segments that the page shows."""
         state = checkpoint.load(self.run)
-        if fingerprint(state["method"]) != self._network:
+        if checkpoint.fingerprint(state["method"]) != self._network:
             raise ChangedError("the run was trained further; stop picie app and start it again")
         segments, classifier = self.segmenter.segments, [part.cpu() for part in self.segmenter.classifier]
         self._take(state)

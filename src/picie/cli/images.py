@@ -33,7 +33,8 @@ def predict(
     size: Annotated[
         Optional[int],
         typer.Option(
-            min=1, help="Short side in pixels to compute at. [default: the run's evaluate.size; with --tile, each image's own]"
+            min=1,
+            help="Short side in pixels to compute at. [default: twice the run's views.size; with --tile, each image's own]",
         ),
     ] = None,
     tile: Annotated[

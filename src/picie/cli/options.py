@@ -10,7 +10,7 @@ import typer
 
 from picie import registry
 from picie.errors import InputError, nearest
-from picie.training.keywords import data_setting
+from picie.training.keywords import data_settings
 
 Include = Annotated[
     Optional[list[str]], typer.Option(metavar="PATTERN", help="Use only these images of a folder, e.g. '*.jpg'; repeatable.")
@@ -32,17 +32,18 @@ Trust = Annotated[
 
 
 def data_options(data: str | None, options: Sequence[str]) -> list[str]:
-    """Return DATA as options: data.root for an existing folder, otherwise data.name.
+    """Return DATA as options: data.root for a folder, data.name for a dataset, both for shards.
 
     Raises:
         InputError: `options` set the same key, or there is no folder or dataset of that name.
     """
     if data is None:
         return []
-    key, value = data_setting(data)
-    if any(option.startswith(f"{key}=") for option in options):
-        raise InputError(f"{key} is given twice, by DATA {data} and as an option; give it once")
-    return [f"{key}={_toml_string(value)}"]
+    settings = data_settings(data)
+    for key in settings:
+        if any(option.startswith(f"{key}=") for option in options):
+            raise InputError(f"{key} is given twice, by DATA {data} and as an option; give it once")
+    return [f"{key}={_toml_string(value)}" for key, value in settings.items()]
 
 
 def _toml_string(text: str) -> str:

@@ -141,7 +141,7 @@ def _run_in_parallel(jobs: Sequence[Job], parallel: int) -> dict[Path, str]:
     failed: dict[Path, str] = {}
     waiting, signalled = list(jobs), False
     active: list[tuple[Job, subprocess.Popen[bytes]]] = []
-    with graceful_stop() as stop:
+    with graceful_stop("stopping the runs, which save what they have") as stop:
         try:
             while active or (waiting and stop.signum is None):
                 while waiting and len(active) < parallel and stop.signum is None:

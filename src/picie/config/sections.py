@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 # Upper limits refuse values that would only exhaust the memory or never finish.
 PositiveInt = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
 NaturalInt = Annotated[int, Field(ge=0, le=1_000_000, strict=True)]
+_LARGEST = 4096  # short side in pixels of an image that the network sees
 BatchSize = Annotated[int, Field(ge=1, le=4096, strict=True)]
 TransformSpec = dict[str, Any]  # {"name": "blur", "p": 0.5, ...}
 
@@ -252,7 +253,11 @@ class EvaluateConfig(Section):
     split: str = Field("val", description="split to score during training, if it has labels")
     every: NaturalInt = Field(1, description="number of epochs between scores; 0: score only after the last")
     size: Annotated[int, Field(ge=1, le=4096, strict=True)] | None = Field(
-        None, description="short side in pixels for scoring and prediction; default: `views.size`"
+        None, description="short side in pixels at which labels are compared; default: `views.size`"
+    )
+    scale: Annotated[float, Field(gt=0, le=4096)] = Field(
+        2.0,
+        description="short side of images that are scored or predicted, relative to `views.size`; default for a ViT: 1",
     )
     crop: bool = Field(True, description="score the centre square instead of the whole image")
     matching: Literal["one-to-one", "one-to-one-iou", "many-to-one"] = Field(
@@ -307,6 +312,10 @@ class Config(Section):
             raise ValueError(
                 f"views.crop = {self.views.crop} is smaller than views.size = {self.views.size}; views are cut from the crop"
             )
+        if self.predict_size > _LARGEST:
+            raise ValueError(
+                f"evaluate.scale = {self.evaluate.scale:g} times views.size = {self.views.size} exceeds {_LARGEST} px"
+            )
         if self.model.weights is not None and not self.model.pretrained:
             raise ValueError("model.weights is given but model.pretrained = false; leave one of them out")
         if self.model.weights_key is not None and self.model.weights is None:
@@ -328,8 +337,13 @@ class Config(Section):
 
     @property
     def evaluate_size(self) -> int:
-        """Short side, in pixels, of images that are scored or predicted."""
+        """Short side, in pixels, of the labels that scores compare with."""
         return self.evaluate.size or self.views.size
+
+    @property
+    def predict_size(self) -> int:
+        """Short side, in pixels, of images that are scored or predicted, as the network sees them."""
+        return max(1, round(self.evaluate.scale * self.views.size))
 
 
 def section_name(method_class: Any) -> str:

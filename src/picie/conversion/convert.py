@@ -16,7 +16,7 @@ from picie import registry
 from picie.conversion.base import ConvertOptions, Format, Picture, Target, unused
 from picie.data.images import image_size
 from picie.data.loading import read_ahead
-from picie.errors import InputError
+from picie.errors import InputError, none_can
 from picie.inference.prediction_folder import PredictedImage, PredictionFolder, open_predictions
 from picie.runtime.atomic_write import partial_file, partial_folder
 from picie.runtime.interrupts import graceful_stop
@@ -124,7 +124,7 @@ def _write_all(writer: Format, folder: PredictionFolder, bars: Progress) -> Summ
     out, total = writer.target.out, len(folder.images)
     summary = Summary(out)
     encoded = read_ahead(partial(_encode, writer, folder), folder.images, ahead=4, cost=_cost)
-    with graceful_stop() as stop, bars, bars.bar("convert", total) as advance:
+    with graceful_stop("stopping after this image") as stop, bars, bars.bar("convert", total) as advance:
         for image, result in zip(folder.images, encoded, strict=True):
             if isinstance(result, _Skipped):
                 summary.skipped[image.name] = result.reason
@@ -136,7 +136,7 @@ def _write_all(writer: Format, folder: PredictionFolder, bars: Progress) -> Summ
             stop.check(f"stopped; {out} was not written. Repeat the command")
         if not summary.converted:
             reason = next(iter(summary.skipped.values()))
-            raise InputError(f"none of the {total} predictions can be converted; the first: {reason}")
+            raise InputError(none_can(total, "prediction", "be converted", reason))
         writer.finish()
     return summary
 

@@ -13,7 +13,7 @@ from picie.config import DataConfig
 from picie.data.base import Dataset
 from picie.data.folder import Folder
 from picie.data.images import measure_scales
-from picie.data.layout import ImageFiles
+from picie.data.layout import EncodedImages, ImageFiles
 from picie.data.scaling import Reading
 from picie.errors import InputError
 
@@ -50,7 +50,7 @@ def open_dataset(config: DataConfig, split: str, part: Literal["train", "scored"
             raise InputError(f"data.held_out: dataset {config.name!r} does not support it; leave it out")
         if part != "all":
             dataset.keep(lambda name: _is_held_out(name, config.held_out) == (part == "scored"))
-    if isinstance(dataset, ImageFiles):
+    if isinstance(dataset, EncodedImages):
         dataset.reading = Reading(config.scale, config.max_pixels, config.bands)
     return dataset
 

@@ -14,7 +14,7 @@ from picie.data.label_coding import LabelCoding, read_coding
 from picie.data.label_lookup import LABEL_FOLDERS, LabelLookup
 from picie.data.label_statistics import LabelStatistics
 from picie.data.layout import ImageFiles, existing_folder
-from picie.data.search import find_images, report, search_photos
+from picie.data.search import find_images, search_photos
 from picie.errors import InputError, nearest
 
 _LABELLED_LAYOUTS = (("images", "labels"), ("images", "annotations"), ("images", "stuffthingmaps"), ("leftImg8bit", "gtFine"))
@@ -38,6 +38,7 @@ class Folder(ImageFiles):
     Attributes:
         why_unlabelled: the reason why a folder with a classes.toml has no labels; None for other
             folders.
+        search: what was found, and what is left out.
 
     Raises:
         InputError: no such folder or split, no image file in it, or an invalid classes.toml.
@@ -79,13 +80,15 @@ class Folder(ImageFiles):
         self.classes = None if self.coding is None else self.coding.classes
         self._lookup = LabelLookup(self._label_folder("" if joined else split), label_suffix)
         self.label_statistics = LabelStatistics()
-        search = search_photos(self._images, include, exclude)
-        report(search)
-        self.paths = search.images
+        self.search = search_photos(self._images, include, exclude)
+        self.paths = self.search.images
         if joined:
             self.paths = [path for path in self.paths if path.relative_to(self._images).parts[0] in splits]
         if not self.paths:
-            raise InputError(f"{search.summary()}; no image file in it or below it (.jpg, .png, ...); give another folder")
+            advice = "give another folder"
+            if self.search.others[".tar"]:
+                advice = f"for pictures in tar files: data.name=webdataset data.root={root}"
+            raise InputError(f"{self.search.summary()}; no image file in it or below it (.jpg, .png, ...); {advice}")
 
     def keep(self, wanted: Callable[[str], bool]) -> None:
         """Keep only the images whose names `wanted` accepts. Raises `InputError` if none is left."""

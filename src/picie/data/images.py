@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar
 
@@ -26,7 +26,7 @@ _DEEP_SUFFIXES = frozenset(
     {".png", ".apng", ".tif", ".tiff", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm"}
 ) | {".pnm", ".pfm", ".sgi", ".rgb", ".rgba", ".bw"}
 _MAX_HEADERS, _MAX_MEASURED = 2048, 32  # maximum numbers of files
-_TRANSPOSES = {
+TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -34,7 +34,8 @@ _TRANSPOSES = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}  # by EXIF orientation
+}
+"""How to turn an image upright, by its EXIF orientation."""
 
 
 def open_image(path: Path, reading: Reading = DEFAULT_READING) -> Image.Image:
@@ -51,18 +52,23 @@ def open_image(path: Path, reading: Reading = DEFAULT_READING) -> Image.Image:
         UnreadableImageError: not a regular file, not an image, damaged, or more than
             `reading.max_pixels`.
     """
+    return read_image(lambda: open_file(path), str(path), reading)
+
+
+def read_image(opener: Callable[[], BinaryIO], source: str, reading: Reading) -> Image.Image:
+    """As `open_image`, for an image that `opener` opens and that messages call `source`."""
     try:
-        with _open_file(path) as file:
+        with opener() as file:
             return _read(file, reading)
     except Exception as error:  # a decoder may raise anything for a damaged file
         advice = "replace or remove it"
-        if path.suffix.lower() in HEIF_SUFFIXES and "HEIF" not in DECODERS:
+        if Path(source).suffix.lower() in HEIF_SUFFIXES and "HEIF" not in DECODERS:
             advice = "install picie[heic], or convert it to JPEG"
         elif isinstance(error, _RefusedError) and "limit" in str(error):
             advice = "raise data.max_pixels (picie predict: --max-pixels), or reduce the image"
         elif "is not supported" in str(error):
             advice = "save it as PNG or TIFF"
-        raise UnreadableImageError(f"{path}: cannot be read as an image ({_reason(error)}); {advice}") from error
+        raise UnreadableImageError(f"{source}: cannot be read as an image ({_reason(error)}); {advice}") from error
 
 
 def decode_image(data: bytes, reading: Reading) -> Image.Image:
@@ -115,7 +121,7 @@ def _spaced(paths: Sequence[N], n: int) -> list[N]:
 
 def _is_deep(path: Path, reading: Reading) -> bool:
     try:
-        with _open_file(path) as file:
+        with open_file(path) as file:
             header = read_header(file)
     except Exception:  # reported when the image is read
         return False
@@ -126,7 +132,7 @@ def _is_deep(path: Path, reading: Reading) -> bool:
 
 def _pixels_or_none(path: Path, reading: Reading) -> Pixels | None:
     try:
-        with _open_file(path) as file:
+        with open_file(path) as file:
             header = read_header(file)
             at_once = min(LARGE, reading.max_pixels)
             if header.size[0] * header.size[1] > at_once and (raster := open_raster(path, reading)) is not None:
@@ -140,7 +146,7 @@ class _RefusedError(Exception):
     """The reason why a file is not decoded."""
 
 
-def _open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BinaryIO:
     """Open a regular file for reading; opening a named pipe would block forever."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise _RefusedError("it is not a regular file")
@@ -176,7 +182,7 @@ def compose(pixels: Pixels, reading: Reading) -> Image.Image:
     if opacity is not None:
         over = np.asarray(color, np.float32) * (1 if pixels.premultiplied else opacity[..., None])
         color = Image.fromarray((over + 255 * (1 - opacity[..., None])).round().clip(0, 255).astype(np.uint8))
-    operation = _TRANSPOSES.get(pixels.orientation)
+    operation = TRANSPOSES.get(pixels.orientation)
     return color if operation is None else color.transpose(operation)
 
 
@@ -195,7 +201,7 @@ def upright(image: Image.Image) -> Image.Image:
     Unlike Pillow's `exif_transpose`, which always copies, it returns `image` itself if that is
     upright, and keeps the EXIF data.
     """
-    operation = _TRANSPOSES.get(image.getexif().get(0x0112, 1))
+    operation = TRANSPOSES.get(image.getexif().get(0x0112, 1))
     return image if operation is None else image.transpose(operation)
 
 
@@ -268,7 +274,7 @@ def decoding_bytes(path: Path) -> int:
 
 def _header(path: Path) -> Header:
     try:
-        with _open_file(path) as file:
+        with open_file(path) as file:
             return read_header(file)
     except Exception as error:  # a decoder may raise anything for a damaged file
         raise UnreadableImageError(f"{path}: cannot be read as an image ({_reason(error)})") from error
@@ -283,7 +289,7 @@ def centre_frame(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
     Returns:
         (3, H, W) uint8.
     """
-    top, left, height, width = _centre_box(image.height, image.width, size)
+    top, left, height, width = centre_box(image.height, image.width, size)
     box = (left, top, left + width, top + height)
     frame = image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box)
     return np.ascontiguousarray(np.asarray(frame).transpose(2, 0, 1))
@@ -291,14 +297,14 @@ def centre_frame(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
 
 def centre_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Crop a label map as `centre_frame` does, and resize it to `size` by nearest neighbour."""
-    top, left, height, width = _centre_box(label.shape[0], label.shape[1], size)
+    top, left, height, width = centre_box(label.shape[0], label.shape[1], size)
     rows = np.floor(top + (np.arange(size[0]) + 0.5) * (height / size[0])).astype(int)
     columns = np.floor(left + (np.arange(size[1]) + 0.5) * (width / size[1])).astype(int)
     part: np.ndarray = label[np.ix_(rows.clip(0, label.shape[0] - 1), columns.clip(0, label.shape[1] - 1))]
     return part
 
 
-def _centre_box(height: int, width: int, size: tuple[int, int]) -> tuple[float, float, float, float]:
+def centre_box(height: int, width: int, size: tuple[int, int]) -> tuple[float, float, float, float]:
     """(top, left, height, width) of the largest centre part with the aspect ratio of `size`."""
     box_height, box_width = min(height, width * size[0] / size[1]), min(width, height * size[1] / size[0])
     return (height - box_height) / 2, (width - box_width) / 2, box_height, box_width

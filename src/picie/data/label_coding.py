@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -37,13 +37,13 @@ class LabelCoding:
     ignore: int = 255
     colors: tuple[str, ...] = ()
 
-    def read(self, path: Path, seen: LabelStatistics | None = None) -> np.ndarray:
-        """The label map at `path`, (H, W) integers: class indices or `classes.ignore`.
+    def read(self, path: Path, seen: LabelStatistics | None = None, file: BinaryIO | None = None) -> np.ndarray:
+        """The label map at `path`, or in `file`, (H, W) integers: classes or `classes.ignore`.
 
         Raises:
             InputError: the file is not a label map, or has a value or colour without a meaning.
         """
-        stored, is_color = read_stored(path, self.colors, self.classes.ignore)
+        stored, is_color = read_stored(path, self.colors, self.classes.ignore, file)
         if seen is not None:
             seen.add(self._values_of(stored) if is_color else stored, path)
         return stored if is_color else self._to_classes(stored, path)
@@ -131,7 +131,9 @@ def _values(path: Path, values: Any, n: int) -> tuple[int, ...] | None:
     return tuple(values)
 
 
-def read_stored(path: Path, colors: tuple[str, ...] = (), ignore: int = 255) -> tuple[np.ndarray, bool]:
+def read_stored(
+    path: Path, colors: tuple[str, ...] = (), ignore: int = 255, file: BinaryIO | None = None
+) -> tuple[np.ndarray, bool]:
     """Read a label map as stored.
 
     RGB files with equal channels and files with opaque alpha are read as grey.
@@ -141,6 +143,7 @@ def read_stored(path: Path, colors: tuple[str, ...] = (), ignore: int = 255) -> 
         colors: colours of the classes, by which RGB files are decoded. Black and the border colour
             of Pascal VOC mean `ignore`, unless they are class colours.
         ignore: index of pixels without a class in such files.
+        file: an image, already open; `path` is then only its name.
 
     Returns:
         (H, W) integers, and whether they are class indices that were decoded from colours.
@@ -151,7 +154,7 @@ def read_stored(path: Path, colors: tuple[str, ...] = (), ignore: int = 255) -> 
     try:
         if path.suffix.lower() == ".npy":
             return _checked_array(np.load(path, allow_pickle=False)), False
-        with open_with_pillow(path) as image:
+        with open_with_pillow(file or path) as image:
             mode, stored = image.mode, np.asarray(image)
     except Exception as error:  # a decoder may raise anything for a damaged file
         reason = " ".join(str(error).split()) or type(error).__name__

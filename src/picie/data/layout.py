@@ -6,11 +6,12 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image
 
 from picie.data.base import MissingSplitError
-from picie.data.images import DEFAULT_READING, open_image
+from picie.data.images import DEFAULT_READING, open_file, read_image
 from picie.data.scaling import Reading
 from picie.errors import InputError, nearest
 
@@ -39,23 +40,45 @@ class Part:
     use: str
 
 
-class ImageFiles:
+class EncodedImages:
+    """Base of datasets whose images are encoded: files, or parts of files.
+
+    Attributes:
+        reading: how they are read.
+    """
+
+    reading: Reading = DEFAULT_READING
+
+    def source(self, index: int) -> str:
+        """Where the image is, for messages; its ending names the format."""
+        raise NotImplementedError
+
+    def encoded(self, index: int) -> BinaryIO:
+        """The encoded image, to be closed by the caller. Raises any exception."""
+        raise NotImplementedError
+
+    def image(self, index: int) -> Image.Image:
+        """The image, RGB. Raises `UnreadableImageError`."""
+        return read_image(lambda: self.encoded(index), self.source(index), self.reading)
+
+
+class ImageFiles(EncodedImages):
     """Base of datasets whose images are files.
 
     Attributes:
         paths: the image files.
-        reading: how they are read.
     """
 
     paths: list[Path]
-    reading: Reading = DEFAULT_READING
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def image(self, index: int) -> Image.Image:
-        """The image, RGB. Raises `UnreadableImageError`."""
-        return open_image(self.paths[index], self.reading)
+    def source(self, index: int) -> str:
+        return str(self.paths[index])
+
+    def encoded(self, index: int) -> BinaryIO:
+        return open_file(self.paths[index])
 
 
 def existing_folder(root: str | Path, expected: str = "a folder of images or a name from `picie list datasets`") -> Path:

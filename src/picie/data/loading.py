@@ -24,10 +24,10 @@ from PIL import Image
 from torch import Tensor
 
 from picie.data.base import Dataset
-from picie.data.images import centre_frame
-from picie.data.remarks import Remarks, inspect
+from picie.data.frame_reading import read_frame
+from picie.data.remarks import Remarks
 from picie.data.sizes import decimal
-from picie.errors import InputError, UnreadableImageError
+from picie.errors import InputError, UnreadableImageError, none_can
 from picie.runtime import distributed
 from picie.runtime.profiling import stage
 from picie.runtime.system_calls import RecordFile, available_cores, open_deleted_on_close, unlink_open
@@ -129,7 +129,7 @@ class FrameCache:
         self._filled = self._file is not None
         good = np.array([i for i in range(len(self.dataset)) if i not in self.unreadable], dtype=np.int64)
         if not len(good):
-            raise InputError(f"none of the {len(self.dataset)} image files can be read; the first: {self.unreadable[0]}")
+            raise InputError(none_can(len(self.dataset), "image", "be read", self.unreadable[0]))
         # warn after the check above, so that a folder without readable images gives one line
         for problem in self.unreadable.values():
             log.warning("skipped: %s", problem)
@@ -150,13 +150,13 @@ class FrameCache:
     def _fill(self, index: int) -> _Filled | UnreadableImageError:
         """Decode an image into the cache file, if there is one."""
         try:
-            image = self.dataset.image(index)
+            pixels, remarks = read_frame(self.dataset, index, self.size)
         except UnreadableImageError as error:
             return error
-        frame = centre_frame(image, self.size).tobytes()
+        frame = pixels.tobytes()
         if self._file is not None:
             self._file.write(index, frame)
-        return _Filled(hashlib.sha256(frame).digest(), inspect(image))
+        return _Filled(hashlib.sha256(frame).digest(), remarks)
 
     def batches(self, batches: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Yield (indices, frames (B, 3, H, W) uint8) for each array of indices, read ahead."""
@@ -184,12 +184,9 @@ class FrameCache:
         jobs = [self._pool.submit(fill, rows[i : i + n], indices[i : i + n]) for i in range(0, len(indices), n)]
         return indices, frames, jobs
 
-    def _decode(self, index: int) -> np.ndarray:
-        return centre_frame(self.dataset.image(index), self.size)
-
     def _decode_into(self, rows: np.ndarray, indices: np.ndarray) -> None:
         for row, index in zip(rows, indices.tolist(), strict=True):
-            row[:] = self._decode(index)
+            row[:] = read_frame(self.dataset, index, self.size)[0]
 
     def _read(self, rows: np.ndarray, indices: np.ndarray) -> None:
         assert self._file is not None

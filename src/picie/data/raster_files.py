@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import math
-import threading
-import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from PIL import Image
 
 from picie.data.color_profiles import to_srgb
 from picie.data.formats import open_with_pillow
+from picie.data.georeference import gdal, georeference, is_available, open_with_gdal
 from picie.data.pixels import Pixels, read_header
 from picie.data.rasters import Rows
 from picie.data.scaling import Reading, Scale, estimate, has_data, sample, to_8_bits
@@ -28,54 +26,6 @@ LARGE = 2**26
 _DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 _SAMPLE = 2**21  # pixels that a scale is measured on,
 _SAMPLE_PARTS, _SAMPLE_ROWS = 16, 16  # in so many parts of so many rows
-_CACHE_BYTES = 2**28  # of the blocks that GDAL keeps
-_opening = threading.Lock()  # filters of warnings are shared by threads
-
-
-@dataclass(frozen=True)
-class Georeference:
-    """Where a picture lies on a map.
-
-    Attributes:
-        crs: its coordinate reference system, as rasterio has it, or None.
-        transform: from columns and rows to coordinates.
-        gcps: ground control points, and their reference system.
-    """
-
-    crs: Any
-    transform: Any
-    gcps: tuple[Any, Any]
-
-    @property
-    def is_known(self) -> bool:
-        """Whether the picture has coordinates."""
-        return self.crs is not None or not self.transform.is_identity or bool(self.gcps[0])
-
-
-def is_available() -> bool:
-    """Whether rasterio is installed (the extra `geo`)."""
-    return importlib.util.find_spec("rasterio") is not None
-
-
-def gdal() -> Any:
-    """Return the settings under which picie calls GDAL, a context manager."""
-    import rasterio
-
-    # No .aux.xml beside files, and large progressive JPEGs are read.
-    return rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES, GDAL_PAM_ENABLED=False, GDAL_ALLOW_LARGE_LIBJPEG_MEM_ALLOC=True)
-
-
-def open_with_gdal(path: Path, mode: str = "r", **options: Any) -> Any:
-    """Open a file with rasterio, without a warning if it has no coordinates.
-
-    The program's own filters of warnings are as before when it returns.
-    """
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
-
-    with _opening, warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(path, mode, **options)
 
 
 def open_raster(path: Path, reading: Reading) -> RasterFile | None:
@@ -125,7 +75,7 @@ class RasterFile:
     def __init__(self, path: Path, dataset: Any, reading: Reading) -> None:
         self.path, self.reading, self._dataset = path, reading, dataset
         self.height, self.width = dataset.height, dataset.width
-        self.georeference = Georeference(dataset.crs, dataset.transform, dataset.gcps)
+        self.georeference = georeference(dataset)
         interpretation = [color.name for color in dataset.colorinterp]
         self._palette = _palette(dataset) if interpretation[0] == "palette" else None
         self.alpha = self._alpha_band(interpretation)

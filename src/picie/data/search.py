@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 _OUTPUTS = ("run.json", "predictions.json", "predictions.shards")
 _SYSTEM_FOLDERS = {"@eadir", "__macosx", "#recycle", "@recycle", "$recycle.bin", "lost+found", "system volume information"}
 _MAX_ENDINGS = 4
+_MAX_NAMES = 3
 _reported: set[str] = set()
 
 
@@ -51,12 +52,18 @@ class Search:
         """Whether files were left out that the user may want."""
         return bool(self.label_maps or self.special or self.unreadable or HEIF_SUFFIXES & self.others.keys() - IMAGE_SUFFIXES)
 
+    @property
+    def left_out(self) -> bool:
+        """Whether any file was left out."""
+        return bool(self.is_suspicious or self.n_excluded or self.others)
+
     def summary(self) -> str:
         """One line: what is used and what is left out."""
         parts = [f"{len(self.images):,} images"]
         if self.label_maps:
-            first = self.label_maps[0].relative_to(self.root).as_posix()
-            parts.append(f"left out {len(self.label_maps):,} that look like label maps, e.g. {first} (data.include uses them)")
+            n, first = len(self.label_maps), [path.relative_to(self.root).as_posix() for path in self.label_maps[:_MAX_NAMES]]
+            listed = f"{'' if n <= _MAX_NAMES else 'e.g. '}{', '.join(first)}"
+            parts.append(f"left out {n:,} that look like label maps: {listed} (data.include uses them)")
         if self.n_excluded:
             parts.append(f"{self.n_excluded:,} excluded by pattern")
         if self.others:
@@ -71,8 +78,7 @@ class Search:
 def report(search: Search) -> None:
     """Log the summary, if anything was left out; once for each text."""
     summary = search.summary()
-    left_out = search.is_suspicious or search.n_excluded or search.others
-    if left_out and summary not in _reported:
+    if search.left_out and summary not in _reported:
         _reported.add(summary)
         log.log(logging.WARNING if search.is_suspicious else logging.INFO, "%s", summary)
 

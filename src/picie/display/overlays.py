@@ -81,8 +81,17 @@ def large_regions(labels: np.ndarray) -> list[Region]:
     >>> large_regions(np.array([[0, 0, 0, 1]]))
     [Region(value=0, x=0.375, y=0.5, share=0.75), Region(value=1, x=0.875, y=0.5, share=0.25)]
     """
-    step = -(-max(labels.shape) // _NAMED_SIDE)
-    small = labels[step // 2 :: step, step // 2 :: step]
+    step = region_step(labels.shape)
+    return regions_of_reduced(labels[step // 2 :: step, step // 2 :: step])
+
+
+def region_step(size: tuple[int, ...]) -> int:
+    """Every how many pixels, from the middle of that number on, a map of `size` (H, W) is searched for regions."""
+    return -(-max(size) // _NAMED_SIDE)
+
+
+def regions_of_reduced(small: np.ndarray) -> list[Region]:
+    """Find the large regions of a label map of which every `region_step`-th pixel is given."""
     values, counts = np.unique(small, return_counts=True)
     regions = []
     for value in values[counts >= _NAMED * small.size]:
@@ -107,27 +116,52 @@ def _innermost(inside: np.ndarray) -> tuple[int, int]:
 def draw_names(image: Image.Image, labels: np.ndarray, names: Sequence[str], size: int | None = None) -> None:
     """Write the names of the large regions of `labels` (H, W) into an RGB `image` of that size.
 
-    A name that would cover that of a larger region, or is wider than the image, is left out.
-
     Args:
         image: is drawn into.
         labels: the label map.
         names: the name of each value.
         size: the size of the font in pixels; None chooses it by the size of the image.
     """
-    size = size or max(10, round(min(image.size) / 24))
-    font, draw, margin = ImageFont.load_default(size), ImageDraw.Draw(image), size / 4
-    taken: list[tuple[float, float, float, float]] = []
-    for region in large_regions(labels):
-        width = font.getlength(names[region.value]) + 2 * margin
-        left = min(max(0.0, region.x * image.width - width / 2), image.width - width)
-        top = min(max(0.0, region.y * image.height - 0.75 * size), image.height - 1.5 * size)
-        box = (left, top, left + width, top + 1.5 * size)
-        if left < 0 or any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
-            continue
-        taken.append(box)
-        middle = (left + width / 2, top + 0.75 * size)
-        draw.text(middle, names[region.value], "white", font, "mm", stroke_width=max(1, size // 8), stroke_fill="black")
+    NamesInPlace(large_regions(labels), names, image.size, size).draw(image)
+
+
+class NamesInPlace:
+    """The names of large regions, and where they are written in a picture.
+
+    A name that would cover that of a larger region, or is wider than the picture, is left out.
+
+    Args:
+        regions: the regions, largest first; those of a value without a name are left out.
+        names: the name of each value.
+        picture: (W, H) of the picture.
+        size: the size of the font in pixels; None chooses it by the size of the picture.
+    """
+
+    def __init__(
+        self, regions: Sequence[Region], names: Sequence[str], picture: tuple[int, int], size: int | None = None
+    ) -> None:
+        self._size = size = size or max(10, round(min(picture) / 24))
+        self._font = ImageFont.load_default(size)
+        self._names: list[tuple[str, tuple[float, float, float, float]]] = []
+        for region in regions:
+            if region.value >= len(names):
+                continue
+            width = self._font.getlength(names[region.value]) + size / 2
+            left = min(max(0.0, region.x * picture[0] - width / 2), picture[0] - width)
+            top = min(max(0.0, region.y * picture[1] - 0.75 * size), picture[1] - 1.5 * size)
+            box = (left, top, left + width, top + 1.5 * size)
+            taken = [other for _, other in self._names]
+            if left < 0 or any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
+                continue
+            self._names.append((names[region.value], box))
+
+    def draw(self, image: Image.Image, top: int = 0) -> None:
+        """Write the names into the rows of the picture from `top` on, an RGB `image`."""
+        draw, stroke = ImageDraw.Draw(image), max(1, self._size // 8)
+        for name, (left, upper, right, lower) in self._names:
+            if lower + stroke > top and upper - stroke < top + image.height:
+                middle = ((left + right) / 2, (upper + lower) / 2 - top)
+                draw.text(middle, name, "white", self._font, "mm", stroke_width=stroke, stroke_fill="black")
 
 
 def confidence_image(margins: np.ndarray) -> Image.Image:

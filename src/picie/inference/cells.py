@@ -106,7 +106,7 @@ class CellClassifier:
         return [features[index] for index in range(len(pixels))]
 
     def to_pixels(self, image: Image.Image) -> Tensor:
-        """Return (1, 3, H, W) uint8 of an RGB picture, with the short side `evaluate.size`."""
-        height, width = whole_size(image.height, image.width, self.config.evaluate_size)
+        """Return (1, 3, H, W) uint8 of an RGB picture, with the short side `Config.predict_size`."""
+        height, width = whole_size(image.height, image.width, self.config.predict_size)
         resized = image.resize((width, height), Image.Resampling.BILINEAR)
         return torch.from_numpy(np.asarray(resized).transpose(2, 0, 1)[None].copy())

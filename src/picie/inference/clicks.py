@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from typing import Any
 
 from picie.errors import InputError
 from picie.inference.segments import check_name
-from picie.runtime.output_paths import write_json
 
 _FORM = '{"photos/a.jpg": [[x, y, "road"], ...]}'
 
@@ -55,15 +53,6 @@ def read_clicks(file: str | Path) -> list[Click]:
     if not clicks:
         raise InputError(f"{file}: holds no clicks; write {_FORM}")
     return clicks
-
-
-def write_clicks(file: str | Path, clicks: Iterable[Click]) -> None:
-    """Write a file that `read_clicks` reads, with paths relative to it where that is possible."""
-    file = Path(file)
-    content: dict[str, list[list[int | str]]] = {}
-    for click in clicks:
-        content.setdefault(_relative(click.image, file.absolute().parent), []).append([click.x, click.y, click.name])
-    write_json(file, content)
 
 
 def check_clicks(clicks: Sequence[Click]) -> None:
@@ -112,10 +101,3 @@ def _click(file: Path, name: str, image: Path, entry: Any) -> Click:
         return Click(image, entry[0], entry[1], check_name(entry[2]))
     except InputError as error:
         raise InputError(f"{file}: {name!r}: {error}") from error
-
-
-def _relative(image: Path, folder: Path) -> str:
-    try:
-        return Path(os.path.relpath(image.absolute(), folder)).as_posix()
-    except ValueError:  # another drive of Windows
-        return str(image.absolute())

@@ -181,7 +181,7 @@ def _trace_any(
     except Exception as error:  # a user's network may fail with any error
         if size is not None:
             raise InputError(f"{backbone} cannot be exported ({_one_line(error)})") from error
-        side = max(1, round(segmenter.config.evaluate_size / coarsest)) * coarsest
+        side = max(1, round(segmenter.config.predict_size / coarsest)) * coarsest
         log.warning("%s cannot be exported with a free size; trying %d x %d", backbone, side, side)
         program, fixed = _trace_any(segmenter, coarsest, (side, side))
         log.warning("the input size is fixed: %d x %d; choose another by --size HEIGHT WIDTH", side, side)
@@ -236,7 +236,7 @@ def _metadata(segmenter: Segmenter, coarsest: int, size: tuple[int, int] | None)
         "picie": __version__,
         "names": segmenter.names,
         "colors": [rgb_to_hex(color) for color in segmenter.colors],
-        "short_side": segmenter.config.evaluate_size,
+        "short_side": segmenter.config.predict_size,
         "multiple_of": coarsest,
         "size": size,
         "precision": "fp32",

@@ -44,14 +44,14 @@ class OnHub(ModelHubMixin, library_name="picie", pipeline_tag="image-segmentatio
     kept: dict[str, Any]
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, *, device: str = "auto", **options: Any) -> Self:  # type: ignore[override]
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *, device: str = "auto", **options: Any) -> Self:
         """Load a model that `push_to_hub` uploaded, from the Hugging Face Hub or its cache.
 
         The file is data from other people: no code in it is run, and code that it names is
         imported only if `picie.trust` allows it.
 
         Args:
-            name: the model's name, "user/model"; or a folder.
+            pretrained_model_name_or_path: the model's name, "user/model"; or a folder.
             device: "auto", "cpu", "cuda", "cuda:N" or "mps".
             options: of `huggingface_hub.ModelHubMixin.from_pretrained`, e.g. revision, token,
                 cache_dir, local_files_only.
@@ -60,7 +60,7 @@ class OnHub(ModelHubMixin, library_name="picie", pipeline_tag="image-segmentatio
             InputError: the file is not a checkpoint of picie, or needs code that is not trusted.
             huggingface_hub.errors.HfHubHTTPError: there is no such model, or no access to it.
         """
-        loaded: Self = super().from_pretrained(name, device=device, **options)
+        loaded: Self = super().from_pretrained(pretrained_model_name_or_path, device=device, **options)
         return loaded
 
     def push_to_hub(
@@ -112,7 +112,7 @@ class OnHub(ModelHubMixin, library_name="picie", pipeline_tag="image-segmentatio
         about = {
             "picie": __version__,
             "backbone": config.model.backbone,
-            "size": config.evaluate_size,
+            "size": config.predict_size,
             "names": list(self.segments.names),
             "colors": list(self.segments.colors),
         }

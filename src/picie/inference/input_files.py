@@ -6,6 +6,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
 
 from picie.data.search import report, search_photos
@@ -13,6 +14,7 @@ from picie.errors import InputError
 from picie.inference.prediction_record import CONFIDENCE, FRAMES, OVERLAY
 from picie.inference.remote_files import Source, find_remote, is_remote
 
+_REQUESTS = 16  # to object stores at a time
 # If one of these is beside images/, the folder is a dataset, and only images/ holds photos.
 _DATASET_MARKERS = ("classes.toml", "annotations", "stuffthingmaps")
 # The name of a file's frame, or of a file beside its label map; the group is the name of the file.
@@ -40,9 +42,12 @@ def find_inputs(
             or not below `root`.
     """
     found: dict[Source, PurePath] = {}
+    urls = list(dict.fromkeys(str(path) for path in paths if is_remote(path)))
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        remote = dict(zip(urls, pool.map(lambda url: find_remote(url, include, exclude), urls), strict=True))
     for given in paths:
         if is_remote(given):
-            found |= find_remote(str(given), include, exclude)
+            found |= remote[str(given)]
             continue
         path = Path(given)
         if not path.exists():

@@ -57,7 +57,7 @@ def model_card(config: Config, segments: Segments, about: Mapping[str, Any], nam
         f"- Data: {_data(config, summary)}.",
         f"- K: {k} clusters.",
         f"- Method: {config.method}, {summary.get('epochs', config.train.epochs)} epochs, views of {config.views.size} px; "
-        f"pictures are computed with a short side of {config.evaluate_size} px.",
+        f"pictures are computed with a short side of {config.predict_size} px.",
         f"- Backbone: {config.model.backbone}, {_weights(config.model, licence)}.",
         "",
         "## Scores",

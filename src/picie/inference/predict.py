@@ -16,7 +16,7 @@ from picie.inference.input_files import find_inputs, output_names
 from picie.inference.output_folder import FILE_NAME, SHARDS, OutputFolder, opened_output
 from picie.inference.prediction_loop import PredictionLoop
 from picie.inference.prediction_options import PredictOptions, Summary
-from picie.inference.prediction_record import LEGEND, MadeBy, Record, fingerprint
+from picie.inference.prediction_record import LEGEND, MadeBy, Record
 from picie.inference.refinement import check_available
 from picie.inference.remote_files import Source, is_remote
 from picie.inference.segmenter import Segmenter
@@ -61,8 +61,8 @@ def predict_files(
     tiling = _tiling(segmenter, options)
     segments = segmenter.segments
     made_by = MadeBy(
-        model=fingerprint(state["method"]),
-        classifier=fingerprint(dict(zip(("weight", "bias"), checkpoint.classifier_in_use(state), strict=True))),
+        model=checkpoint.fingerprint(state["method"]),
+        classifier=checkpoint.classifier_fingerprint(checkpoint.classifier_in_use(state)),
         names=list(segments.names),
         colors=[rgb_to_hex(color) for color in segmenter.colors],
         assignment=list(segments.assignment),
@@ -85,7 +85,8 @@ def _segmenter(state: dict[str, Any], device: str, options: PredictOptions) -> S
     """Return the segmenter of a checkpoint, which reads and computes as the options say."""
     segmenter = Segmenter.from_state(state, _device(device, options.shard))
     if options.size is not None:
-        segmenter.config = with_overrides(segmenter.config, [f"evaluate.size={options.size}"])
+        scale = options.size / segmenter.config.views.size
+        segmenter.config = with_overrides(segmenter.config, [f"evaluate.scale={scale!r}"])
     if options.max_pixels is not None:
         segmenter.reading = replace(segmenter.reading, max_pixels=options.max_pixels)
     if options.bands:

@@ -37,6 +37,13 @@ class Extras:
     confidence: bool = False
 
 
+class _Thread(threading.local):
+    """The files of the picture that a thread writes."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+
+
 class PredictionFiles:
     """Writes the files of a folder of predictions, which is made with the first of them.
 
@@ -46,8 +53,7 @@ class PredictionFiles:
         record: the folder's record.
         names: the name of each value.
         colors: the colour of each value.
-        write_names: whether overlays show the names of large regions. Those of files that are
-            read by rows never do.
+        write_names: whether overlays show the names of large regions. Those of videos never do.
 
     Attributes:
         begun: whether the folder and the legend have been written.
@@ -57,7 +63,7 @@ class PredictionFiles:
         self.record, self.names, self.colors, self.write_names = record, tuple(names), tuple(colors), write_names
         self.folder, self.begun = record.folder, False
         self._used: set[Path] = set()  # folders that have no temporary files of killed processes
-        self._lock, self._thread = threading.RLock(), threading.local()
+        self._lock, self._thread = threading.RLock(), _Thread()
 
     def begin(self) -> None:
         """Write the record and the legend, once there is something to write. Raises `OSError`."""
@@ -117,7 +123,8 @@ class PredictionFiles:
         self.begin()
         self._start(prediction)
         overlay, margin = (None if name is None else self.path_of(name) for name in (prediction.overlay, prediction.confidence))
-        return RowsOutput(self.path_of(prediction.labels), overlay, margin, self.names, self.colors).write(raster, parts)
+        labels = self.path_of(prediction.labels)
+        return RowsOutput(labels, overlay, margin, self.names, self.colors, self.write_names).write(raster, parts)
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file in one step. Raises `OSError`."""

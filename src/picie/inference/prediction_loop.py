@@ -6,6 +6,7 @@ import contextlib
 import errno
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple, TypeVar
 
 from PIL import Image
@@ -14,12 +15,12 @@ from picie.data.frames import VIDEO_SUFFIXES
 from picie.data.images import decoding_bytes
 from picie.data.loading import default_workers, read_ahead
 from picie.data.remarks import Remarks
-from picie.errors import InputError, PicieError, UnreadableImageError
+from picie.errors import InputError, PicieError, UnreadableImageError, none_can
 from picie.inference.outputs import Maps
 from picie.inference.picture_prediction import PicturePrediction
 from picie.inference.prediction_files import Extras, PredictionFiles
 from picie.inference.prediction_options import PredictOptions, Summary
-from picie.inference.prediction_record import Prediction, Record
+from picie.inference.prediction_record import OWN_BANDS, Prediction, Record
 from picie.inference.prediction_sources import Opened, grouped, measured_scales, open_source, remarks_on
 from picie.inference.remote_files import Fetched, Source, fetched, temporary_folder
 from picie.inference.segmenter import Segmenter
@@ -62,7 +63,7 @@ class PredictionLoop:
     def __init__(self, segmenter: Segmenter, record: Record, options: PredictOptions, tiling: Tiling | None) -> None:
         self.segmenter, self.record, self.options, self.tiling = segmenter, record, options, tiling
         # None: each image's own
-        self.size = None if tiling is not None and tiling.size is None else segmenter.config.evaluate_size
+        self.size = None if tiling is not None and tiling.size is None else segmenter.config.predict_size
         self.behind: WriteBehind[_Outcome]
         self.files = PredictionFiles(record, segmenter.names, segmenter.colors, options.labels)
         self.summary = Summary()
@@ -96,7 +97,7 @@ class PredictionLoop:
             self._end()
         if sources and not (summary.predicted or summary.present or self.record.is_shared):
             reason = next(iter(summary.skipped.values()))
-            raise InputError(f"none of the {len(sources)} image files can be predicted; the first: {reason}")
+            raise InputError(none_can(len(sources), "image", "be predicted", reason))
         # Warn at the end, so that the error above is one line if no image is readable.
         for reason in summary.skipped.values():
             log.warning("skipped: %s", reason)
@@ -119,14 +120,18 @@ class PredictionLoop:
     def _predict_all(self, remaining: Mapping[str, Source], total: int, measured: Sequence[Source] | None) -> None:
         names, remarks = {source: name for name, source in remaining.items()}, Remarks()
         with contextlib.ExitStack() as stack:
-            stop, bars = stack.enter_context(graceful_stop()), stack.enter_context(Progress(self.options.progress))
+            stop, bars = (
+                stack.enter_context(graceful_stop("saving what is predicted")),
+                stack.enter_context(Progress(self.options.progress)),
+            )
             advance, copies = stack.enter_context(bars.bar("predict", len(names))), stack.enter_context(temporary_folder())
-            if all(_bands(earlier.how) != _chosen_bands(self.options) for earlier in self.record.known.values()):
-                self.record.scale = {}  # it is that of other bands
-            reading = self.segmenter.reading.with_scales(self.record.scale)
+            bands, reading = _chosen_bands(self.options) or OWN_BANDS, self.segmenter.reading
+            earlier = self.record.scales.get(bands, {})
             measured = list(names) if measured is None or not names else measured
-            self.record.scale = {**measured_scales(measured, reading), **self.record.scale}
-            reading = reading.with_scales(self.record.scale)
+            scales = {**measured_scales(measured, reading.with_scales(earlier)), **earlier}
+            if scales:
+                self.record.scales[bands] = scales
+            reading = reading.with_scales(scales)
             opened = partial(open_source, reading=reading, frames=self.options.frames)
             self.pictures.bars = bars
             self.behind = stack.enter_context(WriteBehind[_Outcome](self.record.out.workers or default_workers()))
@@ -135,7 +140,8 @@ class PredictionLoop:
             opening = read_ahead(opened, files, ahead=4, cost=lambda file: decoding_bytes(file.path))
             for group in grouped(opening, self.pictures.batch_size):
                 for file, _, picture in group:
-                    remarks.add(file.source.name, remarks_on(picture))
+                    name = PurePosixPath(names[file.source]).parent / file.source.name
+                    remarks.add(name.as_posix(), remarks_on(picture))
                 self._predict_group(group, names, advance)
                 del group, picture  # before the next one is read
                 if self.files.begun:
@@ -228,15 +234,10 @@ def _described(options: PredictOptions, tiling: Tiling | None, source: Source) -
         "all frames": options.frames == "all",
         f"steady {options.steady}": is_video and options.steady is not None,
         "refined": options.refine,
-        "names in overlays": options.overlay and options.labels,
+        "names in overlays": options.overlay and options.labels and not is_video,
     }
     return "; ".join(text for text, given in parts.items() if given)
 
 
 def _chosen_bands(options: PredictOptions) -> str:
     return f"bands {','.join(map(str, options.bands))}" if options.bands else ""
-
-
-def _bands(described: str) -> str:
-    """The part of `_described` that names the bands, or ""."""
-    return next((part for part in described.split("; ") if part.startswith("bands ")), "")

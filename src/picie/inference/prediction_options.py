@@ -16,7 +16,7 @@ class PredictOptions:
 
     Attributes:
         size: the short side in pixels that images are computed at; None uses the run's
-            `evaluate.size`, or with tiles each image's own.
+            `Config.predict_size`, or with tiles each image's own.
         tile: the side in pixels of the tiles that images are computed in; None computes them whole.
         overlap: pixels that neighbouring tiles share; None is a quarter of `tile`, or the
             network's coarsest stride if that is more.

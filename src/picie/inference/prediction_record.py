@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Annotated, Any, TypeVar
 
-import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor
 
 from picie.errors import InputError
 from picie.inference.output_folder import FILE_NAME, OutputFolder
@@ -26,6 +23,8 @@ LEGEND = "legend"
 """Name, without suffix, of the picture beside the record that shows the colours."""
 OVERLAY = "_overlay"
 """Ending of the names of overlays, before the suffix."""
+OWN_BANDS = "bands of the run"
+"""Key of the record's scales where no bands were chosen."""
 CONFIDENCE = "_confidence"
 """Ending of the names of the files of the margin beside a label map."""
 _SAVE_EVERY = 5.0  # seconds; more if the file is so large that writing it takes a twentieth of that
@@ -138,14 +137,15 @@ class Content(MadeBy):
         run: the run's folder.
         images: the predictions, by the absolute path of the image.
         skipped: the reason for each image without a prediction.
-        scale: the range of stored values that becomes 0 to 255, for each type.
+        scale: the range of stored values that becomes 0 to 255, for each type, by the bands that
+            were chosen, "bands 3,2,1", or `OWN_BANDS`.
     """
 
     picie: str
     run: str
     images: dict[str, Prediction]
     skipped: dict[str, str]
-    scale: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]]
+    scale: dict[str, dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]]]
 
 
 C = TypeVar("C", bound=Content)
@@ -162,12 +162,12 @@ class Record:
     Attributes:
         folder: where the files are written.
         images: the predictions in the folder, by the absolute path of the image.
-        known: all predictions in the folder; for a shard also those of other shards.
         skipped: the reason for each image without a prediction, by its absolute path.
         complete: whether every image of the call has been predicted or skipped.
         is_shared: whether other processes write to the folder, too.
         earlier: the network and segments of predictions already in the folder, or None.
-        scale: the range of stored values that becomes 0 to 255, for each type of more than 8 bits.
+        scales: the range of stored values that becomes 0 to 255, for each type of more than 8 bits;
+            for each choice of bands, as in `Content`.
 
     Raises:
         InputError: the file is damaged.
@@ -181,13 +181,13 @@ class Record:
         self.complete = False
         self.skipped: dict[str, str] = {}
         self.earlier: MadeBy | None = None
-        self.scale: dict[str, tuple[float, float]] = {}
+        self.scales: dict[str, dict[str, tuple[float, float]]] = {}
         self._due = 0.0
         if (self.folder / FILE_NAME).is_file():
             content = read_record(self.folder / FILE_NAME)
             self.images, self.earlier = content.images, content
-            self.scale = {kind: (low, high) for kind, (low, high) in content.scale.items()}
-        self.known = self.images
+            for bands, scale in content.scale.items():
+                self.scales[bands] = {kind: (low, high) for kind, (low, high) in scale.items()}
 
     def check_model(self, earlier: MadeBy) -> None:
         """Raise `InputError` if predictions in the folder were made by another run."""
@@ -248,14 +248,14 @@ class Record:
         """Delete all predictions of the folder, and nothing else."""
         for prediction in self.images.values():
             self.out.delete(prediction.files())
-        self.images, self.scale, self.earlier = {}, {}, None
+        self.images, self.scales, self.earlier = {}, {}, None
 
     def content(self) -> dict[str, Any]:
         """Return what the file holds; images are sorted by their paths."""
         content: dict[str, Any] = {"picie": __version__, "run": self.run, **self.made_by.model_dump()}
         content["images"] = {path: prediction.model_dump() for path, prediction in sorted(self.images.items())}
         content["skipped"] = dict(sorted(self.skipped.items()))
-        content["scale"] = {kind: list(bounds) for kind, bounds in sorted(self.scale.items())}
+        content["scale"] = {bands: {kind: list(b) for kind, b in scale.items()} for bands, scale in sorted(self.scales.items())}
         return content
 
     def save(self) -> None:
@@ -314,12 +314,3 @@ def signature(source: Source) -> list[int]:
         return list(source.signature)
     status = source.stat()
     return [status.st_size, status.st_mtime_ns]
-
-
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """Return a fingerprint of named tensors, such as the weights of a network."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]

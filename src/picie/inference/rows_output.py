@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from picie.data.raster_files import RasterFile, gdal, open_with_gdal
+from picie.data.georeference import gdal, open_with_gdal
+from picie.data.raster_files import RasterFile
 from picie.display.colors import Color
-from picie.display.overlays import draw_overlay
+from picie.display.overlays import NamesInPlace, draw_overlay, region_step, regions_of_reduced
 from picie.inference.outputs import Maps, joined
 from picie.runtime.atomic_write import check_room, partial_file
 
@@ -38,6 +39,8 @@ class RowsOutput:
         confidence: the file of the margin, or None.
         names: the name of each value.
         colors: the colour of each value.
+        write_names: whether the overlay shows the names of large regions. It is then written after
+            the label map, which the regions depend on.
     """
 
     labels: Path
@@ -45,6 +48,7 @@ class RowsOutput:
     confidence: Path | None
     names: tuple[str, ...]
     colors: tuple[Color, ...]
+    write_names: bool = False
 
     @property
     def ignore(self) -> int:
@@ -72,10 +76,13 @@ class RowsOutput:
             UnreadableImageError: the picture is damaged.
         """
         source, counts = raster.reopened(), np.zeros(self.ignore + 1, np.int64)
+        overlay = None if self.write_names else self.overlay
+        step = region_step((raster.height, raster.width))
+        reduced: list[np.ndarray] = []
         with contextlib.ExitStack() as stack:
             stack.enter_context(gdal())
             write_labels = stack.enter_context(self._opened(self.labels, raster, 1))
-            write_overlay = None if self.overlay is None else stack.enter_context(self._opened(self.overlay, raster, 3))
+            write_overlay = None if overlay is None else stack.enter_context(self._opened(overlay, raster, 3))
             above: np.ndarray | None = None
             write_margin = None if self.confidence is None else stack.enter_context(self._opened(self.confidence, raster, 1))
             for top, (labels, margin) in _in_parts(parts, _ROWS):
@@ -90,7 +97,23 @@ class RowsOutput:
                 if write_overlay is not None:
                     write_overlay(top, _blended(pixels, values, above, self.colors).transpose(2, 0, 1))
                 above = values[-1:]
+                reduced.append(values[(step // 2 - top) % step :: step, step // 2 :: step])
+        if self.overlay is not None and self.write_names:
+            regions = regions_of_reduced(np.concatenate(reduced))
+            self._write_overlay(self.overlay, raster, NamesInPlace(regions, self.names, (raster.width, raster.height)))
         return counts[: len(self.names)]
+
+    def _write_overlay(self, path: Path, raster: RasterFile, names: NamesInPlace) -> None:
+        """Write an overlay with names, from the label map that has been written."""
+        source, above = raster.reopened(), None
+        with gdal(), open_with_gdal(self.labels) as labels, self._opened(path, raster, 3) as write:
+            for top in range(0, raster.height, _ROWS):
+                bottom = min(top + _ROWS, raster.height)
+                values = labels.read(1, window=((top, bottom), (0, raster.width)))
+                drawn = Image.fromarray(_blended(source.rows(top, bottom)[0], values, above, self.colors))
+                names.draw(drawn, top)
+                write(top, np.asarray(drawn).transpose(2, 0, 1))
+                above = values[-1:]
 
     @contextlib.contextmanager
     def _opened(self, path: Path, raster: RasterFile, bands: int) -> Iterator[Any]:

@@ -16,6 +16,7 @@ from picie.data import open_dataset, takes_folder
 from picie.data.base import Dataset
 from picie.data.images import centre_frame, centre_label
 from picie.data.loading import read_ahead
+from picie.data.shards import is_pattern
 from picie.errors import InputError, UnreadableImageError
 from picie.inference.segmenter import Segmenter
 from picie.runtime.progress import Progress
@@ -78,7 +79,7 @@ def training_images(config: DataConfig, data: str | Path | None = None, dataset:
         name = dataset or (config.name if takes_folder(config.name) else "folder")
         other = {"name": name, "root": str(data), "held_out": ()}
         return open_dataset(config.model_copy(update=other), config.train_split)
-    if config.root is not None and not Path(config.root).exists():
+    if config.root is not None and not is_pattern(config.root) and not Path(config.root).exists():
         raise InputError(f"{config.root}: the run's images are no longer there; give a folder of images by --data DIR")
     return open_dataset(config, config.train_split, "train")
 

@@ -167,7 +167,7 @@ class Segmenter(CellClassifier, OnHub):
 
     def __repr__(self) -> str:
         names = ", ".join(self.names[:12]) + (", ..." if len(self.names) > 12 else "")
-        network = f"{self.config.method}, {self.config.model.backbone}, {self.config.evaluate_size} px"
+        network = f"{self.config.method}, {self.config.model.backbone}, {self.config.predict_size} px"
         return f"Segmenter({len(self.names)} segments of {self.k} clusters: {names}; {network}; {self.device})"
 
     def _repr_html_(self) -> str:
@@ -255,7 +255,7 @@ class Segmenter(CellClassifier, OnHub):
             batch_size: the number of pictures that are computed together.
 
         Returns:
-            (D, h, w) float32 of unit norm over D. h and w depend on the run's `evaluate.size` and
+            (D, h, w) float32 of unit norm over D. h and w depend on the run's `Config.predict_size` and
             its network, by default a quarter of the size that pictures are computed at.
 
         Raises:

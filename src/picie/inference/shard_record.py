@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from picie.display.colors import hex_to_rgb
-from picie.errors import InputError
+from picie.errors import InputError, none_can
 from picie.inference.output_folder import SHARDS, OutputFolder, opened_output
 from picie.inference.prediction_files import PredictionFiles
 from picie.inference.prediction_options import Summary
@@ -70,7 +70,9 @@ class ShardRecord(Record):
             self.check_model(content)
             if content.made_by() == self.made_by:
                 self.images |= content.images
-            self.scale = {**{kind: (low, high) for kind, (low, high) in content.scale.items()}, **self.scale}
+            for bands, scale in content.scale.items():
+                found = {kind: (low, high) for kind, (low, high) in scale.items()}
+                self.scales[bands] = {**found, **self.scales.get(bands, {})}
 
     def take_part(self, files: Sequence[Source]) -> list[Source]:
         """Keep the earlier predictions of the shard's part of `files` alone, and return that part.
@@ -80,7 +82,6 @@ class ShardRecord(Record):
         part, given = self.shard.part(files), set(map(str, files))
         own = _read(self.file).images if self.file.is_file() else {}
         kept = [*(path for path in own if path not in given), *map(str, part)]
-        self.known = self.images
         self.images = {path: self.images[path] for path in kept if path in self.images}
         self.files = fingerprint_of(files)
         return part
@@ -109,23 +110,22 @@ class _Group:
         parts = [f"{self.of(missing)} missing"] * bool(missing) + [f"{self.of(unfinished)} unfinished"] * bool(unfinished)
         return " and ".join(parts)
 
-    def check_equal(self, out: OutputFolder) -> dict[str, tuple[float, float]]:
-        """Return the scale of values that all shards have.
+    def check_equal(self, out: OutputFolder) -> dict[str, dict[str, tuple[float, float]]]:
+        """Return the scales of values that all shards have.
 
         Raises `InputError` if two were made with other segments or another scale.
         """
         first = min(self.shards)
-        scale: dict[str, tuple[float, float]] = {}
+        scales: dict[str, dict[str, tuple[float, float]]] = {}
         for number, content in sorted(self.shards.items()):
-            own = {kind: (low, high) for kind, (low, high) in content.scale.items()}
-            same_scale = all(own[kind] == scale[kind] for kind in own.keys() & scale.keys())
-            if content.made_by() != self.shards[first].made_by() or not same_scale:
+            own = [(bands, kind, (low, high)) for bands, s in content.scale.items() for kind, (low, high) in s.items()]
+            same_scales = all(scales.setdefault(bands, {}).setdefault(kind, bounds) == bounds for bands, kind, bounds in own)
+            if content.made_by() != self.shards[first].made_by() or not same_scales:
                 raise InputError(
                     f"{out}: shards {self.of([first])} and {self.of([number])} differ in their segments or their scale of "
                     "values; repeat `picie predict` for each of them"
                 )
-            scale |= own
-        return scale
+        return scales
 
 
 def gather(out: str | Path) -> Summary:
@@ -152,16 +152,14 @@ def _gather(out: OutputFolder) -> Summary:
         others = [group for group in groups[:-1] if group.count == newest.count]
         changed = f" ({' and '.join(o.of(sorted(o.shards)) for o in others)} had other files)" if others else ""
         raise InputError(f"{out}: shards {newest.what_is_missing()}{changed}; repeat `picie predict` with their --shard")
-    scale = newest.check_equal(out)
+    scales = newest.check_equal(out)
     contents = [newest.shards[number] for number in range(1, newest.count + 1)]
     made_by, joined = contents[0].made_by(), dict[str, Prediction]()
     for content in contents:
         joined |= content.images
     skipped = {path: reason for content in contents for path, reason in content.skipped.items()}
     if not joined:
-        raise InputError(
-            f"{out}: none of the {len(skipped)} image files could be predicted; the first: {min(skipped.values())}"
-        )
+        raise InputError(f"{out}: {none_can(len(skipped), 'image', 'be predicted', min(skipped.values()))}")
     record = Record(out, contents[0].run, made_by)
     earlier = record.images if record.earlier is not None and record.earlier.made_by() == made_by else {}
     for group in groups:
@@ -169,7 +167,7 @@ def _gather(out: OutputFolder) -> Summary:
             earlier |= content.images if content.made_by() == made_by else {}
     record.images = {**{path: entry for path, entry in earlier.items() if path not in skipped}, **joined}
     record.skipped = skipped
-    record.scale = scale
+    record.scales = scales
     _write(record)
     for reason in skipped.values():
         log.warning("skipped: %s", reason)

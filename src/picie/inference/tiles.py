@@ -81,7 +81,7 @@ def map_rows(segmenter: Segmenter, raster: Raster, tiling: Tiling | None, margin
     Args:
         segmenter: the network and its segments.
         raster: the picture.
-        tiling: how to cut it into tiles; None computes it whole at the run's `evaluate.size`.
+        tiling: how to cut it into tiles; None computes it whole at `Config.predict_size`.
         margin: whether to compute the margin, too.
 
     Yields:
@@ -110,7 +110,7 @@ class _Strip:
 
 @torch.inference_mode()
 def _whole(segmenter: Segmenter, raster: Raster) -> Iterator[_Strip]:
-    size = whole_size(raster.height, raster.width, segmenter.config.evaluate_size)
+    size = whole_size(raster.height, raster.width, segmenter.config.predict_size)
     pixels, _ = scaled_rows(raster, size, 0, size[0])
     logits = _logits(segmenter, pixels[None])[0]
     _, h, w = logits.shape

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from picie.data.images import decoding_bytes, open_or_error
 from picie.data.loading import read_ahead
-from picie.errors import InputError, UnreadableImageError
+from picie.errors import InputError, UnreadableImageError, none_can
 from picie.inference.confidence import margin
 from picie.inference.input_files import find_inputs
 from picie.inference.segmenter import Segmenter
@@ -78,20 +78,22 @@ def uncertain(
     paths = [data] if isinstance(data, str | Path) else data
     files = [file for file in find_inputs([Path(path) for path in paths], None) if isinstance(file, Path)]
     segmenter = Segmenter.load(run, device)
-    found, directions = [], []
+    found, directions, skipped = [], [], []
     read = partial(_open, segmenter=segmenter)
     with Progress() as bars, bars.bar("pictures", len(files)) as advance:
         for path, picture in read_ahead(read, files, ahead=4, cost=decoding_bytes):
             advance(1)
             if isinstance(picture, UnreadableImageError):
-                log.warning("skipped: %s", picture)
+                skipped.append(picture)
                 continue
             one, direction = _look(segmenter, path, picture.size, segmenter.encode(segmenter.to_pixels(picture)))
             found.append(one)
             directions.append(direction)
             del picture  # before the next one is read
     if not found:
-        raise InputError(f"none of the {len(files)} pictures can be read")
+        raise InputError(none_can(len(files), "image", "be read", skipped[0]))
+    for error in skipped:
+        log.warning("skipped: %s", error)
     if len(found) < n:
         log.warning("there are %d pictures, not %d", len(found), n)
     chosen = choose(torch.tensor([one.uncertainty for one in found]), torch.stack(directions), n)

@@ -148,7 +148,7 @@ def _load_in_order(net: nn.Module, state: Mapping[str, Tensor]) -> None:
 def patch_size(config: ModelConfig) -> int | None:
     """Return the patch size in pixels of a ViT from timm; None for any other backbone.
 
-    It takes about 0.2 s, and no memory.
+    It takes about 0.2 s the first time, and no memory.
 
     Raises:
         InputError: the backbone is unknown, or gives no feature maps.

@@ -27,6 +27,7 @@ _HUB_TIMEOUT = 10.0  # seconds
 UNSUPPORTED = (RuntimeError, AttributeError, TypeError, ValueError, LookupError, NotImplementedError, AssertionError)
 # Arguments of timm.create_model that read weights.
 _READING = {"cache_dir", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}
+_patch_sizes: dict[str, int | None] = {}  # results of `patch_size`
 
 
 def timm_name(name: str) -> str:
@@ -109,7 +110,7 @@ def convert(name: str, levels: int | None, given: Mapping[str, Any], state: Mapp
 def patch_size(name: str, given: Mapping[str, Any]) -> int | None:
     """Return the patch size of a ViT of timm in pixels, and None for a pyramid.
 
-    The model is made without memory, which takes about 0.2 s.
+    The model is made without memory, which takes about 0.2 s, once for each name and arguments.
 
     Args:
         name: a timm model name.
@@ -118,9 +119,13 @@ def patch_size(name: str, given: Mapping[str, Any]) -> int | None:
     Raises:
         InputError: the model gives no feature maps.
     """
-    with _as_input_error(name), torch.device("meta"):
-        plain = timm.create_model(name, features_only=True, **_options(name, given))
-    return _strides(plain)[-1] if is_vit(plain) else None
+    options = _options(name, given)
+    key = f"{name} {sorted(options.items())}"
+    if key not in _patch_sizes:
+        with _as_input_error(name), torch.device("meta"):
+            plain = timm.create_model(name, features_only=True, **options)
+        _patch_sizes[key] = _strides(plain)[-1] if is_vit(plain) else None
+    return _patch_sizes[key]
 
 
 def is_vit(net: Any) -> bool:

@@ -15,7 +15,6 @@ The checkpoint stores them in its entry `naming`; the trained clusters are not c
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -152,12 +151,7 @@ def write_names(run: str | Path, file: Path) -> None:
     """
     state = checkpoint.load(run)
     segments = Segmenter.from_state(state, "cpu").segments
-    write_file(file, segments, fingerprint(checkpoint.classifier_in_use(state)[0]))
-
-
-def fingerprint(weight: Tensor) -> str:
-    """A hash that identifies the clusters of `weight` (K, D)."""
-    return hashlib.sha256(weight.detach().float().contiguous().numpy().tobytes()).hexdigest()[:16]
+    write_file(file, segments, checkpoint.classifier_fingerprint(checkpoint.classifier_in_use(state)))
 
 
 def _segments_to_merge(segments: Segments, references: Iterable[Reference]) -> list[int]:
@@ -192,7 +186,8 @@ class _Edit:
         if changes.k is not None:
             self.recluster(changes.k)
         if changes.file is not None:
-            self.segments = read_file(changes.file, len(self.weight), fingerprint(self.weight))
+            clusters = checkpoint.classifier_fingerprint((self.weight, self.bias))
+            self.segments = read_file(changes.file, len(self.weight), clusters)
         before = self.segments
         names = {before.find(reference): change for reference, change in changes.names.items()}
         if len(names) < len(changes.names):

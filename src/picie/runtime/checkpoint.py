@@ -8,6 +8,7 @@ opening a checkpoint runs no code.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -112,6 +113,20 @@ def classifier_in_use(state: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     clusters = naming["clusters"] if naming is not None else None
     chosen = state["classifier"] if clusters is None else clusters
     return chosen["weight"], chosen["bias"]
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """Return a fingerprint of named tensors, such as the weights of a network."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def classifier_fingerprint(classifier: tuple[Tensor, Tensor]) -> str:
+    """Return a fingerprint of (K, D) weights and (K,) offsets, which give each cell its cluster."""
+    return fingerprint(dict(zip(("weight", "bias"), classifier, strict=True)))
 
 
 def centroids_in_use(state: Mapping[str, Any]) -> Tensor:

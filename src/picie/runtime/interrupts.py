@@ -16,13 +16,18 @@ from picie.runtime import distributed
 
 log = logging.getLogger(__name__)
 _GRACE = 5.0  # seconds
+_of_thread = threading.local()  # `request`: the stop request of a thread that `stopped_by` a program
 
 
 class StopRequest:
-    """A stop request, set by SIGINT or SIGTERM while `graceful_stop` is active."""
+    """A stop request, set by SIGINT or SIGTERM while `graceful_stop` is active, or by `ask`."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
+
+    def ask(self) -> None:
+        """Request a stop, as SIGINT does."""
+        self.signum = signal.SIGINT
 
     def is_asked(self) -> bool:
         """Return whether a signal has arrived here or in another process of the run.
@@ -41,12 +46,16 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def graceful_stop() -> Iterator[StopRequest]:
+def graceful_stop(then: str) -> Iterator[StopRequest]:
     """Turn the first SIGINT or SIGTERM into a request; a second one has its normal effect.
 
-    Python handles signals only in the main thread; in any other thread this does nothing.
+    Python handles signals only in the main thread. In any other thread the request is that of
+    `stopped_by`, or one that nothing sets.
+
+    Args:
+        then: what is done before the command ends, for the message, e.g. "finishing the step".
     """
-    request = StopRequest()
+    request: StopRequest = getattr(_of_thread, "request", None) or StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
@@ -59,7 +68,7 @@ def graceful_stop() -> Iterator[StopRequest]:
     def handle(signum: int, frame: FrameType | None) -> None:
         request.signum = signum
         restore()
-        log.warning("%s: finishing the step and saving; send it again to stop at once", signal.Signals(signum).name)
+        log.warning("%s: %s; send it again to stop at once", signal.Signals(signum).name, then)
 
     for signum in previous:
         signal.signal(signum, handle)
@@ -67,6 +76,16 @@ def graceful_stop() -> Iterator[StopRequest]:
         yield request
     finally:
         restore()
+
+
+@contextlib.contextmanager
+def stopped_by(request: StopRequest) -> Iterator[None]:
+    """Let `request` stop what this thread, which is not the main one, does in the block."""
+    _of_thread.request = request
+    try:
+        yield
+    finally:
+        del _of_thread.request
 
 
 def end_at_signals() -> None:

@@ -126,8 +126,8 @@ def color_kmeans(points: np.ndarray, config: Config, position_weight: float) -> 
     kmeans.start(torch.from_numpy((points - mean) * scale).float())
 
     def predict(pixels: Tensor, out: tuple[int, int]) -> np.ndarray:
-        if out != tuple(pixels.shape[2:]):
-            raise InputError("colour baselines must be scored at the size of their input")
+        if out != tuple(pixels.shape[2:]):  # with `evaluate.scale`
+            pixels = F.interpolate(pixels, out, mode="bilinear", antialias=True)
         values = torch.from_numpy((color_and_position(pixels.numpy()) - mean) * scale).float()
         return assign(values, kmeans.centroids)[0].view(len(pixels), *out).numpy()
 
@@ -154,7 +154,7 @@ def raw_kmeans(dataset: Dataset, config: Config, device: str, bars: Progress) ->
     engine = Engine(pick_device(device), config.train.precision)
     network.prepare(engine.device, engine.bf16)
     network.eval()
-    spec = SampleSpec(centre_square(config.evaluate_size), config.seed)
+    spec = SampleSpec(centre_square(config.predict_size), config.seed)
     sample = sample_cells(lambda pixels: network.predict_features(engine.to_images(pixels)), dataset, spec, bars)
     points = F.normalize(network.fit(sample.points), dim=1)
     return CellClassifier(network, feature_kmeans(points, config.cluster.k, config), config, engine).clusters

@@ -97,7 +97,7 @@ class Pairs:
         self._warnings: list[str] = []
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Load pixels (3, H, W) uint8 and label (H, W), or None if the image cannot be read.
+        """Load pixels (3, H, W) uint8 and label (h, w), or None if the image cannot be read.
 
         Thread-safe.
         """
@@ -172,8 +172,9 @@ def score_several(
 
 def _region(config: Config) -> str:
     """Describe the part of each image that is scored."""
-    size = config.evaluate_size
-    return f"centre square of {size} px" if config.evaluate.crop else f"whole images, short side {size} px"
+    size, seen = config.evaluate_size, config.predict_size
+    region = f"centre square of {size} px" if config.evaluate.crop else f"whole images, short side {size} px"
+    return region if seen == size else f"{region}, predicted at {seen} px"
 
 
 def count_confusions(predict: Predict, k: int, pairs: Pairs, bars: Progress) -> Any:
@@ -228,17 +229,18 @@ def _count(predict: PredictSeveral, k: int, pairs: Pairs, bars: Progress, n_pred
 
 
 def _load_pair(dataset: Dataset, index: int, config: Config) -> tuple[np.ndarray, np.ndarray]:
-    """Load pixels (3, H, W) uint8 and label (H, W) at the protocol's size.
+    """Load pixels (3, H, W) uint8 at the size of predictions, and label (h, w) at the protocol's.
 
     Raises `UnreadableImageError`.
     """
-    size = config.evaluate_size
+    size, seen = config.evaluate_size, config.predict_size
     image = dataset.image(index)
     label = dataset.label(index)
     if config.evaluate.crop:
-        return centre_frame(image, (size, size)), centre_label(label, (size, size))
-    height, width = whole_size(image.height, image.width, size)
+        return centre_frame(image, (seen, seen)), centre_label(label, (size, size))
+    height, width = whole_size(image.height, image.width, seen)
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    height, width = whole_size(image.height, image.width, size)
     rows = ((np.arange(height) + 0.5) * label.shape[0] / height).astype(int)
     columns = ((np.arange(width) + 0.5) * label.shape[1] / width).astype(int)
     return pixels, label[np.ix_(rows, columns)]

@@ -60,7 +60,7 @@ def evaluate_probes(
     segmenter = Segmenter.load(run, options.device)
     config = scored_config(segmenter.config, options.overrides)
     scored, split = open_labelled(config, data, split, options.dataset)
-    load, seed, finer = centre_square(config.evaluate_size), config.seed, max(100, 4 * segmenter.k)
+    load, seed, finer = centre_square(config.predict_size), config.seed, max(100, 4 * segmenter.k)
     rows: dict[str, tuple[Predict, int, str]] = {}
     with Progress(options.progress) as bars:
         with skip_on_error(f"clustering again at K = {finer}"):

@@ -119,7 +119,7 @@ def _train(config: Config, out: Path, saved: dict[str, Any] | None) -> _Outcome:
     """
     made = output_paths.missing(out)
     unchanged = preserved_global_state(config.run.device)
-    with unchanged, graceful_stop() as stop, Progress(config.run.progress) as bars:
+    with unchanged, graceful_stop("finishing the step and saving") as stop, Progress(config.run.progress) as bars:
         setup = set_up(config, bars, pretrained=None if saved is None else False)
         folder = RunFolder(out, RunRecord(out, config.run.loggers), bars, stop)
         with _locked(out) as empty:

@@ -18,29 +18,31 @@ _LAYER_DECAY = 0.75
 def with_backbone_defaults(config: Config) -> Config:
     """Return `config` with every option set whose default depends on the backbone.
 
-    Views of a ViT have 28 x 28 cells, and its weights are frozen. If `model.freeze` is false, its
-    last block is trained at a rate of 1e-5 and each block below at 0.75 times the rate of the
-    next. All other backbones keep the general defaults. Options that are set stay as they are.
+    Views of a ViT have 28 x 28 cells, images are predicted at that size, and its weights are
+    frozen. If `model.freeze` is false, its last block is trained at a rate of 1e-5 and each block
+    below at 0.75 times the rate of the next. All other backbones keep the general defaults.
+    Options that are set stay as they are.
 
     Raises:
         InputError: the backbone is unknown, or gives no feature maps.
     """
-    model, views, train = config.model, config.views, config.train
-    options: list[tuple[Any, str]] = [(views, "size"), (train, "backbone_lr"), (train, "layer_decay")]
+    model, views, train, score = config.model, config.views, config.train, config.evaluate
+    options: list[tuple[Any, str]] = [(views, "size"), (train, "backbone_lr"), (train, "layer_decay"), (score, "scale")]
     if model.freeze is not None and all(name in section.model_fields_set for section, name in options):
         return config
     patch = patch_size(model)
     frozen = patch is not None if model.freeze is None else model.freeze
-    rates, size = {}, {}
+    rates, size, scale = {}, {}, {}
     if patch is not None and not frozen:
         rates = {"backbone_lr": _LR / train.lr, "layer_decay": _LAYER_DECAY}
     if patch is not None:
         largest = views.crop or patch * VIEW_CELLS
-        size = {"size": max(1, min(VIEW_CELLS, largest // patch)) * patch}
+        size, scale = {"size": max(1, min(VIEW_CELLS, largest // patch)) * patch}, {"scale": 1.0}
     sections = {
         "model": model.model_copy(update={"freeze": frozen}),
         "views": views.model_copy(update=_unset(views, size)),
         "train": train.model_copy(update=_unset(train, rates)),
+        "evaluate": score.model_copy(update=_unset(score, scale)),
     }
     return config.model_copy(update=sections)
 

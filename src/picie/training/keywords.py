@@ -70,14 +70,14 @@ def config_of(data: str | os.PathLike[str], keywords: Mapping[str, Any]) -> Conf
     given = {key: value for key, value in keywords.items() if value is not None}
     preset, file = given.pop("preset", None), given.pop("config", None)
     short = {SHORT_NAMES[name]: given.pop(name) for name in list(given) if name in SHORT_NAMES}
-    key, value = data_setting(os.fspath(data))
+    from_data = data_settings(os.fspath(data))
     values: dict[str, Any] = {}
     for name, section in given.items():
         if not isinstance(section, Mapping):
             known = [*SHORT_NAMES, *all_sections(), "preset", "config"]
             raise InputError(f"{name} = {section!r}: no such option; {nearest(name, known)}")
         values[name] = dict(section)
-    for option, setting in {**short, key: value}.items():
+    for option, setting in {**short, **from_data}.items():
         name, _, entry = option.rpartition(".")
         into = values.setdefault(name, {}) if name else values
         if into.get(entry, setting) != setting:
@@ -87,25 +87,39 @@ def config_of(data: str | os.PathLike[str], keywords: Mapping[str, Any]) -> Conf
     return load(preset, None if file is None else Path(file), [values])
 
 
-def data_setting(data: str) -> tuple[str, str]:
-    """Return the option that DATA sets: data.root for a folder, data.name for a dataset.
+def data_settings(data: str) -> dict[str, str]:
+    """Return the options that DATA sets: data.root for a folder, data.name for a dataset, both for
+    a pattern of tar files.
 
     Raises `InputError` if there is no folder or dataset of that name.
     """
+    if _names_shards(data):
+        return {"data.name": "webdataset", "data.root": data}
     if not Path(data).exists() and (data in registry.DATASETS or _OBJECT.fullmatch(data)):
-        return "data.name", data
+        return {"data.name": data}
     if not Path(data).exists() and ("\\" in data or ":" in data):
         from picie.data.layout import existing_folder  # imports Pillow and NumPy
 
         existing_folder(data)  # explains paths of Windows and addresses
     if not Path(data).exists() and Path(data).name == data:
         raise InputError(f"{data}: no such folder, and no dataset of that name; {nearest(data, registry.DATASETS)}")
-    return "data.root", data
+    return {"data.root": data}
+
+
+def _names_shards(text: str) -> bool:
+    if not (text.endswith(".tar") or set(text) & set("{*?")) or Path(text).is_dir():
+        return False
+    from picie.data.shards import is_pattern  # imports Pillow and NumPy
+
+    return is_pattern(text)
 
 
 def default_folder(config: Config) -> Path:
     """Return a new folder for a run: runs/DATA-METHOD-kK-sSEED, with a number if that exists."""
-    name = Path(config.data.root).resolve().name if config.data.root else config.data.name.split(":")[-1]
+    root = None if config.data.root is None else Path(config.data.root).resolve()
+    if root is not None and _names_shards(str(root)):
+        root = root.parent
+    name = config.data.name.split(":")[-1] if root is None else root.name
     stem = f"{name}-{config.method.split(':')[-1]}-k{config.cluster.k}-s{config.seed}"
     candidates = [Path("runs") / stem, *(Path("runs") / f"{stem}-{i}" for i in range(2, 1000))]
     return next(path for path in candidates if not path.exists())

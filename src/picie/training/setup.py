@@ -9,6 +9,7 @@ import torch
 from picie.config import Config
 from picie.data import open_dataset, with_scale
 from picie.data.base import Dataset
+from picie.data.search import report
 from picie.methods.base import Method, build_method
 from picie.models.synced_batchnorm import synchronise
 from picie.runtime import distributed, loggers
@@ -67,6 +68,9 @@ def set_up(config: Config, bars: Progress, pretrained: bool | None = None) -> Se
     dataset = open_dataset(config.data, config.data.train_split, "train")
     config = config.model_copy(update={"data": with_scale(config.data, dataset)})
     labelled = labelled_split(config)
+    for part in (dataset, labelled):
+        if (search := getattr(part, "search", None)) is not None:
+            report(search)
     if pretrained is not False:
         check_sizes(config)
     seed = derived_seed(config.seed, "weights")

@@ -8,10 +8,15 @@ const POLL = 700; // ms
 export function offerExports(formats) {
   byId("format").replaceChildren(...formats.map((name) => make("option", { value: name, textContent: name })));
   byId("export").hidden = !formats.length;
-  const button = byId("export").querySelector("button"), note = byId("exporting");
+  const button = byId("export").querySelector("button"), note = byId("exporting"), cancel = byId("cancel-export");
+  cancel.onclick = () => {
+    cancel.disabled = true;
+    server.cancelExport().catch((error) => { note.textContent = error.message; });
+  };
   byId("export").onsubmit = async (event) => {
     event.preventDefault();
     button.disabled = true;
+    cancel.hidden = cancel.disabled = false;
     try {
       let state = await server.startExport(byId("format").value);
       while (state.state === "running") {
@@ -20,11 +25,16 @@ export function offerExports(formats) {
         state = await server.exported();
       }
       if (state.state === "failed") throw new Error(state.error);
-      note.textContent = "";
-      make("a", { href: server.exportPath, download: state.file }).click();
+      if (state.state === "cancelled") {
+        note.textContent = `Cancelled after ${state.done} of ${state.total} pictures, which the next export keeps.`;
+      } else {
+        note.textContent = "";
+        make("a", { href: server.exportPath, download: state.file }).click();
+      }
     } catch (error) {
       note.textContent = error.message;
     }
     button.disabled = false;
+    cancel.hidden = true;
   };
 }

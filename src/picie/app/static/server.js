@@ -44,5 +44,6 @@ export const click = (key, x, y, name) => post(`/api/pictures/${key}/clicks`, { 
 export const forget = () => json("/api/clicks/last", { method: "DELETE" });
 export const teach = (was) => post("/api/teach", { was });
 export const startExport = (format) => post("/api/export", { format });
+export const cancelExport = () => json("/api/export", { method: "DELETE" });
 export const exported = () => json("/api/export");
 export const exportPath = "/api/export/file";

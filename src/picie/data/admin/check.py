@@ -79,6 +79,9 @@ def _check_split(config: DataConfig, split: str) -> Iterator[tuple[str, bool]]:
         yield str(error), True
         return
     yield f"{len(dataset):,} images, {'no labels' if dataset.classes is None else f'{len(dataset.classes)} classes'}", False
+    search = getattr(dataset, "search", None)
+    if search is not None and search.left_out:
+        yield search.summary(), False
     if dataset.classes is not None and hasattr(dataset, "label_path"):
         missing = [i for i in range(len(dataset)) if not dataset.label_path(i).is_file()]
         if missing:  # a problem only in val, the split that is scored

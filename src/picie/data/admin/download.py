@@ -66,7 +66,7 @@ def download(
     peak, final = _required_space(root, missing)
     reporter.line(f"disk space: about {decimal(peak)} while downloading, {decimal(final)} afterwards")
     _check_space(root, peak)
-    with _store(root) as store, graceful_stop() as stop, _full_disk_explained(root):
+    with _store(root) as store, graceful_stop("stopping; what was fetched is kept") as stop, _full_disk_explained(root):
         for source in missing:
             archive = store / source.name
             if not archive.is_file():
