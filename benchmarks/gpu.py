@@ -42,7 +42,7 @@ GOAL = 800  # images/s on one H200
 _ROUNDS = 2
 _FRAMES_GB, _KEEP_GB = 64, 62  # run.cache_gb and run.keep_gb for all of COCO on a GPU of 140 GB
 _SHARED = (f"data.name={NAME}", "data.on_bad_image=error", "run.report=false", "run.progress=false")
-_SMALL = (*_SHARED, "model.pretrained=false", "cluster.init_batches=2")
+_SMALL = (*_SHARED, "model.pretrained=false", "cluster.init_batches=2", "evaluate.scale=1")
 # small enough for the CPU, which computes everything, too
 _CHECKED = (*_SMALL, "model.backbone=resnet18", "cluster.k=27", "views.size=96", "train.batch_size=32", "cluster.batch_size=32")
 _MEASURED = (*_SMALL, "model.backbone=resnet18", "cluster.k=27", "views.size=320", "train.batch_size=128")

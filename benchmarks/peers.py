@@ -56,7 +56,9 @@ def peers(
     _check_out(out)
     options = join_options({"cluster.k": clusters}, overrides or [])
     fixed = ["train.epochs=0", "run.report=false", "run.progress=false"]
-    config = load(None, None, [*data_options(data, options), *options, *fixed])
+    # all contestants compute features of the same pixels
+    scale = [] if any(option.startswith("evaluate.scale=") for option in options) else ["evaluate.scale=1"]
+    config = load(None, None, [*data_options(data, options), *options, *scale, *fixed])
     trained = None if run is None else _trained(run, config)
     with stoppable(), tempfile.TemporaryDirectory(prefix="picie-peers-") as temporary:
         results: dict[str, dict[str, Any]] = {}
@@ -138,7 +140,8 @@ def _trained(path: Path, config: Config) -> dict[str, Any]:
     accuracy, miou = run.value("accuracy"), run.value("miou")
     if accuracy is None or miou is None:
         raise InputError(f"--run {path}: it has no scores; give a run on labelled data")
-    return {"seconds": run.record["seconds"], "accuracy": accuracy, "miou": miou, "epochs": run.last["epoch"]}
+    scores = {"accuracy": accuracy, "miou": miou, "protocol": run.last["protocol"]}
+    return {"seconds": run.record["seconds"], **scores, "epochs": run.last["epoch"]}
 
 
 def _versions() -> dict[str, str]:
@@ -167,6 +170,9 @@ def _table(results: dict[str, dict[str, Any]], reference: str) -> Sequence[str]:
 def _show(results: dict[str, dict[str, Any]], timed: dict[str, Any]) -> None:
     for line in _table(results, UNTRAINED):
         typer.echo(line)
+    protocols = {found["protocol"]: name for name, found in results.items() if "protocol" in found}
+    for protocol, name in protocols.items() if len(protocols) > 1 else ():
+        typer.echo(f"protocols differ: {name}: {protocol}")
     if not timed:
         return
     typer.echo("\nms of processor time per image of a training step")

@@ -81,3 +81,12 @@ def test_the_row_of_a_trained_run_is_from_its_records(trained: Path) -> None:
     assert row["epochs"] == 2
     assert 0 < row["miou"] <= 100
     assert row["seconds"] > 0
+
+
+def test_a_run_scored_under_another_protocol_is_pointed_out(trained: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = load(None, None, ["cluster.k=3", "views.size=32", "model.backbone=test_efficientnet"])
+    row = peers._trained(trained, config)
+    peers._show({peers.UNTRAINED: {**row, "cpu_seconds": 1.0}, "trained": row}, {})
+    assert "protocols differ" not in capfd.readouterr().out
+    peers._show({peers.UNTRAINED: {**row, "cpu_seconds": 1.0, "protocol": "another"}, "trained": row}, {})
+    assert f"protocols differ: trained: {row['protocol']}" in capfd.readouterr().out

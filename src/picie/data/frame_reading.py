@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -40,7 +41,8 @@ def read_frame(dataset: Dataset, index: int, size: tuple[int, int]) -> tuple[np.
     Raises:
         UnreadableImageError: the image cannot be read.
     """
-    if isinstance(dataset, EncodedImages) and type(dataset).image is EncodedImages.image:
+    kind: Any = type(dataset)
+    if isinstance(dataset, EncodedImages) and kind.image is EncodedImages.image:
         reduced = _reduced_frame(dataset, index, size)
         if reduced is not None:
             return reduced

@@ -199,7 +199,7 @@ def _indexed(shard: Path, size: int, changed: int) -> _Index:
                 if member.isreg() and not name.name.startswith("."):
                     stem, dot, ending = name.name.partition(".")
                     samples.setdefault(str(name.with_name(stem or "_")), {})[dot + ending] = member.offset_data, member.size
-                tar.members = []  # otherwise all headers stay in memory
+                tar.members = []  # type: ignore[attr-defined]  # otherwise all headers stay in memory
     except (tarfile.TarError, OSError, ValueError) as error:
         raise InputError(f"{shard}: cannot be read as a tar file ({error}); unpack it if it is compressed") from error
     found = sorted(_pictures(samples))

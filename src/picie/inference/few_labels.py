@@ -1,33 +1,54 @@
-"""A linear classifier of feature cells from a few labelled ones.
+"""A linear classifier of feature cells from a few labelled pixels.
 
-The cells without labels help in three ways. Directions in which the cells of one cluster differ
-count less, because they tell nothing about the cluster. The classifier is fitted again to its own
-predictions for the cells, which moves its borders to where there are few of them. And these
-predictions take the shares of the classes into account, because as many clicks on poles as on
-roads say nothing about their areas.
+The features of a labelled pixel are computed at two sizes of its picture: what it shows occurs at
+other sizes elsewhere, and at the larger one it is mixed less with what is beside it.
 
-Shapes: n labelled cells, m cells without labels, D feature dimension, K clusters, C classes.
+The cells without labels help in two ways. Directions in which the cells of one cluster differ
+count less, because they tell nothing about the cluster. And the classifier takes the shares of the
+classes among the cells into account, because as many clicks on poles as on roads say nothing about
+their areas.
+
+Shapes: n labelled pixels, S sizes, m cells without labels, D feature dimension, K clusters, C classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from picie.inference.cells import CellClassifier
+from picie.inference.neighbors import feature_of
 from picie.runtime.rng import permutation
 
+SIZES = (1.0, 1.5)  # at which clicked pictures are computed, as multiples of the size of predictions
 IMAGES, CELLS = 256, 2**15  # pictures, and cells of them, that a fit uses without labels
 
 _SHRINKAGE = 0.5  # weight of the mean scatter in that within the clusters
 _STEPS = 60  # of L-BFGS, at most
-_PENALTY = 0.1  # of the first fit: weight of |W|^2 / 2 in the loss
-# Further fits: their number and penalty, the cells that they use, the weight of these beside the
-# clicks, and the factor of the logits that makes the predictions more certain.
-_ROUNDS, _LATER_PENALTY, _USED, _WEIGHT, _SHARPER = 2, 0.01, 2500, 0.5, 3.0
+_PENALTY = 0.1  # weight of |W|^2 / 2 in the loss
 # Weight of equal shares beside those found in the cells, passes to find them, and the part of
 # their logarithm that is added to the logits.
 _EQUAL, _PASSES, _PART = 0.2, 20, 0.25
+
+
+def encode_clicked(segmenter: CellClassifier, pictures: Sequence[Image.Image]) -> list[list[Tensor]]:
+    """Return the features (D, h, w) of each of several RGB pictures at each of `SIZES`."""
+    features = segmenter.encode_each([segmenter.to_pixels(picture, scale) for picture in pictures for scale in SIZES])
+    maps = [z[0].cpu() for z in features]
+    return [maps[first : first + len(SIZES)] for first in range(0, len(maps), len(SIZES))]
+
+
+def click_features(maps: Sequence[Tensor], size: tuple[int, int], x: int, y: int, where: str = "") -> Tensor:
+    """Return the unit-norm features (S, D) at pixel (`x`, `y`) of a picture of `size` (W, H).
+
+    `maps` are those of `encode_clicked`. Raises `InputError`, which begins with `where`, outside
+    the picture.
+    """
+    return torch.stack([feature_of(z, size, x, y, where) for z in maps])
 
 
 def random_cells(features: Tensor, pictures: int, index: int) -> Tensor:
@@ -47,7 +68,7 @@ def random_cells(features: Tensor, pictures: int, index: int) -> Tensor:
 
 
 class FewLabels:
-    """Fits linear classifiers to a few labelled cells.
+    """Fits linear classifiers to a few labelled pixels.
 
     Args:
         cells: (m, D) features of cells without labels, from as many pictures as possible.
@@ -63,32 +84,22 @@ class FewLabels:
     def fit(self, points: Tensor, labels: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
         """Fit a classifier.
 
-        Every class has the same weight, whatever its number of labelled cells.
+        Every class has the same weight, whatever its number of labelled pixels.
 
         Args:
-            points: (n, D) features of labelled cells.
+            points: (n, S, D) features of labelled pixels.
             labels: (n,) int64 classes; each class occurs.
             n_classes: C.
 
         Returns:
             (C, D) weights and (C,) offsets; their logits are those of a softmax.
         """
-        labels = labels.cpu()
-        inputs, targets = self._whitened(points.float().cpu()), F.one_hot(labels, n_classes).float()
+        labels = labels.cpu().repeat_interleave(points.shape[1])
+        inputs, targets = self._whitened(points.flatten(0, 1).float().cpu()), F.one_hot(labels, n_classes).float()
         weights = 1 / torch.bincount(labels, minlength=n_classes)[labels]
         weights = weights / weights.sum()
         weight, offset = softmax_regression(inputs, targets, _PENALTY, weights)
-        n = min(_USED, len(self._cells))
-        used = self._cells[torch.arange(n) * len(self._cells) // n]
-        for _ in range(_ROUNDS):
-            logits = self._cells @ weight.T + offset
-            expected = used @ weight.T + offset + _PART * class_shares(logits).log()
-            weight, offset = softmax_regression(
-                torch.cat([inputs, used]),
-                torch.cat([targets, (_SHARPER * expected).softmax(1)]),
-                _LATER_PENALTY,
-                torch.cat([(1 - _WEIGHT) * weights, torch.full((n,), _WEIGHT / n)]),
-            )
+        offset = offset + _PART * class_shares(self._cells @ weight.T + offset).log()
         weight = weight @ self._whitening.T
         return weight, offset - weight @ self._center
 

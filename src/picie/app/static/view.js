@@ -72,7 +72,7 @@ export class View {
     this.context.putImageData(this.blended, 0, 0);
   }
 
-  /** Write the names of the large regions; those that would cover a larger region's are left out. */
+  /** Write the names of the large regions inside the picture; those that would cover a larger region's are left out. */
   name({ segments, hidden, names, regions }) {
     const shown = names ? regions.filter(({ value }) => !hidden.has(value)) : [];
     this.regions.replaceChildren(...shown.map(({ value, x, y }) => {
@@ -80,8 +80,12 @@ export class View {
       Object.assign(element.style, { left: `${100 * x}%`, top: `${100 * y}%` });
       return element;
     }));
-    const taken = [];
+    const taken = [], frame = this.regions.getBoundingClientRect();
     for (const element of [...this.regions.children]) {
+      const own = element.getBoundingClientRect();
+      for (const [side, length] of [["left", own.width / frame.width], ["top", own.height / frame.height]]) {
+        element.style[side] = `${Math.max(50 * length, Math.min(100 - 50 * length, parseFloat(element.style[side])))}%`;
+      }
       const box = element.getBoundingClientRect();
       const covers = (b) => box.left < b.right && b.left < box.right && box.top < b.bottom && b.top < box.bottom;
       if (taken.some(covers)) element.remove();
