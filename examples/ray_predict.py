@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None, predictor: type[BatchPredictor]
     if options.to == "parquet":
         maps.write_parquet(options.out)  # columns path, labels (a PNG file) and error
     else:
-        maps.map(_sample).write_webdataset(options.out)
+        maps.filter(lambda row: not row["error"]).map(_sample).write_webdataset(options.out, encoder=None)
     failed = [row["path"] for row in maps.filter(lambda row: bool(row["error"])).take_all()]
     print(f"{maps.count() - len(failed)} maps -> {options.out}, {len(failed)} photos could not be read {failed[:3]}")
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None, predictor: type[BatchPredictor]
 def _sample(row: dict[str, object]) -> dict[str, object]:
     """A sample of a WebDataset: its key is the path without slashes and dots."""
     key = str(row["path"]).replace("/", "_").replace(".", "_")
-    return {"__key__": key, "png": row["labels"], "error.txt": row["error"]}
+    return {"__key__": key, "png": row["labels"], "txt": row["path"]}
 
 
 if __name__ == "__main__":

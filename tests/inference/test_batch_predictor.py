@@ -121,4 +121,4 @@ def test_the_example_survives_a_killed_actor(untrained: Path, tmp_path: Path, mo
     for shard in (tmp_path / "shards").iterdir():
         with tarfile.open(shard) as archive:
             members += archive.getnames()
-    assert sum(name.endswith(".png") for name in members) == 41
+    assert sum(name.endswith(".png") for name in members) == 40
