@@ -79,7 +79,10 @@ def test_only_unreadable_images(not_trained: Refused, tmp_path: Path) -> None:
         (['views.equivariance=[{name="crop", scale=[0.5, 2.0]}]'], ["crop: scale"]),
         (["views.invariance=no.such.module:Thing"], ["cannot import 'no.such.module'"]),
         (["method=picie.cli.main:Nothing"], ["picie.cli.main has no 'Nothing'"]),
-        (["--clusters", "1"], ["cluster.k = 1", "greater than or equal to 2"]),
+        (["--clusters", "1"], ["-k (cluster.k) = 1", "greater than or equal to 2"]),
+        (["-k", "385"], ["-k (cluster.k) = 385", "384 points"]),
+        (["--lr", "-1"], ["--lr (train.lr) = -1.0", "greater than 0"]),
+        (["--device", "gpu"], ["--device (run.device): unknown device 'gpu'"]),
         (["--clusters", "four"], ["--clusters", "integer"]),
         (["cluster.k=385"], ["cluster.k = 385", "384 points", "fewer clusters or give more images"]),
         (["cluster.init_points=10", "cluster.k=11"], ["cluster.k = 11"]),
@@ -108,7 +111,8 @@ def test_only_unreadable_images(not_trained: Refused, tmp_path: Path) -> None:
     ],
 )
 def test_options_that_cannot_be(not_trained: Refused, labelled_folder: Path, arguments: list[str], parts: list[str]) -> None:
-    keys = {a.partition("=")[0] for a in arguments} | ({"cluster.k"} if {"-k", "--clusters"} & set(arguments) else set())
+    flags = {"-k": "cluster.k", "--clusters": "cluster.k", "--lr": "train.lr", "--device": "run.device"}
+    keys = {flags.get(a, a.partition("=")[0]) for a in arguments}
     tiny = [option for option in TINY if option.partition("=")[0] not in keys]
     message = not_trained(labelled_folder, *arguments, *tiny)
     for part in parts:
@@ -252,3 +256,11 @@ def test_a_second_picie_leaves_the_first_ones_run_alone(refused: Refused, own_ru
         message = refused("--quiet", "train", "--resume", own_run, "train.epochs=3")
     assert f"{own_run}: another picie is at work on this run" in message
     assert {path.name: path.read_bytes() for path in own_run.iterdir()} == before
+
+
+def test_what_was_forgotten_is_said(refused: Refused, trained: Path, labelled_folder: Path, tmp_path: Path) -> None:
+    photos = labelled_folder / "images" / "val"
+    message = refused("predict", photos, "--out", tmp_path / "out")
+    assert message == f"{photos}: is not a run; give the run's folder first, then the images: picie predict RUN {photos} ..."
+    assert "give images or folders of images after the run" in refused("predict", trained, "--out", tmp_path / "out")
+    assert "WHAT is missing; give one of datasets, backbones" in refused("list")

@@ -300,3 +300,37 @@ def test_the_folder_of_the_photos_is_found(tmp_path: Path) -> None:
         open_predictions(tmp_path)
     with pytest.raises(InputError):
         open_predictions(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\u2028b", " a"])
+def test_a_name_that_no_list_can_hold_is_left_out_of_voc_alone(tmp_path: Path, cli: Cli, name: str) -> None:
+    predicted = write_predictions(tmp_path, {f"{name}.jpg": label_maps()["noise.jpg"], "c.jpg": label_maps()["rings.jpg"]})
+    status, _, err = cli("convert", predicted, "--to", "voc", "--out", tmp_path / "voc")
+    assert status == 1
+    assert "a list of names cannot hold; rename the photo" in err
+    assert (tmp_path / "voc/ImageSets/Segmentation/train.txt").read_text("utf-8") == "c\n"
+    assert cli("convert", predicted, "--to", "yolo", "--out", tmp_path / "yolo")[0] == 0
+    assert (tmp_path / "yolo" / "labels" / f"{name}.txt").is_file()
+    assert cli("convert", predicted, "--to", "csv", "--out", tmp_path / "a.csv")[0] == 0
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
+        assert {row["picture"] for row in csv.DictReader(file)} == {f"{name}.jpg", "c.jpg"}
+
+
+@pytest.mark.parametrize(("to", "out"), [("yolo", "out.zip"), ("voc", "voc.tar.gz"), ("cvat", "annotations.XML")])
+def test_a_folder_is_not_named_like_a_file(predicted: Path, tmp_path: Path, refused: Refused, to: str, out: str) -> None:
+    message = refused("convert", predicted, "--to", to, "--out", tmp_path / out)
+    assert f"{to} writes a folder, not a {Path(out).suffix} file" in message
+    assert not (tmp_path / out).exists()
+
+
+def test_names_that_the_run_has_changed_since_are_warned_of(
+    own_run: Path, labelled_folder: Path, tmp_path: Path, cli: Cli
+) -> None:
+    out = tmp_path / "out"
+    assert cli("predict", own_run, labelled_folder / "images" / "val", "--out", out)[0] == 0
+    command = ("convert", out, "--to", "csv", "--out", tmp_path / "a.csv", "--overwrite")
+    assert cli(*command)[2] == ""
+    assert cli("name", own_run, "0=sky")[0] == 0
+    status, _, err = cli(*command)
+    assert status == 0
+    assert "the run has other ones now, e.g. 'sky' instead of 'green'; repeat `picie predict`" in err

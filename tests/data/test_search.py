@@ -64,7 +64,7 @@ def test_label_maps_beside_photos_are_left_out(tmp_path: Path, layout: str, mode
     search = search_photos(tmp_path)
     assert [p.relative_to(tmp_path).as_posix() for p in search.images] == [photo.format(i) for i in range(4)]
     assert [p.relative_to(tmp_path).as_posix() for p in search.label_maps] == [label.format(i) for i in range(4)]
-    assert f"4 images; left out 4 that look like label maps, e.g. {label.format(0)}" in search.summary()
+    assert f"4 images; left out 4 that look like label maps: e.g. {label.format(0)}" in search.summary()
 
 
 def test_photos_with_such_names_are_used(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_training_and_prediction_leave_label_maps_out(cli: Cli, tmp_path: Path) 
         write_label(tmp_path / f"d/p{i}.png", i)
     status, _, err = cli("train", tmp_path / "d", *UNTRAINED, "--out", tmp_path / "run")
     assert status == 0
-    assert "picie: warning: " in err and "3 images; left out 3 that look like label maps, e.g. p0.png" in err
+    assert "picie: warning: " in err and "3 images; left out 3 that look like label maps: p0.png, p1.png, p2.png" in err
     status, out, _ = cli("predict", tmp_path / "run", tmp_path / "d", "--out", tmp_path / "out")
     assert (status, out) == (0, f"3 images -> {tmp_path / 'out'}\n")
     status, out, _ = cli("predict", tmp_path / "run", tmp_path / "d", "--include", "p0.*", "--out", tmp_path / "both")
@@ -185,3 +185,27 @@ def test_a_labelled_folder_without_splits_is_explained(tmp_path: Path) -> None:
         InputError, match=r"contains 4 images but no folder train/; move them to images/train/, or give .*images"
     ):
         Folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["palette.png", "color.png", "ann.png", "colours of 1983.png", "seg.png"])
+def test_a_photo_whose_name_is_a_short_word_is_a_photo(tmp_path: Path, name: str) -> None:
+    write_photo(tmp_path / "p0.jpg", 0)
+    write_label(tmp_path / name)
+    assert search_photos(tmp_path).label_maps == []
+
+
+@pytest.mark.parametrize("name", ["p0_color.png", "seg-p0.png", "p0 gt.png", "mask.png"])
+def test_a_word_beside_the_name_of_a_photo_is_a_label_map(tmp_path: Path, name: str) -> None:
+    write_photo(tmp_path / "p0.jpg", 0)
+    write_label(tmp_path / name)
+    assert [path.name for path in search_photos(tmp_path).label_maps] == [name]
+
+
+def test_a_summary_names_up_to_three_label_maps(tmp_path: Path) -> None:
+    write_photo(tmp_path / "p0.jpg", 0)
+    for n in range(3):
+        write_label(tmp_path / f"mask{n}.png")
+    names = "mask0.png, mask1.png, mask2.png (data.include uses them)"
+    assert f"left out 3 that look like label maps: {names}" in search_photos(tmp_path).summary()
+    write_label(tmp_path / "mask3.png")
+    assert f"left out 4 that look like label maps: e.g. {names}" in search_photos(tmp_path).summary()

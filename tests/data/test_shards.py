@@ -123,6 +123,10 @@ def test_a_folder_of_shards_is_pointed_out(shards: Path) -> None:
         Folder(shards)
 
 
+def test_a_pattern_without_quotes_is_explained(refused: Callable[..., str], shards: Path) -> None:
+    assert "put a pattern of tar files in quotes" in refused("train", shards / "000.tar", shards / "001.tar", "-k", 3)
+
+
 def test_labels_are_not_opened_for_training(tmp_path: Path) -> None:
     root = write_shards(tmp_path / "data")
     spoilt = {"000.jpg": encoded(0), "000.seg.png": b"a label that nobody may open"}

@@ -41,7 +41,7 @@ def test_cells_without_labels_improve_on_logistic_regression() -> None:
         cells, labels, means = mixture(seed, (900, 600, 300, 100))
         shuffled = torch.randperm(len(cells), generator=torch.Generator().manual_seed(seed))
         clicked = torch.cat([shuffled[labels[shuffled] == value][:5] for value in range(4)])
-        weight, offset = FewLabels(cells, (means, -means.square().sum(1) / 2)).fit(cells[clicked, None], labels[clicked], 4)
+        weight, offset = FewLabels(cells, (means, -means.square().sum(1) / 2)).fit(cells[clicked], labels[clicked], 4)
         accuracy = float(((cells @ weight.T + offset).argmax(1) == labels).float().mean())
         plain = LogisticRegression(max_iter=1000).fit(cells[clicked].numpy(), labels[clicked].numpy())
         gains.append(accuracy - plain.score(cells.numpy(), labels.numpy()))
@@ -67,7 +67,7 @@ def test_a_class_with_more_clicks_has_no_more_weight() -> None:
     once = torch.tensor([0, 1, 250, 251])
     repeated = torch.cat([once, torch.tensor([0, 1] * 10)])
     fitter = FewLabels(cells, clusters)
-    first, second = (fitter.fit(cells[chosen, None], labels[chosen], 2) for chosen in (once, repeated))
+    first, second = (fitter.fit(cells[chosen], labels[chosen], 2) for chosen in (once, repeated))
     same = ((cells @ first[0].T + first[1]).argmax(1) == (cells @ second[0].T + second[1]).argmax(1)).float().mean()
     assert same > 0.98
 
@@ -83,6 +83,6 @@ def test_shares_follow_the_cells_and_no_class_vanishes() -> None:
 
 def test_cells_of_one_kind_and_clusters_without_cells_are_no_error() -> None:
     cells = F.normalize(torch.ones(50, 6), dim=1).repeat(1, 1)
-    weight, offset = FewLabels(cells, (torch.eye(6), torch.zeros(6))).fit(cells[:2, None], torch.tensor([0, 1]), 2)
+    weight, offset = FewLabels(cells, (torch.eye(6), torch.zeros(6))).fit(cells[:2], torch.tensor([0, 1]), 2)
     assert torch.isfinite(weight).all()
     assert torch.isfinite(offset).all()

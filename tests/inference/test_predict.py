@@ -513,6 +513,13 @@ def test_paths_can_come_from_a_file(trained: Path, photos: Path, tmp_path: Path,
     out = tmp_path / "out"
     assert cli("predict", trained, photos / "strip.png", "--from", listed, "--out", out)[:2] == (0, f"3 images -> {out}\n")
     assert cli("predict", trained, "--from", listed, "--out", out)[1] == f"0 images -> {out} (2 more were there already)\n"
+    odd = photos / " a\nb\x85.png"
+    (photos / "a.png").rename(odd)
+    for text in (f"{odd}\0{photos / 'strip.png'}\0", f"\ufeff{photos / 'strip.png'}\r\n"):  # find -print0; an editor
+        listed.write_text(text, "utf-8", newline="")
+        assert cli("predict", trained, "--from", listed, "--out", tmp_path / "odd")[0] == 0
+    assert len(list((tmp_path / "odd").glob("*a*b*.png"))) == 1
+    odd.rename(photos / "a.png")
     listed.write_text("\n", "utf-8")
     assert "list.txt: has no path; give a text file with one path a line, or paths separated by NUL" in refused(
         "predict", trained, "--from", listed, "--out", out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import http.server
 import json
@@ -9,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
-from picie.errors import InputError, Stopped
+from picie.errors import InputError, PicieError, Stopped
 from picie.inference import remote_files
 from picie.inference.predict import predict_files
 from picie.inference.prediction_options import PredictOptions, Summary
@@ -129,6 +131,50 @@ def test_an_interrupted_call_goes_on(untrained: Path, bucket: str, monkeypatch: 
     monkeypatch.setattr(Segmenter, "predict", original)
     assert (again := predict_files(untrained, [bucket], OUT)).present == 1
     assert again.predicted == 3
+
+
+def test_an_interruption_waits_for_downloads(untrained: Path, photos: Path, bucket: str, monkeypatch: Any) -> None:
+    store, content = fsspec.filesystem("memory"), (photos / "a.jpg").read_bytes()
+    for number in range(60):
+        store.pipe_file(f"/bucket/photos/many/{number}.jpg", content)
+    original, predict = RemoteRoot.download, Segmenter.predict
+
+    def slow(self: RemoteRoot, name: str, target: Path) -> None:
+        time.sleep(0.02)
+        original(self, name, target)
+
+    def interrupted(self: Segmenter, image: Any) -> np.ndarray:
+        os.kill(os.getpid(), signal.SIGINT)
+        return predict(self, image)
+
+    monkeypatch.setattr(RemoteRoot, "download", slow)
+    monkeypatch.setattr(Segmenter, "predict", interrupted)
+    with pytest.raises(Stopped):
+        predict_files(untrained, [bucket], OUT)
+
+
+def test_a_full_disk_for_copies_ends_the_call(untrained: Path, bucket: str, monkeypatch: Any) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(RemoteRoot, "download", full)
+    with pytest.raises(PicieError, match="the disk is full; 0 of 5 images are done"):
+        predict_files(untrained, [bucket], OUT)
+
+
+def test_a_record_that_cannot_be_uploaded_is_an_error(untrained: Path, bucket: str, monkeypatch: Any) -> None:
+    original, records = RemoteRoot.upload, 0
+
+    def upload(self: RemoteRoot, source: Path, name: str) -> None:
+        nonlocal records
+        records += name == "predictions.json"
+        if records > 1:
+            raise PermissionError(13, "no permission")
+        original(self, source, name)
+
+    monkeypatch.setattr(RemoteRoot, "upload", upload)
+    with pytest.raises(PermissionError, match="no permission"):
+        predict_files(untrained, [f"{bucket}/a.jpg"], OUT)
 
 
 def test_shards_are_joined_on_the_store(untrained: Path, bucket: str) -> None:

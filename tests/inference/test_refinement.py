@@ -9,14 +9,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from PIL import Image
+from rasterio.transform import from_origin
 from tests.conftest import picture
 
-from picie.inference import refinement
+from picie.data.rasters import Decoded
+from picie.errors import InputError
+from picie.inference import picture_prediction, refinement
 from picie.inference.predict import predict_files
 from picie.inference.prediction_options import PredictOptions
 from picie.inference.refinement import refined_clusters
+
+
+def refined(probabilities: torch.Tensor, image: Image.Image, radius: int = 13, rows: int | None = None) -> torch.Tensor:
+    """The refined clusters of an image, computed `rows` rows at a time."""
+    step, rows = (probabilities.shape[1] / image.height, probabilities.shape[2] / image.width), rows or image.height
+    tops = range(0, image.height, rows)
+    parts = [(top, min(top + rows, image.height)) for top in tops]
+    return torch.cat([refined_clusters(probabilities, Decoded(image), part, step, radius) for part in parts])
 
 
 def half(width: int, height: int, edge: int) -> Image.Image:
@@ -35,21 +47,22 @@ def coarse(width: int, height: int) -> torch.Tensor:
 
 def test_a_border_moves_to_the_edge() -> None:
     image = half(160, 120, edge=77)  # enlarged, the border is near column 83
-    clusters = refined_clusters(coarse(160, 120), image).numpy()
+    clusters = refined(coarse(160, 120), image).numpy()
     expected = np.broadcast_to(np.arange(160) >= 77, (120, 160))
     assert (clusters == expected).mean() > 0.99
 
 
 def test_parts_give_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     image = Image.fromarray(picture(3, (320, 240))[0])
-    whole = refined_clusters(coarse(320, 240), image)
+    whole = refined(coarse(320, 240), image)
     monkeypatch.setattr(refinement, "_BLOCK", 64)
-    assert (refined_clusters(coarse(320, 240), image) == whole).float().mean() > 0.98
+    assert (refined(coarse(320, 240), image) == whole).float().mean() > 0.98
+    assert (refined(coarse(320, 240), image, rows=50) == whole).float().mean() > 0.98
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 50), (200, 5)])
 def test_small_pictures_are_possible(size: tuple[int, int]) -> None:
-    assert refined_clusters(coarse(8, 6), half(*size, edge=2)).shape == (size[1], size[0])
+    assert refined(coarse(8, 6), half(*size, edge=2)).shape == (size[1], size[0])
 
 
 def test_the_command(untrained: Path, tmp_path: Path, cli: Callable[..., tuple[int, str, str]]) -> None:
@@ -70,10 +83,30 @@ def test_what_cannot_be_refined_is_refused(
     untrained: Path, tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ("predict", untrained, tmp_path, "--out", tmp_path / "out", "--refine")
-    assert "not with --tile or --steady" in refused(*command, "--tile", 64)
-    assert "not with --tile or --steady" in refused(*command, "--steady", 0.5)
+    assert "leave out --steady or --refine" in refused(*command, "--steady", 0.5)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "--refine needs kornia; pip install 'picie[refine]'" in refused(*command)
+
+
+def test_tiles_and_geotiffs_are_refined(untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = picture(7, (320, 192))[0]
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    profile = {"driver": "GTiff", "count": 3, "dtype": "uint8", "crs": "EPSG:32632", "transform": from_origin(0, 0, 1, 1)}
+    with rasterio.open(tmp_path / "y.tif", "w", height=192, width=320, **profile) as file:
+        file.write(pixels.transpose(2, 0, 1))
+    for tile in (None, 64):
+        folder = tmp_path / f"tile {tile}"
+        for refine in (True, False):
+            options = PredictOptions(tile=tile, size=None if tile else 96, refine=refine, confidence=True)
+            predict_files(untrained, [tmp_path / "x.png", tmp_path / "y.tif"], folder / str(refine), options=options)
+        x, y = (np.asarray(Image.open(folder / "True" / name)) for name in ("x.png", "y.tif"))
+        assert np.array_equal(x, y)
+        assert (x != np.asarray(Image.open(folder / "False" / "x.png"))).any()
+        margins = [np.asarray(Image.open(folder / str(refine) / "x_confidence.png")) for refine in (True, False)]
+        assert np.abs(margins[0].astype(int) - margins[1]).max() <= 1
+    monkeypatch.setattr(picture_prediction, "LARGE", 100)
+    with pytest.raises(InputError, match="too large for --refine without --tile"):
+        predict_files(untrained, [tmp_path / "y.tif"], tmp_path / "large", options=PredictOptions(refine=True))
 
 
 def test_frames_of_a_video_are_refined_one_by_one(untrained: Path, tmp_path: Path) -> None:

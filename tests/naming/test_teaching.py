@@ -20,7 +20,8 @@ from picie.data.images import open_image
 from picie.errors import InputError
 from picie.inference import few_labels
 from picie.inference.clicks import Click, read_clicks
-from picie.inference.few_labels import CELLS, IMAGES, click_features, encode_clicked
+from picie.inference.few_labels import CELLS, IMAGES
+from picie.inference.neighbors import feature_at
 from picie.inference.sampling import sample_predicted, training_images
 from picie.naming import teaching
 from picie.naming.changes import Changes, change
@@ -134,9 +135,7 @@ def test_features_of_the_clicked_pixels_teach_the_same_as_clicks(
     segmenter = Segmenter.load(run, "cpu")
     with Progress(False) as bars:
         cells = sample_predicted(segmenter, training_images(segmenter.config.data), bars, IMAGES, CELLS).points
-    pictures = [open_image(click.image) for click in clicks]
-    maps = encode_clicked(segmenter, pictures)
-    points = torch.stack([click_features(m, p.size, c.x, c.y) for m, p, c in zip(maps, pictures, clicks, strict=True)])
+    points = torch.stack([feature_at(segmenter, open_image(c.image), c.x, c.y) for c in clicks])
     assert teach_features(run, points, [c.name for c in clicks], cells).clicks == taught(taught_run)
     expected, found = (checkpoint_of(folder)["naming"]["clusters"]["weight"] for folder in (taught_run, run))
     assert torch.allclose(found, expected, atol=1e-4 * float(expected.abs().max()))

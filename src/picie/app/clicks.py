@@ -21,14 +21,14 @@ class TaughtPixel:
         x: the pixel's column.
         y: the pixel's row.
         name: the class.
-        features: (S, D), see `picie.inference.few_labels.click_features`.
+        feature: (D,) of unit norm, on the CPU.
     """
 
     picture: str
     x: int
     y: int
     name: str
-    features: Tensor
+    feature: Tensor
 
 
 class Clicks:
@@ -51,8 +51,8 @@ class Clicks:
         return dict(Counter(pixel.name for pixel in self._pixels))
 
     def features(self) -> tuple[Tensor, list[str]]:
-        """(n, S, D) features and the n names."""
-        return torch.stack([pixel.features for pixel in self._pixels]), [pixel.name for pixel in self._pixels]
+        """(n, D) features and the n names."""
+        return torch.stack([pixel.feature for pixel in self._pixels]), [pixel.name for pixel in self._pixels]
 
     def content(self) -> dict[str, list[list[Any]]]:
         """The clicks as `picie teach` reads them: {picture: [[x, y, name], ...]}.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import threading
 import zlib
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from picie.app.gallery import open_gallery
 from picie.app.opened import Opened, OpenedPictures, to_png
 from picie.app.sheets import Sheets
 from picie.errors import InputError
-from picie.inference.few_labels import click_features, encode_clicked, random_cells
+from picie.inference.few_labels import random_cells
 from picie.inference.neighbors import feature_of, search
 from picie.inference.outputs import margin_map
 from picie.inference.sampling import training_images
@@ -191,10 +190,8 @@ class Studio:
 
         Raises `InputError` outside the picture, or for a name that no segment can have.
         """
-        with self._model:
-            (maps,) = encode_clicked(self.segmenter, [Image.open(io.BytesIO(opened.shown))])
-        features = click_features(maps, opened.size, x, y)
-        self.clicks.add(TaughtPixel(opened.picture, x, y, name.strip(), features))
+        feature = feature_of(opened.features, opened.size, x, y).cpu()
+        self.clicks.add(TaughtPixel(opened.picture, x, y, name.strip(), feature))
 
     def teach(self, was: Sequence[str]) -> None:
         """Teach the run classes by the clicks so far, as `picie teach` does; see `change`.

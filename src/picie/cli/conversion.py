@@ -52,22 +52,32 @@ def convert(
     predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="The --out folder of `picie predict`.")],
     to: Annotated[str, typer.Option(metavar="FORMAT", help="The format; see `picie list formats`.")],
     out: Annotated[Path, typer.Option(metavar="PATH", help="The file or folder to write, depending on the format.")],
-    shape: Annotated[Shape, typer.Option(help="Write masks or polygons.")] = Shape.mask,
-    per: Annotated[Per, typer.Option(help="One object for each segment of an image, or for each component.")] = Per.segment,
-    min_area: Annotated[int, typer.Option(metavar="N", min=0, help="Leave out components of fewer pixels.")] = 0,
+    shape: Annotated[Shape, typer.Option(help="Write masks or polygons: coco, cvat, labelstudio.")] = Shape.mask,
+    per: Annotated[
+        Per, typer.Option(help="One object for each segment of an image, or for each component: all but voc and yolo.")
+    ] = Per.segment,
+    min_area: Annotated[int, typer.Option(metavar="N", min=0, help="Leave out components of fewer pixels: all formats.")] = 0,
     tolerance: Annotated[
-        float, typer.Option(metavar="PIXELS", min=0, help="Simplify polygons by about as much; 0 follows every pixel.")
+        float,
+        typer.Option(
+            metavar="PIXELS", min=0, help="Simplify polygons by about as much; 0 follows every pixel: all with polygons."
+        ),
     ] = 1.0,
-    fill_holes: Annotated[bool, typer.Option("--fill-holes", help="Fill the holes of components.")] = False,
-    photos: Annotated[Photos, typer.Option(help="Link or copy the photos into the folder, or neither.")] = Photos.link,
+    fill_holes: Annotated[
+        bool, typer.Option("--fill-holes", help="Fill the holes of components: all with masks or polygons but voc.")
+    ] = False,
+    photos: Annotated[
+        Photos, typer.Option(help="Link or copy the photos into the folder, or neither: voc and yolo.")
+    ] = Photos.link,
     url: Annotated[
-        Optional[str], typer.Option(metavar="PREFIX", help="What stands before a photo's path in its address.")
+        Optional[str], typer.Option(metavar="PREFIX", help="What stands before a photo's path in its address: labelstudio.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier conversion at --out.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings only, without log lines and progress.")] = False,
 ) -> None:
     """Convert predictions to the format of an annotation tool, a training tool, a GIS or a table.
 
+    The names are those of the time of prediction: after `picie name`, repeat `picie predict` first.
     A picture whose label map is damaged is left out; the exit status is then 1.
     """
     from picie.conversion.base import ConvertOptions

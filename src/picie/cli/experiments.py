@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from picie.cli.options import Trust, data_options, join_options
+from picie.cli.options import Trust, data_options, join_options, named_flags
 from picie.errors import InputError
 from picie.runtime.output_paths import check_file, write_json
 
@@ -87,7 +87,9 @@ def ablate(
     from picie.config import load
 
     settings = ablation_plan.variants(recipe, vary or [])
-    grid = ablation_plan.Grid(settings, seeds, plan_tasks(tasks, folds, load(preset, config, base)))
+    with named_flags([("cluster.k", "-k"), ("train.epochs", "--epochs")] if flags else []):
+        complete = load(preset, config, base)
+    grid = ablation_plan.Grid(settings, seeds, plan_tasks(tasks, folds, complete))
     plan = ablation_plan.plan(grid, out, base, preset, config)
     if plan[0].config.data.name == "folder" and plan[0].config.data.root is None:
         raise InputError("DATA is missing; give a folder of images, e.g. picie ablate photos/ ...")

@@ -120,7 +120,9 @@ def predict(
     )
     given = [*(paths or ()), *(listed_paths(from_) if from_ is not None else ())]
     if not given:
-        raise InputError("give images or folders of images, or a list of them with --from FILE")
+        if run.exists() and not (run / "checkpoint.pt").is_file() and run.suffix != ".pt":
+            raise InputError(f"{run}: is not a run; give the run's folder first, then the images: picie predict RUN {run} ...")
+        raise InputError("give images or folders of images after the run, or a list of them with --from FILE")
     check_formats(formats or ())
     summary = predict.predict_files(run, given, out, device, options)
     present = f" ({summary.present} more were there already)" if summary.present else ""
@@ -194,7 +196,7 @@ def neighbors(
     x: Annotated[int, typer.Argument(help="Column of the query pixel, from 0.")],
     y: Annotated[int, typer.Argument(help="Row of the query pixel, from 0.")],
     folder: Annotated[Path, typer.Option("--in", metavar="DIR", help="Folder of images to search, recursively.")],
-    k: Annotated[int, typer.Option("-k", help="Number of neighbours.")] = 10,
+    k: Annotated[int, typer.Option("--neighbors", "-k", help="Number of neighbours.")] = 10,
     per_image: Annotated[int, typer.Option(help="Maximum number of neighbours per image.")] = 1,
     out: Annotated[
         Optional[Path], typer.Option(help="Write a picture of query and neighbours, a .png, and a .json file next to it.")

@@ -69,7 +69,7 @@ def _listed(clicks: dict[str, int]) -> str:
 def uncertain(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
     data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Images, or folders searched recursively.")],
-    n: Annotated[int, typer.Option("-n", help="Number of pictures.")] = 20,
+    n: Annotated[int, typer.Option("--number", "-n", help="Number of pictures.")] = 20,
     out: Annotated[Optional[Path], typer.Option(metavar="FILE", help="Also write a page of them, a .html file.")] = None,
     json_file: Annotated[
         Optional[Path], typer.Option("--json", metavar="FILE", help="Also write the list to this file.")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, Optional
 
 import typer
@@ -51,13 +52,29 @@ def _toml_string(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
+@contextmanager
+def named_flags(flags: Iterable[tuple[str, str]]) -> Iterator[None]:
+    """Name the flag in errors about an option: with ("cluster.k", "-k"), "-k (cluster.k) = 0: ..."."""
+    try:
+        yield
+    except InputError as error:
+        message = str(error)
+        for key, flag in flags:
+            if message.startswith(key) and flag != f"--{key}":
+                raise type(error)(f"{flag} ({key}){message.removeprefix(key)}") from error
+        raise
+
+
 def join_options(flags: dict[str, Any], overrides: Sequence[str]) -> list[str]:
     """Join flags and section.key=value strings. Raises `InputError` if an option has two values."""
     joined = {key: _toml_string(value) if isinstance(value, str) else str(value) for key, value in flags.items()}
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals:
-            raise InputError(f"{text!r} is not an option; write section.key=value, e.g. train.lr=1e-4")
+            advice = "write section.key=value, e.g. train.lr=1e-4"
+            if text.endswith(".tar"):
+                advice = "put a pattern of tar files in quotes, e.g. 'shards/*.tar'"
+            raise InputError(f"{text!r} is not an option; {advice}")
         if joined.get(key, value).strip("\"'") != value.strip("\"'"):
             raise InputError(f"{key} is given twice, as {joined[key]} and as {value}; give it once")
         joined[key] = value

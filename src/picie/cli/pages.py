@@ -36,14 +36,16 @@ def demo(
 
 def list_(
     what: Annotated[
-        str,
+        Optional[str],
         typer.Argument(metavar="WHAT", help="datasets, backbones, transforms, methods, losses, formats, presets or recipes."),
-    ],
+    ] = None,
 ) -> None:
     """List the names that an option accepts."""
     from picie.cli import tables
 
     kinds = ("datasets", "backbones", "transforms", "methods", "losses", "formats", "presets", "recipes")
+    if what is None:
+        raise InputError(f"list: WHAT is missing; give one of {', '.join(kinds)}, e.g. picie list backbones")
     if what not in kinds:
         raise InputError(f"list: unknown kind {what!r}; {nearest(what, kinds)}")
     tables.show_list(what)

@@ -9,15 +9,19 @@ from typing import Annotated, Any, Optional
 import typer
 from pydantic import BaseModel
 
-from picie.cli.options import Exclude, Include, Trust, data_options, join_options
+from picie.cli.options import Exclude, Include, Trust, data_options, join_options, named_flags
 from picie.config import Config, all_sections, load
 from picie.errors import InputError
 from picie.runtime import distributed
 from picie.training.keywords import SHORT_NAMES, default_folder
 
+_FLAGS = {"clusters": "-k", "batch_size": "--batch-size"}
+
 
 def train(
-    data: Annotated[Optional[str], typer.Argument(help="Folder of images, or a name of `picie list datasets`.")] = None,
+    data: Annotated[
+        Optional[str], typer.Argument(help="Folder of images, 'shards/*.tar', or a name of `picie list datasets`.")
+    ] = None,
     overrides: Annotated[Optional[list[str]], typer.Argument(metavar="[section.key=value]...", help="Any option.")] = None,
     preset: Annotated[Optional[str], typer.Option(help="Named settings; see `picie list presets`.")] = None,
     config: Annotated[Optional[Path], typer.Option(help="TOML file with settings; overrides the preset.")] = None,
@@ -61,6 +65,7 @@ def train(
         "workers": workers,
     }
     options = join_options({SHORT_NAMES[name]: value for name, value in flags.items() if value is not None}, given)
+    named = [(SHORT_NAMES[name], _FLAGS.get(name, f"--{name}")) for name, value in flags.items() if value is not None]
     if resume is not None:
         if data is not None or preset is not None or config is not None or out is not None:
             raise InputError(
@@ -68,15 +73,17 @@ def train(
             )
         from picie.training import api
 
-        _print_run(api.resume(resume, options))
+        with named_flags(named):
+            _print_run(api.resume(resume, options))
         return
-    settings = load(preset, config, [*data_options(data, options), *options])
-    if settings.data.name == "folder" and settings.data.root is None:
-        raise InputError("DATA is missing; give a folder of images, e.g. picie train photos/")
-    # imports torch and timm, which takes seconds; check the options first
-    from picie.training import api
+    with named_flags(named):
+        settings = load(preset, config, [*data_options(data, options), *options])
+        if settings.data.name == "folder" and settings.data.root is None:
+            raise InputError("DATA is missing; give a folder of images, e.g. picie train photos/")
+        # imports torch and timm, which takes seconds; check the options first
+        from picie.training import api
 
-    _print_run(api.train(settings, out or default_folder(settings)))
+        _print_run(api.train(settings, out or default_folder(settings)))
 
 
 def _print_run(run: Path) -> None:

@@ -25,6 +25,10 @@ from picie.runtime.progress import Progress, log
 from picie.version import __version__
 
 MANIFEST = "conversion.json"
+# Endings that promise a file. A folder's name may have other dots, e.g. v1.2.
+_FILE_SUFFIXES = frozenset(
+    {".zip", ".tar", ".gz", ".tgz", ".7z", ".json", ".xml", ".csv", ".yaml", ".yml", ".txt", ".parquet", ".geojson"}
+)
 _BYTES = 20  # memory of a conversion for each pixel of the label map
 
 
@@ -86,6 +90,15 @@ def convert(
             (place / MANIFEST).write_text(json.dumps(_manifest(to, folder, options, summary), indent=2) + "\n", "utf-8")
     for reason in summary.skipped.values():
         log.warning("skipped: %s", reason)
+    if renamed := folder.new_names():
+        old, new = next(iter(renamed.items()))
+        log.warning(
+            "%s: has the names of the time it was predicted; the run has other ones now, e.g. %r instead of %r; repeat "
+            "`picie predict`, then `picie convert --overwrite`",
+            folder.folder,
+            new,
+            old,
+        )
     return summary
 
 
@@ -195,6 +208,8 @@ def _check_out(make: type[Format], to: str, out: Path, overwrite: bool) -> None:
     """Raise `InputError` unless `out` can be written, or replaced if that is wanted."""
     if make.suffixes and out.suffix.lower() not in make.suffixes:
         raise InputError(f"--out {out}: {to} writes one file; give a name that ends in {' or '.join(make.suffixes)}")
+    if not make.suffixes and out.suffix.lower() in _FILE_SUFFIXES:
+        raise InputError(f"--out {out}: {to} writes a folder, not a {out.suffix} file; give a name without {out.suffix}")
     if make.suffixes and out.is_dir():
         raise InputError(f"--out {out}: is a folder; give a file")
     if not make.suffixes and out.exists() and not out.is_dir():

@@ -39,6 +39,11 @@ class Voc(Format):
 
     def encode(self, picture: Picture) -> tuple[str, bytes, Photo | None]:
         picture.name.encode()  # raises if the name is not valid Unicode
+        if picture.name.splitlines() != [picture.name] or picture.name != picture.name.strip():
+            raise InputError(
+                f"{picture.photo!r}: the name has a line break, or a space at an end, which a list of names cannot hold; "
+                "rename the photo and predict it again"
+            )
         labels, n = picture.labels, len(self.target.names)
         values = np.where(labels < n, labels + 1, VOID).astype(np.uint8)
         if self.chosen.min_area > 1:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from picie.data.formats import open_with_pillow
 _LOSSLESS = {".png", ".tif", ".tiff", ".bmp", ".gif"}
 _WORDS = ("mask", "label", "annot", "segment", "groundtruth", "semantic", "stuffthing", "trimap", "matte")
 _SHORT_WORDS = {"ann", "anns", "gt", "gts", "seg", "segs", "semseg", "truth", "palette", "color"}
+_SEPARATORS = "_- ."
 _TOKEN = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _MAX_CHECKED = 8  # maximum number of files checked in each group
 _MAX_VALUES = 64  # maximum number of distinct values in a label map
@@ -33,23 +35,52 @@ def find_label_maps(images: Sequence[Path], root: Path) -> list[Path]:
     stems: defaultdict[str, int] = defaultdict(int)
     for path in images:
         stems[path.stem.lower()] += 1
+    names = _Stems(stems)
     for path in images:
         if path.suffix.lower() in _LOSSLESS:
-            named = _is_named(path.relative_to(root)) or _base(path.stem) in stems
+            named = _is_named(path, root, names) or _base(path.stem) in stems
             if named or stems[path.stem.lower()] > 1:
                 groups[path.parent, named].append(path)
     label_maps = [path for group in groups.values() if _are_label_maps(group) for path in group]
     return sorted(label_maps) if len(label_maps) < len(images) else []
 
 
-def _is_named(relative: Path) -> bool:
-    """Whether the name of the file or of one of its folders suggests a label map."""
-    return any(_is_label_word(token) for part in (*relative.parent.parts, relative.stem) for token in _TOKEN.findall(part))
+def _is_named(path: Path, root: Path, names: _Stems) -> bool:
+    """Whether the name of the file or of one of its folders suggests a label map.
+
+    A short word in the name of the file, e.g. color, suggests one only beside an image whose name
+    is the rest: color.png may be a photo, p0_color.png beside p0.jpg is none.
+    """
+    folders = [token.lower() for part in path.relative_to(root).parent.parts for token in _TOKEN.findall(part)]
+    tokens = [(token[0].lower(), token.start(), token.end()) for token in _TOKEN.finditer(path.stem)]
+    if any(_is_label_word(word) for word in (*folders, *(word for word, _, _ in tokens))) or _SHORT_WORDS & {*folders}:
+        return True
+    stem = path.stem.lower()
+    short = [(start, end) for word, start, end in tokens if word in _SHORT_WORDS]
+    if not short:
+        return False
+    before, after = stem[: short[0][0]].rstrip(_SEPARATORS), stem[short[-1][1] :].lstrip(_SEPARATORS)
+    return names.has_other(stem, before, after)
 
 
-def _is_label_word(token: str) -> bool:
-    word = token.lower()
-    return word in _SHORT_WORDS or word.startswith(_WORDS) or word.endswith("annot")
+class _Stems:
+    """The names of images without suffix, in lower case, to look up by their beginnings and ends."""
+
+    def __init__(self, stems: Collection[str]) -> None:
+        self._forward, self._backward = sorted(stems), sorted(stem[::-1] for stem in stems)
+
+    def has_other(self, stem: str, beginning: str, end: str) -> bool:
+        """Whether another name than `stem` has this beginning or this end; an empty one does not count."""
+        return _has_other(self._forward, beginning, stem) or _has_other(self._backward, end[::-1], stem[::-1])
+
+
+def _has_other(names: Sequence[str], beginning: str, but: str) -> bool:
+    first = bisect_left(names, beginning)
+    return bool(beginning) and any(name != but and name.startswith(beginning) for name in names[first : first + 2])
+
+
+def _is_label_word(word: str) -> bool:
+    return word.startswith(_WORDS) or word.endswith("annot")
 
 
 def _base(stem: str) -> str:

@@ -13,7 +13,7 @@ import itertools
 import logging
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -247,7 +247,7 @@ def read_ahead(
     ahead: int = 32,
     cost: Callable[[S], int] | None = None,
     limit: int = _AHEAD_BYTES,
-) -> Iterator[T]:
+) -> Generator[T, None, None]:
     """Yield `function(item)` for each item, in order, computed in threads in advance.
 
     Args:

@@ -105,8 +105,8 @@ class CellClassifier:
             features.update(zip(indices, self.encode(torch.cat([pixels[i] for i in indices])).split(1), strict=True))
         return [features[index] for index in range(len(pixels))]
 
-    def to_pixels(self, image: Image.Image, scale: float = 1.0) -> Tensor:
-        """Return (1, 3, H, W) uint8 of an RGB picture, with the short side `scale` times `Config.predict_size`."""
-        height, width = whole_size(image.height, image.width, max(1, round(scale * self.config.predict_size)))
+    def to_pixels(self, image: Image.Image) -> Tensor:
+        """Return (1, 3, H, W) uint8 of an RGB picture, with the short side `Config.predict_size`."""
+        height, width = whole_size(image.height, image.width, self.config.predict_size)
         resized = image.resize((width, height), Image.Resampling.BILINEAR)
         return torch.from_numpy(np.asarray(resized).transpose(2, 0, 1)[None].copy())

@@ -1,30 +1,21 @@
-"""A linear classifier of feature cells from a few labelled pixels.
-
-The features of a labelled pixel are computed at two sizes of its picture: what it shows occurs at
-other sizes elsewhere, and at the larger one it is mixed less with what is beside it.
+"""A linear classifier of feature cells from a few labelled ones.
 
 The cells without labels help in two ways. Directions in which the cells of one cluster differ
 count less, because they tell nothing about the cluster. And the classifier takes the shares of the
 classes among the cells into account, because as many clicks on poles as on roads say nothing about
 their areas.
 
-Shapes: n labelled pixels, S sizes, m cells without labels, D feature dimension, K clusters, C classes.
+Shapes: n labelled cells, m cells without labels, D feature dimension, K clusters, C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from picie.inference.cells import CellClassifier
-from picie.inference.neighbors import feature_of
 from picie.runtime.rng import permutation
 
-SIZES = (1.0, 1.5)  # at which clicked pictures are computed, as multiples of the size of predictions
 IMAGES, CELLS = 256, 2**15  # pictures, and cells of them, that a fit uses without labels
 
 _SHRINKAGE = 0.5  # weight of the mean scatter in that within the clusters
@@ -33,22 +24,6 @@ _PENALTY = 0.1  # weight of |W|^2 / 2 in the loss
 # Weight of equal shares beside those found in the cells, passes to find them, and the part of
 # their logarithm that is added to the logits.
 _EQUAL, _PASSES, _PART = 0.2, 20, 0.25
-
-
-def encode_clicked(segmenter: CellClassifier, pictures: Sequence[Image.Image]) -> list[list[Tensor]]:
-    """Return the features (D, h, w) of each of several RGB pictures at each of `SIZES`."""
-    features = segmenter.encode_each([segmenter.to_pixels(picture, scale) for picture in pictures for scale in SIZES])
-    maps = [z[0].cpu() for z in features]
-    return [maps[first : first + len(SIZES)] for first in range(0, len(maps), len(SIZES))]
-
-
-def click_features(maps: Sequence[Tensor], size: tuple[int, int], x: int, y: int, where: str = "") -> Tensor:
-    """Return the unit-norm features (S, D) at pixel (`x`, `y`) of a picture of `size` (W, H).
-
-    `maps` are those of `encode_clicked`. Raises `InputError`, which begins with `where`, outside
-    the picture.
-    """
-    return torch.stack([feature_of(z, size, x, y, where) for z in maps])
 
 
 def random_cells(features: Tensor, pictures: int, index: int) -> Tensor:
@@ -68,7 +43,7 @@ def random_cells(features: Tensor, pictures: int, index: int) -> Tensor:
 
 
 class FewLabels:
-    """Fits linear classifiers to a few labelled pixels.
+    """Fits linear classifiers to a few labelled cells.
 
     Args:
         cells: (m, D) features of cells without labels, from as many pictures as possible.
@@ -84,18 +59,18 @@ class FewLabels:
     def fit(self, points: Tensor, labels: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
         """Fit a classifier.
 
-        Every class has the same weight, whatever its number of labelled pixels.
+        Every class has the same weight, whatever its number of labelled cells.
 
         Args:
-            points: (n, S, D) features of labelled pixels.
+            points: (n, D) features of labelled cells.
             labels: (n,) int64 classes; each class occurs.
             n_classes: C.
 
         Returns:
             (C, D) weights and (C,) offsets; their logits are those of a softmax.
         """
-        labels = labels.cpu().repeat_interleave(points.shape[1])
-        inputs, targets = self._whitened(points.flatten(0, 1).float().cpu()), F.one_hot(labels, n_classes).float()
+        labels = labels.cpu()
+        inputs, targets = self._whitened(points.float().cpu()), F.one_hot(labels, n_classes).float()
         weights = 1 / torch.bincount(labels, minlength=n_classes)[labels]
         weights = weights / weights.sum()
         weight, offset = softmax_regression(inputs, targets, _PENALTY, weights)

@@ -75,27 +75,22 @@ def find_inputs(
 
 
 def listed_paths(file: Path) -> list[str]:
-    """Return the paths and URLs in a file, or for "-" of standard input.
+    """Return the paths and URLs in a file, or for "-" of standard input, one a line.
 
-    They are separated by NUL characters, as `find -print0` writes them, if there is one; otherwise
-    each line is one. Empty ones are left out.
+    Empty lines are left out. Paths may also end in a zero byte each, as `find -print0` writes them, because a name may have a
+    line break.
 
     Raises:
         InputError: the file cannot be read, or has no path.
     """
     advice = "give a text file with one path a line, or paths separated by NUL"
     try:
-        text = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-    except OSError as error:
-        raise InputError(f"--from {file}: cannot be read ({error.strerror}); {advice}") from error
-    try:
-        decoded = text.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"--from {file}: cannot be read (it is not a text file); {advice}") from error
-    if "\0" in decoded:
-        paths = [path for path in decoded.split("\0") if path]
-    else:
-        paths = [line.strip() for line in decoded.splitlines() if line.strip()]
+        text = (sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
+        raise InputError(f"--from {file}: cannot be read ({reason}); {advice}") from error
+    lines = text.split("\0") if "\0" in text else [line.removesuffix("\r") for line in text.split("\n")]
+    paths = [line if Path(line).exists() else line.strip() for line in lines if line.strip()]
     if not paths:
         raise InputError(f"--from {file}: has no path; {advice}")
     return paths

@@ -74,6 +74,7 @@ class RemoteFolder(OutputFolder):
         for name in self._names:
             if name == FILE_NAME or name.startswith(f"{SHARDS}/"):
                 root.download(name, staging / name)
+                root.copy_time(name, staging / name)
 
     def __str__(self) -> str:
         return self._root.url
@@ -88,7 +89,8 @@ class RemoteFolder(OutputFolder):
         names = list(names)
         super().delete(names)
         for name in self._names.intersection(names):
-            self._root.delete(name)
+            with contextlib.suppress(OSError):
+                self._root.delete(name)
         self._names.difference_update(names)
 
     def publish(self, names: Sequence[str]) -> None:
@@ -110,5 +112,5 @@ def opened_output(out: str | Path) -> Iterator[OutputFolder]:
         yield OutputFolder(Path(out))
         return
     root = RemoteRoot.writable(str(out))
-    with tempfile.TemporaryDirectory(prefix="picie-") as staging:
+    with tempfile.TemporaryDirectory(prefix="picie-", ignore_cleanup_errors=True) as staging:
         yield RemoteFolder(root, Path(staging))

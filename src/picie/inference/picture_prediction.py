@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 
 from picie.data.frames import Frames
-from picie.data.raster_files import RasterFile
+from picie.data.raster_files import LARGE, RasterFile
 from picie.data.rasters import Decoded, Raster
 from picie.errors import UnreadableImageError
 from picie.inference.frames_output import write_frames
 from picie.inference.outputs import Maps, joined
 from picie.inference.prediction_files import Extras, PredictionFiles, file_names, shares
 from picie.inference.prediction_record import Frame
-from picie.inference.refinement import refined_labels
+from picie.inference.refinement import refined_rows
 from picie.inference.segmenter import Segmenter
 from picie.inference.steadying import SteadyLabels
 from picie.inference.tiles import Tiling, map_rows
@@ -66,8 +66,9 @@ class PicturePrediction:
         if isinstance(picture, Frames):
             with self.bars.bar(picture.path.name, picture.count) as advance:
                 return write_frames(self.files, name, picture, self.extras, self._frame_maps(picture, advance))
-        if self.refine:
-            raise UnreadableImageError(f"{picture.path}: is read by rows, and --refine needs a picture in memory; leave it out")
+        is_whole = self.refine and self.tiling is None
+        if is_whole and picture.height * picture.width > LARGE:
+            raise UnreadableImageError(f"{picture.path}: is too large for --refine without --tile; add --tile 512, say")
         names = file_names(name, picture, self.extras)
         counts = self.files.write_rows(Frame(**names, share={}), picture, self._map_rows(picture))
         return {**names, "share": shares(counts, self.segmenter.names)}
@@ -103,15 +104,18 @@ class PicturePrediction:
 
     def maps(self, image: Image.Image) -> Maps:
         """Return the maps (H, W) of an image in memory."""
-        if self.tiling is not None:
+        if self.tiling is not None or self.refine:
             return joined([*self._map_rows(Decoded(image))])
-        if self.refine:
-            margin = self.segmenter.predict_with_margin(image).margin if self.extras.confidence else None
-            return Maps(refined_labels(self.segmenter, image), margin)
         return self.segmenter.predict_with_margin(image) if self.extras.confidence else Maps(self.segmenter.predict(image))
 
     def _map_rows(self, raster: Raster) -> Iterator[Maps]:
         """Yield maps (n, W), from top to bottom. Raises `Stopped` if a signal arrives."""
-        for maps in map_rows(self.segmenter, raster, self.tiling, self.extras.confidence):
+        margin = self.extras.confidence
+        if self.refine:
+            guide = raster.reopened() if isinstance(raster, RasterFile) else raster
+            rows = refined_rows(self.segmenter, raster, guide, self.tiling, margin)
+        else:
+            rows = map_rows(self.segmenter, raster, self.tiling, margin)
+        for maps in rows:
             self.check_stop()
             yield maps

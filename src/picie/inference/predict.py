@@ -124,8 +124,8 @@ def _tiling(segmenter: Segmenter, options: PredictOptions) -> Tiling | None:
     """Return the tiles that the options ask for. Raises `InputError`."""
     if options.refine:
         check_available()
-        if options.tile is not None or options.steady:
-            raise InputError("--refine: works on whole pictures, and not with --tile or --steady; leave these out")
+        if options.steady:
+            raise InputError("--refine: frames are refined one by one, and not averaged; leave out --steady or --refine")
     if options.tile is None:
         if options.overlap is not None:
             raise InputError("--overlap: is the overlap of tiles; give --tile too")

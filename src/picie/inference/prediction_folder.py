@@ -12,6 +12,8 @@ from picie.data.images import open_label
 from picie.errors import InputError
 from picie.inference.output_folder import FILE_NAME
 from picie.inference.prediction_record import read_record
+from picie.inference.segments import Segments
+from picie.runtime import checkpoint
 
 _OUTDATED = "was predicted before the run's segments changed; repeat `picie predict`"
 
@@ -64,6 +66,7 @@ class PredictionFolder:
         colors: the "#rrggbb" of each value.
         root: the folder of all photos: the one that was given to `picie predict`, if it was one.
         images: the images, sorted by name.
+        run: the folder of the run that predicted them. It need not exist any more.
     """
 
     folder: Path
@@ -71,6 +74,20 @@ class PredictionFolder:
     colors: tuple[str, ...]
     root: Path
     images: tuple[PredictedImage, ...]
+    run: Path
+
+    def new_names(self) -> dict[str, str]:
+        """The segments whose names in the run have changed since: old and new name.
+
+        It is empty if the run cannot be read, or has other segments now.
+        """
+        try:
+            state = checkpoint.load(self.run)
+            now = Segments.in_use(state, len(checkpoint.classifier_in_use(state)[0])).names
+        except InputError:
+            return {}
+        same = len(now) == len(self.names)
+        return {old: new for old, new in zip(self.names, now, strict=True) if old != new} if same else {}
 
 
 def open_predictions(folder: str | Path) -> PredictionFolder:
@@ -96,9 +113,8 @@ def open_predictions(folder: str | Path) -> PredictionFolder:
         for path, p in record.images.items()
         for number, (name, labels) in enumerate(p.maps(), 1)
     ]
-    return PredictionFolder(
-        folder, tuple(record.names), tuple(record.colors), root, tuple(sorted(images, key=lambda image: image.name))
-    )
+    images.sort(key=lambda image: image.name)
+    return PredictionFolder(folder, tuple(record.names), tuple(record.colors), root, tuple(images), Path(record.run))
 
 
 def _photo(path: str, root: Path, number: int, n_frames: int) -> str:

@@ -86,15 +86,16 @@ class PredictionLoop:
         try:
             self._predict_all(remaining, len(sources), measured)
             self.record.complete = True
-        except OSError as error:
-            if error.errno not in _DISK_ERRORS:
+            self._end()
+        except BaseException as error:
+            with contextlib.suppress(OSError):  # on a full disk the last record stays
+                self._end()
+            if not isinstance(error, OSError) or error.errno not in _DISK_ERRORS:
                 raise
             reason = "the disk is full" if is_disk_full(error) else error.strerror
             raise PicieError(
                 f"{self.record.out}: {reason}; {self._done(len(sources))}. Free some space and repeat the command to continue"
             ) from error
-        finally:
-            self._end()
         if sources and not (summary.predicted or summary.present or self.record.is_shared):
             reason = next(iter(summary.skipped.values()))
             raise InputError(none_can(len(sources), "image", "be predicted", reason))
@@ -136,8 +137,10 @@ class PredictionLoop:
             self.pictures.bars = bars
             self.behind = stack.enter_context(WriteBehind[_Outcome](self.record.out.workers or default_workers()))
             self.pictures.check_stop = lambda: self._check(stop, total)
-            files = fetched(list(names), copies)
-            opening = read_ahead(opened, files, ahead=4, cost=lambda file: decoding_bytes(file.path))
+            # closed, and so their threads ended, before the folder of the copies is deleted
+            files = stack.enter_context(contextlib.closing(fetched(list(names), copies)))
+            ahead = read_ahead(opened, files, ahead=4, cost=lambda file: decoding_bytes(file.path))
+            opening = stack.enter_context(contextlib.closing(ahead))
             for group in grouped(opening, self.pictures.batch_size):
                 for file, _, picture in group:
                     name = PurePosixPath(names[file.source]).parent / file.source.name
@@ -145,7 +148,7 @@ class PredictionLoop:
                 self._predict_group(group, names, advance)
                 del group, picture  # before the next one is read
                 if self.files.begun:
-                    self.record.save_if_due()
+                    self._save_if_due()
                 self.pictures.check_stop()
             self.behind.finish()
         for line in remarks.lines():
@@ -208,6 +211,15 @@ class PredictionLoop:
         self.record.images[source] = outcome
         self.summary.predicted += 1
 
+    def _save_if_due(self) -> None:
+        """Save the record now and then. What fails, except for the disk, is tried again later."""
+        try:
+            self.record.save_if_due()
+        except OSError as error:
+            if error.errno in _DISK_ERRORS:
+                raise
+            log.warning("%s: the record cannot be written yet (%s); it is tried again", self.record.out, error.strerror)
+
     def _check(self, stop: StopRequest, total: int) -> None:
         """Raise `Stopped` if a signal has arrived, after what is being written."""
         if stop.signum is not None:
@@ -218,11 +230,10 @@ class PredictionLoop:
         return f"{self.summary.present + self.summary.predicted} of {total} images are done"
 
     def _end(self) -> None:
-        """Save the record of the finished predictions."""
+        """Save the record of the finished predictions. Raises `OSError`."""
         if self.files.begun or self.record.is_shared:
             self.record.skipped = self.summary.skipped
-            with contextlib.suppress(OSError):  # on a full disk the last record stays
-                self.record.save()
+            self.record.save()
 
 
 def _described(options: PredictOptions, tiling: Tiling | None, source: Source) -> str:

@@ -192,9 +192,10 @@ class Record:
     def check_model(self, earlier: MadeBy) -> None:
         """Raise `InputError` if predictions in the folder were made by another run."""
         if earlier.model != self.made_by.model:
+            replaced = "delete this one" if self.is_shared else "--overwrite to replace them"
             raise InputError(
                 f"--out {self.out}: holds predictions of another run, or from before further training; give another "
-                "folder, or --overwrite to replace them"
+                f"folder, or {replaced}"
             )
 
     def check_earlier(self) -> None:
@@ -270,7 +271,9 @@ class Record:
 
     def save_if_due(self) -> None:
         """Write the file if it was last written more than a few seconds ago. Raises `OSError`."""
-        if time.monotonic() >= self._due:
+        now = time.monotonic()
+        if now >= self._due:
+            self._due = now + _SAVE_EVERY  # also if it fails
             self.save()
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
@@ -17,6 +17,7 @@ from picie.data.frames import VIDEO_SUFFIXES
 from picie.data.loading import read_ahead
 from picie.data.search import is_output, is_searched, matches
 from picie.errors import InputError
+from picie.runtime.atomic_write import is_disk_full
 
 _DOWNLOADS = 16  # files at a time
 _AHEAD, _SPACE = 64, 2**30  # files, and bytes of temporary disk space, that are downloaded ahead
@@ -126,14 +127,17 @@ class RemoteRoot:
         return RemoteFile(url, (int(info.get("size") or 0), int(hashlib.sha256(mark.encode()).hexdigest()[:12], 16)))
 
     def download(self, name: str, target: Path) -> None:
-        """Copy a file to `target`, with its time. Raises `OSError`."""
+        """Copy a file to `target`. Raises `OSError`."""
         path = f"{self._path}/{name}" if name else self._path
         target.parent.mkdir(parents=True, exist_ok=True)
         with _as_os_error():
             self._fs.get_file(path, str(target))
+
+    def copy_time(self, name: str, target: Path) -> None:
+        """Give `target` the time of a file, if the store knows it."""
         try:
-            time = self._fs.modified(path).timestamp()
-        except Exception:  # not every store knows it
+            time = self._fs.modified(f"{self._path}/{name}").timestamp()
+        except Exception:  # of the libraries of many stores
             return
         os.utime(target, (time, time))
 
@@ -206,12 +210,15 @@ class Fetched:
         """Delete the copy."""
         if isinstance(self.source, RemoteFile):
             self.path.unlink(missing_ok=True)
+            with suppress(OSError):  # nothing was downloaded
+                self.path.parent.rmdir()
 
 
-def fetched(sources: Sequence[Source], folder: Path) -> Iterator[Fetched]:
+def fetched(sources: Sequence[Source], folder: Path) -> Generator[Fetched, None, None]:
     """Yield each file; those elsewhere are copied to `folder`, ahead, in threads.
 
-    At most 1 GB is downloaded ahead, unless a single file is larger.
+    At most 1 GB is downloaded ahead, unless a single file is larger. Raises `OSError` if the disk
+    of `folder` is full.
     """
     if not any(isinstance(source, RemoteFile) for source in sources):
         yield from (Fetched(source, source) for source in sources if isinstance(source, Path))
@@ -225,6 +232,8 @@ def fetched(sources: Sequence[Source], folder: Path) -> Iterator[Fetched]:
         try:
             RemoteRoot(source.url).download("", path)
         except (OSError, InputError) as error:
+            if isinstance(error, OSError) and is_disk_full(error):
+                raise
             return Fetched(source, path, f"{source}: cannot be downloaded ({_words(error)})")
         return Fetched(source, path)
 
@@ -237,7 +246,7 @@ def fetched(sources: Sequence[Source], folder: Path) -> Iterator[Fetched]:
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
     """Make a folder for copies for the block."""
-    with tempfile.TemporaryDirectory(prefix="picie-") as folder:
+    with tempfile.TemporaryDirectory(prefix="picie-", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 

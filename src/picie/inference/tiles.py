@@ -12,7 +12,7 @@ Shapes: K clusters, h w feature cells of a tile, H W pixels of the picture.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,12 +87,25 @@ def map_rows(segmenter: Segmenter, raster: Raster, tiling: Tiling | None, margin
     Yields:
         The maps (n, W) of some rows. Where the raster has no data they are arbitrary.
     """
-    strips = _whole(segmenter, raster) if tiling is None else _Tiles(segmenter, raster, tiling).strips()
-    yield from _enlarged(segmenter, raster, strips, margin)
+    yield from enlarged_rows(segmenter, raster, _strips(segmenter, raster, tiling), margin)
+
+
+def all_cells(segmenter: Segmenter, raster: Raster, tiling: Tiling | None) -> Strip:
+    """Return the logits of all cells of a picture. The arguments are those of `map_rows`."""
+    parts, done, step = [], 0, (1.0, 1.0)
+    for strip in _strips(segmenter, raster, tiling):
+        end = strip.logits.shape[1] if strip.final is None else strip.final - strip.first
+        parts.append(strip.logits[:, done - strip.first : end].clone())
+        done, step = strip.first + end, strip.step
+    return Strip(0, torch.cat(parts, dim=1), None, step)
+
+
+def _strips(segmenter: Segmenter, raster: Raster, tiling: Tiling | None) -> Iterator[Strip]:
+    return _whole(segmenter, raster) if tiling is None else _Tiles(segmenter, raster, tiling).strips()
 
 
 @dataclass(frozen=True)
-class _Strip:
+class Strip:
     """Logits of some rows of cells of a picture.
 
     Attributes:
@@ -109,12 +122,12 @@ class _Strip:
 
 
 @torch.inference_mode()
-def _whole(segmenter: Segmenter, raster: Raster) -> Iterator[_Strip]:
+def _whole(segmenter: Segmenter, raster: Raster) -> Iterator[Strip]:
     size = whole_size(raster.height, raster.width, segmenter.config.predict_size)
     pixels, _ = scaled_rows(raster, size, 0, size[0])
     logits = _logits(segmenter, pixels[None])[0]
     _, h, w = logits.shape
-    yield _Strip(0, logits, None, (h / raster.height, w / raster.width))
+    yield Strip(0, logits, None, (h / raster.height, w / raster.width))
 
 
 def _logits(segmenter: Segmenter, pixels: np.ndarray) -> Tensor:
@@ -136,7 +149,7 @@ class _Tiles:
         self.rows, self.columns = (_Axis.of(length, tiling) for length in size)
 
     @torch.inference_mode()
-    def strips(self) -> Iterator[_Strip]:
+    def strips(self) -> Iterator[Strip]:
         """Yield the blended logits of each row of tiles."""
         kept, base = None, 0
         for index, top in enumerate(self.rows.starts):
@@ -151,10 +164,10 @@ class _Tiles:
                 logits, first = torch.cat([kept[:, : first - base], logits], 1), base
             step = (self.size[0] / self.raster.height / cell, self.size[1] / self.raster.width / cell)
             if index + 1 == len(self.rows.starts):
-                yield _Strip(first, logits, None, step)
+                yield Strip(first, logits, None, step)
                 return
             final = self.rows.starts[index + 1] // cell
-            yield _Strip(first, logits, final, step)
+            yield Strip(first, logits, final, step)
             base = max(first, final - 2 * math.ceil(max(1.0, step[0])) - 2)
             kept = logits[:, base - first :].clone()
 
@@ -219,7 +232,7 @@ class _Axis:
         return torch.stack([weight / total[part] for part, weight in zip(parts, weights, strict=True)]).float()
 
 
-def _enlarged(segmenter: Segmenter, raster: Raster, strips: Iterator[_Strip], margin: bool) -> Iterator[Maps]:
+def enlarged_rows(segmenter: Segmenter, raster: Raster, strips: Iterable[Strip], margin: bool) -> Iterator[Maps]:
     """Yield the maps of the pixels of `strips`, from top to bottom."""
     mixture = segmenter.mixture if margin else None
     small = len(segmenter.names) <= 256
@@ -237,7 +250,7 @@ def _enlarged(segmenter: Segmenter, raster: Raster, strips: Iterator[_Strip], ma
 
 
 @torch.inference_mode()
-def _maps(strip: _Strip, rows: tuple[int, int], width: int, values: Tensor, mixture: Mixture | None) -> tuple[Tensor, Tensor]:
+def _maps(strip: Strip, rows: tuple[int, int], width: int, values: Tensor, mixture: Mixture | None) -> tuple[Tensor, Tensor]:
     """Return the `values` (n, W) of the largest of the logits, enlarged bilinearly to pixels.
 
     Also return the margin (n, W) uint8 of the segments' probabilities, which are those of

@@ -128,7 +128,7 @@ def choose(uncertainty: Tensor, directions: Tensor, n: int) -> list[int]:
     return order[chosen].tolist()
 
 
-def unsure(segmenter: Segmenter, z: Tensor) -> tuple[Tensor, Tensor]:
+def _unsure(segmenter: Segmenter, z: Tensor) -> tuple[Tensor, Tensor]:
     """Return (h, w) 1 - margin of the cells of features (1, D, h, w), and (V, h, w) probabilities."""
     probabilities = segmenter.mixture.probabilities(prototype_logits(z, *segmenter.classifier))
     return 1 - margin(probabilities)[0], probabilities[0]
@@ -137,7 +137,7 @@ def unsure(segmenter: Segmenter, z: Tensor) -> tuple[Tensor, Tensor]:
 @torch.inference_mode()
 def _look(segmenter: Segmenter, path: Path, size: tuple[int, int], z: Tensor) -> tuple[UncertainPicture, Tensor]:
     """The result of a picture of `size` (W, H) with features `z` (1, D, h, w), and its direction."""
-    doubt, probabilities = unsure(segmenter, z)
+    doubt, probabilities = _unsure(segmenter, z)
     direction = F.normalize((z[0] * doubt).sum((1, 2)), dim=0).cpu()
     held = sorted(set(segmenter.segments.assignment))  # a segment without clusters is never predicted
     best = probabilities[held].topk(min(2, len(held)), dim=0).indices.sort(0).values.flatten(1)

@@ -21,7 +21,8 @@ from picie.data.images import open_image
 from picie.display.colors import palette, rgb_to_hex
 from picie.errors import InputError
 from picie.inference.clicks import Click, check_clicks, check_names
-from picie.inference.few_labels import CELLS, IMAGES, SIZES, FewLabels, click_features, encode_clicked, random_cells
+from picie.inference.few_labels import CELLS, IMAGES, FewLabels, random_cells
+from picie.inference.neighbors import feature_of
 from picie.inference.sampling import sample_predicted, training_images
 from picie.inference.segmenter import Segmenter
 from picie.inference.segments import Segments
@@ -76,7 +77,7 @@ class Taught:
 
 @dataclass(frozen=True)
 class _Labelled:
-    """Labelled pixels: (n, S, D) features, and the n names."""
+    """Labelled cells: (n, D) features, and the n names."""
 
     points: Tensor
     names: list[str]
@@ -105,7 +106,7 @@ def teach(run: str | Path, clicks: Sequence[Click], options: TeachOptions = DEFA
             mapped = _of_label_maps(segmenter, options, bars)
             points, names = torch.cat([clicked.points, mapped.points]), clicked.names + mapped.names
             check_names(names)
-            unlabelled = _unlabelled(segmenter, options.data, bars, torch.cat([cells, mapped.points[:, 0]]))
+            unlabelled = _unlabelled(segmenter, options.data, bars, torch.cat([cells, mapped.points]))
         after, result = _taught_state(state, segmenter, _Labelled(points, names), unlabelled)
         checkpoint.save(path, after)
     return result
@@ -116,7 +117,7 @@ def teach_features(run: str | Path, points: Tensor, names: Sequence[str], unlabe
 
     Args:
         run: the run's folder or its checkpoint file.
-        points: (n, S, D) unit-norm features of the clicked pixels, as `click_features` returns them.
+        points: (n, D) unit-norm features of the clicked pixels.
         names: the n names.
         unlabelled: (m, D) unit-norm features of cells of many pictures.
 
@@ -168,7 +169,7 @@ def _taught_state(
     weight, offset = FewLabels(unlabelled, checkpoint.classifier_in_use(trained)).fit(points, labels, len(classes))
     # Probabilities divide logits by this temperature, and those of the fit have none.
     scale = segmenter.mixture.temperature
-    clusters = {"weight": weight * scale, "bias": offset * scale, "centroids": _class_means(points[:, 0], labels, len(classes))}
+    clusters = {"weight": weight * scale, "bias": offset * scale, "centroids": _class_means(points, labels, len(classes))}
     naming = {
         "clusters": clusters,
         "segments": _segments(classes, segmenter.segments).state(),
@@ -177,7 +178,7 @@ def _taught_state(
     }
     what = f"{len(classes)} classes from {sum(clicks.values())} clicks"
     after = history.remember(state, {**state, "matching": None, "naming": naming}, what)
-    predicted = (points[:, 0] @ weight.T + offset).argmax(1).tolist()
+    predicted = (points @ weight.T + offset).argmax(1).tolist()
     return after, Taught(clicks, [classes[value] for value in predicted])
 
 
@@ -205,28 +206,26 @@ def _of_clicks(segmenter: Segmenter, clicks: Sequence[Click], bars: Progress) ->
     with bars.bar("clicked pictures", len(pictures)) as advance:
         for number, (image, indices) in enumerate(pictures.items()):
             picture = open_image(image, segmenter.reading)
-            (maps,) = encode_clicked(segmenter, [picture])
+            z = segmenter.encode(segmenter.to_pixels(picture))[0].cpu()
             for index in indices:
                 click = clicks[index]
-                found[index] = click_features(maps, picture.size, click.x, click.y, f"{image}: {click.name!r}: ")
-            cells.append(random_cells(maps[0], len(pictures), number))
+                found[index] = feature_of(z, picture.size, click.x, click.y, f"{image}: {click.name!r}: ")
+            cells.append(random_cells(z, len(pictures), number))
             advance(1)
-    none = torch.zeros(0, len(SIZES), segmenter.classifier[0].shape[1])
-    points = torch.stack([found[index] for index in range(len(clicks))]) if clicks else none
+    points = torch.stack([found[index] for index in range(len(clicks))]) if clicks else cells[0]
     return _Labelled(points, [click.name for click in clicks]), torch.cat(cells)
 
 
 def _of_label_maps(segmenter: Segmenter, options: TeachOptions, bars: Progress) -> _Labelled:
     """Labelled cells of label maps, the same number of each class where there are enough."""
     if options.labels is None:
-        return _Labelled(torch.zeros(0, len(SIZES), segmenter.classifier[0].shape[1]), [])
+        return _Labelled(torch.zeros(0, segmenter.classifier[0].shape[1]), [])
     dataset, _ = open_labelled(segmenter.config, options.labels, options.split)
     assert dataset.classes is not None
     sample = sample_predicted(segmenter, dataset, bars, IMAGES, CELLS, labelled=True)
     classes = sample.classes.cpu()
     chosen = torch.cat([_spread(torch.nonzero(classes == value)[:, 0]) for value in range(len(dataset.classes))])
-    points = sample.points.cpu()[chosen, None].expand(-1, len(SIZES), -1)  # computed at one size
-    return _Labelled(points, [dataset.classes.names[value] for value in classes[chosen].tolist()])
+    return _Labelled(sample.points.cpu()[chosen], [dataset.classes.names[value] for value in classes[chosen].tolist()])
 
 
 def _spread(indices: Tensor) -> Tensor:

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
-import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
 from picie.data.images import open_image
 from picie.display.colors import rgb_to_hex
+from picie.display.overlays import confidence_image
+from picie.inference.outputs import margin_map
 from picie.inference.segmenter import Segmenter
-from picie.inference.uncertain import UncertainPicture, unsure
+from picie.inference.uncertain import UncertainPicture
+from picie.methods.losses import prototype_logits
 from picie.report.pictures import fitted, jpeg_uri
 from picie.runtime.atomic_write import write_atomically
 from picie.runtime.output_paths import check_file
@@ -68,13 +70,13 @@ def _cards(segmenter: Segmenter, pictures: Sequence[UncertainPicture]) -> Iterat
     for number, one in enumerate(pictures, 1):
         picture = open_image(one.path, segmenter.reading)
         z = segmenter.encode(segmenter.to_pixels(picture))
-        doubt, _ = unsure(segmenter, z)
         small = picture.resize(fitted(picture.width, picture.height, _LONGEST), Image.Resampling.LANCZOS)
         labels = segmenter.values(segmenter.clusters_of(z, (small.height, small.width))[0])
+        margins = margin_map(prototype_logits(z, *segmenter.classifier), (small.height, small.width), segmenter.mixture)
         tiles = [
             (jpeg_uri(_marked(small, one.x / picture.width, one.y / picture.height)), "picture, with the least sure place"),
             (jpeg_uri(segmenter.overlay(small, labels)), "segments"),
-            (jpeg_uri(_shaded(small, doubt.cpu().numpy())), "unsure where dark"),
+            (jpeg_uri(confidence_image(margins)), "confidence: light is sure"),
         ]
         between = ["undecided most often between " + " and ".join(one.between)] if len(one.between) > 1 else []
         caption = [f"uncertainty {one.uncertainty:.2f}", *between, f"least sure at ({one.x}, {one.y})"]
@@ -90,10 +92,3 @@ def _marked(image: Image.Image, x: float, y: float) -> Image.Image:
         box = (x - radius - extra, y - radius - extra, x + radius + extra, y + radius + extra)
         draw.ellipse(box, outline=color, width=2 + extra // 2)
     return marked
-
-
-def _shaded(image: Image.Image, doubt: np.ndarray) -> Image.Image:
-    """Darken an RGB picture where `doubt` (h, w), in [0, 1], is large."""
-    light = Image.fromarray(np.round(255 * (1 - doubt)).astype(np.uint8)).resize(image.size, Image.Resampling.BILINEAR)
-    grey = image.convert("L").convert("RGB")
-    return Image.composite(grey, Image.new("RGB", image.size, (32, 16, 64)), light)

@@ -21,7 +21,8 @@ from picie.data.base import Dataset
 from picie.data.loading import read_ahead
 from picie.errors import InputError, UnreadableImageError
 from picie.inference.enlarging import enlarged_argmax
-from picie.inference.few_labels import CELLS, IMAGES, FewLabels, click_features, encode_clicked
+from picie.inference.few_labels import CELLS, IMAGES, FewLabels
+from picie.inference.neighbors import feature_of
 from picie.inference.sampling import sample_predicted, training_images
 from picie.inference.segmenter import Segmenter
 from picie.methods.losses import prototype_logits
@@ -185,18 +186,18 @@ def _label(dataset: Dataset, index: int) -> np.ndarray | None:
 
 
 def _features(segmenter: Segmenter, dataset: Dataset, pixels: set[_Pixel], bars: Progress) -> dict[_Pixel, Tensor]:
-    """The features (S, D) at each pixel."""
+    """The feature (D,) at each pixel."""
     of_image: dict[int, list[_Pixel]] = {}
     for pixel in pixels:
         of_image.setdefault(pixel.image, []).append(pixel)
     images = sorted(of_image)
     features = {}
     with bars.bar("clicked pictures", len(images)) as advance:
-        loaded = read_ahead(dataset.image, images)
+        loaded = read_ahead(lambda index: segmenter.to_pixels(dataset.image(index)), images)
         for first in range(0, len(images), _BATCH):
             batch = images[first : first + _BATCH]
-            for index, maps in zip(batch, encode_clicked(segmenter, list(islice(loaded, len(batch)))), strict=True):
-                features.update({pixel: click_features(maps, pixel.size, pixel.x, pixel.y) for pixel in of_image[index]})
+            for index, z in zip(batch, segmenter.encode_each(list(islice(loaded, len(batch)))), strict=True):
+                features.update({pixel: feature_of(z[0], pixel.size, pixel.x, pixel.y).cpu() for pixel in of_image[index]})
             advance(len(batch))
     return features
 
