@@ -246,7 +246,7 @@ def read_ahead(
     workers: int | None = None,
     ahead: int = 32,
     cost: Callable[[S], int] | None = None,
-    limit: int = _AHEAD_BYTES,
+    limit: int | None = None,
 ) -> Generator[T, None, None]:
     """Yield `function(item)` for each item, in order, computed in threads in advance.
 
@@ -257,7 +257,7 @@ def read_ahead(
         ahead: maximum number of results in advance.
         cost: the bytes that computing and holding an item's result takes. All results, with the one
             that the caller is using, take at most `limit`, unless a single one takes more.
-        limit: by default 512 MB.
+        limit: None is 512 MB.
     """
     with ThreadPoolExecutor(default_workers() if workers is None else max(1, workers), "picie-read") as pool:
         yield from _ahead(pool, function, items, ahead, cost, limit)
@@ -269,11 +269,12 @@ def _ahead(
     items: Iterable[S],
     ahead: int = 32,
     cost: Callable[[S], int] | None = None,
-    limit: int = _AHEAD_BYTES,
+    limit: int | None = None,
 ) -> Iterator[T]:
     """As `read_ahead`, in the threads of `pool`."""
     waiting: deque[Future[T]] = deque()
     costs: deque[int] = deque()  # of the result in use by the caller, and of the waiting results
+    limit = _AHEAD_BYTES if limit is None else limit
     remaining, following = iter(items), deque[S]()  # `following` is an item for which there was no room
     try:
         while True:
