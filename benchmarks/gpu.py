@@ -1,6 +1,6 @@
 """Check and measure picie on a GPU in one go: `python -m benchmarks.gpu`.
 
-    python -m benchmarks.gpu                     # under eight minutes on one GPU
+    python -m benchmarks.gpu                     # written to take less than eight minutes on one GPU
     python -m benchmarks.gpu --dry-run           # the same steps on the CPU, with tiny sizes
 
 First it checks that the GPU computes what the CPU computes, that a resumed run ends like an

@@ -7,7 +7,9 @@
 # The arguments are those of `picie train`. At the end it prints the bytes that were exchanged.
 set -e
 python=${PYTHON:-python}
+other=
 cleanup() {
+    [ -z "$other" ] || kill "$other" 2>/dev/null || true
     ip netns del picie-a 2>/dev/null || true
     ip netns del picie-b 2>/dev/null || true
 }

@@ -359,7 +359,7 @@ def test_evaluate_takes_another_matching_size_and_part(cli: Call, refused: Refus
     assert status == 0, stderr
     told = json.loads(scores.read_text("utf-8"))
     assert told["protocol"].startswith(
-        "val; whole images, short side 24 px; K = 3, 3 classes; many-to-one by majority of pixels"
+        "val; whole images, short side 24 px, predicted at 32 px; K = 3, 3 classes; many-to-one by majority of pixels"
     )
     assert (told["matching"], told["intervals"]["resamples"]) == ("many-to-one", 30)
     assert list(told["matchings"]) == ["one-to-one", "one-to-one-iou", "many-to-one"]

@@ -131,6 +131,12 @@ def test_odd_sizes_and_tiles_are_possible(untrained: Path, tmp_path: Path, refus
     assert "--frames some" in refused(*command, "--frames", "some")
 
 
+def test_names_in_overlays_predict_no_video_again(untrained: Path, tmp_path: Path) -> None:
+    clip, out = write_video(tmp_path / "even.mp4", frames_of(2)), tmp_path / "out"
+    for labels, expected in ((False, Summary(1, 0)), (True, Summary(0, 1))):
+        assert predict_files(untrained, [clip], out, options=PredictOptions(labels=labels)) == expected
+
+
 def test_a_video_that_breaks_off_is_skipped(untrained: Path, clip: Path, tmp_path: Path) -> None:
     good = tmp_path / "good.png"
     frames_of(1)[0].save(good)

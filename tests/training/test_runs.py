@@ -32,6 +32,7 @@ TINY: dict[str, Any] = {
     "device": "cpu",
     "model": {"pretrained": False, "dim": 8},
     "cluster": {"batch_size": 4},
+    "evaluate": {"scale": 1.0},
     "run": {"report": False},
 }
 

@@ -23,7 +23,7 @@ from picie.inference.typical import reduced
 from picie.runtime.progress import log
 from picie.runtime.rng import permutation
 
-_MEMORY = 2**30  # bytes of 16-bit features: about 2000 photos at 160 px
+_MEMORY = 2**30  # bytes of 16-bit features: about 500 photos of 4:3 at 320 px
 _THUMBNAIL = (192, 128)  # maximum width and height
 _CACHED_THUMBNAILS = 512
 

@@ -34,7 +34,7 @@ def predict(
         Optional[int],
         typer.Option(
             min=1,
-            help="Short side in pixels to compute at. [default: twice the run's views.size; with --tile, each image's own]",
+            help="Short side in pixels to compute at. [default: evaluate.scale * views.size; with --tile, each image's own]",
         ),
     ] = None,
     tile: Annotated[

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 # Upper limits refuse values that would only exhaust the memory or never finish.
 PositiveInt = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
 NaturalInt = Annotated[int, Field(ge=0, le=1_000_000, strict=True)]
-_LARGEST = 4096  # short side in pixels of an image that the network sees
+LARGEST = 4096  # short side in pixels of an image that the network sees
 BatchSize = Annotated[int, Field(ge=1, le=4096, strict=True)]
 TransformSpec = dict[str, Any]  # {"name": "blur", "p": 0.5, ...}
 
@@ -256,8 +256,7 @@ class EvaluateConfig(Section):
         None, description="short side in pixels at which labels are compared; default: `views.size`"
     )
     scale: Annotated[float, Field(gt=0, le=4096)] = Field(
-        2.0,
-        description="short side of images that are scored or predicted, relative to `views.size`; default for a ViT: 1",
+        2.0, description="short side of images that are scored or predicted, relative to `views.size`; default for a ViT: 1"
     )
     crop: bool = Field(True, description="score the centre square instead of the whole image")
     matching: Literal["one-to-one", "one-to-one-iou", "many-to-one"] = Field(
@@ -310,12 +309,10 @@ class Config(Section):
     def _consistent(self) -> Config:
         if self.views.frame < self.views.size:
             raise ValueError(
-                f"views.crop = {self.views.crop} is smaller than views.size = {self.views.size}; views are cut from the crop"
+                f"views.crop = {self.views.crop} is smaller than views.size = {self.views.size}, which is cut from it"
             )
-        if self.predict_size > _LARGEST:
-            raise ValueError(
-                f"evaluate.scale = {self.evaluate.scale:g} times views.size = {self.views.size} exceeds {_LARGEST} px"
-            )
+        if self.predict_size > LARGEST:
+            raise ValueError(f"evaluate.scale = {self.evaluate.scale:g} makes pictures larger than {LARGEST} px")
         if self.model.weights is not None and not self.model.pretrained:
             raise ValueError("model.weights is given but model.pretrained = false; leave one of them out")
         if self.model.weights_key is not None and self.model.weights is None:
@@ -347,9 +344,6 @@ class Config(Section):
 
 
 def section_name(method_class: Any) -> str:
-    """Return the name of the section of a method's own options.
-
-    It is the attribute `section`, or the class name in lower case.
-    """
+    """Return the name of a method's own section: its attribute `section`, or its class name in lower case."""
     name: str = method_class.section or method_class.__name__.lower()
     return name

@@ -198,7 +198,7 @@ def _indexed(shard: Path, size: int, changed: int) -> _Index:
                 name = PurePosixPath(member.name)
                 if member.isreg() and not name.name.startswith("."):
                     stem, dot, ending = name.name.partition(".")
-                    samples.setdefault(str(name.with_name(stem or "_")), {})[dot + ending] = member.offset_data, member.size
+                    samples.setdefault(str(name.with_name(stem)), {})[dot + ending] = member.offset_data, member.size
                 tar.members = []  # type: ignore[attr-defined]  # otherwise all headers stay in memory
     except (tarfile.TarError, OSError, ValueError) as error:
         raise InputError(f"{shard}: cannot be read as a tar file ({error}); unpack it if it is compressed") from error

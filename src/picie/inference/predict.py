@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from picie.config import with_overrides
+from picie.config.sections import LARGEST
 from picie.display.colors import rgb_to_hex
 from picie.errors import InputError
 from picie.inference.input_files import find_inputs, output_names
@@ -85,6 +86,8 @@ def _segmenter(state: dict[str, Any], device: str, options: PredictOptions) -> S
     """Return the segmenter of a checkpoint, which reads and computes as the options say."""
     segmenter = Segmenter.from_state(state, _device(device, options.shard))
     if options.size is not None:
+        if options.size > LARGEST:
+            raise InputError(f"--size {options.size}: give at most {LARGEST}")
         scale = options.size / segmenter.config.views.size
         segmenter.config = with_overrides(segmenter.config, [f"evaluate.scale={scale!r}"])
     if options.max_pixels is not None:

@@ -50,7 +50,7 @@ class SampleSpec:
     Attributes:
         load: converts a picture to (3, H, W) uint8.
         seed: determines the images and the cells.
-        images: maximum number of images. 4096 take about a minute on a CPU, at 15 ms each.
+        images: maximum number of images. 4096 take about three minutes on a CPU, at 45 ms each.
         points: maximum number of cells, but at least one per image. A sample also has at most 2^25
             values, 128 MB.
         labelled: read the labels, and take only cells that have a class.

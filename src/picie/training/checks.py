@@ -94,9 +94,9 @@ def check_sizes(config: Config) -> None:
 
 
 def _tried_sizes(config: Config) -> list[tuple[int, int]]:
-    """The size of a view, and a wider one: pictures to predict have any shape."""
-    height, width = config.views.view_size
-    return [(height, width), (height, width + width // 2)]
+    """The sizes of a view and of a prediction, and a wider one: pictures to predict have any shape."""
+    (height, width), side = config.views.view_size, config.predict_size
+    return list(dict.fromkeys([(height, width), (height, width + width // 2), (side, side + side // 2)]))
 
 
 def _refusal(config: Config, size: tuple[int, int], error: Exception) -> InputError:
