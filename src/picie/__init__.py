@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from picie.config import Config
     from picie.conversion.base import ConvertOptions
     from picie.conversion.convert import convert
+    from picie.inference.batch_predictor import BatchPredictor
     from picie.inference.segmenter import Segmenter
     from picie.registry import trust
     from picie.scoring.evaluation import ScoreOptions, evaluate
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
     from picie.training.runs import Run, resume, train
 
 __all__ = [
-    "Config", "ConvertOptions", "FolderOptions", "Run", "ScoreOptions", "Segmenter", "__version__", "convert", "evaluate",
-    "resume", "score_folders", "train", "trust",
+    "BatchPredictor", "Config", "ConvertOptions", "FolderOptions", "Run", "ScoreOptions", "Segmenter", "__version__",
+    "convert", "evaluate", "resume", "score_folders", "train", "trust",
 ]  # fmt: skip
 
 _HOMES = {
+    "BatchPredictor": "inference.batch_predictor",
     "Config": "config",
     "ConvertOptions": "conversion.base",
     "FolderOptions": "scoring.folders",

@@ -10,6 +10,7 @@ from PIL import Image
 
 from picie.display.colors import palette, rgb_to_hex
 from picie.display.overlays import index_image
+from picie.inference.output_folder import OutputFolder
 from picie.inference.prediction_record import MadeBy, Prediction, Record, signature
 
 NAMES = ("sky", "straße", 'a "b" <c> & d', "路: x", "never")
@@ -47,7 +48,7 @@ def write_predictions(root: Path, maps: Mapping[str, np.ndarray], names: tuple[s
         colors=list(map(rgb_to_hex, colors)),
         assignment=list(range(len(names))),
     )
-    record = Record(out, "run", made_by)
+    record = Record(OutputFolder(out), "run", made_by)
     for photo, labels in maps.items():
         source = photos / photo
         target = out / Path(photo).with_suffix(".png")

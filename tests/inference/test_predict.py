@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,10 +25,11 @@ from picie.data.images import open_image
 from picie.display.colors import rgb_to_hex
 from picie.display.overlays import overlay
 from picie.errors import InputError, PicieError, Stopped
-from picie.inference import predict as predict_module
-from picie.inference import prediction_files
-from picie.inference.predict import PredictOptions, Summary, predict_files
+from picie.inference import prediction_files, prediction_loop
+from picie.inference.picture_prediction import PicturePrediction
+from picie.inference.predict import predict_files
 from picie.inference.prediction_files import PredictionFiles
+from picie.inference.prediction_options import PredictOptions, Summary
 from picie.naming import changes as naming
 from picie.naming.changes import Changes
 from picie.runtime import checkpoint
@@ -221,7 +224,7 @@ def test_what_a_killed_process_left_is_made_again(trained: Path, photos: Path, t
 
     original = PredictionFiles.write
     monkeypatch.setattr(PredictionFiles, "write", killed)
-    monkeypatch.setattr(predict_module._Prediction, "_end", lambda _: None)
+    monkeypatch.setattr(prediction_loop.PredictionLoop, "_end", lambda _: None)
     with pytest.raises(SystemExit):
         predict_files(trained, [photos], out)
     assert record(out)["images"] == {}  # it was saved less than five seconds ago
@@ -422,6 +425,7 @@ def test_a_full_disk_stops_and_the_command_continues(trained: Path, photos: Path
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(prediction_loop, "default_workers", lambda: 1)  # one picture is written after the other
     with pytest.raises(PicieError, match=r"the disk is full; 2 of 7 images are done. Free some space") as error:
         predict_files(trained, [photos], out)
     assert not isinstance(error.value, InputError)  # exit status 1
@@ -517,7 +521,53 @@ def test_paths_can_come_from_a_file(trained: Path, photos: Path, tmp_path: Path,
     assert len(list((tmp_path / "odd").glob("*a*b*.png"))) == 1
     odd.rename(photos / "a.png")
     listed.write_text("\n", "utf-8")
-    assert "list.txt: has no path; write one path a line" in refused("predict", trained, "--from", listed, "--out", out)
+    assert "list.txt: has no path; give a text file with one path a line, or paths separated by NUL" in refused(
+        "predict", trained, "--from", listed, "--out", out
+    )
     assert "cannot be read (No such file" in refused("predict", trained, "--from", tmp_path / "no.txt", "--out", out)
     assert "cannot be read (it is not a text file)" in refused("predict", trained, "--from", photos / "a.png", "--out", out)
     assert "or a list of them with --from FILE" in refused("predict", trained, "--out", out)
+
+
+def test_paths_separated_by_nul_keep_their_folders_below_a_root(
+    trained: Path, photos: Path, tmp_path: Path, cli: Cli, monkeypatch: Any
+) -> None:
+    listed, out = (
+        io.BytesIO(b"\0".join(os.fsencode(photos / name) for name in ("a.png", "A b/\u00e9 1.jpg")) + b"\0"),
+        tmp_path / "out",
+    )
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(listed))
+    status, stdout, _ = cli("predict", trained, "--from", "-", "--root", photos, "--out", out, "--no-overlay")
+    assert (status, stdout) == (0, f"2 images -> {out}\n")
+    assert {entry["labels"] for entry in record(out)["images"].values()} == {"a.png", "A b/\u00e9 1.png"}
+
+
+def test_pictures_that_are_computed_together_have_the_same_maps(
+    untrained: Path, photos: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    predict_files(untrained, [photos], tmp_path / "single")
+    monkeypatch.setattr(PicturePrediction, "batch_size", 3)  # as on a GPU
+    together, original = [], Segmenter.predict
+    monkeypatch.setattr(Segmenter, "predict", lambda *args: together.append(args[1]) or original(*args))
+    predict_files(untrained, [photos], tmp_path / "batches")
+    assert [len(images) if isinstance(images, list) else 1 for images in together] == [3, 3, 1]
+    for path in (tmp_path / "single").rglob("*.png"):
+        alike = np.asarray(Image.open(path)) == np.asarray(
+            Image.open(tmp_path / "batches" / path.relative_to(tmp_path / "single"))
+        )
+        assert alike.mean() > 0.999  # sums of another order
+
+
+def test_pictures_that_do_not_fit_together_are_computed_singly(
+    untrained: Path, photos: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(PicturePrediction, "batch_size", 3)
+    original = Segmenter.predict
+
+    def predict(self: Segmenter, images: Any, *others: Any) -> Any:
+        if isinstance(images, list):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(self, images, *others)
+
+    monkeypatch.setattr(Segmenter, "predict", predict)
+    assert predict_files(untrained, [photos], tmp_path / "out").predicted == 7

@@ -18,7 +18,8 @@ from tests.data.test_frames import write_video
 from picie import Segmenter
 from picie.data import raster_files
 from picie.inference.input_files import output_names
-from picie.inference.predict import PredictOptions, Summary, predict_files
+from picie.inference.predict import predict_files
+from picie.inference.prediction_options import PredictOptions, Summary
 from picie.inference.prediction_record import is_label_map
 
 Cli = Callable[..., tuple[int, str, str]]

@@ -19,8 +19,9 @@ from tests.data.test_frames import write_video
 from picie import Segmenter
 from picie.data.frames import open_frames
 from picie.data.scaling import Reading
-from picie.inference.predict import PredictOptions, Summary, predict_files
+from picie.inference.predict import predict_files
 from picie.inference.prediction_folder import open_predictions
+from picie.inference.prediction_options import PredictOptions, Summary
 from picie.inference.steadying import SteadyLabels
 
 Cli = Callable[..., tuple[int, str, str]]

@@ -23,7 +23,8 @@ from picie.data.scaling import Reading
 from picie.display.overlays import overlay
 from picie.errors import Stopped
 from picie.inference import rows_output
-from picie.inference.predict import PredictOptions, Summary, predict_files
+from picie.inference.predict import predict_files
+from picie.inference.prediction_options import PredictOptions, Summary
 
 Cli = Callable[..., tuple[int, str, str]]
 TRANSFORM = from_origin(500_000, 5_400_000, 10, 10)

@@ -17,7 +17,8 @@ from tests.conftest import picture
 
 from picie.data.rasters import Decoded
 from picie.inference import refinement
-from picie.inference.predict import PredictOptions, predict_files
+from picie.inference.predict import predict_files
+from picie.inference.prediction_options import PredictOptions
 from picie.inference.refinement import refined_clusters
 
 
@@ -95,7 +96,13 @@ def test_what_cannot_be_refined_is_refused(untrained: Path, tmp_path: Path, refu
 def test_tiles_and_geotiffs_are_refined(untrained: Path, tmp_path: Path) -> None:
     pixels = picture(7, (320, 192))[0]
     Image.fromarray(pixels).save(tmp_path / "x.png")
-    profile = {"driver": "GTiff", "count": 3, "dtype": "uint8", "crs": "EPSG:32632", "transform": from_origin(5e5, 5.5e6, 10, 10)}
+    profile = {
+        "driver": "GTiff",
+        "count": 3,
+        "dtype": "uint8",
+        "crs": "EPSG:32632",
+        "transform": from_origin(5e5, 5.5e6, 10, 10),
+    }
     with rasterio.open(tmp_path / "y.tif", "w", height=192, width=320, **profile) as file:
         file.write(pixels.transpose(2, 0, 1))
     for tile in (None, 64):

@@ -14,7 +14,8 @@ from picie import registry
 from picie.conversion.base import ConvertOptions, Format
 from picie.conversion.convert import convert, default_name
 from picie.errors import InputError, PicieError, Stopped
-from picie.inference.predict import PredictOptions, predict_files
+from picie.inference.predict import predict_files
+from picie.inference.prediction_options import PredictOptions
 from picie.inference.prediction_record import LEGEND
 from picie.runtime.interrupts import StopRequest, stopped_by
 from picie.runtime.progress import log

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from picie.cli.conversion import Formats, check_formats, convert_all
 from picie.cli.options import Exclude, Include, Trust, one_of, parse_bands
 from picie.errors import InputError
+from picie.runtime import distributed
+
+if TYPE_CHECKING:
+    from picie.inference.sharding import Shard
 
 
 def predict(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
-    out: Annotated[Path, typer.Option(help="Output folder for label maps and overlays.")],
+    out: Annotated[str, typer.Option(help="Output folder for label maps and overlays, or its URL, e.g. gs://bucket/maps.")],
     paths: Annotated[
-        Optional[list[Path]], typer.Argument(metavar="PATH...", help="Images, or folders searched recursively.")
+        Optional[list[str]],
+        typer.Argument(metavar="PATH...", help="Images, folders searched recursively, or URLs, e.g. s3://bucket/photos."),
     ] = None,
     from_: Annotated[
-        Optional[Path], typer.Option("--from", metavar="FILE", help="Text file with further paths, one a line.")
+        Optional[Path],
+        typer.Option("--from", metavar="FILE", help="File with further paths, one a line or separated by NUL; - for stdin."),
+    ] = None,
+    root: Annotated[
+        Optional[Path], typer.Option(metavar="DIR", help="Folder above all files; outputs keep their folders below it.")
     ] = None,
     size: Annotated[
         Optional[int],
@@ -62,6 +71,13 @@ def predict(
     max_pixels: Annotated[
         Optional[int], typer.Option(min=1, help="Skip images with more pixels. [default: the run's data.max_pixels]")
     ] = None,
+    shard: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="I/N|env",
+            help="Predict part I of N, one process each, then join with picie gather; env: of torchrun or srun.",
+        ),
+    ] = None,
     formats: Formats = None,
     trust: Trust = False,
 ) -> None:
@@ -72,11 +88,17 @@ def predict(
     """
     from picie.inference import predict
     from picie.inference.input_files import listed_paths
+    from picie.inference.prediction_options import PredictOptions
+    from picie.inference.remote_files import is_remote
     from picie.runtime.progress import set_up_logging
 
-    if quiet:
-        set_up_logging(quiet=True)
-    options = predict.PredictOptions(
+    part = own_shard(shard)
+    if part is not None and formats:
+        raise InputError("--format: needs the predictions of all shards; give it to picie gather")
+    if formats and is_remote(out):
+        raise InputError("--format: needs the predictions on this machine; give a folder as --out")
+    set_up_logging(quiet=quiet)
+    options = PredictOptions(
         size=size,
         tile=tile,
         overlap=overlap,
@@ -88,10 +110,13 @@ def predict(
         confidence=confidence,
         labels=labels,
         overwrite=overwrite,
-        progress=not quiet,
+        # several processes on one terminal would draw over each other's bars
+        progress=not quiet and (part is None or part.local is None or part.index == 1),
         max_pixels=max_pixels,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
+        root=root,
+        shard=part,
     )
     given = [*(paths or ()), *(listed_paths(from_) if from_ is not None else ())]
     if not given:
@@ -102,8 +127,42 @@ def predict(
     summary = predict.predict_files(run, given, out, device, options)
     present = f" ({summary.present} more were there already)" if summary.present else ""
     skipped = f", {len(summary.skipped)} skipped" if summary.skipped else ""
-    typer.echo(f"{summary.predicted} images -> {out}{present}{skipped}")
-    convert_all(out, formats or (), progress=not quiet)
+    name = f"shard {part}: " if part is not None else ""
+    typer.echo(f"{name}{summary.predicted} images -> {out}{present}{skipped}")
+    convert_all(Path(out), formats or (), progress=not quiet)
+
+
+def own_shard(text: str | None) -> Shard | None:
+    """Return the shard of this process, which then works alone.
+
+    Raises `InputError` if there are several processes and no shard was asked for.
+    """
+    from picie.inference.sharding import parse_shard
+
+    if text is None and distributed.launched() > 1:
+        raise InputError(
+            f"{distributed.launched()} processes (WORLD_SIZE) would predict the same images; give --shard env, or start one"
+        )
+    shard = None if text is None else parse_shard(text)
+    distributed.stand_alone()
+    return shard
+
+
+def gather(
+    out: Annotated[str, typer.Argument(help="Folder, or its URL, that picie predict --shard wrote to.")],
+    formats: Formats = None,
+) -> None:
+    """Join the records of picie predict --shard into one predictions.json, as a single run writes it."""
+    from picie.inference import shard_record
+    from picie.inference.remote_files import is_remote
+
+    if formats and is_remote(out):
+        raise InputError("--format: needs the predictions on this machine")
+    check_formats(formats or ())
+    summary = shard_record.gather(out)
+    skipped = f", {len(summary.skipped)} skipped" if summary.skipped else ""
+    typer.echo(f"{summary.predicted} images -> {out}{skipped}")
+    convert_all(Path(out), formats or (), progress=True)
 
 
 def import_checkpoint(

@@ -31,6 +31,7 @@ app.command(epilog=training.all_options())(training.train)
 app.command()(scores.evaluate)
 app.command()(scores.score)
 app.command()(images.predict)
+app.command()(images.gather)
 app.command()(conversion.convert)
 app.command()(images.import_checkpoint)
 app.command()(images.export)
@@ -67,7 +68,7 @@ def _main(
     set_up_logging(quiet)
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
-    elif context.invoked_subcommand != "train" and distributed.launched() > 1:
+    elif context.invoked_subcommand not in {"train", "predict"} and distributed.launched() > 1:
         raise InputError(f"picie {context.invoked_subcommand} runs in one process; start it without torchrun")
 
 

@@ -6,7 +6,7 @@ import io
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -96,13 +96,25 @@ def measure_scales(paths: Sequence[Path], reading: Reading = DEFAULT_READING) ->
 
     At most 2,048 headers are read, and at most 32 images decoded, both evenly spaced.
     """
-    candidates = [path for path in paths if path.suffix.lower() in _DEEP_SUFFIXES]
-    deep = [path for path in _spaced(candidates, _MAX_HEADERS) if _is_deep(path, reading)]
+    deep = [path for path in deep_files(paths, _MAX_HEADERS) if _is_deep(path, reading)]
     measured = _spaced(deep, _MAX_MEASURED)
     return estimate_all(pixels for path in measured if (pixels := _pixels_or_none(path, reading)) is not None)
 
 
-def _spaced(paths: Sequence[Path], n: int) -> list[Path]:
+class _Named(Protocol):
+    @property
+    def suffix(self) -> str: ...
+
+
+N = TypeVar("N", bound=_Named)
+
+
+def deep_files(files: Sequence[N], n: int = _MAX_MEASURED) -> list[N]:
+    """At most `n` of the files whose format may have more than 8 bits, evenly spaced."""
+    return _spaced([file for file in files if file.suffix.lower() in _DEEP_SUFFIXES], n)
+
+
+def _spaced(paths: Sequence[N], n: int) -> list[N]:
     """At most `n` of `paths`, evenly spaced."""
     return [paths[i * len(paths) // n] for i in range(n)] if len(paths) > n else list(paths)
 

@@ -13,7 +13,7 @@ import itertools
 import logging
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -242,11 +242,12 @@ def readable(dataset: Dataset, order: Sequence[int] | np.ndarray, ahead: int = 4
 
 def read_ahead(
     function: Callable[[S], T],
-    items: Sequence[S],
+    items: Iterable[S],
     workers: int | None = None,
     ahead: int = 32,
     cost: Callable[[S], int] | None = None,
-) -> Iterator[T]:
+    limit: int | None = None,
+) -> Generator[T, None, None]:
     """Yield `function(item)` for each item, in order, computed in threads in advance.
 
     Args:
@@ -254,33 +255,38 @@ def read_ahead(
         items: the arguments.
         workers: number of threads; None chooses by the cores.
         ahead: maximum number of results in advance.
-        cost: the memory in bytes that computing and holding an item's result takes. All results in memory, with
-            the one that the caller is using, take at most 512 MB, unless a single one takes more.
+        cost: the bytes that computing and holding an item's result takes. All results, with the one
+            that the caller is using, take at most `limit`, unless a single one takes more.
+        limit: None is 512 MB.
     """
     with ThreadPoolExecutor(default_workers() if workers is None else max(1, workers), "picie-read") as pool:
-        yield from _ahead(pool, function, items, ahead, cost)
+        yield from _ahead(pool, function, items, ahead, cost, limit)
 
 
 def _ahead(
     pool: ThreadPoolExecutor,
     function: Callable[[S], T],
-    items: Sequence[S],
+    items: Iterable[S],
     ahead: int = 32,
     cost: Callable[[S], int] | None = None,
+    limit: int | None = None,
 ) -> Iterator[T]:
     """As `read_ahead`, in the threads of `pool`."""
     waiting: deque[Future[T]] = deque()
     costs: deque[int] = deque()  # of the result in use by the caller, and of the waiting results
-    position = 0
+    limit = _AHEAD_BYTES if limit is None else limit
+    remaining, following = iter(items), deque[S]()  # `following` is an item for which there was no room
     try:
-        for taken in range(len(items)):
-            while position < len(items) and position <= taken + ahead:
-                needed = cost(items[position]) if cost is not None else 0
-                if costs and sum(costs) + needed > _AHEAD_BYTES:
+        while True:
+            while len(waiting) <= ahead:
+                following.extend(itertools.islice(remaining, 1 - len(following)))
+                needed = cost(following[0]) if following and cost is not None else 0
+                if not following or (costs and sum(costs) + needed > limit):
                     break
-                waiting.append(pool.submit(function, items[position]))
+                waiting.append(pool.submit(function, following.popleft()))
                 costs.append(needed)
-                position += 1
+            if not waiting:
+                return
             yield waiting.popleft().result()
             costs.popleft()
     finally:

@@ -9,7 +9,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from picie.data.formats import HEIF_SUFFIXES, IMAGE_SUFFIXES
 from picie.data.label_maps import find_label_maps
@@ -18,7 +18,7 @@ from picie.errors import InputError
 log = logging.getLogger(__name__)
 
 # a folder with one of these contains picie's output, not input
-_OUTPUTS = ("run.json", "predictions.json")
+_OUTPUTS = ("run.json", "predictions.json", "predictions.shards")
 _SYSTEM_FOLDERS = {"@eadir", "__macosx", "#recycle", "@recycle", "$recycle.bin", "lost+found", "system volume information"}
 _MAX_ENDINGS = 4
 _MAX_NAMES = 3
@@ -104,8 +104,8 @@ def search_photos(root: Path, include: Sequence[str] = (), exclude: Sequence[str
     """
     search = _search_files(root)
     found = search.images
-    images = [path for path in found if not include or _matches(path, root, include)]
-    images = [path for path in images if not _matches(path, root, exclude)]
+    images = [path for path in found if not include or matches(path.relative_to(root), include)]
+    images = [path for path in images if not matches(path.relative_to(root), exclude)]
     search.n_excluded = len(found) - len(images)
     if found and not images:
         raise InputError(f"{root}: the patterns of data.include and data.exclude leave none of {len(found):,} images")
@@ -115,11 +115,25 @@ def search_photos(root: Path, include: Sequence[str] = (), exclude: Sequence[str
     return search
 
 
-def _matches(path: Path, root: Path, patterns: Sequence[str]) -> bool:
-    """Whether a pattern fits the file's name, its path below `root`, or one of its folders."""
-    relative = path.relative_to(root)
-    names = [relative.name, *(part.as_posix() for part in (relative, *relative.parents))]
+def matches(path: PurePath, patterns: Sequence[str]) -> bool:
+    """Whether a pattern fits a file's name, its relative path, or one of its folders."""
+    names = [path.name, *(part.as_posix() for part in (path, *path.parents))]
     return any(fnmatch.fnmatch(name, pattern.rstrip("/")) for pattern in patterns for name in names)
+
+
+def is_searched(path: PurePath) -> bool:
+    """Whether a file, by its relative path, is neither hidden nor in a folder of the system."""
+    *folders, name = path.parts
+    return not name.startswith(".") and all(_is_searched(folder) for folder in folders)
+
+
+def _is_searched(folder: str) -> bool:
+    return not folder.startswith(".") and folder.lower() not in _SYSTEM_FOLDERS
+
+
+def is_output(path: PurePath, folder: PurePath) -> bool:
+    """Whether a file shows that `folder`, above it and below the root, holds picie's output."""
+    return bool(folder.parts) and path.relative_to(folder).parts[0] in _OUTPUTS
 
 
 def _search_files(root: Path) -> Search:
@@ -148,11 +162,13 @@ def _walk(search: Search) -> Iterator[tuple[Path, list[str]]]:
     visited = set()
     for name, folders, files in os.walk(search.root, followlinks=True, onerror=note):
         folder, real = Path(name), os.path.realpath(name)
-        if real in visited or (folder != search.root and any(output in files for output in _OUTPUTS)):
+        if real in visited or (
+            folder != search.root and any(output in names for names in (files, folders) for output in _OUTPUTS)
+        ):
             folders.clear()
             continue
         visited.add(real)
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and f.lower() not in _SYSTEM_FOLDERS)
+        folders[:] = sorted(filter(_is_searched, folders))
         yield folder, files
 
 

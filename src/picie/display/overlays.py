@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -217,3 +218,10 @@ def sheet(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str], key: Ima
     if key is not None:
         page.paste(key, (0, total[1]))
     return page
+
+
+def encoded(image: Image.Image, kind: str) -> bytes:
+    """Return the content of an image file of a `kind`, "PNG" or "JPEG"."""
+    file = io.BytesIO()
+    image.save(file, kind, **({"quality": 92} if kind == "JPEG" else {}))
+    return file.getvalue()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePath
 
 from picie.data.search import report, search_photos
 from picie.errors import InputError
 from picie.inference.prediction_record import CONFIDENCE, FRAMES, OVERLAY
+from picie.inference.remote_files import Source, find_remote, is_remote
 
+_REQUESTS = 16  # to object stores at a time
 # If one of these is beside images/, the folder is a dataset, and only images/ holds photos.
 _DATASET_MARKERS = ("classes.toml", "annotations", "stuffthingmaps")
 # The name of a file's frame, or of a file beside its label map; the group is the name of the file.
@@ -18,27 +22,34 @@ _FRAME = re.compile(rf"(.+){FRAMES}/\d{{6,}}(?:{OVERLAY}|{CONFIDENCE})?")
 
 
 def find_inputs(
-    paths: Sequence[Path],
+    paths: Sequence[Path | str],
     out: Path | None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     root: Path | None = None,
-) -> dict[Path, Path]:
-    """Find the images in `paths`, which are files or folders.
+) -> dict[Source, PurePath]:
+    """Find the images in `paths`, which are files, folders or their URLs.
 
     `include` and `exclude` are patterns of images in folders. `out` is the folder of the results,
     or None. `root` is a folder above all given files, if these are to keep their folders below it.
 
     Returns:
-        For each image, by its absolute path, its path relative to the given folder, or of a given
+        For each image, by its absolute path or URL, its path relative to the given folder, or of a given
         file to `root`; without `root` it is the file's name.
 
     Raises:
         InputError: a path does not exist or has no image, or an image lies in the folder `out`
             or not below `root`.
     """
-    found: dict[Path, Path] = {}
-    for path in paths:
+    found: dict[Source, PurePath] = {}
+    urls = list(dict.fromkeys(str(path) for path in paths if is_remote(path)))
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        remote = dict(zip(urls, pool.map(lambda url: find_remote(url, include, exclude), urls), strict=True))
+    for given in paths:
+        if is_remote(given):
+            found |= remote[str(given)]
+            continue
+        path = Path(given)
         if not path.exists():
             raise InputError(f"{path}: no such file or folder; give images or folders of images")
         if not (path.is_file() or path.is_dir()):  # opening a named pipe would block forever
@@ -56,34 +67,38 @@ def find_inputs(
             if root is not None and not path.absolute().is_relative_to(root.absolute()):
                 raise InputError(f"{path}: does not lie below {root}; give another root")
             found[path.absolute()] = Path(path.name) if root is None else path.absolute().relative_to(root.absolute())
-    inside = out and next((file for file in found if out.resolve() in file.resolve().parents), None)
+    local = [file for file in found if isinstance(file, Path)]
+    inside = out and next((file for file in local if out.resolve() in file.resolve().parents), None)
     if inside is not None:
         raise InputError(f"--out {out}: holds the image {inside}, which might be overwritten; give another folder")
     return found
 
 
-def listed_paths(file: Path) -> list[Path]:
-    """Return the paths in a text file, one a line; empty lines are left out.
+def listed_paths(file: Path) -> list[str]:
+    """Return the paths and URLs in a file, or for "-" of standard input, one a line.
 
-    Paths may also end in a zero byte each, as `find -print0` writes them, because a name may have a
+    Empty lines are left out. Paths may also end in a zero byte each, as `find -print0` writes them, because a name may have a
     line break.
 
     Raises:
-        InputError: the file cannot be read as text, or has no path.
+        InputError: the file cannot be read, or has no path.
     """
+    advice = "give a text file with one path a line, or paths separated by NUL"
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        text = (sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
-        raise InputError(f"--from {file}: cannot be read ({reason}); give a text file with one path a line") from error
+        raise InputError(f"--from {file}: cannot be read ({reason}); {advice}") from error
     lines = text.split("\0") if "\0" in text else [line.removesuffix("\r") for line in text.split("\n")]
-    paths = [path if (path := Path(line)).exists() else Path(line.strip()) for line in lines if line.strip()]
+    paths = [line if Path(line).exists() else line.strip() for line in lines if line.strip()]
     if not paths:
-        raise InputError(f"--from {file}: has no path; write one path a line")
+        raise InputError(f"--from {file}: has no path; {advice}")
     return paths
 
 
-def output_names(files: Mapping[Path, Path], earlier: Mapping[str, str], reserved: Collection[str] = ()) -> dict[str, Path]:
+def output_names(
+    files: Mapping[Source, PurePath], earlier: Mapping[str, str], reserved: Collection[str] = ()
+) -> dict[str, Source]:
     """Choose an output name for each image.
 
     Args:
@@ -96,7 +111,7 @@ def output_names(files: Mapping[Path, Path], earlier: Mapping[str, str], reserve
     """
     stems = Counter(name.with_suffix("").as_posix() for name in files.values())
     taken = _Taken({name: source for source, name in earlier.items()})
-    sources: dict[str, Path] = {}
+    sources: dict[str, Source] = {}
     for file, name in files.items():
         stem = name.with_suffix("").as_posix()
         if str(file) in earlier:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from PIL import Image
 
 from picie.data.frames import Frames
@@ -15,13 +17,13 @@ from picie.inference.frames_output import write_frames
 from picie.inference.outputs import Maps, joined
 from picie.inference.prediction_files import Extras, PredictionFiles, file_names, shares
 from picie.inference.prediction_record import Frame
-from picie.inference.prediction_sources import Picture
 from picie.inference.refinement import refined_rows
 from picie.inference.segmenter import Segmenter
 from picie.inference.steadying import SteadyLabels
 from picie.inference.tiles import Tiling, map_rows
 from picie.runtime.progress import Progress
 
+_BATCH = 8  # images in memory that a GPU computes together
 _STEADY = 0.5  # default share of earlier frames in the labels of a video
 
 
@@ -49,17 +51,22 @@ class PicturePrediction:
     bars: Progress = field(default_factory=lambda: Progress(enabled=False))
     check_stop: Callable[[], None] = field(default_factory=lambda: lambda: None)
 
-    def write(self, name: str, picture: Picture) -> dict[str, Any]:
-        """Predict and write a picture. Returns the fields of its `Prediction` that name the files."""
+    def write_maps(self, name: str, image: Image.Image, maps: Maps) -> dict[str, Any]:
+        """Write an image in memory, which is drawn into. Returns the fields as `write` does."""
+        names = file_names(name, image, self.extras)
+        counts = self.files.write_picture(Frame(**names, share={}), image, maps)
+        return {**names, "share": shares(counts, self.segmenter.names)}
+
+    def write(self, name: str, picture: RasterFile | Frames) -> dict[str, Any]:
+        """Predict and write a picture that is not in memory.
+
+        Returns the fields of its `Prediction` that name the files.
+        """
         if isinstance(picture, Frames):
             with self.bars.bar(picture.path.name, picture.count) as advance:
                 return write_frames(self.files, name, picture, self.extras, self._frame_maps(picture, advance))
         names = file_names(name, picture, self.extras)
-        wanted = Frame(**names, share={})
-        if isinstance(picture, RasterFile):
-            counts = self.files.write_rows(wanted, picture, self._map_rows(picture))
-        else:
-            counts = self.files.write_picture(wanted, picture, self._maps(picture))
+        counts = self.files.write_rows(Frame(**names, share={}), picture, self._map_rows(picture))
         return {**names, "share": shares(counts, self.segmenter.names)}
 
     def _frame_maps(self, frames: Frames, advance: Callable[[int], None]) -> Callable[[Image.Image], Maps]:
@@ -71,11 +78,27 @@ class PicturePrediction:
         def maps(image: Image.Image) -> Maps:
             self.check_stop()
             advance(1)
-            return self._maps(image) if steady is None else steady.predict(image, self.extras.confidence)
+            return self.maps(image) if steady is None else steady.predict(image, self.extras.confidence)
 
         return maps
 
-    def _maps(self, image: Image.Image) -> Maps:
+    @property
+    def batch_size(self) -> int:
+        """How many images in memory `maps_of` should get: more than one only helps a GPU."""
+        plain = self.tiling is None and not (self.refine or self.extras.confidence)
+        return _BATCH if plain and self.segmenter.device.type == "cuda" else 1
+
+    def maps_of(self, images: Sequence[Image.Image]) -> list[Maps | None]:
+        """Return the maps of images in memory, which are computed together.
+
+        They are None for a single image, or if the device has no room for all; `maps` computes one.
+        """
+        if len(images) > 1:
+            with contextlib.suppress(MemoryError, torch.OutOfMemoryError):
+                return [Maps(labels) for labels in self.segmenter.predict(list(images), len(images))]
+        return [None] * len(images)
+
+    def maps(self, image: Image.Image) -> Maps:
         """Return the maps (H, W) of an image in memory."""
         if self.tiling is not None or self.refine:
             return joined([*self._map_rows(Decoded(image))])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import io
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from PIL import Image
 
 from picie.data.raster_files import RasterFile
 from picie.display.colors import Color
-from picie.display.overlays import draw_names, draw_overlay, index_image, legend
+from picie.display.overlays import draw_names, draw_overlay, encoded, index_image, legend
 from picie.inference.outputs import Maps
 from picie.inference.prediction_record import CONFIDENCE, LEGEND, OVERLAY, Frame, Record
 from picie.inference.rows_output import RowsOutput
@@ -37,8 +37,17 @@ class Extras:
     confidence: bool = False
 
 
+class _Thread(threading.local):
+    """The files of the picture that a thread writes."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+
+
 class PredictionFiles:
     """Writes the files of a folder of predictions, which is made with the first of them.
+
+    Several threads may write, each the files of another picture.
 
     Args:
         record: the folder's record.
@@ -54,14 +63,18 @@ class PredictionFiles:
         self.record, self.names, self.colors, self.write_names = record, tuple(names), tuple(colors), write_names
         self.folder, self.begun = record.folder, False
         self._used: set[Path] = set()  # folders that have no temporary files of killed processes
-        self._started: list[str] = []
+        self._lock, self._thread = threading.RLock(), _Thread()
 
     def begin(self) -> None:
         """Write the record and the legend, once there is something to write. Raises `OSError`."""
-        if not self.begun:
+        with self._lock:
+            if self.begun:
+                return
             self.path_of(LEGEND)
             self.record.save()
-            self.write(f"{LEGEND}.png", _encoded(legend(self.names, self.colors, _LEGEND_WIDTH), "PNG"))
+            if not self.record.is_shared:  # of shards it is written when they are joined
+                self.write(f"{LEGEND}.png", encoded(legend(self.names, self.colors, _LEGEND_WIDTH), "PNG"))
+                self.record.out.publish([f"{LEGEND}.png"])
             self.begun = True
 
     def write_picture(self, prediction: Frame, image: Image.Image, maps: Maps) -> np.ndarray:
@@ -77,14 +90,14 @@ class PredictionFiles:
         self._start(prediction)
         labels = maps.labels
         index = index_image(labels, self.colors)
-        self.write(prediction.labels, _encoded(index, "PNG"))
+        self.write(prediction.labels, encoded(index, "PNG"))
         if prediction.confidence is not None and maps.margin is not None:
-            self.write(prediction.confidence, _encoded(Image.fromarray(maps.margin), "PNG"))
+            self.write(prediction.confidence, encoded(Image.fromarray(maps.margin), "PNG"))
         if prediction.overlay is not None:
             draw_overlay(image, labels, self.colors)
             if self.write_names:
                 draw_names(image, labels, self.names)
-            self.write(prediction.overlay, _encoded(image, "PNG" if prediction.overlay.endswith(".png") else "JPEG"))
+            self.write(prediction.overlay, encoded(image, "PNG" if prediction.overlay.endswith(".png") else "JPEG"))
         if index.mode == "P":
             return np.array(index.histogram()[: len(self.names)], np.int64)
         counts = np.zeros(len(self.names), np.int64)
@@ -121,9 +134,10 @@ class PredictionFiles:
         """Return the path of the file `name`, in a folder that exists. Raises `OSError`."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.parent not in self._used:
-            clear_partials(path.parent)
-            self._used.add(path.parent)
+        with self._lock:
+            if path.parent not in self._used and not self.record.is_shared:
+                clear_partials(path.parent)
+                self._used.add(path.parent)
         return path
 
     @contextlib.contextmanager
@@ -136,20 +150,20 @@ class PredictionFiles:
         earlier = self.record.images.get(image)
         owned = [] if earlier is None else earlier.files()
         before = self._versions(owned)
-        self._started = []
+        self._thread.started = []
         try:
             yield
         except BaseException:
-            self.record.delete(sorted(set(self._started) - set(owned)))
+            self.record.out.delete(sorted(set(self._thread.started) - set(owned)))
             if self._versions(owned) != before:
-                self.record.delete(owned)
+                self.record.out.delete(owned)
                 del self.record.images[image]
             raise
 
     def _start(self, prediction: Frame) -> None:
-        """Note the files of a prediction, for `deleted_on_error`."""
+        """Note the files that this thread writes, for `deleted_on_error`."""
         names = (prediction.labels, prediction.overlay, prediction.confidence)
-        self._started += [name for name in names if name is not None]
+        self._thread.started += [name for name in names if name is not None]
 
     def _versions(self, names: Sequence[str]) -> list[tuple[int, int] | None]:
         """What changes when a file is replaced: its inode and its time; None if there is no file."""
@@ -184,9 +198,3 @@ def shares(counts: np.ndarray, names: Sequence[str]) -> dict[str, float]:
     parts = counts / max(1, counts.sum())
     order = np.argsort(-parts, kind="stable")
     return {names[i]: round(float(parts[i]), 4) for i in order if counts[i] > 0}
-
-
-def _encoded(image: Image.Image, kind: str) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **({"quality": 92} if kind == "JPEG" else {}))
-    return file.getvalue()

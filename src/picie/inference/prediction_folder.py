@@ -10,7 +10,8 @@ import numpy as np
 
 from picie.data.images import open_label
 from picie.errors import InputError
-from picie.inference.prediction_record import FILE_NAME, read_record
+from picie.inference.output_folder import FILE_NAME
+from picie.inference.prediction_record import read_record
 from picie.inference.segments import Segments
 from picie.runtime import checkpoint
 

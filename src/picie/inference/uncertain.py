@@ -76,7 +76,7 @@ def uncertain(
     if n < 1:
         raise InputError(f"-n {n}: give at least 1")
     paths = [data] if isinstance(data, str | Path) else data
-    files = list(find_inputs([Path(path) for path in paths], None))
+    files = [file for file in find_inputs([Path(path) for path in paths], None) if isinstance(file, Path)]
     segmenter = Segmenter.load(run, device)
     found, directions, skipped = [], [], []
     read = partial(_open, segmenter=segmenter)

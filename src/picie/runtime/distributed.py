@@ -26,6 +26,12 @@ _joins = 0  # how often this process has joined a group
 _store: Any = None  # the store of the first group, reused because its port can be opened only once
 
 
+def stand_alone() -> None:
+    """Let this process work alone, although a launcher started several: it prints and joins nobody."""
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        os.environ.pop(name, None)
+
+
 def launched() -> int:
     """Return how many processes the launcher started for this run (WORLD_SIZE)."""
     return int(os.environ.get("WORLD_SIZE") or 1)

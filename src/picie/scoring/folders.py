@@ -20,8 +20,9 @@ from picie.data.labels import named_labels, summarise_labels
 from picie.data.loading import read_ahead
 from picie.data.search import find_images
 from picie.errors import InputError, nearest
+from picie.inference.output_folder import FILE_NAME
 from picie.inference.prediction_folder import open_predictions
-from picie.inference.prediction_record import FILE_NAME, is_label_map
+from picie.inference.prediction_record import is_label_map
 from picie.runtime.progress import Progress, log
 from picie.scoring.boundaries import without_interior
 from picie.scoring.intervals import RESAMPLES, check_resamples
