@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +10,13 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from kornia.filters import guided_blur
 from PIL import Image
 from rasterio.transform import from_origin
 from tests.conftest import picture
 
 from picie.data.rasters import Decoded
-from picie.errors import InputError
-from picie.inference import picture_prediction, refinement
+from picie.inference import refinement
 from picie.inference.predict import predict_files
 from picie.inference.prediction_options import PredictOptions
 from picie.inference.refinement import refined_clusters
@@ -52,11 +51,21 @@ def test_a_border_moves_to_the_edge() -> None:
     assert (clusters == expected).mean() > 0.99
 
 
+def test_the_fits_are_those_of_kornia() -> None:
+    generator = torch.Generator().manual_seed(0)
+    colors, values = torch.rand(3, 40, 50, generator=generator), torch.rand(2, 40, 50, generator=generator)
+    fits = refinement._fits(colors, values, 4)
+    found = (fits[:, :3] * colors).sum(1) + fits[:, 3]
+    expected = guided_blur(colors[None], values[None], 9, 1e-3)[0]
+    inner = (..., slice(8, -8), slice(8, -8))  # at the border kornia reflects the picture
+    assert torch.allclose(found[inner], expected[inner], atol=1e-4)
+
+
 def test_parts_give_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     image = Image.fromarray(picture(3, (320, 240))[0])
     whole = refined(coarse(320, 240), image)
-    monkeypatch.setattr(refinement, "_BLOCK", 64)
-    assert (refined(coarse(320, 240), image) == whole).float().mean() > 0.98
+    monkeypatch.setattr(refinement, "_ENLARGED", 2**12)
+    assert torch.equal(refined(coarse(320, 240), image), whole)
     assert (refined(coarse(320, 240), image, rows=50) == whole).float().mean() > 0.98
 
 
@@ -79,19 +88,21 @@ def test_the_command(untrained: Path, tmp_path: Path, cli: Callable[..., tuple[i
     assert json.loads((out / "predictions.json").read_text())["images"][str(tmp_path / "x.png")]["how"] == "refined"
 
 
-def test_what_cannot_be_refined_is_refused(
-    untrained: Path, tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_refined_is_refused(untrained: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
     command = ("predict", untrained, tmp_path, "--out", tmp_path / "out", "--refine")
     assert "leave out --steady or --refine" in refused(*command, "--steady", 0.5)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert "--refine needs kornia; pip install 'picie[refine]'" in refused(*command)
 
 
-def test_tiles_and_geotiffs_are_refined(untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_and_geotiffs_are_refined(untrained: Path, tmp_path: Path) -> None:
     pixels = picture(7, (320, 192))[0]
     Image.fromarray(pixels).save(tmp_path / "x.png")
-    profile = {"driver": "GTiff", "count": 3, "dtype": "uint8", "crs": "EPSG:32632", "transform": from_origin(0, 0, 1, 1)}
+    profile = {
+        "driver": "GTiff",
+        "count": 3,
+        "dtype": "uint8",
+        "crs": "EPSG:32632",
+        "transform": from_origin(5e5, 5.5e6, 10, 10),
+    }
     with rasterio.open(tmp_path / "y.tif", "w", height=192, width=320, **profile) as file:
         file.write(pixels.transpose(2, 0, 1))
     for tile in (None, 64):
@@ -104,9 +115,6 @@ def test_tiles_and_geotiffs_are_refined(untrained: Path, tmp_path: Path, monkeyp
         assert (x != np.asarray(Image.open(folder / "False" / "x.png"))).any()
         margins = [np.asarray(Image.open(folder / str(refine) / "x_confidence.png")) for refine in (True, False)]
         assert np.abs(margins[0].astype(int) - margins[1]).max() <= 1
-    monkeypatch.setattr(picture_prediction, "LARGE", 100)
-    with pytest.raises(InputError, match="too large for --refine without --tile"):
-        predict_files(untrained, [tmp_path / "y.tif"], tmp_path / "large", options=PredictOptions(refine=True))
 
 
 def test_frames_of_a_video_are_refined_one_by_one(untrained: Path, tmp_path: Path) -> None:

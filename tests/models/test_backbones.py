@@ -243,7 +243,7 @@ def test_nothing_drops_out_and_nothing_is_drawn() -> None:
 
 
 def test_dropout_is_switched_off_as_well() -> None:
-    dropped = {"proj_drop_rate": 0.5, "attn_drop_rate": 0.5, "depth": 2}
+    dropped = {"proj_drop_rate": 0.5, "attn_drop_rate": 0.5, "depth": 3}
     backbone, x = TimmBackbone("vit_tiny_patch16_224", pretrained=False, **dropped).train(), images(32, 32)
     assert any(isinstance(module, nn.Dropout) for module in backbone.modules())
     assert all(torch.equal(a, b) for a, b in zip(backbone(x), backbone(x), strict=True))

@@ -52,7 +52,7 @@ def predict(
         typer.Option(min=0, max=0.99, help="Share of earlier frames in the labels of a video. [default: 0.5; 0 with --tile]"),
     ] = None,
     refine: Annotated[
-        bool, typer.Option("--refine", help="Let borders follow the edges of the image; needs picie[refine], and time.")
+        bool, typer.Option("--refine", help="Let borders follow the edges of the image; takes some time.")
     ] = False,
     overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Write overlays.")] = True,
     confidence: Annotated[

@@ -11,7 +11,7 @@ import numpy as np
 from picie.config import read_toml
 from picie.data.base import ClassMap
 from picie.data.formats import open_with_pillow
-from picie.data.label_statistics import LabelStatistics, listing
+from picie.data.label_statistics import LabelStatistics, from_one, listing
 from picie.display.colors import palette, rgb_to_hex
 from picie.errors import InputError, nearest
 
@@ -80,7 +80,7 @@ def check_label(label: np.ndarray, classes: ClassMap, where: str | Path) -> None
         if len(present) <= len(classes) + 1:
             advice = "if these are the classes, state their values in classes.toml: values = [...]"
         if set(present) - {classes.ignore} <= set(range(len(classes) + 1)):
-            advice = f"if the ids count from 1, set ignore = 0 and values = [1, ..., {len(classes)}] in classes.toml"
+            advice = f"if the ids count from 1, set ignore = 0 and values = {from_one(len(classes))} in classes.toml"
         raise InputError(
             f"{where}: label value {int(wrong[0])} is not a class (0..{len(classes) - 1}) and not ignore ({classes.ignore}); "
             f"the file has {listing(present)}; {advice}"

@@ -88,11 +88,20 @@ class LabelStatistics:
             lines.append(
                 f"class {missing[0]!r} does not occur, no pixel is ignored (value {ignore}), and every file has value 0, which "
                 f"means {names[0]!r}: if 0 marks pixels without a class and the ids count from 1, they fit another numbering; "
-                f"set ignore = 0 and values = [1, ..., {len(names)}] in classes.toml"
+                f"set ignore = 0 and values = {from_one(len(names))} in classes.toml"
             )
         if self._conflict:
             lines.append(f"{self._conflict}; the stored values are used, not the colours: do they mean the same in all files?")
         return lines
+
+
+def from_one(n: int) -> str:
+    """The list of 1 to `n`, shortened.
+
+    >>> from_one(2), from_one(27)
+    ('[1, 2]', '[1, ..., 27]')
+    """
+    return f"[1, ..., {n}]" if n > 3 else f"{list(range(1, n + 1))}"
 
 
 def listing(values: Iterable[int]) -> str:

@@ -11,9 +11,8 @@ import torch
 from PIL import Image
 
 from picie.data.frames import Frames
-from picie.data.raster_files import LARGE, RasterFile
+from picie.data.raster_files import RasterFile
 from picie.data.rasters import Decoded, Raster
-from picie.errors import UnreadableImageError
 from picie.inference.frames_output import write_frames
 from picie.inference.outputs import Maps, joined
 from picie.inference.prediction_files import Extras, PredictionFiles, file_names, shares
@@ -66,9 +65,6 @@ class PicturePrediction:
         if isinstance(picture, Frames):
             with self.bars.bar(picture.path.name, picture.count) as advance:
                 return write_frames(self.files, name, picture, self.extras, self._frame_maps(picture, advance))
-        is_whole = self.refine and self.tiling is None
-        if is_whole and picture.height * picture.width > LARGE:
-            raise UnreadableImageError(f"{picture.path}: is too large for --refine without --tile; add --tile 512, say")
         names = file_names(name, picture, self.extras)
         counts = self.files.write_rows(Frame(**names, share={}), picture, self._map_rows(picture))
         return {**names, "share": shares(counts, self.segmenter.names)}

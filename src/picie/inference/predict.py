@@ -18,7 +18,6 @@ from picie.inference.output_folder import FILE_NAME, SHARDS, OutputFolder, opene
 from picie.inference.prediction_loop import PredictionLoop
 from picie.inference.prediction_options import PredictOptions, Summary
 from picie.inference.prediction_record import LEGEND, MadeBy, Record
-from picie.inference.refinement import check_available
 from picie.inference.remote_files import Source, is_remote
 from picie.inference.segmenter import Segmenter
 from picie.inference.shard_record import ShardRecord
@@ -125,10 +124,8 @@ def _stems(record: Record) -> dict[str, str]:
 
 def _tiling(segmenter: Segmenter, options: PredictOptions) -> Tiling | None:
     """Return the tiles that the options ask for. Raises `InputError`."""
-    if options.refine:
-        check_available()
-        if options.steady:
-            raise InputError("--refine: frames are refined one by one, and not averaged; leave out --steady or --refine")
+    if options.refine and options.steady:
+        raise InputError("--refine: frames are refined one by one, and not averaged; leave out --steady or --refine")
     if options.tile is None:
         if options.overlap is not None:
             raise InputError("--overlap: is the overlap of tiles; give --tile too")

@@ -1,22 +1,23 @@
 """Labels whose borders follow the edges of the picture: `picie predict --refine`.
 
-The probabilities of the clusters are enlarged to the picture's own resolution, and each is filtered
-by a guided filter (He, Sun and Tang, 2013), which fits it by a linear function of the picture's
-colours around each pixel.
+The probabilities of the clusters are filtered by a guided filter, which fits each of them by a linear
+function of the picture's colours around each pixel (He, Sun and Tang, 2013). The fits are computed on
+a reduced picture, and applied to the colours of all pixels (He and Sun, "Fast guided filter", 2015).
 
-Shapes: K clusters, h w feature cells, H W pixels.
+Shapes: K clusters, h w feature cells, H W pixels, m n pixels of the reduced picture.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from picie.data.rasters import Raster
-from picie.errors import InputError
+from picie.data.rasters import Raster, scaled_rows
 from picie.inference.enlarging import cells_near, enlarged_argmax
 from picie.inference.outputs import Maps
 from picie.inference.segmenter import Segmenter
@@ -26,14 +27,8 @@ from picie.inference.tiles import Tiling, all_cells, enlarged_rows
 # a training view with tiles. On CamVid's training pictures smaller and larger ones gain less mIoU.
 _RADIUS = 1 / 8
 _EPS = 1e-3  # variance of colours in [0, 1] below which the picture counts as flat
-_DETAIL = 8  # the fit is computed at a resolution at which the radius has about so many pixels
-_BLOCK = 768  # pixels, side of the parts that are filtered at once, without their surroundings
-
-
-def check_available() -> None:
-    """Raise `InputError` unless kornia is installed (the extra `refine`)."""
-    if importlib.util.find_spec("kornia") is None:
-        raise InputError("--refine needs kornia; pip install 'picie[refine]'")
+_DETAIL = 8  # pixels of the reduced picture per radius
+_ENLARGED = 2**22  # numbers of the fits that are enlarged at once: 16 MB
 
 
 @torch.inference_mode()
@@ -58,13 +53,13 @@ def refined_rows(segmenter: Segmenter, raster: Raster, guide: Raster, tiling: Ti
         radius = _RADIUS * segmenter.config.views.size * (1 if tiling.size is None else short / tiling.size)
     for maps in enlarged_rows(segmenter, raster, [cells], margin):
         bottom = top + len(maps.labels)
-        clusters = refined_clusters(probabilities, guide, (top, bottom), cells.step, round(radius))
+        clusters = refined_clusters(probabilities, guide, (top, bottom), cells.step, radius)
         yield Maps(segmenter.values(clusters.cpu().numpy()), maps.margin)
         top = bottom
 
 
 def refined_clusters(
-    probabilities: Tensor, guide: Raster, rows: tuple[int, int], step: tuple[float, float], radius: int
+    probabilities: Tensor, guide: Raster, rows: tuple[int, int], step: tuple[float, float], radius: float
 ) -> Tensor:
     """Return (n, W) int64 the most probable cluster of each pixel of some rows.
 
@@ -73,31 +68,55 @@ def refined_clusters(
         guide: the picture.
         rows: the first row, and the row after the last.
         step: (rows, columns) of cells per pixel.
-        radius: of the filter, in pixels; a picture that is smaller gets a smaller one.
+        radius: of the filter, in pixels.
     """
-    from kornia.filters import guided_blur
-
-    _, h, w = probabilities.shape
-    height, width = guide.height, guide.width
-    radius = min(radius, (min(height, width) - 1) // 2)
     if radius < 2:  # a picture of a few pixels
-        return enlarged_argmax(probabilities[None], (height, width))[0, slice(*rows)]
-    coarse = max(1, radius // _DETAIL)
-    # multiples of `coarse`, so that the cells of the fit are the same in all parts
-    margin = -(-2 * radius // coarse) * coarse
-    block = -(-_BLOCK // coarse) * coarse
-    result = torch.empty(rows[1] - rows[0], width, dtype=torch.int64, device=probabilities.device)
-    for top in range(rows[0], rows[1], block):
-        bottom = min(top + block, rows[1])
-        first, last = max(0, (top - margin) // coarse * coarse), min(bottom + margin, height)
-        colors = torch.from_numpy(guide.rows(first, last)[0].copy()).to(probabilities).permute(2, 0, 1)[None] / 255
-        near_rows, down = cells_near(first, last, step[0], 0, h)
-        for left in range(0, width, block):
-            right = min(left + block, width)
-            start, end = max(0, left - margin), min(right + margin, width)
-            near_columns, across = cells_near(start, end, step[1], 0, w)
-            part = down.to(probabilities) @ probabilities[:, near_rows, near_columns] @ across.T.to(probabilities)
-            filtered = guided_blur(colors[..., start:end], part[None], 2 * radius + 1, _EPS, subsample=coarse)[0]
-            inner = filtered[:, top - first : bottom - first, left - start : right - start]
-            result[top - rows[0] : bottom - rows[0], left:right] = inner.max(0).indices
+        return enlarged_argmax(probabilities[None], (guide.height, guide.width))[0, slice(*rows)]
+    by, side = max(1.0, radius / _DETAIL), round(min(radius, _DETAIL))
+    size = (max(1, round(guide.height / by)), max(1, round(guide.width / by)))
+    scale = (size[0] / guide.height, size[1] / guide.width)
+    # the rows of the reduced picture that the fits of `rows` depend on
+    first = max(0, math.floor(rows[0] * scale[0]) - 2 * side - 1)
+    last = min(size[0], math.ceil(rows[1] * scale[0]) + 2 * side + 1)
+    near_rows, down = cells_near(first, last, step[0] / scale[0], 0, probabilities.shape[1])
+    near_columns, across = cells_near(0, size[1], step[1] / scale[1], 0, probabilities.shape[2])
+    reduced = down.to(probabilities) @ probabilities[:, near_rows, near_columns] @ across.T.to(probabilities)
+    fits = _fits(_colors(scaled_rows(guide, size, first, last)[0], reduced), reduced, side)
+    near_columns, across = cells_near(0, guide.width, scale[1], 0, size[1])
+    fits, across = fits[..., near_columns], across.T.to(fits)
+    result = torch.empty(rows[1] - rows[0], guide.width, dtype=torch.int64, device=fits.device)
+    at_once = max(1, _ENLARGED // (4 * len(fits) * guide.width))
+    for top in range(*rows, at_once):
+        bottom = min(top + at_once, rows[1])
+        colors = _colors(guide.rows(top, bottom)[0], fits)
+        near, down = cells_near(top, bottom, scale[0], first, fits.shape[2])
+        enlarged = down.to(fits) @ fits[:, :, near] @ across
+        filtered = (enlarged[:, :3] * colors).sum(1) + enlarged[:, 3]
+        result[top - rows[0] : bottom - rows[0]] = filtered.max(0).indices
     return result
+
+
+def _fits(colors: Tensor, values: Tensor, radius: int) -> Tensor:
+    """Fit `values` (K, m, n) by linear functions of `colors` (3, m, n) around each pixel.
+
+    Returns:
+        (K, 4, m, n) the three slopes and the offset, averaged over the surroundings.
+    """
+    mean, mean_value = _means(colors, radius), _means(values, radius)
+    scatter = _means((colors[:, None] * colors).flatten(0, 1), radius).view(3, *colors.shape) - mean[:, None] * mean
+    common = torch.stack([_means(one * colors, radius) for one in values]) - mean_value[:, None] * mean
+    matrix = scatter.permute(2, 3, 0, 1) + _EPS * torch.eye(3).to(colors)
+    slopes = torch.linalg.solve(matrix, common.permute(2, 3, 1, 0)).permute(3, 2, 0, 1)
+    offsets = mean_value - (slopes * mean).sum(1)
+    return torch.cat([_means(slopes.flatten(0, 1), radius).view_as(slopes), _means(offsets, radius)[:, None]], dim=1)
+
+
+def _colors(pixels: np.ndarray, like: Tensor) -> Tensor:
+    """(3, H, W) colours in [0, 1] of (H, W, 3) uint8 pixels."""
+    return torch.from_numpy(pixels.copy()).to(like).permute(2, 0, 1) / 255
+
+
+def _means(maps: Tensor, radius: int) -> Tensor:
+    """Means of (C, m, n) over squares of `radius` around each pixel, as far as they lie inside."""
+    padded = F.avg_pool2d(maps[None], (2 * radius + 1, 1), 1, (radius, 0), count_include_pad=False)
+    return F.avg_pool2d(padded, (1, 2 * radius + 1), 1, (0, radius), count_include_pad=False)[0]
