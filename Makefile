@@ -19,7 +19,7 @@ demo: $(READY)   ## train, evaluate and predict on built-in scenes; prints the p
 test: $(READY)   ## run the whole test suite
 	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2
 
-test-long: $(READY)  ## run the notebooks, export the default backbone, interrupt commands; takes 3 minutes of CPU
+test-long: $(READY)  ## run the notebooks, export the default backbone, interrupt commands; takes about 7 minutes of CPU
 	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 -m long -k 'not every_listed_backbone' tests
 
 test-backbones: $(READY)  ## export every listed backbone of up to 30 million parameters; takes minutes

@@ -13,7 +13,8 @@ from benchmarks import bench, settings
 from benchmarks.cli import main
 from picie.config import Config
 
-OPTIONS = tuple(option for option in TINY if not option.startswith(("model.backbone", "train.epochs", "run.report")))
+_SET = ("model.backbone", "train.epochs", "run.report", "evaluate.scale")
+OPTIONS = tuple(option for option in TINY if not option.startswith(_SET))
 """The options of the tiny configuration that the benchmark does not set itself."""
 
 

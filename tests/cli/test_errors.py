@@ -136,7 +136,7 @@ def test_options_that_cannot_be(not_trained: Refused, labelled_folder: Path, arg
         (["predict", "run", "--out", "segments"], ["give images or folders of images", "--from FILE"]),
         (["evaluate"], ["Missing argument 'RUN'"]),
         (["evaluate", "nowhere"], ["nowhere: no such run"]),
-        (["list"], ["Missing argument 'WHAT'"]),
+        (["list"], ["WHAT is missing"]),
         (["list", "preset"], ["unknown kind 'preset'", "did you mean 'presets'"]),
         (["train", "--resume", "nowhere"], ["--resume nowhere: holds no run"]),
         (["--nonsense"], ["No such option: --nonsense"]),

@@ -390,6 +390,23 @@ def test_weights_that_do_not_fit_are_told_by_the_names_of_both_sides(tmp_path: P
     assert "belongs" not in str(error.value)
 
 
+@pytest.mark.parametrize("odd", [torch.zeros(1).expand(10**7, 10**6), torch.zeros(3, 3).to_sparse()], ids=["vast", "sparse"])
+def test_tensors_that_cannot_be_filled_are_refused(tmp_path: Path, odd: Tensor) -> None:
+    state = timm.create_model(TINY).state_dict()
+    state["conv_stem.weight"] = odd
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"conv_stem\.weight"):
+        TimmBackbone(TINY, weights=str(tmp_path / "w.pth"))
+    with pytest.raises(InputError):
+        TimmBackbone(TINY, weights=str(_renamed(tmp_path, state)))
+
+
+def _renamed(folder: Path, state: dict[str, Tensor]) -> Path:
+    """The weights under names of no known layout, so that timm's conversion is tried."""
+    torch.save({f"x.{number}": tensor for number, tensor in enumerate(state.values())}, folder / "renamed.pth")
+    return folder / "renamed.pth"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

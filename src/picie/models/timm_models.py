@@ -97,9 +97,10 @@ def convert(name: str, levels: int | None, given: Mapping[str, Any], state: Mapp
 
     # timm loads some models without asking whether a name is missing. What comes from the file is
     # found by loading NaN first.
-    blank = {key: torch.full_like(tensor, torch.nan) if tensor.is_floating_point() else tensor for key, tensor in state.items()}
     with _quiet(), contextlib.redirect_stdout(io.StringIO()):  # a conversion prints names
         try:
+            # A damaged file may hold tensors that cannot be filled, e.g. sparse ones.
+            blank = {k: torch.full_like(v, torch.nan) if v.is_floating_point() else v for k, v in state.items()}
             filled = loaded(blank).state_dict().values()
             complete = all(tensor.isnan().any() for tensor in filled if tensor.is_floating_point())
             return dict(loaded(dict(state)).state_dict()) if complete else None
