@@ -98,7 +98,7 @@ def test_public_symbols_are_documented(module: str) -> None:
 def test_the_public_interface_is_there_and_light() -> None:
     functions = {"convert", "evaluate", "resume", "score_folders", "train", "trust"}
     options = {"ConvertOptions", "FolderOptions", "ScoreOptions"}
-    assert set(picie.__all__) == {"Config", "Run", "Segmenter", "__version__"} | functions | options
+    assert set(picie.__all__) == {"BatchPredictor", "Config", "Run", "Segmenter", "__version__"} | functions | options
     assert dir(picie) == sorted(picie.__all__)
     for name in picie.__all__:
         assert getattr(picie, name) is not None

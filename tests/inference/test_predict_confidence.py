@@ -16,6 +16,7 @@ from tests.conftest import picture
 from tests.data.test_frames import write_video
 
 from picie import Segmenter
+from picie.config import with_overrides
 from picie.data import raster_files
 from picie.inference.input_files import output_names
 from picie.inference.predict import predict_files
@@ -73,9 +74,7 @@ def test_tiles_have_a_margin_too(untrained: Path, photo: Path, tmp_path: Path) -
     predict_files(untrained, [photo], tmp_path / "out", options=PredictOptions(confidence=True, tile=64, size=64))
     margin = np.asarray(Image.open(tmp_path / "out/a_confidence.png"))
     segmenter = Segmenter.load(untrained)
-    segmenter.config = segmenter.config.model_copy(
-        update={"evaluate": segmenter.config.evaluate.model_copy(update={"size": 64})}
-    )
+    segmenter.config = with_overrides(segmenter.config, ["evaluate.scale=2"])  # of views of 32
     whole = segmenter.predict_with_margin(photo).margin
     assert whole is not None
     assert np.abs(margin.astype(int) - whole).mean() < 12  # borders of tiles see less
