@@ -131,7 +131,7 @@ def test_options_that_cannot_be(not_trained: Refused, labelled_folder: Path, arg
         (["train", "x", "--split", "val"], ["write evaluate.split=VALUE"]),
         (["evaluate", "x", "--size", "32"], ["No such option: --size; write evaluate.size=VALUE; see picie evaluate"]),
         (["predict", "x", "y", "--every", "3"], ["No such option: --every"]),
-        (["train", "x", "--lr", "fast"], ["--lr", "valid number"]),
+        (["train", "x", "--lr", "fast"], ["--lr", "must be a valid number; see"]),
         (["predict", "run", "photo.jpg"], ["Missing option '--out'"]),
         (["predict", "run", "--out", "segments"], ["give images or folders of images", "--from FILE"]),
         (["evaluate"], ["Missing argument 'RUN'"]),

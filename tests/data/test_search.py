@@ -205,7 +205,7 @@ def test_a_summary_names_up_to_three_label_maps(tmp_path: Path) -> None:
     write_photo(tmp_path / "p0.jpg", 0)
     for n in range(3):
         write_label(tmp_path / f"mask{n}.png")
-    names = "mask0.png, mask1.png, mask2.png (data.include uses them)"
+    names = "mask0.png, mask1.png, mask2.png (--include uses them)"
     assert f"left out 3 that look like label maps: {names}" in search_photos(tmp_path).summary()
     write_label(tmp_path / "mask3.png")
     assert f"left out 4 that look like label maps: e.g. {names}" in search_photos(tmp_path).summary()

@@ -331,10 +331,12 @@ def test_without_overlays_only_label_maps_are_written(trained: Path, photos: Pat
     assert predict_files(trained, [photos], out, options=without).present == 7
 
 
-def test_the_size_can_be_changed(trained: Path, photos: Path, tmp_path: Path) -> None:
+def test_the_size_can_be_changed(trained: Path, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     out = tmp_path / "out"
     predict_files(trained, [photos / "a.png"], out)
-    assert predict_files(trained, [photos / "a.png"], out, options=PredictOptions(size=48)).predicted == 1
+    with caplog.at_level("INFO", "picie"):
+        assert predict_files(trained, [photos / "a.png"], out, options=PredictOptions(size=48)).predicted == 1
+    assert "1 earlier predictions had another size or other options, and are made again" in caplog.text
     segmenter = Segmenter.load(trained)
     segmenter.config = with_overrides(segmenter.config, ["evaluate.scale=1.5"])
     labels = np.asarray(Image.open(out / "a.png"))

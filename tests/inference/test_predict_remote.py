@@ -233,7 +233,9 @@ def test_bad_urls_give_one_line(untrained: Path, bucket: str, refused: Refused, 
         "predict", untrained, bucket, "--out", OUT, "--format", "coco"
     )
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    assert "s3://bucket/photos: needs a further package (Install s3fs to access S3)" in message("s3://bucket/photos")
+    assert "s3://bucket/photos: needs the package of this store (Install s3fs to access S3); pip install it" in message(
+        "s3://bucket/photos"
+    )
     monkeypatch.setitem(sys.modules, "fsspec", None)
     assert "s3://bucket/photos: needs fsspec; pip install 'picie[remote]'" in message("s3://bucket/photos")
 

@@ -53,6 +53,7 @@ def test_name_shows_changes_and_writes(cli: Call, own_run: Path, tmp_path: Path)
         (["0="], "'0=': is not a name"),
         (["9=sky"], "9: no such cluster; they are 0..2"),
         (["rde=sky"], "did you mean 'red'"),
+        (["sky=0"], "'sky=0': write the segment first, 0=sky"),
         (["0=sky", "0=road"], "0: is named twice"),
         (["0=sky", "1=sky"], "merge them by --merge 0,1='sky'"),
         (["0=green"], "'green': is the name of 2 segments"),

@@ -85,6 +85,8 @@ def _names(texts: Sequence[str]) -> dict[int | str, tuple[str, str]]:
         segment, equals, value = text.partition("=")
         if not equals or not segment.strip() or not value.strip():
             raise InputError(f"{text!r}: is not a name; write SEGMENT=NAME or SEGMENT=NAME:#rrggbb, e.g. 0=sky")
+        if value.strip().isdigit() and not segment.strip().isdigit():
+            raise InputError(f"{text!r}: write the segment first, {value}={segment}")
         if segment in parsed:
             raise InputError(f"{segment}: is named twice; name each segment once")
         parsed[segment] = _name_and_color(value)

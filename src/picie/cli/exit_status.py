@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import warnings
@@ -74,6 +75,7 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
 def _usage_message(error: Any) -> str:
     """The message of a usage error; for an unknown flag it suggests a section.key=value option."""
     message: str = error.format_message().rstrip(".")
+    message = re.sub(r"Input should be (.*?)(, unable to parse.*)?$", r"must be \1", message)  # pydantic's words
     flag: str = getattr(error, "option_name", "")
     overrides = [p for p in error.ctx.command.params if p.name == "overrides"] if flag and error.ctx is not None else []
     if not overrides:

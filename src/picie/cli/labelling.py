@@ -11,6 +11,7 @@ import typer
 from picie.cli.options import Trust
 from picie.errors import InputError
 from picie.runtime.output_paths import check_file, write_json
+from picie.runtime.progress import log
 
 _SHOWN = 5  # clicks that the classifier does not follow
 
@@ -88,6 +89,7 @@ def uncertain(
     check_file("--json", json_file)
     check_file("--out", out)
     pictures = choosing.uncertain(run, data, n, device)
+    log.info("uncertainty, picture, its least sure pixel (x, y), and segments; similar pictures come later")
     for one in pictures:
         typer.echo(f"{one.uncertainty:.3f}  {one.path} ({one.x}, {one.y})  {' / '.join(one.between)}")
     write_json(json_file, {"run": str(run), "pictures": [one.to_dict() for one in pictures]})

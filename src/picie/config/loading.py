@@ -162,7 +162,9 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
 def _parse_override(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise InputError(f"{text!r} is not an option; write section.key=value, e.g. train.lr=1e-4")
+        raise InputError(
+            f"{text!r} is not an option; write section.key=value, e.g. train.lr=1e-4 (there is one folder of images)"
+        )
     try:
         parsed: Any = tomllib.loads(f"value = {value}")["value"] if value.strip() else _UNSET
     except (ValueError, RecursionError):

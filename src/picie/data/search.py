@@ -63,11 +63,12 @@ class Search:
         if self.label_maps:
             n, first = len(self.label_maps), [path.relative_to(self.root).as_posix() for path in self.label_maps[:_MAX_NAMES]]
             listed = f"{'' if n <= _MAX_NAMES else 'e.g. '}{', '.join(first)}"
-            parts.append(f"left out {n:,} that look like label maps: {listed} (data.include uses them)")
+            looks = "looks like a label map" if n == 1 else "look like label maps"
+            parts.append(f"left out {n:,} that {looks}: {listed} (--include uses them)")
         if self.n_excluded:
             parts.append(f"{self.n_excluded:,} excluded by pattern")
         if self.others:
-            parts.append(f"{self.others.total():,} other files: {_endings(self.others)}")
+            parts.append(f"{self.others.total():,} other file{'s' * (self.others.total() > 1)}: {_endings(self.others)}")
         if self.special:
             parts.append(f"{len(self.special):,} not regular files, e.g. {self.special[0].name}")
         if self.unreadable:

@@ -111,12 +111,22 @@ class PredictionLoop:
         """Return the images without a prediction, or with one that this call would change."""
         images = self.record.images
         wanted = [kind for kind in ("overlay", "confidence") if getattr(self.options, kind)]
-        return {
+        remaining = {
             name: source
             for name, source in sources.items()
             if (earlier := images.get(str(source))) is None
             or not self.record.is_current(source, earlier, (self.size, self._how(source)), wanted)
         }
+        if changed := sum(map(self._has_other_options, remaining.values())):
+            log.info("%d earlier predictions had another size or other options, and are made again", changed)
+        return remaining
+
+    def _has_other_options(self, source: Source) -> bool:
+        """Whether there is a prediction of `source` by the same segments with other options."""
+        earlier = self.record.images.get(str(source))
+        if earlier is None or earlier.size == 0:  # 0: of other segments
+            return False
+        return earlier.how != self._how(source) or self.size not in {None, earlier.size}
 
     def _predict_all(self, remaining: Mapping[str, Source], total: int, measured: Sequence[Source] | None) -> None:
         names, remarks = {source: name for name, source in remaining.items()}, Remarks()

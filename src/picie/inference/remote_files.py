@@ -92,7 +92,9 @@ class RemoteRoot:
         try:
             self._fs, self._path = fsspec.core.url_to_fs(self.url)
         except ImportError as error:
-            raise InputError(f"{url}: needs a further package ({_words(error)})") from error
+            raise InputError(
+                f"{url}: needs the package of this store ({_words(error)}); pip install it beside 'picie[remote]'"
+            ) from error
         except Exception as error:  # of the libraries of many stores
             raise _refused(url, error) from error
 
