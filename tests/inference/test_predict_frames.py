@@ -53,7 +53,8 @@ def test_all_pages_of_a_tiff_have_a_map(untrained: Path, tmp_path: Path, cli: Cl
     assert "only the first page or frame is used of stack.tif (3 pages)" in stderr
     assert entry(out, path)["frames"] == []
     status, stdout, stderr = cli(*command, "--frames", "all")
-    assert (status, stdout, stderr) == (0, f"1 images -> {out}\n", "")
+    told = "1 earlier predictions had another size or other options, and are made again\n"
+    assert (status, stdout, stderr) == (0, f"1 images -> {out}\n", told)
     segmenter = Segmenter.load(untrained)
     written = entry(out, path)
     assert [frame["labels"] for frame in written["frames"]] == [f"stack_frames/{i:06}.png" for i in (1, 2, 3)]
