@@ -86,7 +86,7 @@ def bench(
     generated = data is None and not any(option.startswith("data.") for option in extra)
     if images is not None and not generated:
         raise InputError("--images is the number of images generated without DATA; leave out one of the two")
-    _check_out(out)
+    check_out(out)
     flags = {"cluster.k": clusters, "views.size": size, "train.batch_size": batch_size, "cluster.batch_size": batch_size}
     if freeze:
         flags["model.freeze"] = True
@@ -107,7 +107,7 @@ def bench(
             _grow(config, grow, folder / f"growth-{number}", rounds, out)
 
 
-def _check_out(out: Path | None) -> None:
+def check_out(out: Path | None) -> None:
     """Raise `InputError` before measuring if `out`, a file or a folder, cannot be written."""
     if out is None:
         return

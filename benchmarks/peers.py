@@ -21,7 +21,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.cli import _check_out
+from benchmarks.cli import check_out
 from benchmarks.meters import cores, in_process, stoppable
 from picie.cli.exit_status import run_app
 from picie.cli.options import data_options, join_options
@@ -53,7 +53,7 @@ def peers(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Append a JSON line to this file.")] = None,
 ) -> None:
     """Time and score k-means on timm features by other libraries, picie, and a supervised step."""
-    _check_out(out)
+    check_out(out)
     options = join_options({"cluster.k": clusters}, overrides or [])
     fixed = ["train.epochs=0", "run.report=false", "run.progress=false"]
     # all contestants compute features of the same pixels

@@ -21,6 +21,7 @@ _SCALES = (8, 4, 2)  # that JPEG's decoders offer: the inverse transform of each
 _MARGIN = 2
 _JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"})
 _ORIENTATION = 0x0112  # of EXIF
+_EXCHANGING = frozenset({TRANSPOSES[5], TRANSPOSES[6], TRANSPOSES[7], TRANSPOSES[8]})  # rows and columns
 
 
 def read_frame(dataset: Dataset, index: int, size: tuple[int, int]) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -74,11 +75,8 @@ def _reduced_frame(dataset: EncodedImages, index: int, size: tuple[int, int]) ->
     frame = rgb.resize((stored[1], stored[0]), Image.Resampling.BILINEAR, box=box)
     if turn is not None:
         frame = frame.transpose(turn)
-    rgb.info = {"notes": ()}
+    rgb.info = {"notes": ()}  # as `read_image` sets them
     return np.ascontiguousarray(np.asarray(frame).transpose(2, 0, 1)), inspect(rgb)
-
-
-_EXCHANGING = frozenset({TRANSPOSES[5], TRANSPOSES[6], TRANSPOSES[7], TRANSPOSES[8]})  # rows and columns
 
 
 def _scale(ratio: float) -> int:

@@ -77,8 +77,8 @@ def find_inputs(
 def listed_paths(file: Path) -> list[str]:
     """Return the paths and URLs in a file, or for "-" of standard input, one a line.
 
-    Empty lines are left out. Paths may also end in a zero byte each, as `find -print0` writes them, because a name may have a
-    line break.
+    Empty lines are left out. If the file has zero bytes, they end the paths instead of line breaks,
+    as in the output of `find -print0`.
 
     Raises:
         InputError: the file cannot be read, or has no path.

@@ -32,9 +32,9 @@ from picie.runtime.progress import Progress, log
 
 # These errors affect all files.
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
-
-
-_BYTES = 6  # of memory a pixel, of a picture that is written: 4 as Pillow's RGB, labels, index
+# Bytes of memory per pixel of a picture that is being written: 4 for Pillow's RGB, 1 for the labels
+# and 1 for the indexed image.
+_BYTES = 6
 T = TypeVar("T")
 _Outcome = Prediction | str
 
