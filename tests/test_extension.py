@@ -307,7 +307,7 @@ def test_an_extension_trains_resumes_predicts_and_shows(
     assert read_metrics(whole)[-1]["loss"] != read_metrics(without_extension)[-1]["loss"]  # its effect
 
 
-IN_SHORT = ("backbone", "projection head")  # their exports take seconds; `make test-long` has all
+IN_SHORT = ("projection head",)  # their exports take seconds; `make test-long` has all
 
 
 @pytest.mark.parametrize("name", [n if n in IN_SHORT else pytest.param(n, marks=pytest.mark.long) for n in EXTENSIONS])

@@ -11,8 +11,8 @@ from picie.naming.suggestion import Figures, judge, recommend
 KS = range(2, 15)
 
 
-@pytest.mark.parametrize("k", [3, 8, 12])
-@pytest.mark.parametrize("spread", [0.03, 0.15])
+@pytest.mark.parametrize("k", [3, pytest.param(8, marks=pytest.mark.long), 12])
+@pytest.mark.parametrize("spread", [pytest.param(0.03, marks=pytest.mark.long), 0.15])
 def test_the_number_of_groups_of_a_mixture_is_found(k: int, spread: float) -> None:
     points, _ = blobs(k, 1000, spread, seed=k)
     images = np.arange(1000) // 50
