@@ -35,7 +35,8 @@ def setting(backbone: str, options: Sequence[str], epochs: int) -> Config:
 
     Args:
         backbone: name of the backbone.
-        options: "section.key=value" strings, applied over the default preset.
+        options: "section.key=value" strings, applied over the preset per-cell, whose every pass
+            has a counterpart in the naive recipe.
         epochs: `train.epochs`.
 
     Raises:
@@ -55,7 +56,7 @@ def setting(backbone: str, options: Sequence[str], epochs: int) -> Config:
     random = backbone != SHIPPED and not given & {"model.weights", "model.pretrained"}
     fixed_options = [f"{key}={value}" for key, (value, _) in fixed.items()] + ["model.pretrained=false"] * random
     defaults = [f"{key}={value}" for key, value in _DEFAULTS.items() if key not in given]
-    config = with_backbone_defaults(load(None, None, [*defaults, *options, *fixed_options]))
+    config = with_backbone_defaults(load("per-cell", None, [*defaults, *options, *fixed_options]))
     if config.evaluate.every > 1:
         raise InputError("bench: evaluate.every must be 1 or 0, so that all epochs do the same work")
     return config

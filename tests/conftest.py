@@ -29,6 +29,8 @@ TINY = (
     "views.size=32",
     "cluster.k=3",
     "cluster.batch_size=4",
+    "cluster.smooth=0",  # pictures of 8 x 8 cells have hardly a surface; SMOOTHED is for tests of it
+    "cluster.warm_start=false",
     "train.batch_size=2",
     "train.epochs=2",
     "train.lr=1e-4",
@@ -36,6 +38,7 @@ TINY = (
     "evaluate.scale=1",
     "run.report=false",  # seconds; tests/report asks for it
 )
+SMOOTHED = ("cluster.smooth=0.125", "cluster.warm_start=true")  # the default
 UNTRAINED = (*(option for option in TINY if not option.startswith("train.epochs=")), "train.epochs=0")
 
 

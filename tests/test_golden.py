@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.conftest import TINY, checkpoint_of, write_labelled
+from tests.conftest import SMOOTHED, TINY, checkpoint_of, write_labelled
 
 from picie.config import load
 from picie.runtime.run_record import read_metrics
@@ -24,13 +24,16 @@ from picie.training import api
 
 FILE = Path(__file__).parent / "golden" / "runs.json"
 RUNS = {
-    "default": (None, ()),
+    "default": (None, SMOOTHED),
+    "default, mdc, frozen": (None, ("method=mdc", "model.freeze=true", *SMOOTHED)),
+    "default, two heads": (None, ("cluster.over_k=5", *SMOOTHED)),
     "reference": ("reference", ()),
-    "mdc": (None, ("method=mdc",)),
-    "two heads, mse, weights": (None, ("cluster.over_k=5", "loss.mse=true", "loss.class_weights=inverse")),
-    "frozen": (None, ("model.freeze=true",)),
+    "per-cell": ("per-cell", ()),
+    "mdc": ("per-cell", ("method=mdc",)),
+    "two heads, mse, weights": ("per-cell", ("cluster.over_k=5", "loss.mse=true", "loss.class_weights=inverse")),
+    "frozen": ("per-cell", ("model.freeze=true",)),
     "many transforms": (
-        None,
+        "per-cell",
         (
             'views.invariance=[{name="cast"},{name="gamma"},{name="blur",at=640},{name="contrast"},{name="hue"},{name="greyscale"}]',
             "views.equivariance=crop,hflip,vflip",

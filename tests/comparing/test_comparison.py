@@ -210,7 +210,7 @@ def test_the_command_shows_and_writes_it_all(
     assert status == 0
     told = (
         "train.lr",
-        "0.0002",
+        "3e-05",
         "0.001",
         "61.2 ± 1.3 (60.0, 61.0, 62.5)",
         "low minus high",

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.conftest import TINY, checkpoint_of, write_labelled
+from tests.conftest import SMOOTHED, TINY, checkpoint_of, write_labelled
 from tests.forked import SECONDS, forked
 from tests.runtime import distributed_worker
 from tests.runtime.distributed_worker import LAYERS, SPLITS, batches, passed, start
@@ -40,6 +40,7 @@ RUNS = {
     "reference": ("--preset", "reference"),
     "mdc": (*ONE_STEP, "--method", "mdc", "run.cache_gb=0", "evaluate.crop=false"),
     "two-heads": (*ONE_STEP, "cluster.over_k=5", "loss.mse=true", "cluster.init_points=100", "cluster.init_batches=1"),
+    "smoothed": (*ONE_STEP, *SMOOTHED),
     "one-image-batches": (
         "train.epochs=1",
         "cluster.refit=0",  # chooses the best of several starts; rounding would decide between equal ones

@@ -36,7 +36,7 @@ def resolved(*options: str) -> Config:
         ((VIT,), 448, True, 1.0, 1.0),
         ((VIT, "views.crop=320"), 320, True, 1.0, 1.0),
         ((VIT, "views.size=160"), 160, True, 1.0, 1.0),
-        ((VIT, "model.freeze=false"), 448, False, 0.05, 0.75),
+        ((VIT, "model.freeze=false"), 448, False, 1e-5 / 3e-5, 0.75),
         ((VIT, "model.freeze=false", "train.lr=1e-3"), 448, False, 0.01, 0.75),
         ((VIT, "model.freeze=false", "train.backbone_lr=1.0", "train.layer_decay=1.0"), 448, False, 1.0, 1.0),
         (("model.freeze=true",), 160, True, 1.0, 1.0),

@@ -20,6 +20,9 @@ from picie.training.trainer import Trainer
     ("options", "label", "train"),
     [
         ((), 0, 6),
+        (("cluster.smooth=0.2",), 0, 6),
+        (("cluster.smooth=0.2", "model.freeze=true"), 0, 0),
+        (("cluster.smooth=0.2", "cluster.batchnorm=train"), 4, 6),
         (("model.freeze=true",), 0, 0),
         (("cluster.batchnorm=train",), 4, 6),  # labels are made in evaluation mode
         (("cluster.batchnorm=train", "model.freeze=true"), 0, 0),  # where a frozen backbone always is
@@ -59,7 +62,11 @@ def test_later_passes_ask_the_backbone_for_nothing_that_clustering_left(
 
     monkeypatch.setattr(Extractor, "levels", counted)
     spy(pseudo_labels, "_cluster", "cluster")
+    spy(pseudo_labels, "_cluster_smoothed", "cluster")
     spy(pseudo_labels, "_label", "label")
     spy(Trainer, "_train", "train")
-    api.train(tiny("train.epochs=1", "cluster.refit=0", *options), tmp_path / "run")
+    api.train(
+        tiny("train.epochs=1", "cluster.refit=0", *(["cluster.smooth=0"] if "smooth" not in str(options) else []), *options),
+        tmp_path / "run",
+    )
     assert (asked["cluster"], asked["label"], asked["train"]) == (4, label, train)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from picie.clustering.kmeans import KMeans, Metric, assign, lloyd, project
+from picie.clustering.smoothed_kmeans import Smoothing, smoothed_assign, smoothed_lloyd
 from picie.config import Config, load
 from picie.methods.base import Method
 from picie.methods.mdc import MDC
@@ -24,7 +25,7 @@ from picie.training import pseudo_labels as module
 from picie.training.checks import start_points
 from picie.training.feature_source import FeatureSource
 from picie.training.label_store import PseudoLabelStore
-from picie.training.prototype_refit import refit_images, refit_prototypes
+from picie.training.prototype_refit import first_clusters, refit_images, refit_prototypes
 from picie.training.pseudo_labels import Clustering, generate_pseudo_labels
 from picie.views.two_views import BatchViews, TwoViews
 
@@ -66,7 +67,7 @@ class StillFrames:
 
 
 def config(**cluster: object) -> Config:
-    values = {"k": K, "batch_size": 4, "init_batches": 2} | cluster
+    values = {"k": K, "batch_size": 4, "init_batches": 2, "smooth": 0.0, "warm_start": False} | cluster
     return Config.model_validate({"views": {"size": 16}, "cluster": values, "train": {"precision": "fp32"}})
 
 
@@ -92,6 +93,14 @@ class Setup:
 
     def run_heads(self, epoch: int = 0, indices: np.ndarray | None = None) -> dict[str, Clustering]:
         return generate_pseudo_labels(self.source(indices), epoch, self.store, self.advance)
+
+    def maps(self, epoch: int, indices: Sequence[int], view: int) -> tuple[Tensor, Tensor]:
+        """Features of a view and the colours of their cells, computed here."""
+        images = self.frames.pixels[np.asarray(indices)].float() / 255
+        draws = self.views.draw(epoch, indices, self.method.views)
+        with torch.no_grad():
+            z = self.method.view_features(BatchViews(draws, self.config.views.view_size, images), view)
+        return z, draws.geometry.apply(images, (CELLS, CELLS))
 
     def advance(self, stage: str, images: int) -> None:
         self.advanced[stage] += images
@@ -299,6 +308,7 @@ def test_a_warm_start_keeps_the_clusters_identities(tmp_path: Path) -> None:
 def test_a_refit_takes_as_many_images_as_the_score_and_k_need() -> None:
     default = load()  # starts from 20 batches of 16
     assert [refit_images(default, n, 1600) for n in (50, 367, 2000, 100_000)] == [50, 128, 200, 320]
+    assert [refit_images(default, 10_000, cells) for cells in (1600, 6400, 2**20)] == [320, 81, 1]  # memory
     many = load(overrides=["cluster.k=600"])
     assert refit_images(many, 2000, 100) == 320  # 64 points a cluster would be 384 images
     assert refit_images(many, 2000, 150) == 256
@@ -329,3 +339,69 @@ def test_refit_prototypes_clusters_whole_plain_images(tmp_path: Path) -> None:
             <= float(assign(z, project(lloyd(z, start[view], 10, "spherical")[0], "spherical").float())[1].mean()) + 1e-5
         )
     assert sum(done) == len(indices)
+
+
+SMOOTHED = {"smooth": 0.25, "warm_start": True, "init_batches": 100}
+
+
+@pytest.mark.parametrize(("family", "over_k"), [(PiCIE, 0), (PiCIE, 5), (MDC, 0)])
+def test_smoothed_centroids_and_labels_by_the_recipe(tmp_path: Path, family: type[Method], over_k: int) -> None:
+    """Both views: five smoothed steps from the latest centroids, then smoothed labels of all cells."""
+    setup = Setup(tmp_path / "l.npy", family, over_k=over_k, **SMOOTHED)
+    generator = torch.Generator().manual_seed(1)
+    last = {k: F.normalize(torch.randn(family.views, k, 6, generator=generator), dim=2) for k in (K, over_k) if k}
+    setup.method.start_epoch(last[K], None, 0)
+    if over_k:
+        setup.method.start_over_head(last[over_k], None)
+    found = setup.run_heads(1)
+    setup.method.eval()
+    order, every, smoothing = permutation(N, 0, 1, "cluster"), setup.store.read(np.arange(N)), Smoothing(0.25, 0.3)
+    for head, (prefix, clustering) in enumerate(found.items()):
+        k = over_k if prefix else K
+        for view in range(family.views):
+            maps = [setup.maps(1, order[i : i + 4], view) for i in (0, 4, 8, 12)]
+            centroids = smoothed_lloyd(maps, last[k][view], 5, "spherical", smoothing)
+            torch.testing.assert_close(clustering.centroids[view], centroids, atol=1e-4, rtol=0)
+            z, guide = setup.maps(1, range(N), view)
+            clusters, distances = smoothed_assign(z, guide, clustering.centroids[view], smoothing)
+            stored = every[head * family.views + view].flatten()
+            assert float((stored == clusters).float().mean()) > 0.98  # but for ties within rounding
+            assert clustering.counts[view].tolist() == torch.bincount(stored, minlength=k).tolist()
+            assert clustering.inertia[view] == pytest.approx(float(distances.mean()), rel=1e-2)
+    assert setup.advanced == {"cluster": N, "label": N}
+
+
+def test_smoothed_k_means_takes_a_sample_and_starts_anew_without_a_warm_start(tmp_path: Path) -> None:
+    setup = Setup(tmp_path / "l.npy", **SMOOTHED | {"init_batches": 2, "warm_start": False})
+    setup.method.start_epoch(torch.full((2, K, 6), 0.4), None, 0)  # plays no part
+    clustering = setup.run(1)
+    assert setup.advanced == {"cluster": 8, "label": N}  # two batches of four
+    setup.method.eval()
+    order = permutation(N, 0, 1, "cluster")
+    for view in (0, 1):
+        maps = [setup.maps(1, order[i : i + 4], view) for i in (0, 4)]
+        kmeans = KMeans(K, "spherical", setup.config.cluster.lloyd_steps, seed=derived_seed(0, 1, "kmeans", view))
+        kmeans.start(setup.points(1, order[:8], view))
+        expected = smoothed_lloyd(maps, kmeans.centroids, 5, "spherical", Smoothing(0.25, 0.3))
+        torch.testing.assert_close(clustering.centroids[view], expected, atol=1e-4, rtol=0)
+
+
+def test_the_refit_of_a_warm_start_goes_on_from_the_epochs_clusters(tmp_path: Path) -> None:
+    setup = Setup(tmp_path / "l.npy", **SMOOTHED)
+    start = F.normalize(torch.randn(2, K, 6, generator=torch.Generator().manual_seed(1)), dim=2)
+    setup.method.start_epoch(start, None, 0)
+    refitted = refit_prototypes(setup.source(), N, lambda images: None)
+    images = F.interpolate(setup.frames.pixels.float() / 255, (16, 16), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        z = setup.method.eval().network(images)
+    guide = F.interpolate(images, (CELLS, CELLS), mode="bilinear", antialias=True)
+    expected = smoothed_lloyd([(z, guide)], start.mean(0), 20, "spherical", Smoothing(0.25, 0.3))
+    torch.testing.assert_close(refitted, expected, atol=1e-3, rtol=0)
+
+
+def test_first_clusters_are_those_of_whole_images_and_repeat(tmp_path: Path) -> None:
+    setup = Setup(tmp_path / "l.npy", **SMOOTHED)
+    first = first_clusters(setup.source(), 3, N, lambda images: None)
+    assert first.shape == (3, 6)
+    torch.testing.assert_close(first.norm(dim=1), torch.ones(3))
+    assert torch.equal(first_clusters(setup.source(), 3, N, lambda images: None), first)

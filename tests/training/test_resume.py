@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.conftest import checkpoint_of
+from tests.conftest import SMOOTHED, checkpoint_of
 from tests.equal_runs import assert_equal_runs
 from tests.forked import forked
 
@@ -31,10 +31,10 @@ from picie.training.view_cache import ViewCache
 Make = Callable[..., Config]
 
 VARIANTS = {
-    "default": ((), None),
+    "default": (SMOOTHED, None),
     "reference": ((), "reference"),
     "mdc": (("method=mdc",), None),
-    "warm": (("cluster.warm_start=true", "loss.mse=true", "loss.class_weights=inverse", "cluster.over_k=9"), None),
+    "warm": ((*SMOOTHED, "loss.mse=true", "loss.class_weights=inverse", "cluster.over_k=9"), None),
     "frozen": (("model.freeze=true",), None),
 }
 

@@ -31,7 +31,7 @@ TINY: dict[str, Any] = {
     "lr": 1e-4,
     "device": "cpu",
     "model": {"pretrained": False, "dim": 8},
-    "cluster": {"batch_size": 4},
+    "cluster": {"batch_size": 4, "smooth": 0.0, "warm_start": False},
     "evaluate": {"scale": 1.0},
     "run": {"report": False},
 }

@@ -150,12 +150,12 @@ class ModelConfig(Section):
     weights: str | None = Field(
         None, description="file with backbone weights, .pth or .safetensors; default: those of the backbone's name"
     )
-    dim: Annotated[int, Field(ge=1, le=4096, strict=True)] = Field(128, description="feature dimension D")
     weights_key: str | None = Field(None, description="key of the weights in that file, if several sets fit, e.g. teacher")
+    dim: Annotated[int, Field(ge=1, le=4096, strict=True)] = Field(128, description="feature dimension D")
     laterals: Literal["pca", "random"] = Field(
         "pca", description="initial weights of the FPN's laterals: a PCA of the backbone's levels (label-free), or random"
     )
-    freeze: bool | None = Field(None, description="train only the FPN, with a frozen backbone; default: true for a ViT")
+    freeze: bool | None = Field(None, description="train only the FPN, not the backbone; default: true if it is pretrained")
 
 
 class ClusterConfig(Section):
@@ -180,10 +180,12 @@ class ClusterConfig(Section):
     batchnorm: Literal["eval", "train"] = Field(
         "eval", description="mode of BatchNorm while clustering; labels are always assigned in eval mode"
     )
-    warm_start: bool = Field(False, description="start from the centroids of the previous epoch instead of k-means++")
+    smooth: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.125, description="radius, relative to a view, in which the labels of cells of one surface are smoothed; 0: not at all"
+    )
+    warm_start: bool = Field(True, description="start from the last epoch's centroids (first: whole images'), not k-means++")
     refit: Annotated[int, Field(ge=0, le=1000, strict=True)] = Field(
-        8,
-        description="k-means starts on whole images for the prediction clusters (the best is used); 0: use view 1's centroids",
+        8, description="k-means starts on whole images, the best is used: first, or last without warm_start; 0: use view 1's"
     )
     reseed: bool = Field(True, description="move empty clusters to the points farthest from their centroids")
 
@@ -230,9 +232,9 @@ class LossConfig(Section):
 class TrainConfig(Section):
     """Optimisation."""
 
-    epochs: NaturalInt = Field(10, description="number of epochs; 0 clusters the untrained network")
+    epochs: NaturalInt = Field(5, description="number of epochs; 0 clusters the untrained network")
     batch_size: BatchSize = Field(16, description="images per training step")
-    lr: Annotated[float, Field(gt=0)] = Field(2e-4, description="initial learning rate of Adam")
+    lr: Annotated[float, Field(gt=0)] = Field(3e-5, description="initial learning rate of Adam")
     backbone_lr: Annotated[float, Field(gt=0, le=10)] = Field(
         1.0, description="initial learning rate of the backbone, relative to `train.lr`; default for a ViT: 1e-5 / train.lr"
     )
@@ -275,8 +277,7 @@ class RunConfig(Section):
         8.0, description="disk budget for decoded frames, in the run's folder, in GB"
     )
     keep_gb: Annotated[float, Field(ge=0, le=1e6)] = Field(
-        1.0,
-        description="memory budget for cached features and views, on the device, in GB",
+        1.0, description="memory budget for cached features and views, on the device, in GB"
     )
     progress: bool = Field(True, description="show progress bars on a terminal")
     report: bool = Field(True, description="write report.html to the run's folder when training ends")

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from picie.clustering.guided_filter import guided_fits
 from picie.data.rasters import Raster, scaled_rows
 from picie.inference.enlarging import cells_near, enlarged_argmax
 from picie.inference.outputs import Maps
@@ -102,21 +102,10 @@ def _fits(colors: Tensor, values: Tensor, radius: int) -> Tensor:
     Returns:
         (K, 4, m, n) the three slopes and the offset, averaged over the surroundings.
     """
-    mean, mean_value = _means(colors, radius), _means(values, radius)
-    scatter = _means((colors[:, None] * colors).flatten(0, 1), radius).view(3, *colors.shape) - mean[:, None] * mean
-    common = torch.stack([_means(one * colors, radius) for one in values]) - mean_value[:, None] * mean
-    matrix = scatter.permute(2, 3, 0, 1) + _EPS * torch.eye(3).to(colors)
-    slopes = torch.linalg.solve(matrix, common.permute(2, 3, 1, 0)).permute(3, 2, 0, 1)
-    offsets = mean_value - (slopes * mean).sum(1)
-    return torch.cat([_means(slopes.flatten(0, 1), radius).view_as(slopes), _means(offsets, radius)[:, None]], dim=1)
+    slopes, offsets = guided_fits(values[None], colors[None], radius, _EPS)
+    return torch.cat([slopes[0].transpose(0, 1), offsets[0][:, None]], dim=1)
 
 
 def _colors(pixels: np.ndarray, like: Tensor) -> Tensor:
     """(3, H, W) colours in [0, 1] of (H, W, 3) uint8 pixels."""
     return torch.from_numpy(pixels.copy()).to(like).permute(2, 0, 1) / 255
-
-
-def _means(maps: Tensor, radius: int) -> Tensor:
-    """Means of (C, m, n) over squares of `radius` around each pixel, as far as they lie inside."""
-    padded = F.avg_pool2d(maps[None], (2 * radius + 1, 1), 1, (radius, 0), count_include_pad=False)
-    return F.avg_pool2d(padded, (1, 2 * radius + 1), 1, (0, radius), count_include_pad=False)[0]

@@ -31,7 +31,7 @@ def with_backbone_defaults(config: Config) -> Config:
     if model.freeze is not None and all(name in section.model_fields_set for section, name in options):
         return config
     patch = patch_size(model)
-    frozen = patch is not None if model.freeze is None else model.freeze
+    frozen = (patch is not None or model.pretrained) if model.freeze is None else model.freeze
     rates, size, scale = {}, {}, {}
     if patch is not None and not frozen:
         rates = {"backbone_lr": _LR / train.lr, "layer_decay": _LAYER_DECAY}

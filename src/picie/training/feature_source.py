@@ -93,8 +93,8 @@ class FeatureSource:
 
     def view_features(
         self, batches: Sequence[np.ndarray], epoch: int, fill_cache: bool = False
-    ) -> Iterator[tuple[np.ndarray, int, Tensor]]:
-        """Yield (indices, view, features) of each view of each batch of `batches`.
+    ) -> Iterator[tuple[np.ndarray, BatchViews, int, Tensor]]:
+        """Yield (indices, views, view, features) of each view of each batch of `batches`.
 
         Features are (B, D, h, w), of any norm.
 
@@ -107,12 +107,12 @@ class FeatureSource:
             for view in range(self.method.views):
                 with torch.no_grad():
                     levels = self.method.view_levels(views, view) if self.method.caches_levels else ()
-                    if fill_cache:
+                    if fill_cache and views.frames is not None:  # not cached yet
                         # Labels use eval mode; levels of another mode cannot be reused.
                         reusable = self.config.cluster.batchnorm == "eval" or self.config.model.freeze
                         self.cache.put(indices, view, levels if reusable else (), views.pictures(view))
                     z = self.method.view_features(views, view, levels or None)
-                yield indices, view, z
+                yield indices, views, view, z
 
     def whole_images(self, batches: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Yield (indices, images (B, 3, H, W) in [0, 1]) of this process's shard of each batch.

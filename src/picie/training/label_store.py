@@ -42,6 +42,7 @@ class PseudoLabelStore:
 
     def __init__(self, path: Path, shape: tuple[int, int, int, int], ks: Sequence[int], keep: bool = False) -> None:
         self._path, self._dtype = path, np.dtype(np.uint8 if max(ks) <= 256 else np.uint16)
+        self._cells = math.prod(shape[2:])
         if not keep:
             if distributed.is_main():
                 _create(path, shape, self._dtype)
@@ -78,6 +79,11 @@ class PseudoLabelStore:
         if torch.device(device).type == "cuda":
             stored = stored.pin_memory()
         return to_device(stored, device).long()
+
+    @property
+    def cells(self) -> int:
+        """The number of cells of an image."""
+        return self._cells
 
     def flush(self) -> None:
         """Flush the labels to disk; afterwards every process can read them."""

@@ -1,40 +1,66 @@
-"""Refits the prototypes: centroids of whole images, computed by the trained network."""
+"""Clusters of whole training images: those that predict, and those that a run starts from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from picie.clustering.kmeans import KMeans
 from picie.clustering.point_sample import PointSample, points_of
+from picie.clustering.smoothed_kmeans import Smoothing, smoothed_lloyd
 from picie.config import Config
 from picie.data.loading import split_batches
 from picie.runtime.profiling import stage
 from picie.runtime.rng import derived_seed
 from picie.training.feature_source import FeatureSource
+from picie.views.geometry import Geometry
 
 # On CamVid, with two networks and four choices each, 64, 96, 128 and 320 images score the same
 # (docs/research/log.md).
 _IMAGES = 128
 _POINTS_PER_CLUSTER = 2**6
+_CELLS = 2**19  # cells whose features smoothed k-means holds: 134 MB a view in bfloat16 at D = 128
 
 
-@torch.no_grad()
+def first_clusters(source: FeatureSource, k: int, n: int, advance: Callable[[int], None]) -> Tensor:
+    """Return (K, D) centroids of `n` whole images under the untrained network, from new k-means starts."""
+    return _cluster(source, _kmeans(source.config, k, "first"), n, (), advance)
+
+
 def refit_prototypes(source: FeatureSource, n: int, advance: Callable[[int], None]) -> Tensor:
     """Return (K, D) centroids of `n` whole, untransformed images under the current network.
 
     The epoch's centroids come from cropped and recoloured views, computed before the training
-    pass. Here images are clustered as prediction sees them. K-means starts from the candidate with
-    the lowest inertia: the epoch's centroids or one of several new starts. With a single start the
-    score varies by chance: from 31 to 36 mIoU for one network (docs/research/log.md).
+    pass. Here images are clustered as prediction sees them. With `cluster.warm_start` k-means goes
+    on from the mean of the views' centroids, and clusters keep their identities. Otherwise it
+    starts from the candidate with the lowest inertia: the epoch's centroids or one of several new
+    starts. With a single start the score varies by chance: from 31 to 36 mIoU for one network
+    (docs/research/log.md).
     """
-    config, method = source.config, source.method
-    options = config.cluster
+    options, centroids = source.config.cluster, source.method.centroids
+    start = centroids.mean(0) if options.warm_start else list(centroids)
+    return _cluster(source, _kmeans(source.config, options.k, "refit"), n, start, advance)
+
+
+def _kmeans(config: Config, k: int, purpose: str) -> KMeans:
+    options, seed = config.cluster, derived_seed(config.seed, purpose)
+    return KMeans(k, options.kmeans_metric, options.lloyd_steps, options.reseed, seed, options.refit)
+
+
+@torch.no_grad()
+def _cluster(
+    source: FeatureSource, kmeans: KMeans, n: int, start: Tensor | Sequence[Tensor], advance: Callable[[int], None]
+) -> Tensor:
+    """Return (K, D) centroids of `n` whole images.
+
+    K-means goes on from `start` (K, D), or from the best of new starts and the candidates `start`.
+    """
+    options, method, smoothing = source.config.cluster, source.method, Smoothing.of(source.config)
     batches = split_batches(source.order("refit")[:n], options.batch_size)
-    seed = derived_seed(config.seed, "refit")
-    sample = PointSample(options.init_points, len(batches), seed)
+    sample = PointSample(options.init_points, len(batches), kmeans.seed)
+    maps = []
     method.eval()
     with source.folded():
         for batch, images in source.whole_images(batches):
@@ -42,21 +68,33 @@ def refit_prototypes(source: FeatureSource, n: int, advance: Callable[[int], Non
                 z = method.predict_features(images)
             with stage("features"):
                 sample.add(points_of(z))
+                if smoothing is not None:
+                    guide = Geometry.identity(len(images)).apply(images, (z.shape[2], z.shape[3])).float()
+                    maps.append((z, guide))
             advance(len(batch))
     with stage("k-means"):
         points, _ = sample.take()
-        kmeans = KMeans(options.k, options.kmeans_metric, options.lloyd_steps, options.reseed, seed, options.refit)
-        kmeans.start(points, kmeans.best_start(points, list(method.centroids)))
-    return kmeans.centroids
+        if not isinstance(start, Tensor):
+            kmeans.start(points, kmeans.best_start(points, start))
+            start = kmeans.centroids
+        elif smoothing is None:
+            kmeans.start(points, start)
+            start = kmeans.centroids
+        if smoothing is None:
+            return start
+        return smoothed_lloyd(maps, start, options.lloyd_steps, options.kmeans_metric, smoothing, options.reseed)
 
 
 def refit_images(config: Config, images: int, cells: int) -> int:
-    """Return how many of `images` images `refit_prototypes` should use.
+    """Return how many of `images` images are enough to cluster.
 
     128 images are enough for a small dataset, and a tenth of the images for a large one. If K is
     large, more are used, so that there are 64 cells per cluster at `cells` feature cells per
-    image. The number never exceeds the images from which k-means samples its start.
+    image. The number never exceeds the images from which k-means samples its start, and with
+    `cluster.smooth` those that fit into memory: 327 views of 160 px, 81 of 320.
     """
     options = config.cluster
     enough = max(_IMAGES, images // 10, _POINTS_PER_CLUSTER * options.k // cells)
+    if options.smooth:
+        enough = min(enough, max(1, _CELLS // cells))
     return min(images, options.init_batches * options.batch_size, enough)

@@ -4,6 +4,9 @@
             batches, and later batches update its centroids
     pass 2: store[head and view, image] = nearest centroid of each cell; counts -> class weights
 
+With `cluster.smooth` neighbouring cells share their cluster in both passes (`smoothed_kmeans`), and
+pass 1 takes the first batches only.
+
 Both passes use the same draws as the epoch's training pass, so a label belongs to the crop that is
 trained on. Both use the same batches, so that features cached by pass 1 equal, bit for bit, those
 that pass 2 would compute. A head is a number of clusters: K and, for PiCIE+H, K2. Heads share the
@@ -23,12 +26,16 @@ from torch.nn import functional as F
 from picie.clustering.cluster_stats import ClusterStats
 from picie.clustering.kmeans import KMeans, assign
 from picie.clustering.point_sample import PointSample, points_of
+from picie.clustering.smoothed_kmeans import Map, Smoothing, smoothed_assign, smoothed_lloyd
 from picie.config import ClusterConfig
 from picie.data.loading import split_batches
 from picie.runtime.profiling import stage
 from picie.runtime.rng import derived_seed
 from picie.training.feature_source import FeatureSource
 from picie.training.label_store import PseudoLabelStore
+from picie.training.prototype_refit import refit_images
+
+_STEPS = 5  # iterations of an epoch's smoothed k-means, which goes on from earlier centroids
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,10 @@ def generate_pseudo_labels(
     """
     batches = split_batches(source.order(epoch, "cluster"), source.config.cluster.batch_size)
     with stage("cluster"):
-        heads = _cluster(source, epoch, batches, lambda n: advance("cluster", n))
+        if Smoothing.of(source.config) is None:
+            heads = _cluster(source, epoch, batches, lambda n: advance("cluster", n))
+        else:
+            heads = _cluster_smoothed(source, epoch, batches, store.cells, lambda n: advance("cluster", n))
     with stage("label"):
         return _label(source, epoch, batches, store, heads, lambda n: advance("label", n))
 
@@ -76,18 +86,24 @@ def _label(
     epoch: int,
     batches: Sequence[np.ndarray],
     store: PseudoLabelStore,
-    heads: Sequence[Sequence[KMeans]],
+    heads: Sequence[Sequence[Tensor]],
     advance: Callable[[int], None],
 ) -> dict[str, Clustering]:
     """Pass 2: label every cell by the nearest centroid, for each head and view."""
-    tallies = [[ClusterStats(kmeans.k) for kmeans in head] for head in heads]
+    smoothing, guide = Smoothing.of(source.config), torch.empty(0)
+    tallies = [[ClusterStats(len(centroids)) for centroids in head] for head in heads]
     source.method.eval()
     with source.folded():
-        for batch, view, z in source.view_features(batches, epoch):
+        for batch, views, view, z in source.view_features(batches, epoch, fill_cache=smoothing is not None):
+            if view == 0 and smoothing is not None:
+                guide = views.guide((z.shape[2], z.shape[3]))
             points = points_of(z)
             with stage("assign"):
                 for i, head in enumerate(heads):
-                    clusters, distances = assign(points, head[view].centroids, unit=True)
+                    if smoothing is None:
+                        clusters, distances = assign(points, head[view], unit=True)
+                    else:
+                        clusters, distances = smoothed_assign(z, guide, head[view], smoothing)
                     store.write(i * len(head) + view, batch, clusters.view(z.shape[0], z.shape[2], z.shape[3]))
                     tallies[i][view].add(clusters, distances)
             if view == 0:
@@ -99,9 +115,9 @@ def _label(
     return {prefix: _clustering(head, counted) for prefix, head, counted in found}
 
 
-def _clustering(kmeans: Sequence[KMeans], tallies: Sequence[ClusterStats]) -> Clustering:
+def _clustering(centroids: Sequence[Tensor], tallies: Sequence[ClusterStats]) -> Clustering:
     return Clustering(
-        centroids=torch.stack([k.centroids for k in kmeans]),
+        centroids=torch.stack(list(centroids)),
         counts=torch.stack([tally.counts for tally in tallies]),
         inertia=[tally.inertia for tally in tallies],
         imbalance=[tally.imbalance for tally in tallies],
@@ -111,8 +127,8 @@ def _clustering(kmeans: Sequence[KMeans], tallies: Sequence[ClusterStats]) -> Cl
 
 def _cluster(
     source: FeatureSource, epoch: int, batches: Sequence[np.ndarray], advance: Callable[[int], None]
-) -> list[list[KMeans]]:
-    """Pass 1: run one k-means for each head and view."""
+) -> list[list[Tensor]]:
+    """Pass 1: run one k-means for each head and view. Returns (K, D) centroids."""
     config, method = source.config, source.method
     options, views = config.cluster, range(method.views)
     heads = [
@@ -124,7 +140,7 @@ def _cluster(
     method.train(options.batchnorm == "train")
     done = [0] * method.views
     with source.folded():
-        for batch, view, z in source.view_features(batches, epoch, fill_cache=True):
+        for batch, _, view, z in source.view_features(batches, epoch, fill_cache=True):
             with stage("k-means"):
                 points = points_of(z)
                 if done[view] < n_start:
@@ -137,11 +153,57 @@ def _cluster(
                 if done[view] == n_start:
                     sample, weight = samples[view].take()
                     for head, (last, _) in zip(heads, method.heads, strict=True):
-                        warm = last[view] if options.warm_start and epoch > 0 else None
-                        head[view].start(sample, warm, weight)
+                        head[view].start(sample, _warm(options, last[view]), weight)
             if view == 0:
                 advance(len(batch))
+    return [[kmeans.centroids for kmeans in head] for head in heads]
+
+
+def _cluster_smoothed(
+    source: FeatureSource, epoch: int, batches: Sequence[np.ndarray], cells: int, advance: Callable[[int], None]
+) -> list[list[Tensor]]:
+    """Pass 1 with `cluster.smooth`: run k-means on the features of the first batches, which are in memory."""
+    config, method = source.config, source.method
+    options, smoothing = config.cluster, Smoothing.of(config)
+    assert smoothing is not None
+    enough = refit_images(config, sum(map(len, batches)), cells)
+    first = batches[: max(1, -(-enough // options.batch_size))]
+    maps: list[list[Map]] = [[] for _ in range(method.views)]
+    guide = torch.empty(0)
+    method.train(options.batchnorm == "train")
+    with source.folded():
+        for batch, views, view, z in source.view_features(first, epoch, fill_cache=True):
+            if view == 0:
+                guide = views.guide((z.shape[2], z.shape[3]))
+                advance(len(batch))
+            maps[view].append((z, guide))
+    heads: list[list[Tensor]] = []
+    with stage("k-means"):
+        for (prefix, k), (last, _) in zip(options.heads.items(), method.heads, strict=True):
+            heads.append([])
+            for view in range(method.views):
+                centroids = _warm(options, last[view])
+                if centroids is None:
+                    centroids = _new_start(options, k, derived_seed(config.seed, epoch, f"{prefix}kmeans", view), maps[view])
+                heads[-1].append(
+                    smoothed_lloyd(maps[view], centroids, _STEPS, options.kmeans_metric, smoothing, options.reseed)
+                )
     return heads
+
+
+def _new_start(options: ClusterConfig, k: int, seed: int, maps: Sequence[Map]) -> Tensor:
+    """Return (K, D) centroids of features `maps`, clustered cell by cell."""
+    sample = PointSample(options.init_points, len(maps), seed)
+    for z, _ in maps:
+        sample.add(points_of(z))
+    kmeans = _kmeans(options, k, seed)
+    kmeans.start(sample.take()[0])
+    return kmeans.centroids
+
+
+def _warm(options: ClusterConfig, last: Tensor) -> Tensor | None:
+    """Return the latest centroids (K, D), or None if k-means starts anew."""
+    return last if options.warm_start and bool(last.any()) else None
 
 
 def _kmeans(options: ClusterConfig, k: int, seed: int) -> KMeans:

@@ -36,7 +36,7 @@ from picie.training.collapse import collapse_warning
 from picie.training.feature_source import FeatureSource
 from picie.training.label_store import PseudoLabelStore
 from picie.training.optimization import Optimizer, load_optimizer_state
-from picie.training.prototype_refit import refit_images, refit_prototypes
+from picie.training.prototype_refit import first_clusters, refit_images, refit_prototypes
 from picie.training.pseudo_labels import Clustering, generate_pseudo_labels
 from picie.training.run_folder import RunFolder
 from picie.training.setup import Setup
@@ -94,6 +94,11 @@ class Trainer:
         self.method.eval()
         with self.folder.bars.bar("start laterals", len(images)) as advance, torch.no_grad():
             self.method.initialize(self._whole_images(batches, self._stopping(advance)))
+        options = self.config.cluster
+        if options.warm_start and options.refit:
+            for (centroids, _), k in zip(self.method.heads, options.heads.values(), strict=True):
+                with self.folder.bars.bar("start clusters", self.refit_images) as advance:
+                    centroids.copy_(first_clusters(self.source, k, self.refit_images, self._stopping(advance)))
         self.save()
 
     def _whole_images(self, batches: Sequence[np.ndarray], advance: Callable[[int], None]) -> Iterator[Tensor]:
@@ -147,7 +152,8 @@ class Trainer:
         n, state, bars = len(self.source.indices), self.state, self.folder.bars
         # The file holds labels of two epochs for a while.
         self.folder.record.update(labelled_epoch=None)
-        with self._timed("label"), bars.bar("cluster", n) as first, bars.bar("label", n) as second:
+        clustered = self.refit_images if self.config.cluster.smooth else n
+        with self._timed("label"), bars.bar("cluster", clustered) as first, bars.bar("label", n) as second:
             advance = {"cluster": self._stopping(first), "label": self._stopping(second)}
             state.clusterings = generate_pseudo_labels(
                 self.source, state.epoch, self.store, lambda stage, images: advance[stage](images)

@@ -87,6 +87,17 @@ class BatchViews:
             self.made[view] = draws.pictures(frames, view, self.size)
         return self.made[view]
 
+    def guide(self, cells: tuple[int, int]) -> Tensor:
+        """Return the colours of the features' cells, (B, 3, *cells) float32 in [0, 1].
+
+        They are G x, without changes of colour, and the same for both views.
+        """
+        frames = self.frames
+        if frames is None:
+            assert self.load is not None
+            _, frames = self.load()
+        return self.draws.geometry.apply(frames, cells).float()
+
 
 class TwoViews:
     """Draws views as a function of (seed, epoch, image), as `picie.runtime.rng` describes.

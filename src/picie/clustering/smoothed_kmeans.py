@@ -1,0 +1,127 @@
+"""K-means of feature maps in which neighbouring cells share their cluster.
+
+A cell's probabilities, the softmax of its similarities to the centroids, are smoothed by a guided
+filter whose guide is the picture. The cluster of a cell is that of its largest smoothed
+probability, so cells of one surface take one cluster, and borders lie at the edges of the picture.
+
+Shapes: B pictures, D feature dimension, K clusters, h w feature cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from picie.clustering.guided_filter import guided_filter
+from picie.clustering.kmeans import Metric, bias, cluster_sums, project
+from picie.clustering.point_sample import points_of
+from picie.config import Config
+from picie.runtime import distributed
+
+Map = tuple[Tensor, Tensor]  # features (B, D, h, w), and the colours (B, 3, h, w) of their cells
+_EPS = 1e-4  # variance of colours in [0, 1] below which cells count as one surface
+_AT_ONCE = 2**21  # probabilities that are filtered at once; the filter needs 8 numbers for each
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """How probabilities are smoothed.
+
+    Attributes:
+        radius: of the filter, relative to the short side of the map.
+        temperature: of the softmax.
+    """
+
+    radius: float
+    temperature: float
+
+    @staticmethod
+    def of(config: Config) -> Smoothing | None:
+        """The smoothing of a run; None if cells are clustered one by one."""
+        return Smoothing(config.cluster.smooth, config.loss.temperature) if config.cluster.smooth else None
+
+    def __call__(self, probabilities: Tensor, guide: Tensor) -> Tensor:
+        """Filter `probabilities` (B, K, h, w); `guide` holds the colours (B, 3, h, w) of the cells."""
+        radius = max(1, round(self.radius * min(guide.shape[2:])))
+        return guided_filter(probabilities, guide, radius, _EPS)
+
+
+def smoothed_assign(z: Tensor, guide: Tensor, centroids: Tensor, smoothing: Smoothing) -> tuple[Tensor, Tensor]:
+    """Assign the cells of `z` to clusters by their smoothed probabilities.
+
+    Args:
+        z: (B, D, h, w) features of any norm and floating dtype; they count as points of norm 1.
+        guide: (B, 3, h, w) float32 colours of the cells in [0, 1].
+        centroids: (K, D) float32.
+        smoothing: how to smooth.
+
+    Returns:
+        (B * h * w,) int64 clusters, and (B * h * w,) squared distances to their centroids.
+    """
+    (batch, _, h, w), k = z.shape, len(centroids)
+    scores = F.normalize(points_of(z).float(), dim=1) @ centroids.T + bias(centroids)
+    probabilities = (scores / smoothing.temperature).softmax(1).view(batch, h, w, k).permute(0, 3, 1, 2)
+    largest = scores.new_full((batch, h, w), -torch.inf)
+    clusters = torch.zeros(batch, h, w, dtype=torch.long, device=z.device)
+    at_once = max(1, _AT_ONCE // max(1, batch * h * w))
+    for first in range(0, k, at_once):
+        values, indices = smoothing(probabilities[:, first : first + at_once].contiguous(), guide).max(1)
+        larger = values > largest
+        largest = torch.where(larger, values, largest)
+        clusters = torch.where(larger, indices + first, clusters)
+    found = clusters.flatten()
+    return found, (1 - 2 * scores.gather(1, found[:, None])[:, 0]).clamp_(min=0)
+
+
+def smoothed_lloyd(
+    maps: Sequence[Map], centroids: Tensor, steps: int, metric: Metric, smoothing: Smoothing, reseed: bool = True
+) -> Tensor:
+    """Run Lloyd's iterations with smoothed assignments from `centroids` (K, D).
+
+    With several processes each passes its part of the maps, and all get the same result. Empty
+    clusters are moved to the cells farthest from their centroids if `reseed`, otherwise they keep
+    their position.
+
+    Args:
+        maps: features (B, D, h, w) of any norm, and the colours (B, 3, h, w) of their cells.
+        centroids: (K, D) float32 initial centroids.
+        steps: number of iterations.
+        metric: "spherical" keeps centroids at norm 1.
+        smoothing: how to smooth.
+        reseed: whether to move empty clusters.
+
+    Returns:
+        (K, D) float32 centroids.
+    """
+    k, means = len(centroids), centroids.cpu().double()
+    for _ in range(steps):
+        current = project(means, metric).to(centroids)
+        sums, counts = torch.zeros_like(means), means.new_zeros(k)
+        for z, guide in maps:
+            clusters, _ = smoothed_assign(z, guide, current, smoothing)
+            batch_sums, batch_counts = cluster_sums(F.normalize(points_of(z).float(), dim=1), clusters, k)
+            sums += batch_sums
+            counts += batch_counts
+        sums, counts = distributed.all_reduce_sum(sums), distributed.all_reduce_sum(counts)
+        means = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp(min=1), means)
+        empty = (counts == 0).nonzero()[:, 0]
+        if reseed and 0 < len(empty) < k:
+            farthest = _farthest(maps, current, len(empty), smoothing)
+            means[empty[: len(farthest)]] = farthest
+    return project(means, metric).to(centroids)
+
+
+def _farthest(maps: Sequence[Map], centroids: Tensor, n: int, smoothing: Smoothing) -> Tensor:
+    """Return the `n` cells farthest from their centroids, at norm 1, (n, D) float64 on the CPU."""
+    found: list[tuple[float, list[float]]] = []
+    for z, guide in maps:
+        _, distances = smoothed_assign(z, guide, centroids, smoothing)
+        values, indices = distances.topk(min(n, len(distances)))
+        points = F.normalize(points_of(z)[indices].float(), dim=1)
+        found = sorted([*found, *zip(values.tolist(), points.tolist(), strict=True)], reverse=True)[:n]
+    everyone = sorted((one for part in distributed.all_gather_object(found) for one in part), reverse=True)[:n]
+    return torch.tensor([point for _, point in everyone], dtype=torch.float64)
