@@ -62,11 +62,21 @@ def smoothed_assign(z: Tensor, guide: Tensor, centroids: Tensor, smoothing: Smoo
     Returns:
         (B * h * w,) int64 clusters, and (B * h * w,) squared distances to their centroids.
     """
-    (batch, _, h, w), k = z.shape, len(centroids)
-    scores = F.normalize(points_of(z).float(), dim=1) @ centroids.T + bias(centroids)
+    return _assign(_unit(z), guide, centroids, smoothing)
+
+
+def _unit(z: Tensor) -> Tensor:
+    """Return the points (B * h * w, D) of features (B, D, h, w), float32, at norm 1."""
+    return F.normalize(points_of(z).float(), dim=1)
+
+
+def _assign(points: Tensor, guide: Tensor, centroids: Tensor, smoothing: Smoothing) -> tuple[Tensor, Tensor]:
+    """As `smoothed_assign`, for `points` (B * h * w, D) of norm 1."""
+    (batch, _, h, w), k = guide.shape, len(centroids)
+    scores = points @ centroids.T + bias(centroids)
     probabilities = (scores / smoothing.temperature).softmax(1).view(batch, h, w, k).permute(0, 3, 1, 2)
     largest = scores.new_full((batch, h, w), -torch.inf)
-    clusters = torch.zeros(batch, h, w, dtype=torch.long, device=z.device)
+    clusters = torch.zeros(batch, h, w, dtype=torch.long, device=points.device)
     at_once = max(1, _AT_ONCE // max(1, batch * h * w))
     for first in range(0, k, at_once):
         values, indices = smoothing(probabilities[:, first : first + at_once].contiguous(), guide).max(1)
@@ -102,8 +112,9 @@ def smoothed_lloyd(
         current = project(means, metric).to(centroids)
         sums, counts = torch.zeros_like(means), means.new_zeros(k)
         for z, guide in maps:
-            clusters, _ = smoothed_assign(z, guide, current, smoothing)
-            batch_sums, batch_counts = cluster_sums(F.normalize(points_of(z).float(), dim=1), clusters, k)
+            points = _unit(z)
+            clusters, _ = _assign(points, guide, current, smoothing)
+            batch_sums, batch_counts = cluster_sums(points, clusters, k)
             sums += batch_sums
             counts += batch_counts
         sums, counts = distributed.all_reduce_sum(sums), distributed.all_reduce_sum(counts)
@@ -119,9 +130,9 @@ def _farthest(maps: Sequence[Map], centroids: Tensor, n: int, smoothing: Smoothi
     """Return the `n` cells farthest from their centroids, at norm 1, (n, D) float64 on the CPU."""
     found: list[tuple[float, list[float]]] = []
     for z, guide in maps:
-        _, distances = smoothed_assign(z, guide, centroids, smoothing)
+        points = _unit(z)
+        _, distances = _assign(points, guide, centroids, smoothing)
         values, indices = distances.topk(min(n, len(distances)))
-        points = F.normalize(points_of(z)[indices].float(), dim=1)
-        found = sorted([*found, *zip(values.tolist(), points.tolist(), strict=True)], reverse=True)[:n]
+        found = sorted([*found, *zip(values.tolist(), points[indices].tolist(), strict=True)], reverse=True)[:n]
     everyone = sorted((one for part in distributed.all_gather_object(found) for one in part), reverse=True)[:n]
     return torch.tensor([point for _, point in everyone], dtype=torch.float64)

@@ -59,6 +59,7 @@ def _cluster(
     """
     options, method, smoothing = source.config.cluster, source.method, Smoothing.of(source.config)
     batches = split_batches(source.order("refit")[:n], options.batch_size)
+    by_cells = smoothing is None or not isinstance(start, Tensor)  # k-means of single cells, first or only
     sample = PointSample(options.init_points, len(batches), kmeans.seed)
     maps = []
     method.eval()
@@ -67,19 +68,18 @@ def _cluster(
             with stage("forward"):
                 z = method.predict_features(images)
             with stage("features"):
-                sample.add(points_of(z))
+                if by_cells:
+                    sample.add(points_of(z))
                 if smoothing is not None:
                     guide = Geometry.identity(len(images)).apply(images, (z.shape[2], z.shape[3])).float()
                     maps.append((z, guide))
             advance(len(batch))
     with stage("k-means"):
-        points, _ = sample.take()
-        if not isinstance(start, Tensor):
-            kmeans.start(points, kmeans.best_start(points, start))
+        if by_cells:
+            points, _ = sample.take()
+            kmeans.start(points, start if isinstance(start, Tensor) else kmeans.best_start(points, start))
             start = kmeans.centroids
-        elif smoothing is None:
-            kmeans.start(points, start)
-            start = kmeans.centroids
+        assert isinstance(start, Tensor)
         if smoothing is None:
             return start
         return smoothed_lloyd(maps, start, options.lloyd_steps, options.kmeans_metric, smoothing, options.reseed)

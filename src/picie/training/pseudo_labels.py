@@ -97,11 +97,10 @@ def _label(
         for batch, views, view, z in source.view_features(batches, epoch, fill_cache=smoothing is not None):
             if view == 0 and smoothing is not None:
                 guide = views.guide((z.shape[2], z.shape[3]))
-            points = points_of(z)
             with stage("assign"):
                 for i, head in enumerate(heads):
                     if smoothing is None:
-                        clusters, distances = assign(points, head[view], unit=True)
+                        clusters, distances = assign(points_of(z), head[view], unit=True)
                     else:
                         clusters, distances = smoothed_assign(z, guide, head[view], smoothing)
                     store.write(i * len(head) + view, batch, clusters.view(z.shape[0], z.shape[2], z.shape[3]))
