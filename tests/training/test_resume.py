@@ -72,7 +72,7 @@ def signal_at(monkeypatch: pytest.MonkeyPatch) -> SignalAt:
     return SignalAt(monkeypatch)
 
 
-@pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("every", [6, pytest.param(3, marks=pytest.mark.long)])  # every moment: two minutes more
 def test_a_run_stopped_at_any_moment_goes_on_to_the_same_end(
     variant: tuple[Config, Path], tmp_path: Path, signal_at: SignalAt, every: int
 ) -> None:
@@ -104,7 +104,7 @@ def test_a_run_stopped_at_any_moment_goes_on_to_the_same_end(
         api.resume(run)
         assert_equal_runs(run, whole)
     assert ends >= 1  # after the last step
-    if every == 1:
+    if every == 3:
         assert 0 in steps  # between epochs
         assert steps & {1, 2}  # in the middle of one
 
