@@ -82,7 +82,7 @@ def agreement(segmenter: Segmenter, indices: Sequence[int]) -> float:
         frames = torch.stack([torch.from_numpy(centre_frame(image, config.views.frame_size)) for _, image in batch])
         views = BatchViews(draws.draw(_DRAWS, [index for index, _ in batch], 2), config.views.view_size, frames.float() / 255)
         clusters = [
-            classify(method.view_features(views, view).float().permute(0, 2, 3, 1).flatten(0, 2), weight, offset)[0]
+            classify(method.features(views, view).permute(0, 2, 3, 1).flatten(0, 2), weight, offset)[0]
             for view in (0, 1)
         ]
         same += int((clusters[0] == clusters[1]).sum())

@@ -178,6 +178,17 @@ class Projected(PiCIE):
 # Methods that change what the base class does in other places.
 
 
+class Adapted(PiCIE):
+    """A layer after each level is trained: the levels change, even those of a frozen backbone."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.adapters = nn.ModuleList(nn.Conv2d(c, c, 1) for c in self.network.backbone.channels)
+
+    def levels(self, images: Tensor) -> Sequence[Tensor]:
+        return [adapt(level.float()) for adapt, level in zip(self.adapters, super().levels(images), strict=True)]
+
+
 class Swapped(PiCIE):
     """PiCIE on images whose red and blue are swapped: distances change, so scores must follow everywhere."""
 
@@ -252,6 +263,8 @@ EXTENSIONS = {
     "projection head": (f"method={HERE}:Projected",),
 }
 OTHERS = {
+    "frozen momentum teacher": (f"method={HERE}:Teacher", "teacher.momentum=0.5", "model.freeze=true"),
+    "frozen backbone with adapters": (f"method={HERE}:Adapted", "model.freeze=true"),
     "features of a picture": (f"method={HERE}:Coloured",),
     "loss of pictures": (f"method={HERE}:LooksAtPictures",),
     "frozen": (f"method={HERE}:Frozen",),
@@ -337,14 +350,14 @@ def test_predicted_features_are_the_methods_everywhere(cli: Cli, labelled_folder
     torch.testing.assert_close(segmenter.encode(pixels), F.normalize(raw, dim=1), atol=0.02, rtol=0)
 
 
-@pytest.mark.parametrize("method", ["LooksAtPictures", "Coloured"])
+@pytest.mark.parametrize("method", ["LooksAtPictures", "Coloured", "Adapted"])
 def test_what_is_cached_changes_no_result_of_any_method(cli: Cli, labelled_folder: Path, tmp_path: Path, method: str) -> None:
     runs = [
         train(cli, labelled_folder, tmp_path / keep, f"method={HERE}:{method}", f"run.keep_gb={keep}", "run.cache_gb=0")
         for keep in ("0", "1")
     ]
     assert_equal_runs(*runs)
-    frozen = [  # its levels are cached, its pictures are not
+    frozen = [  # its levels are cached if they are the backbone's, and then its pictures are not
         train(
             cli,
             labelled_folder,
@@ -356,6 +369,18 @@ def test_what_is_cached_changes_no_result_of_any_method(cli: Cli, labelled_folde
         for keep in ("0", "1")
     ]
     assert_equal_runs(*frozen)
+
+
+def test_what_is_trained_after_a_frozen_backbone_is_trained(cli: Cli, labelled_folder: Path, tmp_path: Path) -> None:
+    options = (f"method={HERE}:Adapted", "model.freeze=true")
+    states = [
+        checkpoint_of(train(cli, labelled_folder, tmp_path / epochs, *options, f"train.epochs={epochs}"))["method"]
+        for epochs in ("0", "1")
+    ]
+    for name in states[0]:
+        changed = not torch.equal(states[0][name], states[1][name])
+        if name.startswith(("adapters.", "network.")):
+            assert changed == (not name.startswith("network.backbone.")), name
 
 
 def test_a_teacher_of_momentum_1_never_changes_and_of_0_is_the_network(cli: Cli, labelled_folder: Path, tmp_path: Path) -> None:

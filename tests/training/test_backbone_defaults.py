@@ -20,17 +20,24 @@ from picie.training import api
 from picie.training.backbone_defaults import with_backbone_defaults
 
 VIT = "model.backbone=test_vit"  # 6 blocks of 64 channels, a patch of 16 px
+OWN = "model.backbone=tests.test_extension:ToyBackbone"
+RANDOM = "model.pretrained=false"
 
 
 def resolved(*options: str) -> Config:
-    return with_backbone_defaults(load(None, None, ["model.pretrained=false", *options]))
+    return with_backbone_defaults(load(None, None, options))
 
 
 @pytest.mark.parametrize(
     ("options", "size", "freeze", "backbone_lr", "layer_decay"),
     [
-        ((), 160, False, 1.0, 1.0),
-        (("model.backbone=resnet18",), 160, False, 1.0, 1.0),
+        ((), 160, True, 1.0, 1.0),
+        (("model.backbone=resnet18",), 160, True, 1.0, 1.0),
+        (("model.freeze=false",), 160, False, 1.0, 1.0),
+        ((RANDOM,), 160, False, 1.0, 1.0),
+        ((RANDOM, "model.freeze=true"), 160, True, 1.0, 1.0),
+        ((OWN,), 160, False, 1.0, 1.0),
+        ((OWN, "model.weights=own.pth"), 160, True, 1.0, 1.0),
         (("model.backbone=dinov3-s",), 448, True, 1.0, 1.0),
         (("model.backbone=dinov2-b",), 392, True, 1.0, 1.0),
         ((VIT,), 448, True, 1.0, 1.0),
@@ -39,7 +46,7 @@ def resolved(*options: str) -> Config:
         ((VIT, "model.freeze=false"), 448, False, 1e-5 / 3e-5, 0.75),
         ((VIT, "model.freeze=false", "train.lr=1e-3"), 448, False, 0.01, 0.75),
         ((VIT, "model.freeze=false", "train.backbone_lr=1.0", "train.layer_decay=1.0"), 448, False, 1.0, 1.0),
-        (("model.freeze=true",), 160, True, 1.0, 1.0),
+        ((VIT, RANDOM), 448, False, 1.0, 1.0),
     ],
 )
 def test_what_is_not_set_follows_the_backbone(
@@ -70,7 +77,7 @@ def test_an_unknown_backbone_is_named() -> None:
 
 
 def test_a_vit_trains_frozen_and_says_so(tiny: Callable[..., Config], tmp_path: Path, told: list[str]) -> None:
-    run = api.train(tiny(VIT, "views.size=96", "train.epochs=1"), tmp_path / "run")
+    run = api.train(tiny(VIT, "views.size=96", "train.epochs=1", "model.freeze=true"), tmp_path / "run")
     text = "\n".join(told)
     assert "test_vit: 6 x 6 cells of 16 px for a view of 96 px; frozen" in text
     assert "views.size = 96 gives test_vit only 6 x 6 cells; small objects are lost: give --size 448 or more" in text
@@ -92,7 +99,7 @@ def test_d_shrinks_to_what_the_levels_have(tiny: Callable[..., Config], tmp_path
 
 def test_the_blocks_of_a_trained_vit_have_rates_that_fall_with_depth() -> None:
     config = resolved(VIT, "model.freeze=false", "train.layer_decay=0.5")
-    method = build_method(config)
+    method = build_method(config, pretrained=False)
     groups = method.parameter_groups()
     names = {id(p): name for name, p in method.named_parameters()}
     rates = {names[id(p)]: group.get("lr", config.train.lr) for group in groups for p in group["params"]}
@@ -106,7 +113,7 @@ def test_the_blocks_of_a_trained_vit_have_rates_that_fall_with_depth() -> None:
 
 
 def test_layer_decay_of_a_pyramid_is_refused() -> None:
-    method = build_method(resolved("model.backbone=test_efficientnet", "train.layer_decay=0.5"))
+    method = build_method(resolved(RANDOM, "model.backbone=test_efficientnet", "train.layer_decay=0.5"))
     with pytest.raises(InputError, match=r"train\.layer_decay is for the blocks of a ViT"):
         method.parameter_groups()
 

@@ -17,7 +17,7 @@ NO_PICTURE = torch.zeros(0)
 
 def cached(budget: float) -> ViewCache:
     """A cache for levels alone, as with a frozen backbone."""
-    return ViewCache(budget, frozen=True, n=100)
+    return ViewCache(budget, fixed=True, n=100)
 
 
 def holds(cache: ViewCache, indices: np.ndarray, views: list[int] | range) -> bool:

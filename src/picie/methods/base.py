@@ -119,6 +119,11 @@ class Method(nn.Module):
         """Whether the features are `decode(levels(images))`, so that levels can be cached."""
         return type(self).predict_features is Method.predict_features
 
+    @property
+    def has_fixed_levels(self) -> bool:
+        """Whether training leaves `levels(images)` as they are, so that they serve every pass of an epoch."""
+        return self.caches_levels and self.network.frozen and type(self).levels is Method.levels
+
     def view_levels(self, batch: BatchViews, view: int) -> Sequence[Tensor]:
         """`levels` of one view's pictures, cached by an earlier pass or computed now."""
         if view in batch.levels:

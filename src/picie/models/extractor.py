@@ -43,7 +43,7 @@ class Extractor(nn.Module):
         self.fpn = FPN(self.backbone.channels, self.dim)
         # A backbone of another class may lack the attribute.
         self.patch_tokens: bool = getattr(self.backbone, "patch_tokens", False)
-        self.frozen: bool = self.patch_tokens if config.freeze is None else config.freeze
+        self.frozen: bool = bool(config.freeze)
         if self.frozen:
             self.backbone.requires_grad_(False)
         self.stride: int = min(self.backbone.strides)

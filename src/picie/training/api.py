@@ -213,8 +213,7 @@ def _view_cache(setup: Setup, images: int) -> ViewCache:
     Its budget is `run.keep_gb`, which processes on one CPU share.
     """
     sharing = distributed.local_world_size() if setup.engine.device.type == "cpu" else 1
-    frozen = bool(setup.config.model.freeze) and setup.method.caches_levels
-    return ViewCache(setup.config.run.keep_gb * 1e9 / sharing, frozen, images * setup.method.views)
+    return ViewCache(setup.config.run.keep_gb * 1e9 / sharing, setup.method.has_fixed_levels, images * setup.method.views)
 
 
 @contextlib.contextmanager

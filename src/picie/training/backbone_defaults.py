@@ -18,10 +18,11 @@ _LAYER_DECAY = 0.75
 def with_backbone_defaults(config: Config) -> Config:
     """Return `config` with every option set whose default depends on the backbone.
 
-    Views of a ViT have 28 x 28 cells, images are predicted at that size, and its weights are
-    frozen. If `model.freeze` is false, its last block is trained at a rate of 1e-5 and each block
-    below at 0.75 times the rate of the next. All other backbones keep the general defaults.
-    Options that are set stay as they are.
+    A pretrained backbone is frozen; a class of your own counts as pretrained if it has
+    `model.weights` or gives patch tokens. Views of a ViT have 28 x 28 cells, and images are
+    predicted at that size. If a pretrained ViT is not frozen, its last block is trained at a rate
+    of 1e-5 and each block below at 0.75 times the rate of the next. Options that are set stay as
+    they are.
 
     Raises:
         InputError: the backbone is unknown, or gives no feature maps.
@@ -31,9 +32,10 @@ def with_backbone_defaults(config: Config) -> Config:
     if model.freeze is not None and all(name in section.model_fields_set for section, name in options):
         return config
     patch = patch_size(model)
-    frozen = (patch is not None or model.pretrained) if model.freeze is None else model.freeze
+    pretrained = model.pretrained and (":" not in model.backbone or model.weights is not None or patch is not None)
+    frozen = pretrained if model.freeze is None else model.freeze
     rates, size, scale = {}, {}, {}
-    if patch is not None and not frozen:
+    if patch is not None and pretrained and not frozen:
         rates = {"backbone_lr": _LR / train.lr, "layer_decay": _LAYER_DECAY}
     if patch is not None:
         largest = views.crop or patch * VIEW_CELLS

@@ -109,7 +109,7 @@ class FeatureSource:
                     levels = self.method.view_levels(views, view) if self.method.caches_levels else ()
                     if fill_cache and views.frames is not None:  # not cached yet
                         # Labels use eval mode; levels of another mode cannot be reused.
-                        reusable = self.config.cluster.batchnorm == "eval" or self.config.model.freeze
+                        reusable = self.config.cluster.batchnorm == "eval" or self.method.has_fixed_levels
                         self.cache.put(indices, view, levels if reusable else (), views.pictures(view))
                     z = self.method.view_features(views, view, levels or None)
                 yield indices, views, view, z

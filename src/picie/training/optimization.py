@@ -71,7 +71,6 @@ class Optimizer:
             values = self._reduce(torch.stack(list(parts.values())), share)
             for optimizer in self.optimizers:
                 optimizer.step()
-            self.method.after_step()
         return list(parts), values
 
     def _reduce(self, values: Tensor, share: float) -> Tensor:

@@ -185,8 +185,7 @@ class Trainer:
         remaining = batches[state.step :]
         self.method.train()
         name = f"train {state.epoch + 1}/{self.config.train.epochs}"
-        frozen = source.folded() if self.config.model.freeze else contextlib.nullcontext()
-        with self._timed("train"), self.folder.bars.bar(name, len(order)) as advance, frozen:
+        with self._timed("train"), self.folder.bars.bar(name, len(order)) as advance:
             advance(sum(len(distributed.shard(b)) for b in batches[: state.step]))
             for batch, (indices, views) in zip(remaining, source.batches(remaining, state.epoch), strict=True):
                 self.optimizer.set_rate(state.epoch + state.step / len(batches))
@@ -207,7 +206,11 @@ class Trainer:
         `views` are those of this process's images, `indices`.
         """
         labels = self.store.read(indices, self.setup.engine.device)
-        names, values = self.optimizer.step(views, labels, len(indices) / n)
+        # Levels that are not cached are computed as those of the other passes, so the cache changes no result.
+        computes_fixed = self.method.has_fixed_levels and not views.levels
+        with self.source.folded() if computes_fixed else contextlib.nullcontext():
+            names, values = self.optimizer.step(views, labels, len(indices) / n)
+        self.method.after_step()
         latest = (n, names, AsyncCopy(values))
         # These are the losses of the previous step; a GPU is already busy with this step.
         self._read_losses()

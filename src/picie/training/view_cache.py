@@ -19,18 +19,17 @@ class ViewCache:
 
     Labelling visits the images in the same batches as clustering. It uses the levels of as many
     images as fit, which need no second forward pass. Training shuffles the images, so it uses the
-    cache only if it is complete: the pictures, or the levels if the backbone is frozen. A view of
-    160 px takes 147 kB as levels of EfficientNet-Lite0 in bfloat16, 384 kB as those of ResNet-18,
+    cache only if it is complete: the pictures, or the levels if they are fixed. A view of 160 px takes 147 kB as levels of EfficientNet-Lite0 in bfloat16, 384 kB as those of ResNet-18,
     and 154 kB as a picture.
 
     Args:
         budget: bytes on the device, for levels and pictures together.
-        frozen: whether training uses the levels.
+        fixed: whether training leaves the levels as they are, and so uses them.
         n: number of views of all images.
     """
 
-    def __init__(self, budget: float = 0, frozen: bool = False, n: int = 0) -> None:
-        self._budget, self._frozen, self._n = budget, frozen, n
+    def __init__(self, budget: float = 0, fixed: bool = False, n: int = 0) -> None:
+        self._budget, self._fixed, self._n = budget, fixed, n
         self._maps: dict[Kind, dict[tuple[int, int], list[Tensor]]] = {"levels": {}, "pictures": {}}
         self._bytes: dict[Kind, int] = {"levels": 0, "pictures": 0}
 
@@ -43,7 +42,7 @@ class ViewCache:
             self._store("levels", indices, view, levels)
         all_bytes = sum(tensor.nbytes for tensor in (*levels, pictures)) / max(1, len(indices)) * self._n
         # With several processes each one trains on other images than it clustered.
-        if not self._frozen and all_bytes <= self._budget and distributed.world_size() == 1:
+        if not self._fixed and all_bytes <= self._budget and distributed.world_size() == 1:
             self._store("pictures", indices, view, [pictures])
 
     def _store(self, kind: Kind, indices: np.ndarray, view: int, tensors: Sequence[Tensor]) -> None:
@@ -78,7 +77,7 @@ class ViewCache:
 
     def finish_labels(self) -> None:
         """Free the levels after labelling, unless training uses them all."""
-        if not self._frozen or self.size("levels") < self._n:
+        if not self._fixed or self.size("levels") < self._n:
             self._free("levels")
 
     def clear(self) -> None:
