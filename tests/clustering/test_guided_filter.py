@@ -69,3 +69,12 @@ def test_long_maps_are_averaged_without_a_matrix(monkeypatch: pytest.MonkeyPatch
     expected = guided_filter(maps, guide, 3, 1e-3)
     monkeypatch.setattr(module, "_MATRIX", 8)
     torch.testing.assert_close(guided_filter(maps, guide, 3, 1e-3), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["grey", "black and white", "one colour"])
+def test_pictures_whose_colours_depend_on_each_other_are_filtered_as_in_float64(name: str) -> None:
+    values = random(4, 1, 40, 40, seed=1)
+    guide = {"grey": values, "black and white": (values > 0.5).float(), "one colour": torch.full_like(values, 0.3)}[name]
+    guide, maps = guide.expand(-1, 3, -1, -1).contiguous(), (5 * random(4, 11, 40, 40)).softmax(1)
+    expected = guided_filter(maps.double(), guide.double(), 5, 1e-4)
+    torch.testing.assert_close(guided_filter(maps, guide, 5, 1e-4).double(), expected, atol=2e-5, rtol=0)

@@ -54,9 +54,11 @@ def guided_fits(maps: Tensor, guide: Tensor, radius: int, eps: float) -> tuple[T
 
 
 def _inverse(entries: Tensor, eps: float) -> list[list[Tensor]]:
-    """Invert symmetric matrices with `eps` added to their diagonals, by cofactors.
+    """Invert symmetric matrices with `eps` added to their diagonals, by their factors L D L^T.
 
-    This takes 1 ms where `torch.linalg.solve` takes 40 (8,560 matrices, one core).
+    This takes 1 ms where `torch.linalg.solve` takes 40 (8,560 matrices, one core). Cofactors cancel
+    on grey pictures, whose channels are equal: with them 3 % of the cells of a black-and-white
+    picture got another cluster than in float64.
 
     Args:
         entries: (B, 6, h, w) the entries of the upper triangles, row by row.
@@ -66,12 +68,15 @@ def _inverse(entries: Tensor, eps: float) -> list[list[Tensor]]:
         The rows of the inverses, of entries (B, h, w).
     """
     a, b, c, d, e, f = entries.unbind(1)
-    a, d, f = a + eps, d + eps, f + eps
-    first, second, third = d * f - e * e, c * e - b * f, b * e - c * d
-    det = a * first + b * second + c * third
-    fourth, fifth, sixth = a * f - c * c, b * c - a * e, a * d - b * b
-    rows = [[first, second, third], [second, fourth, fifth], [third, fifth, sixth]]
-    return [[entry / det for entry in row] for row in rows]
+    d1 = a + eps
+    l1, l2 = b / d1, c / d1
+    d2, rest = d + eps - l1 * b, e - l1 * c
+    l3 = rest / d2
+    d3 = f + eps - l2 * c - l3 * rest
+    last = l1 * l3 - l2  # L^-1 has the rows (1, 0, 0), (-l1, 1, 0) and (last, -l3, 1)
+    first = [1 / d1 + l1 * l1 / d2 + last * last / d3, -l1 / d2 - last * l3 / d3, last / d3]
+    second = [first[1], 1 / d2 + l3 * l3 / d3, -l3 / d3]
+    return [first, second, [first[2], second[2], 1 / d3]]
 
 
 def _means(maps: Tensor, radius: int) -> Tensor:
