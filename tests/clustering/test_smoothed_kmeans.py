@@ -11,7 +11,6 @@ from picie.clustering import smoothed_kmeans as module
 from picie.clustering.guided_filter import guided_filter
 from picie.clustering.kmeans import Metric, assign, bias, lloyd, project
 from picie.clustering.smoothed_kmeans import Smoothing, smoothed_assign, smoothed_lloyd
-from picie.config import load
 
 SMOOTHING = Smoothing(0.125, 0.3)
 
@@ -45,7 +44,7 @@ def test_cells_of_one_surface_share_their_cluster() -> None:
 def test_the_cluster_is_that_of_the_largest_filtered_probability(
     unit: bool, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_AT_ONCE", at_once)  # one cluster at a time, or all
+    monkeypatch.setattr(module, "_AT_ONCE", at_once)  # one picture at a time, or all
     z, guide, _ = scene(noise=0.8)
     centroids = torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
     centroids = F.normalize(centroids, dim=1) if unit else centroids
@@ -93,10 +92,3 @@ def test_an_empty_cluster_moves_to_the_farthest_cells() -> None:
     points = F.normalize(z, dim=1).permute(0, 2, 3, 1).flatten(0, 2)
     farthest = points[assign(points, start)[1].argmax()]
     torch.testing.assert_close(moved[2], farthest, atol=1e-5, rtol=0)
-
-
-def test_a_run_smooths_unless_it_is_told_not_to() -> None:
-    assert Smoothing.of(load()) == Smoothing(0.125, 0.3)
-    assert Smoothing.of(load(overrides=["cluster.smooth=0.25", "loss.temperature=1"])) == Smoothing(0.25, 1.0)
-    assert Smoothing.of(load(overrides=["cluster.smooth=0"])) is None
-    assert Smoothing.of(load("reference")) is None

@@ -1,8 +1,9 @@
-"""Two passes over an epoch's views: centroids by METHOD 2.1, labels by METHOD 2.2, on a network that is known."""
+"""Two passes over an epoch's views: centroids, then labels, on a network that is known."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from picie.training import pseudo_labels as module
 from picie.training.checks import start_points
 from picie.training.feature_source import FeatureSource
 from picie.training.label_store import PseudoLabelStore
-from picie.training.prototype_refit import first_clusters, refit_images, refit_prototypes
+from picie.training.prototype_refit import first_clusters, first_images, refit_images, refit_prototypes
 from picie.training.pseudo_labels import Clustering, generate_pseudo_labels
 from picie.views.two_views import BatchViews, TwoViews
 
@@ -35,7 +36,7 @@ N, K, SIDE, CELLS = 14, 4, 32, 4
 class NormNet(nn.Module):
     """BatchNorm and 4x4 mean pooling, beside the plain colours."""
 
-    dim, stride = 6, 4
+    dim, stride, frozen = 6, 4, False
 
     def __init__(self) -> None:
         super().__init__()
@@ -309,6 +310,7 @@ def test_a_refit_takes_as_many_images_as_the_score_and_k_need() -> None:
     default = load()  # starts from 20 batches of 16
     assert [refit_images(default, n, 1600) for n in (50, 367, 2000, 100_000)] == [50, 128, 200, 320]
     assert [refit_images(default, 10_000, cells) for cells in (1600, 6400, 2**20)] == [320, 81, 1]  # memory
+    assert refit_images(load(overrides=["model.dim=4096"]), 10_000, 1600) == 10
     many = load(overrides=["cluster.k=600"])
     assert refit_images(many, 2000, 100) == 320  # 64 points a cluster would be 384 images
     assert refit_images(many, 2000, 150) == 256
@@ -316,6 +318,24 @@ def test_a_refit_takes_as_many_images_as_the_score_and_k_need() -> None:
         k = min(65535, start_points(default, 2000, cells))
         few = load(overrides=[f"cluster.k={k}"])
         assert start_points(few, refit_images(few, 2000, cells), cells) >= k
+
+
+def test_a_run_smooths_unless_it_is_told_not_to(tmp_path: Path) -> None:
+    def smoothing(config: Config) -> Smoothing | None:
+        return dataclasses.replace(source, config=config).smoothing
+
+    source = Setup(tmp_path / "l.npy").source()
+    assert smoothing(load()) == Smoothing(0.125, 0.3)
+    assert smoothing(load(overrides=["cluster.smooth=0.25", "loss.temperature=1"])) == Smoothing(0.25, 1.0)
+    assert smoothing(load(overrides=["cluster.smooth=0"])) is None
+    assert smoothing(load("reference")) is None
+
+
+def test_the_first_images_keep_their_batches() -> None:
+    batches = [np.arange(4), np.arange(4, 8), np.arange(8, 10)]
+    assert [b.tolist() for b in first_images(batches, 6)] == [[0, 1, 2, 3], [4, 5]]
+    assert [b.tolist() for b in first_images(batches, 4)] == [[0, 1, 2, 3]]
+    assert [len(b) for b in first_images(batches, 12)] == [4, 4, 2]
 
 
 def test_refit_prototypes_clusters_whole_plain_images(tmp_path: Path) -> None:
@@ -401,7 +421,7 @@ def test_the_refit_of_a_warm_start_goes_on_from_the_epochs_clusters(tmp_path: Pa
 
 def test_first_clusters_are_those_of_whole_images_and_repeat(tmp_path: Path) -> None:
     setup = Setup(tmp_path / "l.npy", **SMOOTHED)
-    first = first_clusters(setup.source(), 3, N, lambda images: None)
-    assert first.shape == (3, 6)
-    torch.testing.assert_close(first.norm(dim=1), torch.ones(3))
-    assert torch.equal(first_clusters(setup.source(), 3, N, lambda images: None), first)
+    (first,) = first_clusters(setup.source(), N, lambda images: None)
+    assert first.shape == (K, 6)
+    torch.testing.assert_close(first.norm(dim=1), torch.ones(K))
+    assert torch.equal(first_clusters(setup.source(), N, lambda images: None)[0], first)

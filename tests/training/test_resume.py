@@ -157,6 +157,17 @@ def test_more_epochs_give_what_a_longer_run_gives(tiny: Make, tmp_path: Path) ->
     assert [line["epoch"] for line in read_metrics(run)] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("options", [SMOOTHED, (*SMOOTHED, "cluster.refit=0"), ()], ids=["smoothed", "no refit", "cells"])
+def test_epochs_after_a_run_of_none_give_what_a_new_run_gives(tiny: Make, tmp_path: Path, options: tuple[str, ...]) -> None:
+    whole = api.train(tiny("train.epochs=2", *options), tmp_path / "whole")
+    run = api.train(tiny("train.epochs=0", *options), tmp_path / "run")
+    api.resume(run, ["train.epochs=2"])
+    assert [line["epoch"] for line in read_metrics(run)] == [0, 1, 2]
+    metrics = run / "metrics.jsonl"
+    metrics.write_text("".join(metrics.read_text("utf-8").splitlines(keepends=True)[1:]), "utf-8")
+    assert_equal_runs(run, whole)
+
+
 def test_more_epochs_go_on_where_the_longer_cosine_stands(own_run: Path) -> None:
     api.resume(own_run, ["train.epochs=4"])
     assert [line["epoch"] for line in read_metrics(own_run)] == [1, 2, 3, 4]

@@ -19,12 +19,11 @@ from torch.nn import functional as F
 from picie.clustering.guided_filter import guided_filter
 from picie.clustering.kmeans import Metric, bias, cluster_sums, project
 from picie.clustering.point_sample import points_of
-from picie.config import Config
 from picie.runtime import distributed
 
 Map = tuple[Tensor, Tensor]  # features (B, D, h, w), and the colours (B, 3, h, w) of their cells
 _EPS = 1e-4  # variance of colours in [0, 1] below which cells count as one surface
-_AT_ONCE = 2**21  # probabilities that are filtered at once; the filter needs 8 numbers for each
+_AT_ONCE = 2**21  # probabilities of the pictures that are filtered together; the filter needs 8 numbers for each
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,6 @@ class Smoothing:
 
     radius: float
     temperature: float
-
-    @staticmethod
-    def of(config: Config) -> Smoothing | None:
-        """The smoothing of a run; None if cells are clustered one by one."""
-        return Smoothing(config.cluster.smooth, config.loss.temperature) if config.cluster.smooth else None
 
     def __call__(self, probabilities: Tensor, guide: Tensor) -> Tensor:
         """Filter `probabilities` (B, K, h, w); `guide` holds the colours (B, 3, h, w) of the cells."""
@@ -72,19 +66,16 @@ def _unit(z: Tensor) -> Tensor:
 
 def _assign(points: Tensor, guide: Tensor, centroids: Tensor, smoothing: Smoothing) -> tuple[Tensor, Tensor]:
     """As `smoothed_assign`, for `points` (B * h * w, D) of norm 1."""
-    (batch, _, h, w), k = guide.shape, len(centroids)
-    scores = points @ centroids.T + bias(centroids)
-    probabilities = (scores / smoothing.temperature).softmax(1).view(batch, h, w, k).permute(0, 3, 1, 2)
-    largest = scores.new_full((batch, h, w), -torch.inf)
-    clusters = torch.zeros(batch, h, w, dtype=torch.long, device=points.device)
-    at_once = max(1, _AT_ONCE // max(1, batch * h * w))
-    for first in range(0, k, at_once):
-        values, indices = smoothing(probabilities[:, first : first + at_once].contiguous(), guide).max(1)
-        larger = values > largest
-        largest = torch.where(larger, values, largest)
-        clusters = torch.where(larger, indices + first, clusters)
-    found = clusters.flatten()
-    return found, (1 - 2 * scores.gather(1, found[:, None])[:, 0]).clamp_(min=0)
+    (h, w), k = guide.shape[2:], len(centroids)
+    at_once = max(1, _AT_ONCE // (h * w * k))
+    found = []
+    for part, colours in zip(points.split(at_once * h * w), guide.split(at_once), strict=True):
+        scores = part @ centroids.T + bias(centroids)
+        probabilities = (scores / smoothing.temperature).softmax(1).view(-1, h, w, k).permute(0, 3, 1, 2)
+        clusters = smoothing(probabilities.contiguous(), colours).argmax(1).flatten()
+        found.append((clusters, (1 - 2 * scores.gather(1, clusters[:, None])[:, 0]).clamp_(min=0)))
+    clusters, distances = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return clusters, distances
 
 
 def smoothed_lloyd(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from picie.clustering.smoothed_kmeans import Smoothing
 from picie.config import Config
 from picie.data.loading import FrameCache
 from picie.methods.base import Method
@@ -43,6 +44,12 @@ class FeatureSource:
     indices: np.ndarray
     engine: Engine
     cache: ViewCache = field(default_factory=ViewCache)
+
+    @property
+    def smoothing(self) -> Smoothing | None:
+        """How clusters are smoothed; None if cells are clustered one by one."""
+        config = self.config
+        return Smoothing(config.cluster.smooth, config.loss.temperature) if config.cluster.smooth else None
 
     def order(self, *purpose: int | str) -> np.ndarray:
         """Return the images (N,) in an order that depends only on the seed and `purpose`."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from picie.clustering.kmeans import KMeans
 from picie.clustering.point_sample import PointSample, points_of
-from picie.clustering.smoothed_kmeans import Smoothing, smoothed_lloyd
+from picie.clustering.smoothed_kmeans import Map, smoothed_lloyd
 from picie.config import Config
 from picie.data.loading import split_batches
 from picie.runtime.profiling import stage
@@ -21,12 +22,13 @@ from picie.views.geometry import Geometry
 # (docs/research/log.md).
 _IMAGES = 128
 _POINTS_PER_CLUSTER = 2**6
-_CELLS = 2**19  # cells whose features smoothed k-means holds: 134 MB a view in bfloat16 at D = 128
+_FEATURES = 2**26  # numbers that smoothed k-means holds of each view: 134 MB in bfloat16
 
 
-def first_clusters(source: FeatureSource, k: int, n: int, advance: Callable[[int], None]) -> Tensor:
-    """Return (K, D) centroids of `n` whole images under the untrained network, from new k-means starts."""
-    return _cluster(source, _kmeans(source.config, k, "first"), n, (), advance)
+def first_clusters(source: FeatureSource, n: int, advance: Callable[[int], None]) -> list[Tensor]:
+    """Return (K, D) centroids for each head, of `n` whole images under the untrained network."""
+    kmeans = [_kmeans(source.config, k, "first") for k in source.config.cluster.heads.values()]
+    return _cluster(source, kmeans, n, (), advance)
 
 
 def refit_prototypes(source: FeatureSource, n: int, advance: Callable[[int], None]) -> Tensor:
@@ -41,7 +43,8 @@ def refit_prototypes(source: FeatureSource, n: int, advance: Callable[[int], Non
     """
     options, centroids = source.config.cluster, source.method.centroids
     start = centroids.mean(0) if options.warm_start else list(centroids)
-    return _cluster(source, _kmeans(source.config, options.k, "refit"), n, start, advance)
+    (found,) = _cluster(source, [_kmeans(source.config, options.k, "refit")], n, start, advance)
+    return found
 
 
 def _kmeans(config: Config, k: int, purpose: str) -> KMeans:
@@ -51,17 +54,17 @@ def _kmeans(config: Config, k: int, purpose: str) -> KMeans:
 
 @torch.no_grad()
 def _cluster(
-    source: FeatureSource, kmeans: KMeans, n: int, start: Tensor | Sequence[Tensor], advance: Callable[[int], None]
-) -> Tensor:
-    """Return (K, D) centroids of `n` whole images.
+    source: FeatureSource, heads: Sequence[KMeans], n: int, start: Tensor | Sequence[Tensor], advance: Callable[[int], None]
+) -> list[Tensor]:
+    """Return (K, D) centroids of `n` whole images for each of `heads`.
 
     K-means goes on from `start` (K, D), or from the best of new starts and the candidates `start`.
     """
-    options, method, smoothing = source.config.cluster, source.method, Smoothing.of(source.config)
+    options, method, smoothing = source.config.cluster, source.method, source.smoothing
     batches = split_batches(source.order("refit")[:n], options.batch_size)
     by_cells = smoothing is None or not isinstance(start, Tensor)  # k-means of single cells, first or only
-    sample = PointSample(options.init_points, len(batches), kmeans.seed)
-    maps = []
+    sample = PointSample(options.init_points, len(batches), heads[0].seed)
+    maps: list[Map] = []
     method.eval()
     with source.folded():
         for batch, images in source.whole_images(batches):
@@ -74,27 +77,38 @@ def _cluster(
                     guide = Geometry.identity(len(images)).apply(images, (z.shape[2], z.shape[3])).float()
                     maps.append((z, guide))
             advance(len(batch))
+    found = []
     with stage("k-means"):
-        if by_cells:
-            points, _ = sample.take()
-            kmeans.start(points, start if isinstance(start, Tensor) else kmeans.best_start(points, start))
-            start = kmeans.centroids
-        assert isinstance(start, Tensor)
-        if smoothing is None:
-            return start
-        return smoothed_lloyd(maps, start, options.lloyd_steps, options.kmeans_metric, smoothing, options.reseed)
+        points = sample.take()[0] if by_cells else None
+        for kmeans in heads:
+            if points is not None:
+                kmeans.start(points, start if isinstance(start, Tensor) else kmeans.best_start(points, start))
+            centroids = kmeans.centroids if points is not None else start
+            assert isinstance(centroids, Tensor)
+            if smoothing is not None:
+                steps, metric = options.lloyd_steps, options.kmeans_metric
+                centroids = smoothed_lloyd(maps, centroids, steps, metric, smoothing, options.reseed)
+            found.append(centroids)
+    return found
 
 
 def refit_images(config: Config, images: int, cells: int) -> int:
     """Return how many of `images` images are enough to cluster.
 
-    128 images are enough for a small dataset, and a tenth of the images for a large one. If K is
+    128 images are enough for a small dataset, and a tenth of the images for a larger one, but at
+    most `cluster.init_batches` batches, from which k-means samples its start: 320 images. If K is
     large, more are used, so that there are 64 cells per cluster at `cells` feature cells per
-    image. The number never exceeds the images from which k-means samples its start, and with
-    `cluster.smooth` those that fit into memory: 327 views of 160 px, 81 of 320.
+    image. With `cluster.smooth` the features must fit into memory: 327 views of 160 px at D = 128,
+    81 of 320 px.
     """
     options = config.cluster
     enough = max(_IMAGES, images // 10, _POINTS_PER_CLUSTER * options.k // cells)
     if options.smooth:
-        enough = min(enough, max(1, _CELLS // cells))
+        enough = min(enough, max(1, _FEATURES // (config.model.dim * cells)))
     return min(images, options.init_batches * options.batch_size, enough)
+
+
+def first_images(batches: Sequence[np.ndarray], n: int) -> list[np.ndarray]:
+    """Return the first `n` images of `batches`, in these batches."""
+    starts = np.cumsum([0, *map(len, batches)]).tolist()
+    return [batch[: n - start] for batch, start in zip(batches, starts, strict=False) if start < n]

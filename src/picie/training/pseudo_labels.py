@@ -33,7 +33,7 @@ from picie.runtime.profiling import stage
 from picie.runtime.rng import derived_seed
 from picie.training.feature_source import FeatureSource
 from picie.training.label_store import PseudoLabelStore
-from picie.training.prototype_refit import refit_images
+from picie.training.prototype_refit import first_images, refit_images
 
 _STEPS = 5  # iterations of an epoch's smoothed k-means, which goes on from earlier centroids
 
@@ -72,11 +72,13 @@ def generate_pseudo_labels(
         The clustering of each head, by the head's prefix.
     """
     batches = split_batches(source.order(epoch, "cluster"), source.config.cluster.batch_size)
+    smoothing = source.smoothing
     with stage("cluster"):
-        if Smoothing.of(source.config) is None:
+        if smoothing is None:
             heads = _cluster(source, epoch, batches, lambda n: advance("cluster", n))
         else:
-            heads = _cluster_smoothed(source, epoch, batches, store.cells, lambda n: advance("cluster", n))
+            some = first_images(batches, refit_images(source.config, len(source.indices), store.cells))
+            heads = _cluster_smoothed(source, epoch, some, smoothing, lambda n: advance("cluster", n))
     with stage("label"):
         return _label(source, epoch, batches, store, heads, lambda n: advance("label", n))
 
@@ -90,18 +92,17 @@ def _label(
     advance: Callable[[int], None],
 ) -> dict[str, Clustering]:
     """Pass 2: label every cell by the nearest centroid, for each head and view."""
-    smoothing, guide = Smoothing.of(source.config), torch.empty(0)
+    smoothing = source.smoothing
     tallies = [[ClusterStats(len(centroids)) for centroids in head] for head in heads]
     source.method.eval()
     with source.folded():
         for batch, views, view, z in source.view_features(batches, epoch, fill_cache=smoothing is not None):
-            if view == 0 and smoothing is not None:
-                guide = views.guide((z.shape[2], z.shape[3]))
             with stage("assign"):
                 for i, head in enumerate(heads):
                     if smoothing is None:
                         clusters, distances = assign(points_of(z), head[view], unit=True)
                     else:
+                        guide = views.guide((z.shape[2], z.shape[3]))
                         clusters, distances = smoothed_assign(z, guide, head[view], smoothing)
                     store.write(i * len(head) + view, batch, clusters.view(z.shape[0], z.shape[2], z.shape[3]))
                     tallies[i][view].add(clusters, distances)
@@ -159,23 +160,18 @@ def _cluster(
 
 
 def _cluster_smoothed(
-    source: FeatureSource, epoch: int, batches: Sequence[np.ndarray], cells: int, advance: Callable[[int], None]
+    source: FeatureSource, epoch: int, batches: Sequence[np.ndarray], smoothing: Smoothing, advance: Callable[[int], None]
 ) -> list[list[Tensor]]:
-    """Pass 1 with `cluster.smooth`: run k-means on the features of the first batches, which are in memory."""
+    """Pass 1 with `cluster.smooth`: run k-means on the features of `batches`, which are in memory."""
     config, method = source.config, source.method
-    options, smoothing = config.cluster, Smoothing.of(config)
-    assert smoothing is not None
-    enough = refit_images(config, sum(map(len, batches)), cells)
-    first = batches[: max(1, -(-enough // options.batch_size))]
+    options = config.cluster
     maps: list[list[Map]] = [[] for _ in range(method.views)]
-    guide = torch.empty(0)
     method.train(options.batchnorm == "train")
     with source.folded():
-        for batch, views, view, z in source.view_features(first, epoch, fill_cache=True):
+        for batch, views, view, z in source.view_features(batches, epoch, fill_cache=True):
+            maps[view].append((z, views.guide((z.shape[2], z.shape[3]))))
             if view == 0:
-                guide = views.guide((z.shape[2], z.shape[3]))
                 advance(len(batch))
-            maps[view].append((z, guide))
     heads: list[list[Tensor]] = []
     with stage("k-means"):
         for (prefix, k), (last, _) in zip(options.heads.items(), method.heads, strict=True):

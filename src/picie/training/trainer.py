@@ -94,12 +94,17 @@ class Trainer:
         self.method.eval()
         with self.folder.bars.bar("start laterals", len(images)) as advance, torch.no_grad():
             self.method.initialize(self._whole_images(batches, self._stopping(advance)))
+        self._start_clusters()
+        self.save()
+
+    def _start_clusters(self) -> None:
+        """Set the clusters from which those of the first epoch go on."""
         options = self.config.cluster
         if options.warm_start and options.refit:
-            for (centroids, _), k in zip(self.method.heads, options.heads.values(), strict=True):
-                with self.folder.bars.bar("start clusters", self.refit_images) as advance:
-                    centroids.copy_(first_clusters(self.source, k, self.refit_images, self._stopping(advance)))
-        self.save()
+            with self.folder.bars.bar("start clusters", self.refit_images) as advance:
+                found = first_clusters(self.source, self.refit_images, self._stopping(advance))
+            for (centroids, _), first in zip(self.method.heads, found, strict=True):
+                centroids.copy_(first)
 
     def _whole_images(self, batches: Sequence[np.ndarray], advance: Callable[[int], None]) -> Iterator[Tensor]:
         for batch, images in self.source.whole_images(batches):
@@ -124,6 +129,10 @@ class Trainer:
                 "restore a copy of it, or train again"
             ) from error
         self.folder.record.keep_epochs(state.epoch)
+        if saved["finished"] and not (state.finished or state.epoch):
+            for centroids, _ in self.method.heads:  # those of a run of 0 epochs are one step further
+                centroids.zero_()
+            self._start_clusters()
         if state.finished:
             log.info("finished already, %d epochs; --epochs N trains more", state.epoch)
             return

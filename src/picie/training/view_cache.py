@@ -19,8 +19,9 @@ class ViewCache:
 
     Labelling visits the images in the same batches as clustering. It uses the levels of as many
     images as fit, which need no second forward pass. Training shuffles the images, so it uses the
-    cache only if it is complete: the pictures, or the levels if they are fixed. A view of 160 px takes 147 kB as levels of EfficientNet-Lite0 in bfloat16, 384 kB as those of ResNet-18,
-    and 154 kB as a picture.
+    cache only if it is complete: the pictures, or the levels if they are fixed. A view of 160 px
+    takes 147 kB as levels of EfficientNet-Lite0 in bfloat16, 384 kB as those of ResNet-18, and
+    154 kB as a picture.
 
     Args:
         budget: bytes on the device, for levels and pictures together.

@@ -65,6 +65,7 @@ class BatchViews:
             are frames.
         made: Images that are computed or cached, by view.
         levels: Cached backbone levels, by view.
+        guides: Colours of cells that are computed, by the numbers of cells.
     """
 
     draws: ViewDraws
@@ -73,6 +74,7 @@ class BatchViews:
     load: Callable[[], tuple[ViewDraws, Tensor]] | None = None
     made: dict[int, Tensor] = field(default_factory=dict)
     levels: Mapping[int, Sequence[Tensor]] = field(default_factory=dict)
+    guides: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
     def pictures(self, view: int) -> Tensor:
         """Return the network's input for `view`, (B, 3, *size) in [0, 1].
@@ -92,11 +94,13 @@ class BatchViews:
 
         They are G x, without changes of colour, and the same for both views.
         """
-        frames = self.frames
-        if frames is None:
-            assert self.load is not None
-            _, frames = self.load()
-        return self.draws.geometry.apply(frames, cells).float()
+        if cells not in self.guides:
+            frames = self.frames
+            if frames is None:
+                assert self.load is not None
+                _, frames = self.load()
+            self.guides[cells] = self.draws.geometry.apply(frames, cells).float()
+        return self.guides[cells]
 
 
 class TwoViews:
