@@ -10,6 +10,7 @@ from the ranks.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -66,6 +67,7 @@ def measure(path: Path) -> dict[str, Any]:
     }
     scores = {key: run.value(key) for key in ("accuracy", "miou")}
     name = Path(config.data.root).name if config.data.root is not None else config.data.name
+    name = " without ".join([name, *map(str, config.data.held_out or ())])
     return {"run": f"{path.parent.name}/{path.name}", "group": name, **scores, **numbers}
 
 
@@ -82,8 +84,7 @@ def agreement(segmenter: Segmenter, indices: Sequence[int]) -> float:
         frames = torch.stack([torch.from_numpy(centre_frame(image, config.views.frame_size)) for _, image in batch])
         views = BatchViews(draws.draw(_DRAWS, [index for index, _ in batch], 2), config.views.view_size, frames.float() / 255)
         clusters = [
-            classify(method.features(views, view).permute(0, 2, 3, 1).flatten(0, 2), weight, offset)[0]
-            for view in (0, 1)
+            classify(method.features(views, view).permute(0, 2, 3, 1).flatten(0, 2), weight, offset)[0] for view in (0, 1)
         ]
         same += int((clusters[0] == clusters[1]).sum())
         n += len(clusters[0])
@@ -115,17 +116,24 @@ def correlations(rows: Sequence[dict[str, Any]]) -> list[tuple[str, int, dict[st
     return [*results, ("all", len(rows), pooled)]
 
 
-def main() -> None:
-    """Measure runs and print a Markdown table."""
-    arguments = sys.argv[1:]
-    out = Path(arguments[arguments.index("--out") + 1]) if "--out" in arguments else None
-    paths = [Path(a) for i, a in enumerate(arguments) if a != "--out" and (i == 0 or arguments[i - 1] != "--out")]
-    rows = []
-    for path in find_runs(paths):
-        rows.append(measure(path))
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure runs and print a Markdown table; None takes the arguments of the process."""
+    parser = argparse.ArgumentParser("python -m benchmarks.label_free", description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, or folders that hold some")
+    parser.add_argument("--out", type=Path, help="file of the numbers; runs in it are not measured again")
+    given = parser.parse_args(arguments)
+    rows = (
+        [] if given.out is None or not given.out.exists() else [json.loads(line) for line in given.out.open(encoding="utf-8")]
+    )
+    measured = {row["path"] for row in rows}
+    for path in find_runs(given.runs):
+        if str(path.resolve()) in measured:
+            continue
+        rows.append({"path": str(path.resolve()), **measure(path)})
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    if out is not None:
-        out.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        if given.out is not None:
+            with given.out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
     print(f"| runs | n | {' | '.join(NUMBERS)} |\n|---|---|{'---|' * len(NUMBERS)}")
     for group, n, found in correlations(rows):
         print(f"| {group} | {n} | {' | '.join(f'{found[k]:.2f}' if k in found else '-' for k in NUMBERS)} |")
