@@ -123,7 +123,7 @@ def test_updates_are_scikit_learns_mini_batch_kmeans() -> None:
 
 
 def test_spherical_updates_by_the_formula() -> None:
-    """c_k <- (1 - eta) c_k + eta mean_k with eta = n_k / count_k (METHOD 2.1), from the sample's means, read out at norm 1."""
+    """c_k <- (1 - eta) c_k + eta mean_k with eta = n_k / count_k, from the sample's means, read out at norm 1."""
     sample = F.normalize(cloud(200), dim=1)
     kmeans = KMeans(4, "spherical", steps=100)
     kmeans.start(sample, weight=3.0)

@@ -1,4 +1,4 @@
-"""The key property: cell (i, j) of one view shows the place that cell (i, j) of the other shows (METHOD 1)."""
+"""The key property: cell (i, j) of one view shows the place that cell (i, j) of the other shows."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_both_views_show_the_promised_place_in_each_cell(
     assert inner.double().mean() > 0.6
     for z in (z1, z2):
         error = (positions(z) - place).abs().amax(3) * CELLS
-        assert error[inner].max() < 0.02  # in cells; the published code is up to 1.4 off (METHOD 4.4)
+        assert error[inner].max() < 0.02  # in cells; the published code is up to 1.4 off
         assert error.max() < 0.5  # not even at the edge half a cell
 
 

@@ -88,7 +88,7 @@ def test_with_the_bias_the_largest_logit_is_the_nearest_centroid() -> None:
     points = z[0].permute(0, 2, 3, 1).reshape(-1, D)
     biased = prototype_logits(z[0], c[0], bias(c[0])).argmax(1).flatten()
     assert torch.equal(biased, assign(points, c[0])[0])
-    assert not torch.equal(prototype_logits(z[0], c[0]).argmax(1).flatten(), biased)  # METHOD 4.7: these differ
+    assert not torch.equal(prototype_logits(z[0], c[0]).argmax(1).flatten(), biased)  # these differ
 
 
 def test_gradients_reach_the_features_alone_and_are_right() -> None:
@@ -99,7 +99,7 @@ def test_gradients_reach_the_features_alone_and_are_right() -> None:
 
 
 def test_logits_of_norm_one_cannot_fall_below_the_bound_that_temperature_lifts() -> None:
-    """METHOD 4.8: at temperature 1 and K = 27, cross-entropy of logits in [-1, 1] is at least 1.51."""
+    """At temperature 1 and K = 27, cross-entropy of logits in [-1, 1] is at least 1.51."""
     k = 27
     z = torch.ones(1, 1, 1, 1)
     c = torch.full((2, k, 1), -1.0)

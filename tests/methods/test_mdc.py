@@ -1,4 +1,4 @@
-"""MDC: one view, and a classifier that begins anew with every epoch's clusters (METHOD 2)."""
+"""MDC: one view, and a classifier that begins anew with every epoch's clusters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PiCIE's loss: its terms add up to the formula of METHOD 2.3, and so do their gradients."""
+"""PiCIE's loss: its terms add up to the whole loss, and so do their gradients."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OPTIONS = [
 
 
 def formula(method: PiCIE, views: BatchViews, labels: Tensor, options: dict) -> dict[str, Tensor]:
-    """The whole loss of both views at once, as METHOD 2.3 states it."""
+    """The whole loss of both views at once, as the paper states it."""
     o = {"temperature": 0.3, "within": 1.0, "cross": 1.0, "mse": False} | options
     z = [method.features(views, view) for view in (0, 1)]
 
@@ -90,7 +90,7 @@ def over_batch(batch: Batch, weighted: bool) -> tuple[BatchViews, list[tuple[Ten
 def test_two_heads_are_weighed_by_the_logarithms_of_their_sizes(
     network: nn.Module, configure: Callable[..., Config], batch: Batch, options: dict, metric: str, weighted: bool
 ) -> None:
-    """PiCIE+H (METHOD 2), restated head by head and view by view; the MSE is there once."""
+    """PiCIE+H, restated head by head and view by view; the MSE is there once."""
     o = {"temperature": 0.3, "within": 1.0, "cross": 1.0, "mse": False} | options
     method = PiCIE(configure(loss=options, cluster={"k": 5, "over_k": 11, "metric": metric}), network)
     views, heads = over_batch(batch, weighted)

@@ -235,7 +235,8 @@ def test_nothing_drops_out_and_nothing_is_drawn() -> None:
     blocks = FEWER_BLOCKS[name]
     plain = timm.create_model(name, features_only=True, strict_img_size=False, **blocks).train()
     backbone = TimmBackbone(name, pretrained=False, **blocks).train()
-    assert not all(torch.equal(a, b) for a, b in zip(plain(x), plain(x), strict=True))
+    passes = [plain(x) for _ in range(30)]  # a path is dropped in some of them
+    assert not all(torch.equal(a, b) for maps in passes for a, b in zip(maps, passes[0], strict=True))
     state = torch.get_rng_state()
     first, second = backbone(x), backbone(x)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

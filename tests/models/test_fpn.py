@@ -34,7 +34,7 @@ def points(level: Tensor) -> np.ndarray:
 
 
 def test_it_is_a_plain_top_down_sum() -> None:
-    """out = L1 + up(L2 + up(L3 + up(L4))), with no norm, no 3x3 and nothing else (METHOD 3)."""
+    """out = L1 + up(L2 + up(L3 + up(L4))), with no norm, no 3x3 and nothing else."""
     channels, sides = [3, 5, 7, 9], [12, 6, 3, 2]
     fpn, levels = FPN(channels, 4), features(channels, sides)
     out = torch.zeros(2, 4, 2, 2)
@@ -126,7 +126,7 @@ def test_blocks_fill_the_dimension_as_far_as_channels_allow(channels: list[int],
 @pytest.mark.parametrize(
     ("channels", "dim", "blocks"),
     [
-        ([64, 128, 256, 512], 128, [16, 16, 32, 64]),  # ResNet-18 (METHOD 8)
+        ([64, 128, 256, 512], 128, [16, 16, 32, 64]),  # ResNet-18
         ([256, 512, 1024, 2048], 256, [32, 32, 64, 128]),
         ([192] * 4, 128, [16, 16, 32, 64]),
         ([10], 4, [4]),

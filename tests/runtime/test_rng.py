@@ -88,7 +88,7 @@ def test_permutations_differ_by_epoch_and_are_fair() -> None:
 
 
 def test_derived_seeds_differ_for_every_seed_and_fit_every_generator() -> None:
-    # The published code drew randint(seed): seed 0 crashed and seed 1 was constant (METHOD 4.10).
+    # The published code drew randint(seed): seed 0 crashed and seed 1 was constant.
     seeds = {derived_seed(seed, epoch, "kmeans", view) for seed in (0, 1, 2) for epoch in range(50) for view in (0, 1)}
     assert len(seeds) == 300
     assert all(0 <= seed < 2**63 for seed in seeds)

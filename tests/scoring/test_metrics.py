@@ -114,7 +114,7 @@ def test_unmatched_clusters_count_as_errors() -> None:
 
 
 def test_columns_move_to_class_order() -> None:
-    """METHOD 4.11: after matching the index is the class, in every field."""
+    """After matching the index is the class, in every field."""
     confusion = np.array([[0, 0, 5], [7, 0, 1], [2, 3, 0]])
     assignment = match_one_to_one(confusion)
     assert assignment.tolist() == [1, 2, 0]

@@ -135,7 +135,7 @@ def test_every_cell_has_its_nearest_centroid_and_the_numbers_follow(tmp_path: Pa
 
 
 def test_centroids_by_the_recipe(tmp_path: Path) -> None:
-    """Lloyd on the first `init_batches` batches, then one running-mean update a batch (METHOD 2.1)."""
+    """Lloyd on the first `init_batches` batches, then one running-mean update a batch."""
     setup = Setup(tmp_path / "l.npy")
     clustering = setup.run(epoch=1)
     setup.method.eval()

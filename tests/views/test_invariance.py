@@ -199,7 +199,7 @@ def test_blur_keeps_an_impulse_centred_and_a_constant_constant() -> None:
 
 
 def test_blur_takes_the_magnitude_of_a_negative_draw_and_its_own_coin() -> None:
-    sigma = Blur((-1.8, 0.1), 1.0).draw(draws(5000))["sigma"]  # what the published code draws (METHOD 4.2)
+    sigma = Blur((-1.8, 0.1), 1.0).draw(draws(5000))["sigma"]  # what the published code draws
     assert sigma.min() >= 0
     assert sigma.mean() == pytest.approx((1.8**2 + 0.1**2) / 2 / 1.9, abs=0.03)
     coin = Blur((0.1, 2.0), 0.5).draw(draws(5000))["sigma"]
@@ -210,7 +210,7 @@ def test_blur_takes_the_magnitude_of_a_negative_draw_and_its_own_coin() -> None:
     ("spec", "words"),
     [
         ({"name": "brihgtness"}, ["views.invariance", "'brihgtness'", "'brightness'"]),
-        ({"name": "gray"}, ["'gray'", "greyscale"]),  # METHOD 4.1
+        ({"name": "gray"}, ["'gray'", "greyscale"]),
         ({"name": "hue", "strenght": 0.1}, ["hue", "'strenght'", "'strength'"]),
         ({"name": "hue", "strength": 0.7}, ["hue", "0.7", "[0, 0.5]"]),
         ({"name": "contrast", "strength": -1}, ["contrast", "-1", "[0, 1]"]),

@@ -87,16 +87,13 @@ def predict(
     be repeated.
     """
     from picie.inference import predict
-    from picie.inference.input_files import listed_paths
     from picie.inference.prediction_options import PredictOptions
-    from picie.inference.remote_files import is_remote
     from picie.runtime.progress import set_up_logging
 
     part = own_shard(shard)
     if part is not None and formats:
         raise InputError("--format: needs the predictions of all shards; give it to picie gather")
-    if formats and is_remote(out):
-        raise InputError("--format: needs the predictions on this machine; give a folder as --out")
+    _check_formats(formats, out)
     set_up_logging(quiet=quiet)
     options = PredictOptions(
         size=size,
@@ -118,18 +115,33 @@ def predict(
         root=root,
         shard=part,
     )
-    given = [*(paths or ()), *(listed_paths(from_) if from_ is not None else ())]
-    if not given:
-        if run.exists() and not (run / "checkpoint.pt").is_file() and run.suffix != ".pt":
-            raise InputError(f"{run}: is not a run; give the run's folder first, then the images: picie predict RUN {run} ...")
-        raise InputError("give images or folders of images after the run, or a list of them with --from FILE")
-    check_formats(formats or ())
-    summary = predict.predict_files(run, given, out, device, options)
+    summary = predict.predict_files(run, _given(run, paths, from_), out, device, options)
     present = f" ({summary.present} more were there already)" if summary.present else ""
     skipped = f", {len(summary.skipped)} skipped" if summary.skipped else ""
     name = f"shard {part}: " if part is not None else ""
     typer.echo(f"{name}{summary.predicted} images -> {out}{present}{skipped}")
     convert_all(Path(out), formats or (), progress=not quiet)
+
+
+def _given(run: Path, paths: list[str] | None, from_: Path | None) -> list[str]:
+    """Return the images and folders to predict. Raises `InputError` if there are none."""
+    from picie.inference.input_files import listed_paths
+
+    given = [*(paths or ()), *(listed_paths(from_) if from_ is not None else ())]
+    if given:
+        return given
+    if run.exists() and not (run / "checkpoint.pt").is_file() and run.suffix != ".pt":
+        raise InputError(f"{run}: is not a run; give the run's folder first, then the images: picie predict RUN {run} ...")
+    raise InputError("give images or folders of images after the run, or a list of them with --from FILE")
+
+
+def _check_formats(formats: list[str] | None, out: str) -> None:
+    """Raise `InputError` for an unknown format, or a format of predictions that are not here."""
+    from picie.inference.remote_files import is_remote
+
+    if formats and is_remote(out):
+        raise InputError("--format: needs the predictions on this machine; give a folder as --out")
+    check_formats(formats or ())
 
 
 def own_shard(text: str | None) -> Shard | None:
@@ -154,11 +166,8 @@ def gather(
 ) -> None:
     """Join the records of picie predict --shard into one predictions.json, as a single run writes it."""
     from picie.inference import shard_record
-    from picie.inference.remote_files import is_remote
 
-    if formats and is_remote(out):
-        raise InputError("--format: needs the predictions on this machine")
-    check_formats(formats or ())
+    _check_formats(formats, out)
     summary = shard_record.gather(out)
     skipped = f", {len(summary.skipped)} skipped" if summary.skipped else ""
     typer.echo(f"{summary.predicted} images -> {out}{skipped}")

@@ -151,8 +151,8 @@ def _show_backbones() -> None:
         *lines,
         "",
         "MB: the weights in float32, fetched once from timm's hub; or give model.weights=FILE. view: default of views.size.",
-        "One number of pixels per cell: a ViT, frozen unless model.freeze=false. Any other model of timm works too, by its",
-        "name there, if it has a feature pyramid or patches. See docs/guides/choosing.md.",
+        "One number of pixels per cell: a ViT. All are frozen unless model.freeze=false. Any other model of timm works too,",
+        "by its name there, if it has a feature pyramid or patches. See docs/guides/choosing.md.",
     ]:
         console.print(line.rstrip(), soft_wrap=True, markup=False, highlight=False)
 

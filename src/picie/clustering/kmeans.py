@@ -201,7 +201,7 @@ def project(centroids: Tensor, metric: Metric) -> Tensor:
 
 
 class KMeans:
-    """Streaming k-means (paper, section 3.1; METHOD 2.1).
+    """Streaming k-means (paper, section 3.1).
 
     Call `start` with one sample, then `update` with every later batch, then read `centroids`. A
     batch moves centroid k by a running mean, c_k <- (1 - eta) c_k + eta mean_k with eta = n_k /

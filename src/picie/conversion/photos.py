@@ -104,6 +104,6 @@ def _link(source: Path, target: Path) -> bool:
     """Make a symbolic link; return False where the system has none, e.g. Windows without the right."""
     try:
         target.symlink_to(source)
-    except (OSError, NotImplementedError):
+    except OSError:
         return False
     return True

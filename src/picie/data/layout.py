@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ class Part:
     use: str
 
 
-class EncodedImages:
+class EncodedImages(ABC):
     """Base of datasets whose images are encoded: files, or parts of files.
 
     Attributes:
@@ -49,13 +50,13 @@ class EncodedImages:
 
     reading: Reading = DEFAULT_READING
 
+    @abstractmethod
     def source(self, index: int) -> str:
         """Where the image is, for messages; its ending names the format."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encoded(self, index: int) -> BinaryIO:
         """The encoded image, to be closed by the caller. Raises any exception."""
-        raise NotImplementedError
 
     def image(self, index: int) -> Image.Image:
         """The image, RGB. Raises `UnreadableImageError`."""

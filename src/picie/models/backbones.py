@@ -36,8 +36,7 @@ class Backbone(nn.Module):
         strides: pixels per cell of each level.
         mean: mean of the input, three values in [0, 1].
         std: standard deviation of the input.
-        patch_tokens: whether the cells are the patch tokens of a ViT. Such a backbone is frozen
-            unless `model.freeze` says otherwise.
+        patch_tokens: whether the cells are the patch tokens of a ViT, which counts as pretrained.
     """
 
     channels: Sequence[int]

@@ -47,7 +47,7 @@ def channel_blocks(channels: Sequence[int], dim: int) -> list[int]:
     """Return how many of the D channels each level gets, fine to coarse.
 
     The coarsest level gets half, the next half of the rest, and so on: 16, 16, 32, 64 for D = 128
-    and four levels (METHOD 8). No level gets more than its number of channels.
+    and four levels. No level gets more than its number of channels.
 
     >>> channel_blocks([24, 40, 112, 320], 128)
     [16, 16, 32, 64]

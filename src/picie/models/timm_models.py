@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 _PYRAMID_LEVELS = 4
 _HUB_TIMEOUT = 10.0  # seconds
 # What timm's models raise on arguments, sizes or layouts that they do not support.
-UNSUPPORTED = (RuntimeError, AttributeError, TypeError, ValueError, LookupError, NotImplementedError, AssertionError)
+UNSUPPORTED = (RuntimeError, AttributeError, TypeError, ValueError, LookupError, AssertionError)
 # Arguments of timm.create_model that read weights.
 _READING = {"cache_dir", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}
 _patch_sizes: dict[str, int | None] = {}  # results of `patch_size`
@@ -201,7 +201,7 @@ def _without_retries() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = True
         try:
             yield
-        except Exception:
+        except (OSError, RuntimeError, ValueError):
             raise OSError(f"{constants.ENDPOINT} cannot be reached: {one_line(error)}") from error
         finally:
             constants.HF_HUB_OFFLINE = False

@@ -112,7 +112,7 @@ def _labels(subject: Subject, images: Dataset, views: int, sample: np.ndarray) -
 
 
 def match_views(labels: np.ndarray, k: int) -> tuple[np.ndarray, float]:
-    """Match the clusters of view 2 to those of view 1; the two views are clustered independently.
+    """Match the clusters of view 2 to those of view 1; each view has its own centroids.
 
     Args:
         labels: (2, N, h, w) pseudo-labels of both views; cells at the same place correspond.

@@ -112,7 +112,7 @@ def train(
         data: a folder of images, the name of a dataset (`picie list datasets`), or a whole
             `Config`, which takes no other option than `out`.
         clusters: the number of clusters, K; 27 by default.
-        epochs: the number of epochs; 10 by default. 0 clusters the untrained network.
+        epochs: the number of epochs; 5 by default. 0 clusters the untrained network.
         out: the run's folder, which must not hold a run already; by default
             runs/DATA-METHOD-kK-sSEED.
         options: further options, by the names of `picie train`: seed, method, backbone, size,

@@ -47,7 +47,7 @@ from picie.version import __version__
 from picie.views.two_views import BatchViews
 
 log = logging.getLogger("picie")
-# The covariance of 320 channels is stable from 120 x 25 cells on (METHOD 8).
+# The covariance of 320 channels is stable from 120 x 25 cells on.
 _PCA_IMAGES = 120
 
 

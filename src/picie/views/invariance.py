@@ -222,7 +222,7 @@ class Blur(Photometric):
 
     Args:
         sigma: Bounds of the uniform standard deviation, in pixels of the view. The magnitude of a
-            negative draw is used, which preset `reference` needs (METHOD 4.2).
+            negative draw is used, which preset `reference` needs.
         p: Probability.
         at: Short side of the image, in pixels, for which `sigma` is stated; sigma is then scaled
             to the size of the view. The published code blurs frames of 640. None: the view's own

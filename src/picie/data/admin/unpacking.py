@@ -27,7 +27,7 @@ from picie.runtime.interrupts import StopRequest
 # around reads of an open archive: a full disk raises OSError, too, and is not damage.
 _DAMAGE = (
     zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, ValueError,
-    LookupError, OverflowError, MemoryError, RuntimeError, NotImplementedError,
+    LookupError, OverflowError, MemoryError, RuntimeError,
 )  # fmt: skip
 
 
