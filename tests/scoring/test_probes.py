@@ -23,7 +23,7 @@ from picie.training import api
 
 Call = Callable[..., tuple[int, str, str]]
 FINER, LINEAR, NEIGHBOURS = (
-    "clustered again at K = 100",
+    "clustered again at K = 9",
     "linear probe (labels of train)",
     "20-NN probe (labels of train)",
 )
@@ -123,7 +123,7 @@ def test_what_the_features_hold_is_found(easy: Path) -> None:
     assert list(rows) == [FINER, LINEAR, NEIGHBOURS]
     assert rows[LINEAR].scores.accuracy > 0.99
     assert rows[NEIGHBOURS].scores.accuracy > 0.99
-    assert rows[FINER].confusion.shape == (3, 100)
+    assert rows[FINER].confusion.shape == (3, 9)
     assert rows[FINER].scores.accuracy > 0.97
     assert evaluate(easy, options=ScoreOptions(progress=False)).scores.accuracy < 0.9  # two clusters for three classes
 

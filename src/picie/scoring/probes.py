@@ -28,6 +28,7 @@ from picie.scoring.counting import Pairs, Predict, score_split
 from picie.scoring.evaluation import DEFAULTS, Evaluation, ScoreOptions, open_labelled, scored_config
 
 MORE_CLUSTERS, LINEAR = "clustered again", "linear probe"  # starts of the rows' names
+_CLUSTERS_PER_CLASS = 3  # of the finer clustering
 _TRAIN = "train"  # split whose labels the probes use, if the training split has none
 # linear probe: weight of |W|^2 / 2 in the loss, and maximum number of L-BFGS steps
 _PENALTY, _STEPS = 1e-4, 500
@@ -60,7 +61,8 @@ def evaluate_probes(
     segmenter = Segmenter.load(run, options.device)
     config = scored_config(segmenter.config, options.overrides)
     scored, split = open_labelled(config, data, split, options.dataset)
-    load, seed, finer = centre_square(config.predict_size), config.seed, max(100, 4 * segmenter.k)
+    assert scored.classes is not None
+    load, seed, finer = centre_square(config.predict_size), config.seed, _CLUSTERS_PER_CLASS * len(scored.classes)
     rows: dict[str, tuple[Predict, int, str]] = {}
     with Progress(options.progress) as bars:
         with skip_on_error(f"clustering again at K = {finer}"):
