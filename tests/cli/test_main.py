@@ -138,6 +138,22 @@ def test_names_with_spaces_and_signs_are_taken_as_they_are(cli: Call, labelled_f
     assert (tmp_path / "out" / "photo é 😀.png").is_file()
 
 
+@pytest.mark.parametrize(
+    ("given", "advice"),
+    [
+        ("--k=3", "write -k K or --clusters K"),
+        ("--cluster.over_k=30", "write cluster.over_k=VALUE"),
+        ("--temperature=1", "write loss.temperature=VALUE"),
+        ("other/", "several folders of images go below one"),
+    ],
+)
+def test_a_wrong_option_is_answered_by_the_right_one(cli: Call, labelled_folder: Path, given: str, advice: str) -> None:
+    status, _, stderr = cli("train", labelled_folder, given)
+    assert status == 2
+    assert advice in stderr
+    assert stderr.count("\n") == 1
+
+
 def test_an_unreadable_image_is_skipped_with_a_warning(cli: Call, own_folder: Path, tmp_path: Path) -> None:
     (own_folder / "images" / "train" / "broken one.jpg").write_bytes(b"x")
     status, _, stderr = cli("train", own_folder, "--out", tmp_path / "run", *UNTRAINED)
@@ -316,6 +332,7 @@ def test_a_run_that_is_being_trained_is_scored_but_not_renamed(cli: Call, own_ru
     assert file.read_bytes() == content
     status, _, stderr = cli("evaluate", own_run, "--split", "train", "--name-clusters", "--json", scores[1])
     assert (status, "warning" in stderr) == (0, False)
+    assert re.search(r"named \d of 3 clusters.*; predict again to use the names", stderr)
     assert scores[0].read_bytes() == scores[1].read_bytes()
     assert torch.load(file, weights_only=True)["matching"]["protocol"].startswith("train; ")
 

@@ -158,7 +158,7 @@ def test_an_unreadable_image_names_the_file(
 
 
 def test_a_missing_file_and_a_bomb_are_unreadable(tmp_path: Path, pixels: np.ndarray) -> None:
-    with pytest.raises(UnreadableImageError, match="No such file"):
+    with pytest.raises(UnreadableImageError, match=r"gone\.jpg: no such file; check the path"):
         open_image(tmp_path / "gone.jpg")
     path = saved(tmp_path / "big.png", Image.fromarray(pixels))
     with pytest.raises(UnreadableImageError, match=r"it has 32 x 24 pixels; .*raise data\.max_pixels"):

@@ -81,11 +81,18 @@ def _usage_message(error: Any) -> str:
     if not overrides:
         return message
     wanted = flag.lstrip("-").replace("-", "_")
+    if wanted == "k":
+        return "No such option: --k; write -k K or --clusters K"
     sections = all_sections()
     # the only section that `picie evaluate` accepts
     if overrides[0].metavar.startswith("[evaluate."):
         sections = {"evaluate": sections["evaluate"]}
-    options = [f"{name}.{key}=VALUE" for name, section in sections.items() for key in section.model_fields if key == wanted]
+    options = [
+        f"{name}.{key}=VALUE"
+        for name, section in sections.items()
+        for key in section.model_fields
+        if wanted in {key, f"{name}.{key}"}
+    ]
     return f"No such option: {flag}; write {' or '.join(options)}" if options else message
 
 

@@ -45,7 +45,10 @@ def evaluate(
     ] = None,
     draws: Annotated[int, typer.Option(help="Random draws of --clicks.")] = 8,
     name_clusters: Annotated[
-        bool, typer.Option("--name-clusters", help="Name the run's clusters after the classes they match.")
+        bool,
+        typer.Option(
+            "--name-clusters", help="Name the run's clusters after the classes they match, with an IoU of 5 % or more."
+        ),
     ] = False,
     bootstrap: _Bootstrap = 1000,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",

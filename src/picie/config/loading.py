@@ -163,7 +163,7 @@ def _parse_override(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise InputError(
-            f"{text!r} is not an option; write section.key=value, e.g. train.lr=1e-4 (there is one folder of images)"
+            f"{text!r} is not an option; write section.key=value, e.g. train.lr=1e-4 (several folders of images go below one)"
         )
     try:
         parsed: Any = tomllib.loads(f"value = {value}")["value"] if value.strip() else _UNSET

@@ -60,6 +60,8 @@ def read_image(opener: Callable[[], BinaryIO], source: str, reading: Reading) ->
     try:
         with opener() as file:
             return _read(file, reading)
+    except FileNotFoundError as error:
+        raise UnreadableImageError(f"{source}: no such file; check the path") from error
     except Exception as error:  # a decoder may raise anything for a damaged file
         advice = "replace or remove it"
         if Path(source).suffix.lower() in HEIF_SUFFIXES and "HEIF" not in DECODERS:

@@ -155,8 +155,10 @@ def recommend(ks: Sequence[int], figures: Sequence[Figures], trained_k: int | No
     stable = [i for i, f in enumerate(figures) if f.stability >= _STABLE * highest]
     best = max(stable, key=lambda i: figures[i].silhouette)
     chosen = figures[best]
+    clear = chosen.silhouette >= _LOOSE
     reason = (
-        f"recommended: K = {ks[best]}. It has the highest silhouette ({chosen.silhouette:.2f}) of the {len(stable)} numbers "
+        f"{'recommended' if clear else 'no clear recommendation; the first choice'}: K = {ks[best]}. "
+        f"It has the highest silhouette ({chosen.silhouette:.2f}) of the numbers "
         f"whose clusters are stable between halves of the images (ARI of at least {_STABLE:g} times the best, {highest:.2f})"
     )
     by_ratio = ks[int(torch.tensor([f.calinski for f in figures]).nan_to_num(-1).argmax())]
@@ -164,7 +166,7 @@ def recommend(ks: Sequence[int], figures: Sequence[Figures], trained_k: int | No
     limits = []
     if {by_ratio, by_silhouette} != {ks[best]}:
         limits.append(f"Calinski-Harabasz alone would suggest {by_ratio}, silhouette alone {by_silhouette}")
-    if chosen.silhouette < _LOOSE:
+    if not clear:
         limits.append(f"the features form no clear groups (silhouette below {_LOOSE:g}), so K is a matter of preference")
     if len(ks) > 1 and best in {0, len(ks) - 1} and ks[best] > 2:
         limits.append("it is at the edge of the range: try a wider one with --from and --to")

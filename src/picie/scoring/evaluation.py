@@ -199,6 +199,14 @@ def _store_matching(path: Path, scored: dict[str, Any], result: Evaluation) -> N
         log.info(
             "the names given with `picie name` stay in use instead of the class names; `picie name RUN --reset` removes them"
         )
+        return
+    named, matched = named_assignment(result), result.assignment
+    doubtful = np.flatnonzero((named == UNMATCHED) & (matched != UNMATCHED))
+    left = ", ".join(f"{cluster} ({result.classes.names[matched[cluster]]})" for cluster in doubtful)
+    log.info(
+        "named %d of %d clusters%s; predict again to use the names",
+        *((named != UNMATCHED).sum(), len(named), f", but not those with an IoU below 5 %: {left}" if left else ""),
+    )
 
 
 def matching_state(result: Evaluation) -> dict[str, Any]:

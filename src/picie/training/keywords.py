@@ -28,6 +28,7 @@ SHORT_NAMES = {
 }
 """The option that each short name sets."""
 
+_CLUSTERS = {"k", "K", "n_clusters", "num_clusters"}  # names of `clusters` elsewhere
 _OBJECT = re.compile(r"[A-Za-z_][\w]+(\.\w+)*:[A-Za-z_]\w*")  # my_module:MyDataset, but not C:photos
 
 
@@ -75,7 +76,8 @@ def config_of(data: str | os.PathLike[str], keywords: Mapping[str, Any]) -> Conf
     for name, section in given.items():
         if not isinstance(section, Mapping):
             known = [*SHORT_NAMES, *all_sections(), "preset", "config"]
-            raise InputError(f"{name} = {section!r}: no such option; {nearest(name, known)}")
+            hint = "write clusters=K" if name in _CLUSTERS else nearest(name, known)
+            raise InputError(f"{name} = {section!r}: no such option; {hint}")
         values[name] = dict(section)
     for option, setting in {**short, **from_data}.items():
         name, _, entry = option.rpartition(".")
@@ -102,7 +104,9 @@ def data_settings(data: str) -> dict[str, str]:
 
         existing_folder(data)  # explains paths of Windows and addresses
     if not Path(data).exists() and Path(data).name == data:
-        raise InputError(f"{data}: no such folder, and no dataset of that name; {nearest(data, registry.DATASETS)}")
+        hint = nearest(data, registry.DATASETS)
+        advice = hint if hint.startswith("did") else "give a folder of images or a name from picie list datasets"
+        raise InputError(f"{data}: no such folder, and no dataset of that name; {advice}")
     return {"data.root": data}
 
 

@@ -25,6 +25,7 @@ from picie.training.checks import check_normalisable, check_points
 from picie.training.setup import Setup
 
 log = logging.getLogger("picie")
+_FEW_IMAGES = 20
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,9 @@ class RunFolder:
         bad = {dataset.name(i): reason for i, reason in frames.unreadable.items()}
         self.record.update(images=len(indices), skipped_images=len(bad), skipped=bad, digest=frames.digest)
         self.record.update(scale=config.data.scale)
-        log.info("%d images%s", len(indices), f", {len(bad)} skipped" if bad else "")
+        log.info("%d image%s%s", len(indices), "" if len(indices) == 1 else "s", f", {len(bad)} skipped" if bad else "")
+        if len(indices) < _FEW_IMAGES:
+            log.info("clusters with meaning need more images: a few dozen, better hundreds")
         return indices
 
     def _stopping(self, advance: Callable[[int], None]) -> Callable[[int], None]:

@@ -339,7 +339,7 @@ class Trainer:
 
 
 def _epoch_text(line: dict[str, Any], epochs: int) -> str:
-    parts = [f"epoch {line['epoch']}/{epochs}"]
+    parts = [f"epoch {line['epoch']}/{epochs}" if epochs else "not trained"]
     names = ("loss", "within", "cross", "over_within", "over_cross", "mse")
     parts += [f"{name} {line[name]:.3f}" for name in names if name in line]
     parts.append("inertia " + "/".join(f"{value:.3f}" for value in line["inertia"]))
