@@ -344,14 +344,14 @@ def test_a_gallery_picture_that_is_damaged_later_is_one_line(own_run: Path, imag
     with TestClient(create(Studio(own_run, folder, "cpu"), Limits(), "127.0.0.1"), base_url="http://127.0.0.1") as client:
         (folder / "000.jpg").write_bytes(b"damaged")
         (folder / "001.jpg").unlink()
-        for index in (0, 1):
+        for index, reason in enumerate(("cannot be read as an image", "no such file")):
             for answer in (
                 client.get(f"/api/gallery/{index}/thumbnail.jpg"),
                 client.get(f"/api/gallery/{index}/spot.jpg?x=1&y=1"),
                 client.post(f"/api/gallery/{index}"),
             ):
                 assert answer.status_code == 400
-                assert f"00{index}.jpg: cannot be read as an image" in answer.json()["error"]
+                assert f"00{index}.jpg: {reason}" in answer.json()["error"]
 
 
 # ---- neighbours
