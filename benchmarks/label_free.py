@@ -122,9 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, or folders that hold some")
     parser.add_argument("--out", type=Path, help="file of the numbers; runs in it are not measured again")
     given = parser.parse_args(arguments)
-    rows = (
-        [] if given.out is None or not given.out.exists() else [json.loads(line) for line in given.out.open(encoding="utf-8")]
-    )
+    known = given.out.read_text("utf-8").splitlines() if given.out is not None and given.out.exists() else []
+    rows = [json.loads(line) for line in known]
     measured = {row["path"] for row in rows}
     for path in find_runs(given.runs):
         if str(path.resolve()) in measured:

@@ -144,7 +144,7 @@ def test_names_with_spaces_and_signs_are_taken_as_they_are(cli: Call, labelled_f
         ("--k=3", "write -k K or --clusters K"),
         ("--cluster.over_k=30", "write cluster.over_k=VALUE"),
         ("--temperature=1", "write loss.temperature=VALUE"),
-        ("other/", "several folders of images go below one"),
+        ("other/", "put several folders of images into one"),
     ],
 )
 def test_a_wrong_option_is_answered_by_the_right_one(cli: Call, labelled_folder: Path, given: str, advice: str) -> None:

@@ -81,7 +81,7 @@ def _usage_message(error: Any) -> str:
     if not overrides:
         return message
     wanted = flag.lstrip("-").replace("-", "_")
-    if wanted == "k":
+    if wanted == "k" and any(p.name == "clusters" for p in error.ctx.command.params):
         return "No such option: --k; write -k K or --clusters K"
     sections = all_sections()
     # the only section that `picie evaluate` accepts

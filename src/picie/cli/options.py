@@ -71,7 +71,7 @@ def join_options(flags: dict[str, Any], overrides: Sequence[str]) -> list[str]:
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals:
-            advice = "write section.key=value, e.g. train.lr=1e-4 (several folders of images go below one)"
+            advice = "write section.key=value, e.g. train.lr=1e-4 (put several folders of images into one)"
             if text.endswith(".tar"):
                 advice = "put a pattern of tar files in quotes, e.g. 'shards/*.tar'"
             raise InputError(f"{text!r} is not an option; {advice}")

@@ -163,7 +163,7 @@ def _parse_override(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise InputError(
-            f"{text!r} is not an option; write section.key=value, e.g. train.lr=1e-4 (several folders of images go below one)"
+            f"{text!r} is not an option; write section.key=value, e.g. train.lr=1e-4 (put several folders of images into one)"
         )
     try:
         parsed: Any = tomllib.loads(f"value = {value}")["value"] if value.strip() else _UNSET

@@ -181,11 +181,11 @@ class ClusterConfig(Section):
         "eval", description="mode of BatchNorm while clustering; labels are always assigned in eval mode"
     )
     smooth: Annotated[float, Field(ge=0, le=0.5)] = Field(
-        0.125, description="radius, relative to a view, of the filter that smooths labels between edges of the picture; 0: none"
+        0.125, description="radius of the filter that smooths labels up to the picture's edges, relative to a view; 0: none"
     )
-    warm_start: bool = Field(True, description="start from the last epoch's centroids, the first from whole images; or anew")
+    warm_start: bool = Field(True, description="start each epoch's k-means from the last centroids instead of anew")
     refit: Annotated[int, Field(ge=0, le=1000, strict=True)] = Field(
-        8, description="k-means starts on whole images, before training or, without warm_start, after it; 0: view 1 predicts"
+        8, description="k-means starts on whole images, of which the best is used; 0: none, view 1's centroids predict"
     )
     reseed: bool = Field(True, description="move empty clusters to the points farthest from their centroids")
 

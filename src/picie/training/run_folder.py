@@ -83,7 +83,7 @@ class RunFolder:
         self.record.update(scale=config.data.scale)
         log.info("%d image%s%s", len(indices), "" if len(indices) == 1 else "s", f", {len(bad)} skipped" if bad else "")
         if len(indices) < _FEW_IMAGES:
-            log.info("clusters with meaning need more images: a few dozen, better hundreds")
+            log.info("with so few images, clusters may have no meaning; a few dozen are better, hundreds better still")
         return indices
 
     def _stopping(self, advance: Callable[[int], None]) -> Callable[[int], None]:
